@@ -1,0 +1,272 @@
+"""The typed run configuration. Every error a user can make is found here, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from . import shapes
+from .errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Check:
+    """A test of one value, and how to say what passes it."""
+
+    passes: Callable[[Any], bool]
+    allowed: str
+
+
+def _is_int(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+POSITIVE_INT = Check(lambda v: _is_int(v) and v > 0, "a positive integer")
+COUNT = Check(lambda v: _is_int(v) and v >= 0, "an integer of at least 0")
+SEED = Check(lambda v: _is_int(v) and 0 <= v < 2**32, "an integer from 0 to 4294967295")
+POSITIVE = Check(lambda v: _is_number(v) and v > 0, "a positive number")
+NOT_NEGATIVE = Check(lambda v: _is_number(v) and v >= 0, "a number of at least 0")
+FRACTION = Check(lambda v: _is_number(v) and 0 <= v < 1, "a number in [0, 1)")
+TEXT = Check(lambda v: type(v) is str and v != "", "a text")
+SWITCH = Check(lambda v: type(v) is bool, "true or false")
+NAMES = Check(
+    lambda v: type(v) is list and v != [] and len(set(map(str, v))) == len(v) and all(map(TEXT.passes, v)),
+    "a list of different names, such as [q_proj, v_proj]",
+)
+
+
+def one_of(*allowed: str) -> Check:
+    return Check(lambda v: v in allowed, "one of " + ", ".join(allowed))
+
+
+def setting(check: Check, *, optional: bool = False) -> Any:
+    """A field of a section. An optional one may be null or left out."""
+    metadata = {"check": check, "optional": optional}
+    return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How the model is adapted. Settings that a method does not have are None."""
+
+    name: str = setting(TEXT)
+    family: str = setting(one_of("fft", "lora", "mora"))
+    rank: int | None = setting(POSITIVE_INT, optional=True)
+    target_modules: list[str] | None = setting(NAMES, optional=True)
+    dropout: float | None = setting(FRACTION, optional=True)
+    alpha: float | None = setting(POSITIVE, optional=True)
+    operator: str | None = setting(
+        one_of("auto", "truncation", "sharing", "decouple", "rotation"), optional=True
+    )
+    in_groups: str | None = setting(one_of("strided", "contiguous"), optional=True)
+    out_groups: str | None = setting(one_of("strided", "contiguous"), optional=True)
+    wrap: bool | None = setting(SWITCH, optional=True)
+    surplus: str | None = setting(one_of("drop", "fold"), optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is learned and measured. Settings that a task does not have are None."""
+
+    name: str = setting(TEXT)
+    pairs: int | None = setting(POSITIVE_INT, optional=True)
+    eval_pairs: int | None = setting(POSITIVE_INT, optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    learning_rate: float = setting(POSITIVE)
+    steps: int = setting(POSITIVE_INT)
+    batch_size: int = setting(POSITIVE_INT)
+    schedule: str = setting(one_of("linear", "cosine", "constant"))
+    warmup_steps: int = setting(COUNT)
+    weight_decay: float = setting(NOT_NEGATIVE)
+    max_grad_norm: float = setting(POSITIVE)
+    adapter_dtype: str = setting(one_of("float32", "base", "official"))
+    log_every: int = setting(POSITIVE_INT)
+    evaluate_every: int = setting(POSITIVE_INT)
+    checkpoint_every: int = setting(POSITIVE_INT)
+    keep_checkpoints: int = setting(POSITIVE_INT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    name: str = setting(TEXT)
+    device: str = setting(one_of("auto", "cpu", "gpu"))
+    precision: str = setting(one_of("auto", "fp32", "bf16", "fp16"))
+    device_batch_size: int | None = setting(POSITIVE_INT, optional=True)
+    activation_checkpointing: bool = setting(SWITCH)
+    threads: int | None = setting(POSITIVE_INT, optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logger:
+    name: str = setting(one_of("none", "wandb"))
+    project: str | None = setting(TEXT, optional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    results: str = setting(TEXT)
+    cache: str | None = setting(TEXT, optional=True)
+
+    @property
+    def cache_folder(self) -> Path:
+        """`paths.cache`, else MORA_CACHE, else the user's cache folder."""
+        if self.cache:
+            return Path(self.cache).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mora"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that one run depends on."""
+
+    method: Method
+    task: Task
+    scale: str
+    model: str = setting(TEXT)
+    quantization: str = setting(one_of("none"))
+    seed: int = setting(SEED)
+    training: Training
+    hardware: Hardware
+    logger: Logger
+    paths: Paths
+    protocol: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def parse(config: DictConfig) -> RunConfig:
+    """Check a composed configuration and give it types.
+
+    Raises:
+        ConfigError: The first thing that is wrong with it.
+    """
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    values.pop("experiment", None)
+    sections = {"method": Method, "task": Task, "training": Training, "hardware": Hardware}
+    sections |= {"logger": Logger, "paths": Paths}
+    parsed = {name: _section(cls, name, values[name]) for name, cls in sections.items()}
+    top = {f.name: f for f in dataclasses.fields(RunConfig) if "check" in f.metadata}
+    for name, f in top.items():
+        _check_value(f, name, values[name])
+    run = RunConfig(
+        **parsed, **{name: values[name] for name in top}, scale=values["scale"]["name"], protocol=values["protocol"]
+    )
+    _check_together(run)
+    return run
+
+
+def _section(cls: Any, where: str, values: dict[str, Any]) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigError(f"{where}.{name} is not a setting; allowed: {', '.join(fields)}")
+        _check_value(fields[name], f"{where}.{name}", value)
+    missing = [n for n, f in fields.items() if n not in values and not f.metadata["optional"]]
+    if missing:
+        raise ConfigError(f"{where}.{missing[0]} is missing")
+    return cls(**values)
+
+
+def _check_value(f: dataclasses.Field[Any], where: str, value: Any) -> None:
+    if value is None and f.metadata["optional"]:
+        return
+    check: Check = f.metadata["check"]
+    if not check.passes(value):
+        raise ConfigError(f"{where} must be {check.allowed}, got {value!r}")
+
+
+def _check_together(run: RunConfig) -> None:
+    """What one value alone cannot tell."""
+    t, shape = run.training, shapes.of(run.model)
+    if t.checkpoint_every % t.log_every:
+        raise ConfigError(
+            f"training.checkpoint_every must be a multiple of training.log_every ({t.log_every}), "
+            f"or the curve of a resumed run would differ; got {t.checkpoint_every}"
+        )
+    micro = run.hardware.device_batch_size
+    if micro is not None and t.batch_size % min(micro, t.batch_size):
+        raise ConfigError(
+            f"training.batch_size must be a multiple of hardware.device_batch_size ({micro}), got {t.batch_size}"
+        )
+    if run.task.pairs is not None and t.batch_size > run.task.pairs:
+        raise ConfigError(f"training.batch_size must be at most task.pairs ({run.task.pairs}), got {t.batch_size}")
+    if "/" not in run.model and run.model not in shapes.NAMED and not Path(run.model).exists():
+        raise ConfigError(
+            f"model must be one of {', '.join(n for n in shapes.NAMED if '/' not in n)}, "
+            f"a folder, or an owner/name on the hub, got {run.model!r}"
+        )
+    if Path(run.model).is_dir() and not (Path(run.model) / "config.json").is_file():
+        raise ConfigError(f"model is a folder without a config.json: {run.model}")
+    if shape and run.method.target_modules:
+        _check_adapters(run.method, shape, run.model)
+    if run.hardware.device == "gpu" and not _has_gpu():
+        raise ConfigError("hardware.device is gpu, but torch finds no GPU here; allowed: auto, cpu")
+
+
+def _check_adapters(method: Method, shape: shapes.Shape, model: str) -> None:
+    linears = shape.linears()
+    for target in method.target_modules or []:
+        if target not in linears:
+            raise ConfigError(
+                f"method.target_modules: {model} has no layer {target!r}; allowed: {', '.join(linears)}"
+            )
+        if method.rank is None:
+            continue
+        k, d = linears[target]
+        q = math.isqrt((k + d) * method.rank)
+        spent = q * q if method.family == "mora" else (k + d) * method.rank
+        if spent > k * d:
+            raise ConfigError(
+                f"method.rank is too large for {target} of {model}: at r={method.rank} the adapter would hold {spent:,} "
+                f"parameters (r_hat={q}), the layer itself (in={k}, out={d}) has {k * d:,}; "
+                f"allowed: at most {k * d // (k + d)}"
+            )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _learning_rate(table: Any, family: str, rank: int | None) -> float:
+    """The protocol's rate for a method family at a rank; for a rank that it does not list, the nearest one's."""
+    if family not in table:
+        raise ConfigError(f"the protocol lists no learning rate for {family}: set training.learning_rate")
+    ranks = table[family]
+    if not _is_int(rank) or rank <= 0:
+        nearest = min(ranks)
+    else:
+        nearest = min(ranks, key=lambda known: abs(math.log2(known / rank)) if known else math.inf)
+    return ranks[nearest]["use"]
+
+
+def _lora_alpha(table: Any, rank: Any) -> float | None:
+    """The published alpha for a rank; 2 r, so a scale of 2, where none is published."""
+    return table.get(rank, 2 * rank if _is_int(rank) else None)
+
+
+def register_resolvers() -> None:
+    """Teach OmegaConf the look-ups that conf/ uses."""
+    OmegaConf.register_new_resolver("learning_rate", _learning_rate, replace=True)
+    OmegaConf.register_new_resolver("lora_alpha", _lora_alpha, replace=True)
+
+
+def explain(error: Exception, arguments: list[str]) -> str:
+    """One line for an error of Hydra's: what was wrong, where, and which values are allowed."""
+    return " ".join(str(error).split())

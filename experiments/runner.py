@@ -1,0 +1,112 @@
+"""One run, from a configuration to its record: the whole story on one screen."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import Any
+
+from . import models, tasks
+from .config import RunConfig
+from .records import Record, Store, identity, key_of
+
+
+def run(config: RunConfig) -> Record:
+    """Run the cell that `config` describes, unless its record says that this was done.
+
+    An interrupted cell goes on from its last checkpoint. The record is written when the run starts (`running`) and
+    when it ends (`finished`, `failed`, `interrupted`).
+
+    Raises:
+        ConfigError: The configuration does not fit the model or the machine; no record is left.
+    """
+    task = tasks.get(config.task.name)
+    key = key_of(identity(config, task.version, models.fingerprint(config.model)))
+    store = Store(config.paths.results)
+    with store.claim(key):
+        record = store.read(key)
+        if record and record.status == "finished":
+            return record
+        return execute(config, task, key, store)
+
+
+def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
+    """Train and measure; the caller holds the claim on `key`."""
+    from . import cost, methods, provenance, training
+    from .hardware import place
+    from .tracking import WandbMirror
+
+    placement = place(config)
+    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, placement.dtype)
+    prepared = task.prepare(config, tokenizer)
+    adapted = methods.adapt(network.to(placement.device), config)
+
+    record = Record(key, name_of(config), "running", cell_of(config), config.as_dict())
+    record.provenance = provenance.describe() | {
+        "model_revision": revision,
+        "data_fingerprint": prepared.fingerprint,
+        "task_version": task.version,
+        "device": placement.device,
+        "precision": placement.precision,
+        "adapter_dtype": cost.adapter_dtype(adapted.model),
+    }
+    store.write(record)
+
+    mirror = WandbMirror(config, record) if config.logger.name == "wandb" else None
+    meter = cost.Meter(adapted.model, placement)
+    trainer = training.build(
+        adapted,
+        prepared.train,
+        lambda: task.measure(adapted.model, tokenizer, prepared),
+        config,
+        placement,
+        store.checkpoints(key),
+        callbacks=[training.ProgressBar(), *([mirror] if mirror else [])],
+    )
+    try:
+        state = training.train(trainer)
+        with training.measuring(adapted.model):
+            final = task.evaluate(adapted.model, tokenizer, prepared)
+        record.metrics = {"final": final, "curve": training.curve(state.log_history)}
+        training.save(adapted.model, store.model(key))
+        record.cost = meter.read(state, prepared.train, config, store.model(key))
+        record.status = "finished"
+    except KeyboardInterrupt:
+        record.status = "interrupted"
+        raise
+    except Exception as error:
+        record.status, record.error = "failed", {"type": type(error).__name__, "message": str(error)}
+        print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        record.provenance["finished_at"] = provenance.now()
+        store.write(record)
+        if mirror:
+            mirror.finish(record)
+    if record.status == "finished":
+        shutil.rmtree(store.checkpoints(key), ignore_errors=True)
+    return record
+
+
+def cell_of(config: RunConfig) -> dict[str, Any]:
+    """What identifies the cell to a reader of tables."""
+    m = config.method
+    return {
+        "method": m.name,
+        "rank": m.rank,
+        "operator": m.operator,
+        "task": config.task.name,
+        "scale": config.scale,
+        "model": config.model,
+        "learning_rate": config.training.learning_rate,
+        "seed": config.seed,
+    }
+
+
+def name_of(config: RunConfig) -> str:
+    """A short name for people; the key is what identifies a run."""
+    m = config.method
+    parts = [config.task.name, config.scale, m.name, f"r{m.rank}" if m.rank else "", m.operator or ""]
+    parts += [f"lr{config.training.learning_rate:g}", f"seed{config.seed}"]
+    return "-".join(p for p in parts if p)
+
+

@@ -1,0 +1,58 @@
+"""The shapes of LLaMA-like models: what can be known about a model before it is loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a LLaMA-like decoder; `heads` query heads share `kv_heads` key-value heads."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool = False
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(in_features, out_features) of the seven projections of one layer."""
+        kv = self.hidden // self.heads * self.kv_heads
+        h, i = self.hidden, self.intermediate
+        return dict(zip(PROJECTIONS, [(h, h), (h, kv), (h, kv), (h, h), (h, i), (h, i), (i, h)], strict=True))
+
+
+NAMED = {
+    "tiny": Shape(128, 344, 3, 4, 4, 260),
+    "smollm2-135m": Shape(576, 1536, 30, 9, 3, 49152, tied=True),
+    "llama-250m": Shape(768, 2560, 24, 16, 16, 32100),
+    "llama-1.3b": Shape(2048, 5461, 24, 32, 32, 32100),
+    "meta-llama/Llama-2-7b-hf": Shape(4096, 11008, 32, 32, 32, 32000),
+    "meta-llama/Llama-2-13b-hf": Shape(5120, 13824, 40, 40, 40, 32000),
+    "meta-llama/Llama-3.1-8B": Shape(4096, 14336, 32, 32, 8, 128256),
+}
+
+
+def of(model: str) -> Shape | None:
+    """The shape of a named model or of a folder with a LLaMA-like config.json; None where it cannot be told."""
+    if model in NAMED:
+        return NAMED[model]
+    try:
+        config = json.loads((Path(model) / "config.json").read_text())
+        return Shape(
+            config["hidden_size"],
+            config["intermediate_size"],
+            config["num_hidden_layers"],
+            config["num_attention_heads"],
+            config.get("num_key_value_heads", config["num_attention_heads"]),
+            config["vocab_size"],
+            config.get("tie_word_embeddings", False),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,46 @@
+"""The interface between the harness and a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from ..config import RunConfig
+
+IGNORED = -100  # the label of a token on which no loss counts
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a task hands to the trainer and, later, gets back to measure with.
+
+    Attributes:
+        train: Examples, each with `input_ids` and `labels`: two 1-d tensors of one length.
+        data: Anything the task needs to measure.
+        fingerprint: A hash of the data, for the record.
+    """
+
+    train: Sequence[dict[str, Any]]
+    data: Any
+    fingerprint: str
+
+
+class Task(Protocol):
+    """One experiment of the paper."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]  # raised whenever data, prompt or scorer change: it is part of a run's key
+    headline: ClassVar[str]  # the metric to look at first
+
+    def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
+        """Build the examples. Deterministic in `config.seed`."""
+        ...
+
+    def measure(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
+        """A point of the curve; cheap."""
+        ...
+
+    def evaluate(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
+        """The final metrics."""
+        ...

@@ -1,0 +1,66 @@
+"""Weights & Biases: a mirror of the record. Whatever goes wrong there is a warning, never the end of a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from .config import RunConfig
+from .records import Record
+from .training import curve
+
+
+class WandbMirror(TrainerCallback):
+    """Sends the configuration, each row of the curve, and the final metrics.
+
+    Online where WANDB_API_KEY or a login is found, offline (a folder below `results/wandb`) where not. The run's id is
+    the record's key, so a resumed run continues the same page.
+    """
+
+    def __init__(self, config: RunConfig, record: Record) -> None:
+        self.run: Any = None
+        self.sent = 0
+        folder = Path(config.paths.results) / "wandb"
+
+        def start() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.environ.setdefault("WANDB_SILENT", "true")
+            import wandb
+
+            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+            self.run = wandb.init(
+                project=config.logger.project,
+                id=record.key,
+                name=record.name,
+                config=record.config,
+                dir=str(folder),
+                mode=mode,  # type: ignore[arg-type]
+                resume="allow" if mode == "online" else None,
+            )
+
+        self._guard(start)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        rows = curve(state.log_history)
+        new, self.sent = [r for r in rows if r["step"] > self.sent], rows[-1]["step"] if rows else 0
+        for row in new:
+            self._guard(lambda row=row: self.run.log(row, step=int(row["step"])))
+
+    def finish(self, record: Record) -> None:
+        """Send the summary and close."""
+        self._guard(lambda: self.run.summary.update({**record.metrics["final"], "status": record.status}))
+        self._guard(lambda: self.run.finish(exit_code=0 if record.status == "finished" else 1))
+
+    def _guard(self, act: Callable[[], None]) -> None:
+        if self.run is None and act.__name__ != "start":
+            return
+        try:
+            act()
+        except Exception as error:
+            print(f"warning: W&B failed and is off for this run ({type(error).__name__}: {error})", file=sys.stderr)
+            self.run = None

@@ -1,0 +1,257 @@
+"""The transformers Trainer, assembled: optimizer groups, schedule, the curve, checkpoints that are whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+
+from .config import RunConfig
+from .hardware import Placement
+from .methods import Adapted
+from .tasks.base import IGNORED
+
+Measure = Callable[[], dict[str, float]]
+
+
+def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Rows of `input_ids` and `labels`, each (length,) -> one batch (rows, longest), padded on the right.
+
+    The pad id is irrelevant: padding is masked out of the attention and carries no loss.
+    """
+    batch = {
+        "input_ids": torch.nn.utils.rnn.pad_sequence([r["input_ids"] for r in rows], batch_first=True),
+        "labels": torch.nn.utils.rnn.pad_sequence([r["labels"] for r in rows], True, padding_value=IGNORED),
+    }
+    lengths = torch.tensor([len(r["input_ids"]) for r in rows])
+    longest = batch["input_ids"].shape[1]
+    if int(lengths.min()) < longest:
+        batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+    return batch
+
+
+@contextlib.contextmanager
+def measuring(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, with the global random state and the mode put back as they were found."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def schedule(config: RunConfig) -> Callable[[int], float]:
+    """Step -> what the learning rate is multiplied by: a pure function, so a resumed run needs no other state."""
+    import math
+
+    t = config.training
+
+    def multiplier(step: int) -> float:
+        if step < t.warmup_steps:
+            return step / t.warmup_steps
+        done = (step - t.warmup_steps) / max(1, t.steps - t.warmup_steps)
+        if t.schedule == "linear":
+            return max(0.0, 1.0 - done)
+        if t.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+        return 1.0
+
+    return multiplier
+
+
+class RunTrainer(Trainer):
+    """Trainer with the run's parameter groups and schedule, and with checkpoints that appear whole."""
+
+    def __init__(self, *args: Any, config: RunConfig, rates: dict[str, float], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config, self.rates = config, rates
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            t, groups = self.config.training, {}
+            for name, parameter in (model or self.model).named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault(self.rates.get(name, 1.0), []).append(parameter)
+            self.optimizer = torch.optim.AdamW(
+                [{"params": p, "lr": t.learning_rate * rate} for rate, p in sorted(groups.items())],
+                lr=t.learning_rate,
+                weight_decay=t.weight_decay,
+            )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, schedule(self.config))
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not used; the original walks over all parameters at every step."""
+        return 0
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Written aside and renamed: a checkpoint folder that can be seen is complete.
+        final = Path(self.args.output_dir)
+        staging = final / "incomplete"
+        shutil.rmtree(staging, ignore_errors=True)
+        self.args.output_dir = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir = str(final)
+        (folder,) = staging.iterdir()
+        sync(folder)
+        shutil.rmtree(final / folder.name, ignore_errors=True)
+        os.rename(folder, final / folder.name)
+        staging.rmdir()
+        for old in checkpoints(final)[: -self.config.training.keep_checkpoints]:
+            shutil.rmtree(old)
+
+
+def sync(folder: Path) -> None:
+    """Flush every file below `folder` to the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in `folder`, oldest first."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
+
+
+class CurveCallback(TrainerCallback):
+    """Adds the task's metrics to the training log at the points of the curve, before that step is saved."""
+
+    def __init__(self, model: torch.nn.Module, measure: Measure, config: RunConfig) -> None:
+        self.model, self.measure, self.config = model, measure, config
+        self.seconds = 0.0
+        self.since = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.seconds = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
+        self.since = time.monotonic()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        step, t = state.global_step, self.config.training
+        last = step == t.steps
+        control.should_log = last or step % t.log_every == 0
+        control.should_save = last or step % t.checkpoint_every == 0
+        if step % t.evaluate_every == 0 or last:
+            with measuring(self.model):
+                state.log_history.append({"step": step, **self.measure()})
+        if control.should_log:
+            # Kept in the log so that a resumed run knows how long the steps before it took.
+            state.log_history.append({"step": step, "seconds": self.seconds + time.monotonic() - self.since})
+
+
+class ProgressBar(TrainerCallback):
+    """One line: step, loss, and the task's metric once there is one."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+        self.shown: dict[str, str] = {}
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        for row in curve(state.log_history[-4:]):
+            self.shown |= {k: f"{v:.4g}" for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
+        self.bar.set_postfix(self.shown)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bar.close()
+
+
+def curve(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """The Trainer's log as one row a step, without times and totals."""
+    rows: dict[int, dict[str, float]] = {}
+    for entry in log:
+        if "train_runtime" not in entry:
+            values = {k: v for k, v in entry.items() if k not in ("seconds", "epoch", "step")}
+            rows.setdefault(entry["step"], {"step": entry["step"]}).update(values)
+    return [row for _, row in sorted(rows.items()) if len(row) > 1]
+
+
+def build(
+    adapted: Adapted,
+    train: Sequence[dict[str, Tensor]],
+    measure: Measure,
+    config: RunConfig,
+    placement: Placement,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> RunTrainer:
+    """The trainer of one run; `folder` receives its checkpoints."""
+    t, micro = config.training, config.hardware.device_batch_size or config.training.batch_size
+    micro = min(micro, t.batch_size)
+    set_seed(config.seed)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=t.steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=t.batch_size // micro,
+        max_grad_norm=t.max_grad_norm,
+        seed=config.seed,
+        data_seed=config.seed,
+        use_cpu=placement.device == "cpu",
+        bf16=placement.precision == "bf16" and placement.device != "cpu",
+        fp16=placement.precision == "fp16",
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,
+        dataloader_pin_memory=placement.device != "cpu",
+    )
+    trainer = RunTrainer(
+        model=adapted.model,
+        args=arguments,
+        train_dataset=train,
+        data_collator=collate,
+        callbacks=[CurveCallback(adapted.model, measure, config), *callbacks],
+        config=config,
+        rates=adapted.rates,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def train(trainer: RunTrainer) -> TrainerState:
+    """Train from the newest checkpoint, or from the start where there is none."""
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir) if os.path.isdir(trainer.args.output_dir) else None)
+    return trainer.state
+
+
+def save(model: torch.nn.Module, folder: Path) -> None:
+    """Save what was trained (the adapter, or the whole model) to `folder`, which appears complete or not at all."""
+    staging = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(staging, ignore_errors=True)
+    model.save_pretrained(staging)  # type: ignore[operator]
+    sync(staging)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(staging, folder)

@@ -1,0 +1,161 @@
+"""MoraLinear: a frozen layer and, beside it, one small square matrix per adapter.
+
+    h = W x + decompress(M compress(dropout(x)))          (arXiv 2405.12130, Eq. 2)
+
+Legend: k = in_features, d = out_features, q = r_hat. W: (d, k), in transformers' Conv1D (k, d). M: (q, q).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.utils import quantization_extra_repr, resolve_quantization_backend
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from .config import MoraConfig
+from .operators import Blocked, Grouped
+
+
+class MoraLayer(BaseTunerLayer):
+    """What a layer keeps for each of its MoRA adapters."""
+
+    adapter_layer_names = ("mora_M",)
+    other_param_names = ("mora_r", "mora_operator", "mora_dropout")
+
+    def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
+        self.base_layer = base_layer
+        self.quantization_backend = resolve_quantization_backend(
+            self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
+        )
+        self.mora_r: dict[str, int] = {}
+        self.mora_operator: dict[str, Grouped | Blocked] = {}
+        self.mora_dropout = nn.ModuleDict()
+        self.mora_M = nn.ParameterDict()
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self.cast_input_dtype_enabled = True
+        in_features, out_features = _get_in_out_features(self.get_base_layer())
+        if in_features is None or out_features is None:
+            raise TypeError(f"MoRA adapts linear layers, not {type(base_layer).__name__}")
+        self.in_features, self.out_features = in_features, out_features
+
+    def update_layer(
+        self, adapter_name: str, config: MoraConfig, inference_mode: bool = False, **kwargs: Any
+    ) -> None:
+        """Add the adapter `adapter_name`; its M has shape (r_hat, r_hat)."""
+        operator = config.build_operator(self.in_features, self.out_features)
+        self.mora_r[adapter_name] = config.r
+        self.mora_operator[adapter_name] = operator
+        self.mora_dropout[adapter_name] = nn.Dropout(config.mora_dropout) if config.mora_dropout else nn.Identity()
+        self.mora_M[adapter_name] = nn.Parameter(torch.zeros(operator.r_hat, operator.r_hat))
+        if not config.init_weights:
+            nn.init.kaiming_uniform_(self.mora_M[adapter_name], a=math.sqrt(5))
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def scale_layer(self, scale: float) -> None:
+        if scale != 1:
+            warnings.warn("MoRA adds its update at scale 1; scaling is not supported and was ignored.", stacklevel=2)
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        if scale not in (None, 1):
+            warnings.warn("MoRA adds its update at scale 1; scaling is not supported and was ignored.", stacklevel=2)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Exact at LoRA rank r_hat for truncation and sharing. Blocks give an update of full rank: not convertible."""
+        return isinstance(self.mora_operator[adapter_name], Grouped)
+
+
+class MoraLinear(nn.Module, MoraLayer):
+    """MoRA on a linear layer, plain, quantized or transposed (Conv1D).
+
+    Args:
+        base_layer: The frozen layer, k -> d.
+        adapter_name: Name of the first adapter.
+        config: Its configuration.
+    """
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: MoraConfig, **kwargs: Any) -> None:
+        super().__init__()
+        MoraLayer.__init__(self, base_layer, **kwargs)
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config=config, **kwargs)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(..., k) -> (..., d)."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return result
+        if self.quantization_backend is not None:
+            result = self.quantization_backend.maybe_clone_base_result(result)
+        for name in self.active_adapters:
+            if name in self.mora_M:
+                M = self.mora_M[name]
+                update = self.mora_operator[name].apply(self.mora_dropout[name](self._cast_input_dtype(x, M.dtype)), M)
+                result = result + update.to(result.dtype)
+        return result
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """The update of one adapter in the layout of the base weight, in the dtype of M."""
+        delta = self.mora_operator[adapter].delta_weight(self.mora_M[adapter].detach())
+        return delta.T if self._transposed else delta
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add adapters into the base weight.
+
+        Args:
+            safe_merge: Merge into a copy and check it before the base weight is replaced.
+            adapter_names: Which ones; the active ones by default.
+
+        Raises:
+            ValueError: With `safe_merge`, when the merged weight is not finite. The base weight is then untouched.
+            TypeError: The base layer is quantized in a way that PEFT cannot write back.
+        """
+        for name in check_adapters_to_merge(self, adapter_names):
+            if name not in self.mora_M:
+                continue
+            weight = self.get_base_weight()
+            if safe_merge:
+                weight = weight.clone()
+            self._add_delta_(weight, name)
+            if safe_merge and not torch.isfinite(weight).all():
+                raise ValueError(f"the merged weight is not finite: adapter {name!r} on {self._describe(name)} is broken")
+            self.set_base_weight(weight)
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Take every merged adapter out of the base weight again (equal up to rounding)."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+        while self.merged_adapters:
+            name = self.merged_adapters.pop()
+            weight = self.get_base_weight()
+            self._add_delta_(weight, name, sign=-1.0)
+            self.set_base_weight(weight)
+
+    @torch.no_grad()
+    def _add_delta_(self, weight: Tensor, adapter: str, sign: float = 1.0) -> None:
+        target = weight.T if self._transposed else weight
+        M = self.mora_M[adapter].to(weight.device)
+        self.mora_operator[adapter].add_delta_(target, M, sign)
+
+    @property
+    def _transposed(self) -> bool:
+        return isinstance(self.get_base_layer(), Conv1D)
+
+    def _describe(self, adapter: str) -> str:
+        r, r_hat = self.mora_r[adapter], self.mora_operator[adapter].r_hat
+        return f"a layer with in={self.in_features}, out={self.out_features}, r={r}, r_hat={r_hat}"
+
+    def __repr__(self) -> str:
+        return "mora." + super().__repr__()
+
+    def extra_repr(self) -> str:
+        return quantization_extra_repr(self)

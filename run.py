@@ -1,0 +1,57 @@
+"""Run one cell of one table, or a sweep of them.
+
+    python run.py method=mora task=uuid                                  now, on this machine
+    python run.py -m method=lora,mora method.rank=8,32 seed=0,1,2        a sweep; finished cells are skipped
+    python run.py method=mora task=uuid scale=paper hardware=gpu         the published protocol
+
+Exit codes: 0 done or already done; 1 a run failed; 2 the configuration is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import config as configuration
+from experiments.errors import ConfigError
+
+
+def main() -> int:
+    codes: list[int] = []
+
+    # Errors are collected rather than raised, so that a sweep goes on after one bad cell.
+    @hydra.main(version_base=None, config_path="conf", config_name="config")
+    def job(composed: DictConfig) -> float | None:
+        from experiments import report, runner
+
+        try:
+            config = configuration.parse(composed)
+            record = runner.run(config)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            codes.append(2)
+            return None
+        report.show(record, config)
+        codes.append(0 if record.status == "finished" else 1)
+        return report.headline(record)
+
+    configuration.register_resolvers()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach the lines below instead of a page of traceback
+    try:
+        job()
+    except KeyboardInterrupt:
+        print("interrupted: the last checkpoint is kept; the same command goes on from there", file=sys.stderr)
+        return 130
+    except (HydraException, OmegaConfBaseException, ConfigError) as error:
+        print(f"error: {configuration.explain(error, sys.argv[1:])}", file=sys.stderr)
+        return 2
+    return max(codes, default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
