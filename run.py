@@ -34,7 +34,7 @@ def main() -> int:
     codes: list[int] = []
 
     # Errors are collected rather than raised, so that a sweep goes on after one bad cell.
-    @hydra.main(version_base=None, config_path="conf", config_name="config")
+    @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> float | None:
         from experiments import report, runner
 

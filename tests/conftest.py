@@ -19,8 +19,10 @@ def compose(*overrides: str) -> RunConfig:
     """The typed configuration that run.py would make of these arguments."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     register_resolvers()
+    GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         return parse(hydra_compose("config", overrides=list(overrides)))
 
