@@ -26,6 +26,7 @@ def run(config: RunConfig) -> Record:
     with store.claim(key):
         record = store.read(key)
         if record and record.status == "finished":
+            print(f"{record.name}: finished before, at {record.provenance['finished_at']}")
             return record
         return execute(config, task, key, store)
 
