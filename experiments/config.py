@@ -105,6 +105,7 @@ class Training:
     weight_decay: float = setting(NOT_NEGATIVE)
     max_grad_norm: float = setting(POSITIVE)
     adapter_dtype: str = setting(one_of("float32", "base", "official"))
+    record_spectrum: bool = setting(SWITCH)
     log_every: int = setting(POSITIVE_INT)
     evaluate_every: int = setting(POSITIVE_INT)
     checkpoint_every: int = setting(POSITIVE_INT)

@@ -33,13 +33,14 @@ def run(config: RunConfig) -> Record:
 
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
     """Train and measure; the caller holds the claim on `key`."""
-    from . import cost, methods, provenance, training
+    from . import cost, methods, provenance, spectrum, training
     from .hardware import place
     from .tracking import WandbMirror
 
     training.quiet()
     placement = place(config)
-    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, placement.dtype)
+    dtype = methods.base_dtype(config, placement)
+    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype)
     prepared = task.prepare(config, tokenizer)
     training.set_seed(config.seed)  # adapters may start at random
     adapted = methods.adapt(network.to(placement.device), config)
@@ -73,6 +74,9 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         record.metrics = {"final": final, "curve": training.curve(state.log_history)}
         training.save(trainer, store.model(key))
         record.cost = meter.read(state, prepared.train, config, store.model(key))
+        if config.training.record_spectrum:
+            start, *_ = models.load(config.model, config.paths.cache_folder, dtype)
+            record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
         record.status = "finished"
     except KeyboardInterrupt:
         record.status = "interrupted"

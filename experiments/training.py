@@ -226,6 +226,9 @@ def build(
     t, micro = config.training, config.hardware.device_batch_size or config.training.batch_size
     micro = min(micro, t.batch_size)
     set_seed(config.seed)
+    if config.hardware.activation_checkpointing:
+        # Without it no gradient would flow into a checkpointed block whose inputs are all frozen.
+        adapted.model.enable_input_require_grads()
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=t.steps,
@@ -237,6 +240,7 @@ def build(
         use_cpu=placement.device == "cpu",
         bf16=placement.precision == "bf16" and placement.device != "cpu",
         fp16=placement.precision == "fp16",
+        activation_checkpointing=config.hardware.activation_checkpointing,
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
