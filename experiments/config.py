@@ -67,9 +67,7 @@ class Method:
     target_modules: list[str] | None = setting(NAMES, optional=True)
     dropout: float | None = setting(FRACTION, optional=True)
     alpha: float | None = setting(POSITIVE, optional=True)
-    operator: str | None = setting(
-        one_of("auto", "truncation", "sharing", "decouple", "rotation"), optional=True
-    )
+    operator: str | None = setting(one_of("auto", "truncation", "sharing", "decouple", "rotation"), optional=True)
     in_groups: str | None = setting(one_of("strided", "contiguous"), optional=True)
     out_groups: str | None = setting(one_of("strided", "contiguous"), optional=True)
     wrap: bool | None = setting(SWITCH, optional=True)
@@ -83,7 +81,9 @@ class Method:
     groupings: str | None = setting(one_of("two", "four"), optional=True)
     optimizer_reset: str | None = setting(one_of("zero", "magnitude", "random"), optional=True)
     reset_scope: str | None = setting(one_of("adapter", "all"), optional=True)
-    reset_ratio: float | None = setting(Check(lambda v: _is_number(v) and 0 < v <= 1, "a number in (0, 1]"), optional=True)
+    reset_ratio: float | None = setting(
+        Check(lambda v: _is_number(v) and 0 < v <= 1, "a number in (0, 1]"), optional=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,9 +271,7 @@ def _check_adapters(method: Method, shape: shapes.Shape, model: str) -> None:
     linears = shape.linears()
     for target in method.target_modules or []:
         if target not in linears:
-            raise ConfigError(
-                f"method.target_modules: {model} has no layer {target!r}; allowed: {', '.join(linears)}"
-            )
+            raise ConfigError(f"method.target_modules: {model} has no layer {target!r}; allowed: {', '.join(linears)}")
         if method.rank is None:
             continue
         k, d = linears[target]

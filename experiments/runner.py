@@ -115,5 +115,3 @@ def name_of(config: RunConfig) -> str:
     parts = [config.task.name, config.scale, m.name, f"r{m.rank}" if m.rank else "", m.operator or ""]
     parts += [f"lr{config.training.learning_rate:g}", f"seed{config.seed}"]
     return "-".join(p for p in parts if p)
-
-

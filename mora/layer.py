@@ -44,9 +44,7 @@ class MoraLayer(BaseTunerLayer):
             raise TypeError(f"MoRA adapts linear layers, not {type(base_layer).__name__}")
         self.in_features, self.out_features = in_features, out_features
 
-    def update_layer(
-        self, adapter_name: str, config: MoraConfig, inference_mode: bool = False, **kwargs: Any
-    ) -> None:
+    def update_layer(self, adapter_name: str, config: MoraConfig, inference_mode: bool = False, **kwargs: Any) -> None:
         """Add the adapter `adapter_name`; its M has shape (r_hat, r_hat)."""
         operator = config.build_operator(self.in_features, self.out_features)
         self.mora_r[adapter_name] = config.r
@@ -126,7 +124,9 @@ class MoraLinear(nn.Module, MoraLayer):
                 weight = weight.clone()
             self._add_delta_(weight, name)
             if safe_merge and not torch.isfinite(weight).all():
-                raise ValueError(f"the merged weight is not finite: adapter {name!r} on {self._describe(name)} is broken")
+                raise ValueError(
+                    f"the merged weight is not finite: adapter {name!r} on {self._describe(name)} is broken"
+                )
             self.set_base_weight(weight)
             self.merged_adapters.append(name)
 

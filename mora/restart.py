@@ -75,8 +75,13 @@ def check(model: PeftModel, adapter: str = "default") -> None:
     found = False
     for name, layer in adapted_layers(model, adapter):
         found = True
-        if getattr(layer, "quantization_backend", None) is not None or not layer.get_base_layer().weight.is_floating_point():
-            raise ValueError(f"{name}: a quantized base weight would be rounded again at every merge; restarts need fp32, bf16 or fp16")
+        if (
+            getattr(layer, "quantization_backend", None) is not None
+            or not layer.get_base_layer().weight.is_floating_point()
+        ):
+            raise ValueError(
+                f"{name}: a quantized base weight would be rounded again at every merge; restarts need fp32, bf16 or fp16"
+            )
         if isinstance(layer, MoraLinear) and layer.mora_operator[adapter].name != "sharing":
             raise ValueError(
                 f"{name}: restarts change the grouping of the sharing operator; {layer.mora_operator[adapter].name} "
@@ -89,7 +94,9 @@ def check(model: PeftModel, adapter: str = "default") -> None:
 
 
 @torch.no_grad()
-def restart(model: PeftModel, adapter: str = "default", cycle: Iterable[tuple[str, str]] = TWO_GROUPINGS) -> list[Update]:
+def restart(
+    model: PeftModel, adapter: str = "default", cycle: Iterable[tuple[str, str]] = TWO_GROUPINGS
+) -> list[Update]:
     """Merge `adapter` into the base weights and start it anew; the model's function does not change.
 
     Args:

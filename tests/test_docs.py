@@ -19,10 +19,7 @@ def test_the_ninth_method_of_the_page_runs(tmp_path):
     folder = tmp_path / "conf" / "method"
     folder.mkdir(parents=True)
     (folder / "rslora.yaml").write_text(yaml)
-    probe = (
-        "import sys, run; from experiments import methods;"
-        f"exec({code!r}, vars(methods)); sys.exit(run.main())"
-    )
+    probe = f"import sys, run; from experiments import methods;exec({code!r}, vars(methods)); sys.exit(run.main())"
     arguments = [
         "method=rslora",
         "scale=smoke",

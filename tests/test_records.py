@@ -44,7 +44,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_a_config_error():
-    with pytest.raises(ConfigError, match=r"paths\.results: cannot write to /proc/nowhere"), Store("/proc/nowhere").claim("k"):
+    with (
+        pytest.raises(ConfigError, match=r"paths\.results: cannot write to /proc/nowhere"),
+        Store("/proc/nowhere").claim("k"),
+    ):
         pass
 
 

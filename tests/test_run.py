@@ -105,7 +105,13 @@ def test_a_run_that_fails_leaves_a_record_and_exit_code_1(tmp_path):
 
 
 def test_an_interrupted_run_exits_130_and_goes_on(tmp_path):
-    arguments = ["method=mora", *SMOKE, f"paths.results={tmp_path}", "training.steps=4000", "training.evaluate_every=4000"]
+    arguments = [
+        "method=mora",
+        *SMOKE,
+        f"paths.results={tmp_path}",
+        "training.steps=4000",
+        "training.evaluate_every=4000",
+    ]
     process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), *arguments], cwd=ROOT, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("checkpoints/*/checkpoint-*")) and time.monotonic() < deadline:

@@ -103,7 +103,9 @@ def test_generation_equals_teacher_forcing_when_it_is_right(smoke):
     tokenizer, model = tiny_tokenizer(), tiny_model().eval()
     prepared = TASK.prepare(smoke(), tokenizer)
     prompt = torch.tensor([prepared.data.prompts[0]])
-    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8)
+    out = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8
+    )
     with torch.no_grad():
         greedy = model(out[:, :-1]).logits.argmax(-1)[0, prompt.shape[1] - 1 :]
     assert torch.equal(out[0, prompt.shape[1] :], greedy)
