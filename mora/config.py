@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
@@ -85,6 +86,8 @@ class MoraConfig(PeftConfig):
         for name in ("layers_to_transform", "layers_pattern"):
             if isinstance(self.target_modules, str) and getattr(self, name) is not None:
                 raise ValueError(f"{name} cannot be used when target_modules is a regex ({self.target_modules!r})")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern is only used together with layers_to_transform, which is not given")
 
     @property
     def operator_in_force(self) -> str:
@@ -92,6 +95,13 @@ class MoraConfig(PeftConfig):
         if self.operator != "auto":
             return self.operator
         return "rotation" if self.r <= AUTO_ROTATION_UP_TO else "sharing"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, and so what is saved: with the operator in force instead of `auto`.
+
+        A saved adapter must not change its meaning when a later version draws the line of `auto` elsewhere.
+        """
+        return {**super().to_dict(), "operator": self.operator_in_force}
 
     def build_operator(self, in_features: int, out_features: int) -> operators.Operator:
         """The operator for a layer of these sizes."""

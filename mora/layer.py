@@ -69,7 +69,7 @@ class MoraLayer(BaseTunerLayer):
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Exact at LoRA rank r_hat for truncation and sharing. Blocks give an update of full rank: not convertible."""
-        return isinstance(self.mora_operator[adapter_name], Grouped)
+        return isinstance(self.mora_operator.get(adapter_name), Grouped)
 
 
 class MoraLinear(nn.Module, MoraLayer):
