@@ -252,8 +252,8 @@ def _check_restarts(run: RunConfig) -> None:
     last = steps % m.restart_every or m.restart_every
     if last <= m.restart_warmup:
         raise ConfigError(
-            f"method.restart_every={m.restart_every} leaves {last} steps after the last merge of training.steps={steps}, "
-            f"not more than method.restart_warmup ({m.restart_warmup}); allowed: a divisor of training.steps"
+            f"method.restart_every={m.restart_every} leaves {last} steps after the last merge of "
+            f"training.steps={steps}, not more than method.restart_warmup ({m.restart_warmup}); allowed: a divisor of training.steps"
         )
     if m.family == "mora" and m.operator != "sharing" and not (m.operator == "auto" and (m.rank or 0) > 32):
         raise ConfigError(
@@ -279,8 +279,8 @@ def _check_adapters(method: Method, shape: shapes.Shape, model: str) -> None:
         spent = q * q if method.family == "mora" else (k + d) * method.rank
         if spent > k * d:
             raise ConfigError(
-                f"method.rank is too large for {target} of {model}: at r={method.rank} the adapter would hold {spent:,} "
-                f"parameters (r_hat={q}), the layer itself (in={k}, out={d}) has {k * d:,}; "
+                f"method.rank is too large for {target} of {model}: at r={method.rank} the adapter would hold "
+                f"{spent:,} parameters (r_hat={q}), the layer itself (in={k}, out={d}) has {k * d:,}; "
                 f"allowed: at most {k * d // (k + d)}"
             )
 

@@ -74,27 +74,28 @@ def measuring(model: torch.nn.Module) -> Iterator[None]:
 def schedule(config: RunConfig) -> Callable[[int], float]:
     """Step -> what the learning rate is multiplied by: a pure function, so a resumed run needs no other state."""
     t, m = config.training, config.method
-    common = {"steps": t.steps, "warmup": t.warmup_steps, "shape": t.schedule}
+    common: dict[str, Any] = {"steps": t.steps, "warmup": t.warmup_steps, "shape": t.schedule}
     if not m.restart_every or m.restart_schedule == "plain":
         return lambda step: schedules.plain(step, **common)
     common |= {"every": m.restart_every, "rewarm": m.restart_warmup}
     if m.restart_schedule == "official_lifted":
         return lambda step: schedules.official_lifted(step, **common)
-    return lambda step: schedules.jagged(step, **common, floor=m.restart_floor)
+    return lambda step: schedules.jagged(step, **common, floor=m.restart_floor or 0.0)
 
 
 class RunTrainer(Trainer):
     """Trainer with the run's parameter groups and schedule, and with checkpoints that appear whole."""
 
-    def __init__(self, *args: Any, config: RunConfig, adapted: Adapted, **kwargs: Any) -> None:
-        super().__init__(*args, model=adapted.model, **kwargs)
+    def __init__(self, config: RunConfig, adapted: Adapted, **kwargs: Any) -> None:
+        super().__init__(model=adapted.model, **kwargs)
         self.config, self.rates = config, adapted.rates
         self.restarts = Restarts(adapted.model, config) if isinstance(adapted.model, PeftModel) else None
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            t, groups = self.config.training, {}
-            for name, parameter in (model or self.model).named_parameters():
+            t = self.config.training
+            groups: dict[float, list[torch.nn.Parameter]] = {}
+            for name, parameter in (self.model if model is None else model).named_parameters():
                 if parameter.requires_grad:
                     groups.setdefault(self.rates.get(name, 1.0), []).append(parameter)
             self.optimizer = torch.optim.AdamW(

@@ -8,8 +8,8 @@ One small update is limited in rank; the sum of several is not. A restart (paper
 3. clears the optimizer's state of the adapter, which belongs to the old update;
 4. warms the learning rate up again.
 
-`restart` does 1 and 2, `reset_optimizer` 3, `mora.schedules.jagged` 4. What was merged is kept as a list of `Update`, small enough to
-be saved in place of the changed base weights, and replayed with the same arithmetic: to the bit.
+`restart` does 1 and 2, `reset_optimizer` 3, `mora.schedules.jagged` 4. What was merged is kept as a list of `Update`,
+small enough to be saved in place of the changed base weights, and replayed with the same arithmetic: to the bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -60,10 +60,13 @@ class Update:
 def adapted_layers(model: PeftModel, adapter: str = "default") -> Iterator[tuple[str, MoraLinear | LoraLinear]]:
     """The layers that carry `adapter`, by their names in the base model."""
     for name, module in model.get_base_model().named_modules():
-        if isinstance(module, MoraLinear) and adapter in module.mora_M:
+        if isinstance(module, MoraLinear | LoraLinear) and adapter in weights_of(module):
             yield name, module
-        elif isinstance(module, LoraLinear) and adapter in module.lora_A:
-            yield name, module
+
+
+def weights_of(layer: MoraLinear | LoraLinear) -> nn.Module:
+    """Adapter name -> what starts a layer's adapter anew."""
+    return layer.mora_M if isinstance(layer, MoraLinear) else layer.lora_A
 
 
 def check(model: PeftModel, adapter: str = "default") -> None:
@@ -130,7 +133,7 @@ def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "d
         layer.mora_operator[adapter] = config.build_operator(layer.in_features, layer.out_features)
 
 
-def pending_update(name: str, layer: MoraLinear | LoraLinear, config: PeftConfig, adapter: str = "default") -> Update:
+def pending_update(name: str, layer: MoraLinear | LoraLinear, config: Any, adapter: str = "default") -> Update:
     """What a restart would add to this layer now."""
     if isinstance(layer, MoraLinear):
         arguments = {
@@ -148,8 +151,8 @@ def pending_update(name: str, layer: MoraLinear | LoraLinear, config: PeftConfig
     return Update(name, tensors, {"scale": float(layer.scaling[adapter])})
 
 
-def base_weight(layer: nn.Module) -> Tensor:
-    """The base weight as (out, in): a view, also for Conv1D."""
+def base_weight(layer: Any) -> Tensor:
+    """The base weight of a plain or adapted layer as (out, in): a view, also for Conv1D."""
     base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     return base.weight.T if isinstance(base, Conv1D) else base.weight
 
