@@ -21,13 +21,18 @@ def run(config: RunConfig) -> Record:
         ConfigError: The configuration does not fit the model or the machine; no record is left.
     """
     task = tasks.get(config.task.name)
-    key = key_of(identity(config, task.version, models.fingerprint(config.model)))
+    key = key_of(cell_identity(config))
     store = Store(config.paths.results)
     with store.claim(key):
         record = store.read(key)
         if record and record.status == "finished":
             return record
         return execute(config, task, key, store)
+
+
+def cell_identity(config: RunConfig) -> dict[str, Any]:
+    """All that can change the result of `config`, known without loading anything; `key_of` makes it the record's key."""
+    return identity(config, tasks.get(config.task.name).version, models.fingerprint(config.model))
 
 
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
