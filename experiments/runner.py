@@ -31,7 +31,7 @@ def run(config: RunConfig) -> Record:
 
 
 def cell_identity(config: RunConfig) -> dict[str, Any]:
-    """All that can change the result of `config`, known without loading anything; `key_of` makes it the record's key."""
+    """All that can change the result of `config`, known without loading a thing; `key_of` it is the key."""
     return identity(config, tasks.get(config.task.name).version, models.fingerprint(config.model))
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from ..paper import Cell
 from ..records import Record
 from . import measures
-from .protocol import Protocols, Setting, Unavailable
+from .protocol import Protocols, Setting, UnavailableError
 
 HELD_OUT = "selection_loss"  # a final metric: the loss on a split that is neither trained on nor reported
 
@@ -102,7 +102,7 @@ class Results:
             return Filled(cell, None, "", self.protocols.command(cell))
         try:
             setting = self.protocols.setting(cell)
-        except Unavailable as error:
+        except UnavailableError as error:
             return Filled(cell, None, str(error), self.protocols.command(cell))
         filled = Filled(cell, setting, "", setting.command)
         rates = {*setting.candidates, setting.use}

@@ -9,14 +9,14 @@ from .tables import Entry, Made
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "▲": r"$^{\uparrow}$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "—": "---", "▲": r"$^{\uparrow}$",
     "▼": r"$^{\downarrow}$", "<": r"\textless{}", ">": r"\textgreater{}", "`": "'", "|": r"\textbar{}",
 }  # fmt: skip
 
 DOCUMENT = r"""\documentclass[10pt]{article}
 \usepackage[utf8]{inputenc}
 \usepackage[T1]{fontenc}
-\IfFileExists{booktabs.sty}{\usepackage{booktabs}}{%
+\IfFileExists{booktabs.sty}{\usepackage{booktabs}}{%%
   \let\toprule\hline \let\midrule\hline \let\bottomrule\hline \newcommand{\cmidrule}[2][]{\cline{#2}}}
 \usepackage[margin=1cm,paperwidth=60cm,paperheight=30cm]{geometry}
 \begin{document}

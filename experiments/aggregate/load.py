@@ -46,8 +46,8 @@ def _record(values: Any) -> Record:
     record = Record(**values)
     if record.status not in STATUSES:
         raise ValueError(f"status {record.status!r}")
-    if not CELL_FIELDS <= record.cell.keys():
-        raise ValueError(f"cell lacks {', '.join(sorted(CELL_FIELDS - record.cell.keys()))}")
+    if lacking := CELL_FIELDS - record.cell.keys():
+        raise ValueError(f"cell lacks {', '.join(sorted(lacking))}")
     if type(record.cell["seed"]) is not int or type(record.cell["learning_rate"]) not in (int, float):
         raise ValueError("cell.seed or cell.learning_rate is not a number")
     _expect(record.metrics, {"final": dict, "curve": list}, "metrics")

@@ -38,7 +38,10 @@ def page(made: Made) -> str:
         parts += ["## Differences\n", grid(("row", "column", "against", "difference [95 %]"), lines)]
     if missing := made.commands():
         lines = ((label, columns, f"`{command}`") for label, columns, command in missing)
-        parts += ["## Not run\n", f"All of it: `python scripts/plan.py --table {made.table.number} --scale {made.scale} --run`\n"]
+        parts += [
+            "## Not run\n",
+            f"All of it: `python scripts/plan.py --table {made.table.number} --scale {made.scale} --run`\n",
+        ]
         parts.append(grid(("row", "column", "command"), lines))
     return "\n".join(parts)
 

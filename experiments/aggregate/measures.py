@@ -78,7 +78,7 @@ def training_loss(record: Record) -> float | None:
 def diverged(record: Record) -> bool:
     """A loss that is not finite (null in a record), the error that says so, or an end above 1.1 times the beginning."""
     if record.status == "failed":
-        return bool(record.error) and record.error.get("type") == "FloatingPointError"
+        return (record.error or {}).get("type") == "FloatingPointError"
     losses = [row["loss"] for row in record.metrics["curve"] if "loss" in row]
     if any(number(loss) is None for loss in losses):
         return True

@@ -27,10 +27,10 @@ from ..records import NOT_IN_KEY, key_of
 from ..runner import cell_identity
 
 CONF = Path(__file__).parent.parent.parent / "conf"
-SINGLE_RANK_TASKS = {"pretrain"}  # Section 3.4 has one rank, 128; a scale's stand-in for it is the protocol's own
+SINGLE_RANK_TASKS = {"pretrain"}  # the paper has one rank there, 128; a scale's stand-in for it is the protocol's own
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """This version of the project has no configuration for a cell. The message says what is missing."""
 
 
@@ -75,22 +75,22 @@ class Protocols:
     def __init__(self, scale: str) -> None:
         configuration.register_resolvers()
         self.scale = scale
-        self._composed: dict[tuple[str, str, str], DictConfig | Unavailable] = {}
-        self._settings: dict[Cell, Setting | Unavailable] = {}
+        self._composed: dict[tuple[str, str, str], DictConfig | UnavailableError] = {}
+        self._settings: dict[Cell, Setting | UnavailableError] = {}
 
     def setting(self, cell: Cell) -> Setting:
         """The configuration of `cell`.
 
         Raises:
-            Unavailable: There is no such method, task or protocol here, or it does not fit.
+            UnavailableError: There is no such method, task or protocol here, or it does not fit.
         """
         if cell not in self._settings:
             try:
                 self._settings[cell] = self._resolve(cell)
-            except Unavailable as error:
+            except UnavailableError as error:
                 self._settings[cell] = error
         found = self._settings[cell]
-        if isinstance(found, Unavailable):
+        if isinstance(found, UnavailableError):
             raise found
         return found
 
@@ -124,7 +124,7 @@ class Protocols:
             identity = cell_identity(parsed)
             candidates = self._candidates(parsed)
         except (ConfigError, OmegaConfBaseException) as error:
-            raise Unavailable(" ".join(str(error).split())) from None
+            raise UnavailableError(" ".join(str(error).split())) from None
         return Setting(
             cell,
             self.scale,
@@ -138,7 +138,7 @@ class Protocols:
         )
 
     def _rank(self, cell: Cell, composed: DictConfig) -> int:
-        """The scale's stand-in for a rank of the paper: 8 is `ranks.low`, 256 `ranks.high`, between them by logarithm."""
+        """The scale's rank for one of the paper: 8 is `ranks.low`, 256 `ranks.high`, between them by logarithm."""
         assert cell.rank is not None
         if cell.task in SINGLE_RANK_TASKS:
             return composed.protocol.rank
@@ -173,9 +173,9 @@ class Protocols:
             try:
                 self._composed[asked] = composition([f"method={method}", f"task={task}", f"scale={self.scale}"])
             except (HydraException, OmegaConfBaseException) as error:
-                self._composed[asked] = Unavailable(" ".join(str(error).split()))
+                self._composed[asked] = UnavailableError(" ".join(str(error).split()))
         found = self._composed[asked]
-        if isinstance(found, Unavailable):
+        if isinstance(found, UnavailableError):
             raise found
         return found
 

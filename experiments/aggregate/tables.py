@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,10 @@ class Made:
             for entry in row:
                 if not entry.values and not entry.filled.selected:
                     missing.setdefault(entry.filled.command, (entry.row.label, []))[1].append(entry.column.label)
-        return [(label, ", ".join(columns), command) for command, (label, columns) in missing.items()]
+        return [
+            (label, "all" if len(columns) == len(self.columns) else ", ".join(columns), command)
+            for command, (label, columns) in missing.items()
+        ]
 
 
 def make(table: Table, results: Results) -> Made:
@@ -104,9 +108,7 @@ def _shown(table: Table, column: Column, results: Results) -> bool:
     if column.only_scale not in (None, results.scale):
         return False
     # A stand-in is a column only where somebody measured it.
-    return not column.stand_in or any(
-        values_of(results.cell(table.cell(row, column)), column) for row in table.rows
-    )
+    return not column.stand_in or any(values_of(results.cell(table.cell(row, column)), column) for row in table.rows)
 
 
 def _entry(table: Table, row: Row, column: Column, results: Results) -> Entry:
@@ -147,13 +149,12 @@ def _mark_best(grid: list[list[Entry]], columns: tuple[Column, ...]) -> tuple[tu
         pick = max if paper.METRICS[column.metric].higher_is_better else min
         best.append(pick(means) if len(means) > 1 else None)
     return tuple(
-        tuple(_replace(e, best=bool(e.summary) and e.summary.mean == best[j]) for j, e in enumerate(row)) for row in grid
+        tuple(_replace(e, best=(s := e.summary) is not None and s.mean == best[j]) for j, e in enumerate(row))
+        for row in grid
     )
 
 
 def _replace(entry: Entry, **changes: Any) -> Entry:
-    import dataclasses
-
     return dataclasses.replace(entry, **changes)
 
 

@@ -8,11 +8,11 @@ from .fill import Filled
 from .statistics import Interval, Summary
 from .tables import Comparison, Entry, Made, mean_cost
 
-DASH = "–"
+DASH = "—"
 MARKS = {"better": "▲", "worse": "▼", "undecided": ""}
 BETTER_RULE = (
-    "▲ better, ▼ worse than the reference (LoRA at the same rank; truncation among operators): the 95 % t interval of the "
-    "paired differences over common seeds excludes zero. Bold is the best mean of a column and claims nothing."
+    "▲ better, ▼ worse than the reference (LoRA at the same rank; truncation among operators): the 95 % t interval of "
+    "the paired differences over common seeds excludes zero. Bold is the best mean of a column and claims nothing."
 )
 
 
@@ -122,15 +122,18 @@ def detail(label: str, filled: Filled) -> tuple[str, ...]:
 def footnotes(made: Made) -> list[str]:
     """The table's notes: the rule for marks, where curves were read, selection, the paper's own slips."""
     notes = [f"Ours: mean ± standard deviation (n) over seeds, scale `{made.scale}`. {BETTER_RULE}"]
-    for j, column in enumerate(made.columns):
-        read = sorted({s for row in made.entries for s in row[j].steps})
-        if read:
-            notes.append(f"{column.label}: the measured point nearest to it, step {', '.join(map(str, read))}.")
+    read = [sorted({s for row in made.entries for s in row[j].steps}) for j in range(len(made.columns))]
+    if any(read):
+        places = "; ".join(", ".join(map(str, steps)) for steps in read if steps)
+        notes.append(f"Curves were read at the measured points nearest to the columns: steps {places}.")
     if any(f.selection and f.setting and f.setting.candidates for _, f in made.details()):
         notes.append(
-            "The learning rate is the candidate with the lowest loss in its run with the lowest seed (the mean training "
-            "loss of the last tenth of the steps, or a held-out split where one was measured), never the reported metric."
+            "The learning rate is the candidate with the lowest loss in its run with the lowest seed: the mean "
+            "training loss of the last tenth of the steps, or a held-out split where one was measured; never the "
+            "reported metric."
         )
     if any(c.stand_in for c in made.columns):
-        notes.append("A stand-in is what this scale measures in place of the paper's metric; the paper has no value for it.")
+        notes.append(
+            "A stand-in is what this scale measures in place of the paper's metric; the paper has no value for it."
+        )
     return notes + list(made.table.footnotes)
