@@ -78,13 +78,13 @@ def main(arguments: list[str] | None = None) -> int:
         warned.update(problems)
         return Results(chosen.scale, records, protocols)
 
-    def plan(cell: paper.Cell, at: Results) -> planning.Plan:
-        return planning.plan(cell, at, chosen.seeds, search=chosen.rate_search == "on")
+    def plan(cell: paper.Cell, at: Results, given_up: planning.Attempted = frozenset()) -> planning.Plan:
+        return planning.plan(cell, at, chosen.seeds, search=chosen.rate_search == "on", given_up=given_up)
 
     extra = [f"paths.results={chosen.results}", *chosen.run_arguments]
     if chosen.run:
         return launch.run_all(
-            len(wanted), lambda i: plan(wanted[i], results()), extra, lambda line: print(line, flush=True)
+            len(wanted), lambda i, tried: plan(wanted[i], results(), tried), extra, lambda line: print(line, flush=True)
         )
     now = results()
     plans = [plan(cell, now) for cell in wanted]
@@ -101,21 +101,28 @@ def show(plans: list[planning.Plan], results: Results) -> None:
     rows = []
     for made in plans:
         setting = made.setting
-        rank = setting.rank if setting else made.cell.rank
         operator = (setting.operator if setting else made.cell.operator) or "-"
         state = planning.states(made) if setting else f"cannot be planned: {made.unavailable[:60]}"
         left = planning.cost(made, results.records)
-        rows.append([made.cell.task, made.cell.method, rank or "-", operator, made.stage, state, made.selection, left])
+        rows.append(
+            [
+                made.cell.task,
+                made.cell.method,
+                str((setting or made.cell).rank or "-"),
+                operator,
+                made.stage,
+                state,
+                made.selection,
+                left,
+            ]
+        )
     print(tabulate(rows, HEADER, disable_numparse=True))
-    left = sum(len(p.needed) + p.later for p in plans)
-    known = [(len(p.needed) + p.later, planning.estimate(p.cell, results.records).seconds) for p in plans]
-    total = sum(count * seconds for count, seconds in known if seconds is not None)
-    guessed = sum(count for count, seconds in known if seconds is None)
-    said = f", about {planning.duration(total)}" if total else ""
-    print(
-        f"\n{len(plans)} cells; {left} runs to do{said}"
-        + (f" and {guessed} runs without an estimate" if guessed else "")
-    )
+    counted = [(len(p.needed) + p.later, planning.estimate(p.cell, results.records).seconds) for p in plans]
+    total = sum(count * seconds for count, seconds in counted if seconds is not None)
+    blind = sum(count for count, seconds in counted if seconds is None)
+    said = f"\n{len(plans)} cells; {sum(count for count, _ in counted)} runs to do"
+    said += f", about {planning.duration(total)}" if total else ""
+    print(said + (f"; {blind} of them without an estimate" if blind else ""))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .planning import Plan, Run, arguments, in_order
+from .planning import DIVERGED, DONE, Attempted, Plan, Run, arguments, in_order
 
 RUN = Path(__file__).parent.parent.parent / "run.py"
 INTERRUPTED = 130
@@ -40,15 +40,22 @@ def command(made: Plan, runs: Sequence[Run], extra: Sequence[str], python: str =
 
 def run_all(
     count: int,
-    replan: Callable[[int], Plan],
+    replan: Callable[[int, Attempted], Plan],
     extra: Sequence[str],
     say: Callable[[str], None],
     *,
-    start: Callable = sweep,
+    start: Callable[[Sequence[str]], int] = sweep,
 ) -> int:
-    """Run what `count` cells need, stage after stage; `replan(i)` looks at the records again.
+    """Run what `count` cells need, stage after stage.
 
     A run that fails is not tried twice in one call, and does not stop the others.
+
+    Args:
+        count: The number of cells.
+        replan: Cell number and the runs tried here -> its plan by the records as they are now.
+        extra: More arguments for run.py.
+        say: Where a line goes for each sweep.
+        start: Runs a command and returns its exit code.
 
     Returns:
         0 when all was done, 1 when a run failed or a cell cannot be planned, 130 after an interrupt.
@@ -56,23 +63,17 @@ def run_all(
     failed = False
     for i in range(count):
         attempted: set[tuple[float, int]] = set()
-        while True:
-            made = replan(i)
-            if made.unavailable:
-                say(f"cell {i + 1} of {count}: {made.cell.method} on {made.cell.task}: {made.unavailable}")
-                failed = True
-                break
-            waiting = [[r for r in runs if (r.rate, r.seed) not in attempted] for runs in in_order(made)]
-            runs = next((w for w in waiting if w), None)
-            if runs is None:
-                failed |= bool(made.needed)
-                break
-            line = command(made, runs, extra, sys.executable)
+        made = replan(i, attempted)
+        while sweeps := in_order(made):
+            line = command(made, sweeps[0], extra, sys.executable)
             say(f"cell {i + 1} of {count}, {made.stage}: python run.py {shlex.join(line[2:])}")
-            code = start(line)
-            if code == INTERRUPTED:
+            if start(line) == INTERRUPTED:
                 return INTERRUPTED
-            attempted |= {(r.rate, r.seed) for r in runs}
+            attempted |= {(r.rate, r.seed) for r in sweeps[0]}
+            made = replan(i, attempted)
+        if made.unavailable:
+            say(f"cell {i + 1} of {count}: {made.cell.method} on {made.cell.task}: {made.unavailable}")
+        failed |= bool(made.unavailable) or any(r.given_up and r.state not in (DONE, DIVERGED) for r in made.runs)
     return 1 if failed else 0
 
 
@@ -84,11 +85,19 @@ def hydra_lines(plans: Sequence[Plan], extra: Sequence[str]) -> list[str]:
 def slurm_script(plans: Sequence[Plan], extra: Sequence[str]) -> str:
     """An sbatch array, a task a sweep. Resources are the cluster's business: give them to sbatch."""
     lines = hydra_lines(plans, extra)
-    cases = "\n".join(f"  {i}) {line} ;;" for i, line in enumerate(lines))
-    return (
-        "#!/bin/bash\n#SBATCH --job-name=mora\n"
-        f"#SBATCH --array=0-{max(0, len(lines) - 1)}\n#SBATCH --signal=B:INT@120\n#SBATCH --requeue\n"
-        "# Seeds at the selected rate can be planned when the search has ended: run plan.py again then.\n"
-        'trap \'kill -INT "$child"; wait "$child"\' INT\n'
-        f'run() {{\n case "$SLURM_ARRAY_TASK_ID" in\n{cases}\n esac\n}}\nrun &\nchild=$!\nwait "$child"\n'
-    )
+    cases = "\n".join(f"  {i}) set -- {line} ;;" for i, line in enumerate(lines))
+    return f"""#!/bin/bash
+#SBATCH --job-name=mora
+#SBATCH --array=0-{max(0, len(lines) - 1)}
+#SBATCH --signal=INT@120
+#SBATCH --requeue
+# Two minutes before the time limit the run keeps a checkpoint and ends with 130: it is queued again and goes on.
+# The other seeds can be planned when the search has ended: run plan.py again then.
+case "$SLURM_ARRAY_TASK_ID" in
+{cases}
+esac
+srun --ntasks=1 "$@"
+code=$?
+[ "$code" -ne {INTERRUPTED} ] || scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+exit "$code"
+"""

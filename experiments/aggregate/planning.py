@@ -7,7 +7,7 @@ seeds run at it. A run that diverged has been tried and is not run again; one th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from ..paper import Cell
@@ -21,6 +21,9 @@ STATES = (DONE, DIVERGED, FAILED, INTERRUPTED, MISSING)
 SEARCH, SEEDS, SINGLE = "search", "seeds", "run"
 
 
+Attempted = Set[tuple[float, int]]  # (rate, seed)
+
+
 @dataclass(frozen=True)
 class Run:
     """One run of a stage, with its state."""
@@ -28,10 +31,11 @@ class Run:
     rate: float
     seed: int
     state: str
+    given_up: bool = False
 
     @property
     def needed(self) -> bool:
-        return self.state not in (DONE, DIVERGED)
+        return self.state not in (DONE, DIVERGED) and not self.given_up
 
 
 @dataclass(frozen=True)
@@ -59,45 +63,54 @@ class Plan:
         return [r for r in self.runs if r.needed]
 
 
-def plan(cell: Cell, results: Results, seeds: Sequence[int], *, search: bool = True) -> Plan:
+def plan(
+    cell: Cell, results: Results, seeds: Sequence[int], *, search: bool = True, given_up: Attempted = frozenset()
+) -> Plan:
     """The state of a cell and its next stage.
 
     Args:
+        cell: The cell.
+        results: The records of the scale.
         seeds: The seeds of the table; the search uses the first.
         search: False takes the protocol's `use` rate without a search.
+        given_up: Runs not to wait for: one failed candidate does not keep the others' seeds from running.
     """
     try:
         setting = results.protocols.setting(cell)
     except UnavailableError as error:
         return Plan(cell, None, SINGLE, (), unavailable=str(error))
     filled, first = results.cell(cell), seeds[0]
+
+    def run(rate: float, seed: int) -> Run:
+        return Run(rate, seed, _state(filled, rate, seed), (rate, seed) in given_up)
+
     if not setting.candidates:
-        return Plan(cell, setting, SINGLE, (_run(filled, setting.use, first),), selection="nothing is trained")
+        return Plan(cell, setting, SINGLE, (run(setting.use, first),), selection="nothing is trained")
     if not search or len(setting.candidates) == 1:
         rate = setting.use if not search else setting.candidates[0]
         why = "the protocol's rate, not searched" if not search else "the only candidate"
-        return Plan(cell, setting, SEEDS, tuple(_run(filled, rate, s) for s in seeds), selection=f"{rate:g}: {why}")
-    tried = tuple(_run(filled, rate, first) for rate in setting.candidates)
+        return Plan(cell, setting, SEEDS, tuple(run(rate, s) for s in seeds), selection=f"{rate:g}: {why}")
+    tried = tuple(run(rate, first) for rate in setting.candidates)
     if any(r.needed for r in tried):
         rule = "lowest training loss, or loss on a held-out split where recorded"
         return Plan(cell, setting, SEARCH, tried, len(seeds) - 1, rule)
     selection = filled.selection
     if selection is None:
-        return Plan(cell, setting, SEARCH, tried, selection="every candidate diverged")
-    rest = tuple(_run(filled, selection.rate, s) for s in seeds[1:])
+        return Plan(cell, setting, SEARCH, tried, selection="no candidate finished")
+    rest = tuple(run(selection.rate, s) for s in seeds[1:])
     return Plan(cell, setting, SEEDS, tried + rest, selection=f"{selection.rate:g} by {selection.by}")
 
 
-def _run(filled: Filled, rate: float, seed: int) -> Run:
+def _state(filled: Filled, rate: float, seed: int) -> str:
     record = filled.runs.get(rate, {}).get(seed)
     if record is None:
-        return Run(rate, seed, MISSING)
+        return MISSING
     if record.status == "finished":
-        return Run(rate, seed, DONE)
+        return DONE
     if measures.diverged(record):
-        return Run(rate, seed, DIVERGED)
+        return DIVERGED
     # A record that says `running` may be of a run that was killed: run.py finds out, and waits or goes on.
-    return Run(rate, seed, FAILED if record.status == "failed" else INTERRUPTED)
+    return FAILED if record.status == "failed" else INTERRUPTED
 
 
 def in_order(made: Plan) -> list[list[Run]]:
