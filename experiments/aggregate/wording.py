@@ -68,7 +68,9 @@ def rate_search(filled: Filled) -> str:
         score = selection.scores.get(rate)
         said = f"{score:.3f}" if score is not None else "failed" if rate in selection.scores else "not run"
         parts.append(f"{rate:g}: {said}")
-    return f"{selection.rate:g} by {selection.by} ({'; '.join(parts)})"
+    finished = [rate for rate, score in selection.scores.items() if score is not None]
+    edge = ", at the edge of the search" if len(finished) > 1 and selection.rate in (finished[0], finished[-1]) else ""
+    return f"{selection.rate:g} by {selection.by}{edge} ({'; '.join(parts)})"
 
 
 def counts(filled: Filled) -> str:
