@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from ..paper import Cell
 from ..records import Record
@@ -77,6 +78,14 @@ class Filled:
     def records(self) -> list[Record]:
         return [r for _, seeds in sorted(self.runs.items()) for _, r in sorted(seeds.items())]
 
+    @cached_property
+    def diverged(self) -> set[str]:
+        """The keys of the runs that diverged."""
+        return {r.key for r in self.records if measures.diverged(r)}
+
+    def count_diverged(self, runs: Iterable[Record]) -> int:
+        return sum(r.key in self.diverged for r in runs)
+
 
 class Results:
     """The records of one scale, cell by cell."""
@@ -85,9 +94,11 @@ class Results:
         self.scale = scale
         self.protocols = protocols or Protocols(scale)
         self.records = [r for r in records if r.cell["scale"] == scale]
-        self._by_name: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        self._by_name: dict[Any, list[Record]] = defaultdict(list)
         for record in self.records:
-            self._by_name[record.cell["task"], record.cell["method"]].append(record)
+            cell = record.cell
+            self._by_name[cell["task"], cell["method"]].append(record)
+            self._by_name[cell["task"], cell["method"], cell["rank"], cell["operator"]].append(record)
         self._cells: dict[Cell, Filled] = {}
 
     def cell(self, cell: Cell) -> Filled:
@@ -97,8 +108,7 @@ class Results:
         return self._cells[cell]
 
     def _fill(self, cell: Cell) -> Filled:
-        near = self._by_name.get((cell.task, cell.method), [])
-        if not near:
+        if (cell.task, cell.method) not in self._by_name:
             return Filled(cell, None, "", self.protocols.command(cell))
         try:
             setting = self.protocols.setting(cell)
@@ -106,9 +116,9 @@ class Results:
             return Filled(cell, None, str(error), self.protocols.command(cell))
         filled = Filled(cell, setting, "", setting.command)
         rates = {*setting.candidates, setting.use}
-        for record in near:
+        for record in self._by_name.get((cell.task, cell.method, setting.rank, setting.operator), []):
             rate, seed = float(record.cell["learning_rate"]), record.cell["seed"]
-            if rate not in rates or record.cell["rank"] != setting.rank:
+            if rate not in rates:
                 continue
             if record.key == setting.key(rate, seed):
                 filled.runs.setdefault(rate, {})[seed] = record

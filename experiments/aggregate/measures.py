@@ -18,7 +18,7 @@ def number(value: Any) -> float | None:
 
 def curve(record: Record, name: str) -> list[tuple[int, float]]:
     """The (step, value) points of a curve, in order."""
-    points = ((row["step"], number(row.get(name))) for row in record.metrics["curve"])
+    points = [(row["step"], number(row[name])) for row in record.metrics["curve"] if name in row]
     return sorted((step, value) for step, value in points if value is not None)
 
 
@@ -32,18 +32,18 @@ def final(record: Record, name: str) -> float | None:
     return number(record.metrics["final"].get(name))
 
 
-def nearest_step(record: Record, name: str, fraction: float) -> int | None:
-    """The measured step that is nearest to a fraction of the training; the earlier of two equally near."""
+def nearest(record: Record, name: str, fraction: float) -> tuple[int, float] | None:
+    """The point of a curve nearest to a fraction of the training; the earlier of two equally near."""
     points, total = curve(record, name), steps(record)
     if not points or not total:
         return None
-    return min(points, key=lambda p: (abs(p[0] - fraction * total), p[0]))[0]
+    return min(points, key=lambda p: (abs(p[0] - fraction * total), p[0]))
 
 
 def at_fraction(record: Record, name: str, fraction: float) -> float | None:
     """The curve at the measured step nearest to a fraction of the training."""
-    step = nearest_step(record, name, fraction)
-    return None if step is None else dict(curve(record, name))[step]
+    point = nearest(record, name, fraction)
+    return None if point is None else point[1]
 
 
 def mean_at(record: Record, name: str, fractions: tuple[float, ...]) -> float | None:

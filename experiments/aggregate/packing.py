@@ -1,7 +1,7 @@
 """Records as the report carries them: everything that provenance needs, said once.
 
 Runs of a cell share nearly all of their configuration, versions and hardware, so each section is stored once and named
-by its place. Curves are columns of at most 120 points with five significant digits.
+by its place. A curve has at most 60 points, of five significant digits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from ..records import Record
 from . import measures
 
-POINTS = 120
+POINTS = 60
 DIGITS = 5
 
 
@@ -26,7 +26,7 @@ class Shared:
         self._places: dict[str, int] = {}
 
     def place(self, value: Any) -> int:
-        said = json.dumps(value, sort_keys=True)
+        said = repr(value)
         if said not in self._places:
             self._places[said] = len(self.values)
             self.values.append(value)
@@ -51,15 +51,19 @@ def _one(record: Record, shared: Shared) -> dict[str, Any]:
         "error": record.error,
         "config": {name: shared.place(section) for name, section in record.config.items()},
         "provenance": {name: shared.place(section) for name, section in record.provenance.items()},
-        "curve": _columns(record.metrics["curve"]),
+        "curve": _curves(record.metrics["curve"]),
     }
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    every = max(1, math.ceil(len(rows) / POINTS))
-    kept = rows[::-1][::every][::-1]  # from the end, so that the last point is there
-    names = dict.fromkeys(name for row in kept for name in row)
-    return {name: [_short(row.get(name)) for row in kept] for name in names}
+def _curves(rows: list[dict[str, Any]]) -> dict[str, list[list[Any]]]:
+    """Name -> steps and values, thinned from the end, so that the last point is there."""
+    columns: dict[str, list[tuple[int, Any]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != "step":
+                columns.setdefault(name, []).append((row["step"], value))
+    thinned = {name: points[:: -math.ceil(len(points) / POINTS)][::-1] for name, points in columns.items()}
+    return {name: [[s for s, _ in points], [_short(v) for _, v in points]] for name, points in thinned.items()}
 
 
 def _short(value: Any) -> Any:

@@ -115,8 +115,8 @@ def _entry(table: Table, row: Row, column: Column, results: Results) -> Entry:
     filled = results.cell(table.cell(row, column))
     steps: set[int] = set()
     if column.at is not None:
-        read = (measures.nearest_step(r, column.metric, column.at) for r in filled.selected.values())
-        steps = {step for step in read if step is not None}
+        read = (measures.nearest(r, column.metric, column.at) for r in filled.selected.values())
+        steps = {point[0] for point in read if point is not None}
     published = row.published.get(column.name)
     return Entry(row, column, filled, values_of(filled, column), published, tuple(sorted(steps)))
 
@@ -194,7 +194,7 @@ def _line(made: Made, entry: Entry) -> dict[str, Any]:
         "mean": ours.mean if ours else None,
         "sd": ours.sd if ours else None,
         "n": ours.n if ours else 0,
-        "diverged": sum(map(measures.diverged, runs)),
+        "diverged": filled.count_diverged(runs),
         "failed": sum(r.status == "failed" for r in runs),
         "steps": " ".join(map(str, entry.steps)),
         "learning_rate": selection.rate if selection else None,

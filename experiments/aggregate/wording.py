@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .. import paper
-from . import measures
 from .fill import Filled
 from .statistics import Interval, Summary
 from .tables import Comparison, Entry, Made, mean_cost
@@ -40,7 +39,7 @@ def ours(entry: Entry) -> str:
     if found is None:
         return DASH
     mark = MARKS[entry.comparison.verdict] if entry.comparison else ""
-    lost = sum(map(measures.diverged, entry.filled.at_selected))
+    lost = entry.filled.count_diverged(entry.filled.at_selected)
     note = f", {lost} diverged" if lost else ""
     return mean_sd_n(found, entry.column.metric).removesuffix(")") + note + ")" + mark
 
@@ -75,8 +74,8 @@ def rate_search(filled: Filled) -> str:
 
 def counts(filled: Filled) -> str:
     """Finished runs at the selected rate, and what went wrong anywhere in the cell."""
-    lost = sum(map(measures.diverged, filled.records))
-    failed = sum(r.status == "failed" and not measures.diverged(r) for r in filled.records)
+    lost = len(filled.diverged)
+    failed = sum(r.status == "failed" and r.key not in filled.diverged for r in filled.records)
     wrong = [f"{lost} diverged"] * bool(lost) + [f"{failed} failed"] * bool(failed)
     text = f"{len(filled.selected)} of {len(filled.records)}"
     return text + (f" ({', '.join(wrong)})" if wrong else "")
@@ -123,7 +122,7 @@ def detail(label: str, filled: Filled) -> tuple[str, ...]:
 
 def footnotes(made: Made) -> list[str]:
     """The table's notes: the rule for marks, where curves were read, selection, the paper's own slips."""
-    notes = [f"Ours: mean ± standard deviation (n) over seeds, scale `{made.scale}`. {BETTER_RULE}"]
+    notes = [f"Ours: mean ± standard deviation (n) over seeds, at the {made.scale} scale. {BETTER_RULE}"]
     read = [sorted({s for row in made.entries for s in row[j].steps}) for j in range(len(made.columns))]
     if any(read):
         places = "; ".join(", ".join(map(str, steps)) for steps in read if steps)

@@ -123,7 +123,8 @@ function listRuns(page, scale) {
 
 // Charts -------------------------------------------------------------------------------------------------------------
 
-const BOX = { width: 560, height: 320, left: 52, right: 12, top: 8, bottom: 36 };
+const NARROW = innerWidth < 600; // a phone: fewer units across, so that the text stays readable
+const BOX = { width: NARROW ? 360 : 560, height: NARROW ? 260 : 320, left: 52, right: 12, top: 8, bottom: 36 };
 
 function ticks(low, high) {
   const step = 10 ** Math.floor(Math.log10((high - low) / 4 || 1));
@@ -190,6 +191,7 @@ function lines(root, legend, spec) {
   const all = spec.series.flatMap((s) => [...s.ours, ...s.theirs]).filter((p) => p[1] !== null);
   const xs = [Math.min(0, ...all.map((p) => p[0])), Math.max(...all.map((p) => p[0]))];
   const ys = [Math.min(...all.map((p) => p[1] - (p[2] ?? 0))), Math.max(...all.map((p) => p[1] + (p[2] ?? 0)))];
+  if (ys[0] === ys[1]) ys.splice(0, 2, ys[0] - (Math.abs(ys[0]) || 1) / 2, ys[1] + (Math.abs(ys[1]) || 1) / 2);
   const [x, y] = frame(root, xs, ys, spec, (at) => ticks(...xs).map((t) => [at(t), String(t)]));
   const points = [];
   for (const [i, s] of spec.series.entries()) {
@@ -234,8 +236,7 @@ const expand = (places) => Object.fromEntries(Object.entries(places).map(([name,
 const block = (title, content) => element("details", {}, element("summary", {}, title), element("pre", {}, JSON.stringify(content, null, 1)));
 
 function curveChart(record) {
-  const steps = record.curve.step ?? [];
-  return Object.entries(record.curve).filter(([name]) => name !== "step").map(([name, values]) => {
+  return Object.entries(record.curve).map(([name, [steps, values]]) => {
     const ours = values.map((v, i) => [steps[i], v, 0]).filter((p) => p[1] !== null);
     return ours.length > 1 ? draw({ kind: "lines", title: name, x: "step", y: name, series: [{ label: name, ours, theirs: [] }] }) : "";
   });
