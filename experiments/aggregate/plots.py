@@ -73,6 +73,17 @@ def saved(figure: Figure) -> dict[str, bytes]:
     return made
 
 
+class Picture:
+    """A figure that a notebook shows, drawn as the files are."""
+
+    def __init__(self, figure: Figure) -> None:
+        with styled():
+            self.svg = saved(figure)[".svg"].decode()
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
 def styled() -> Any:
     """A context in which figures are made and saved."""
     return matplotlib.rc_context(STYLE)
