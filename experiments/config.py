@@ -291,8 +291,8 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _learning_rate(table: Any, family: str, rank: int | None) -> float:
-    """The protocol's rate for a method family at a rank; for a rank that it does not list, the nearest one's."""
+def rates(table: Any, family: str, rank: int | None) -> dict[str, Any]:
+    """The protocol's rates (`use`, `candidates`) for a method family at a rank; for one not listed, the nearest's."""
     if family not in table:
         raise ConfigError(f"the protocol lists no learning rate for {family}: set training.learning_rate")
     ranks = table[family]
@@ -300,7 +300,11 @@ def _learning_rate(table: Any, family: str, rank: int | None) -> float:
         nearest = min(ranks)
     else:
         nearest = min(ranks, key=lambda known: abs(math.log2(known / rank)) if known else math.inf)
-    return ranks[nearest]["use"]
+    return ranks[nearest]
+
+
+def _learning_rate(table: Any, family: str, rank: int | None) -> float:
+    return rates(table, family, rank)["use"]
 
 
 def _lora_alpha(table: Any, rank: Any) -> float | None:

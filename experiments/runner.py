@@ -21,7 +21,7 @@ def run(config: RunConfig) -> Record:
         ConfigError: The configuration does not fit the model or the machine; no record is left.
     """
     task = tasks.get(config.task.name)
-    key = key_of(identity(config, task.version, models.fingerprint(config.model)))
+    key = key_of(cell_identity(config))
     store = Store(config.paths.results)
     with store.claim(key):
         record = store.read(key)
@@ -29,6 +29,11 @@ def run(config: RunConfig) -> Record:
             print(f"{record.name}: finished before, at {record.provenance['finished_at']}")
             return record
         return execute(config, task, key, store)
+
+
+def cell_identity(config: RunConfig) -> dict[str, Any]:
+    """All that can change the result of `config`, known without loading a thing; `key_of` it is the key."""
+    return identity(config, tasks.get(config.task.name).version, models.fingerprint(config.model))
 
 
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
