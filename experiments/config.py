@@ -66,9 +66,7 @@ class Method:
     target_modules: list[str] | None = setting(NAMES, optional=True)
     dropout: float | None = setting(FRACTION, optional=True)
     alpha: float | None = setting(POSITIVE, optional=True)
-    operator: str | None = setting(
-        one_of("auto", "truncation", "sharing", "decouple", "rotation"), optional=True
-    )
+    operator: str | None = setting(one_of("auto", "truncation", "sharing", "decouple", "rotation"), optional=True)
     in_groups: str | None = setting(one_of("strided", "contiguous"), optional=True)
     out_groups: str | None = setting(one_of("strided", "contiguous"), optional=True)
     wrap: bool | None = setting(SWITCH, optional=True)
@@ -222,9 +220,7 @@ def _check_adapters(method: Method, shape: shapes.Shape, model: str) -> None:
     linears = shape.linears()
     for target in method.target_modules or []:
         if target not in linears:
-            raise ConfigError(
-                f"method.target_modules: {model} has no layer {target!r}; allowed: {', '.join(linears)}"
-            )
+            raise ConfigError(f"method.target_modules: {model} has no layer {target!r}; allowed: {', '.join(linears)}")
         if method.rank is None:
             continue
         k, d = linears[target]
