@@ -36,9 +36,11 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     from .hardware import place
     from .tracking import WandbMirror
 
+    training.quiet()
     placement = place(config)
     network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, placement.dtype)
     prepared = task.prepare(config, tokenizer)
+    training.set_seed(config.seed)  # adapters may start at random
     adapted = methods.adapt(network.to(placement.device), config)
 
     record = Record(key, name_of(config), "running", cell_of(config), config.as_dict())
@@ -68,7 +70,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         with training.measuring(adapted.model):
             final = task.evaluate(adapted.model, tokenizer, prepared)
         record.metrics = {"final": final, "curve": training.curve(state.log_history)}
-        training.save(adapted.model, store.model(key))
+        training.save(trainer, store.model(key))
         record.cost = meter.read(state, prepared.train, config, store.model(key))
         record.status = "finished"
     except KeyboardInterrupt:
