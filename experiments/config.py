@@ -62,7 +62,7 @@ class Method:
     """How the model is adapted. Settings that a method does not have are None."""
 
     name: str = setting(TEXT)
-    family: str = setting(one_of("fft", "lora", "mora"))
+    family: str = setting(one_of("none", "fft", "lora", "mora"))
     rank: int | None = setting(POSITIVE_INT, optional=True)
     target_modules: list[str] | None = setting(NAMES, optional=True)
     dropout: float | None = setting(FRACTION, optional=True)
@@ -81,7 +81,9 @@ class Method:
     groupings: str | None = setting(one_of("two", "four"), optional=True)
     optimizer_reset: str | None = setting(one_of("zero", "magnitude", "random"), optional=True)
     reset_scope: str | None = setting(one_of("adapter", "all"), optional=True)
-    reset_ratio: float | None = setting(Check(lambda v: _is_number(v) and 0 < v <= 1, "a number in (0, 1]"), optional=True)
+    reset_ratio: float | None = setting(
+        Check(lambda v: _is_number(v) and 0 < v <= 1, "a number in (0, 1]"), optional=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +93,22 @@ class Task:
     name: str = setting(TEXT)
     pairs: int | None = setting(POSITIVE_INT, optional=True)
     eval_pairs: int | None = setting(POSITIVE_INT, optional=True)
+    data: str | None = setting(one_of("packages", "hub"), optional=True)
+    train_file: str | None = setting(TEXT, optional=True)
+    train_rows: int | None = setting(POSITIVE_INT, optional=True)
+    heldout_rows: int | None = setting(POSITIVE_INT, optional=True)
+    probe_documents: int | None = setting(COUNT, optional=True)
+    questions: int | None = setting(POSITIVE_INT, optional=True)
+    prompt: str | None = setting(one_of("alpaca", "open-instruct"), optional=True)
+    max_length: int | None = setting(POSITIVE_INT, optional=True)
+    new_tokens: int | None = setting(POSITIVE_INT, optional=True)
+    drop_overlap: bool | None = setting(SWITCH, optional=True)
+    eval_batch_size: int | None = setting(POSITIVE_INT, optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    learning_rate: float = setting(POSITIVE)
+    learning_rate: float = setting(POSITIVE, optional=True)  # None for method=none alone
     steps: int = setting(POSITIVE_INT)
     batch_size: int = setting(POSITIVE_INT)
     schedule: str = setting(one_of("linear", "cosine", "constant"))
@@ -207,6 +220,10 @@ def _check_value(f: dataclasses.Field[Any], where: str, value: Any) -> None:
 def _check_together(run: RunConfig) -> None:
     """What one value alone cannot tell."""
     t, shape = run.training, shapes.of(run.model)
+    if t.learning_rate is None and run.method.family != "none":
+        raise ConfigError("training.learning_rate must be a positive number, got None")
+    if run.task.train_file and not Path(run.task.train_file).is_file():
+        raise ConfigError(f"task.train_file must be a file, got {run.task.train_file!r}")
     if t.checkpoint_every % t.log_every:
         raise ConfigError(
             f"training.checkpoint_every must be a multiple of training.log_every ({t.log_every}), "
@@ -288,8 +305,10 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _learning_rate(table: Any, family: str, rank: int | None) -> float:
+def _learning_rate(table: Any, family: str, rank: int | None) -> float | None:
     """The protocol's rate for a method family at a rank; for a rank that it does not list, the nearest one's."""
+    if family == "none":
+        return None
     if family not in table:
         raise ConfigError(f"the protocol lists no learning rate for {family}: set training.learning_rate")
     ranks = table[family]

@@ -190,9 +190,7 @@ def ask(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark], batch_size:
         starts_with_bos = tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
         with torch.inference_mode():
             output = simple_evaluate(
-                model=HFLM(
-                    pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=starts_with_bos
-                ),
+                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=starts_with_bos),
                 tasks=[b.as_task(Path(folder)) for b in benchmarks],
                 task_manager=TaskManager(include_path=folder, include_defaults=False),
                 num_fewshot=0,

@@ -59,6 +59,12 @@ def adapt(model: Any, config: RunConfig) -> Adapted:
     return METHODS[name](model, config)
 
 
+@method("none")
+def untouched(model: Any, config: RunConfig) -> Adapted:
+    """The base model, measured and not trained."""
+    return Adapted(model.requires_grad_(False), {})
+
+
 @method("fft")
 def full(model: Any, config: RunConfig) -> Adapted:
     """Full fine-tuning: every parameter trains."""

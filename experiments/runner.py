@@ -9,6 +9,7 @@ from typing import Any
 from . import models, tasks
 from .config import RunConfig
 from .records import Record, Store, identity, key_of
+from .tasks.userfile import content_hash
 
 
 def run(config: RunConfig) -> Record:
@@ -21,7 +22,8 @@ def run(config: RunConfig) -> Record:
         ConfigError: The configuration does not fit the model or the machine; no record is left.
     """
     task = tasks.get(config.task.name)
-    key = key_of(identity(config, task.version, models.fingerprint(config.model)))
+    data = content_hash(config.task.train_file) if config.task.train_file else ""
+    key = key_of(identity(config, task.version, models.fingerprint(config.model), data))
     store = Store(config.paths.results)
     with store.claim(key):
         record = store.read(key)
@@ -38,7 +40,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
 
     training.quiet()
     placement = place(config)
-    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, placement.dtype)
+    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, placement.dtype, config.seed)
     prepared = task.prepare(config, tokenizer)
     training.set_seed(config.seed)  # adapters may start at random
     adapted = methods.adapt(network.to(placement.device), config)
@@ -51,6 +53,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         "device": placement.device,
         "precision": placement.precision,
         "adapter_dtype": cost.adapter_dtype(adapted.model),
+        **prepared.notes,
     }
     store.write(record)
 
@@ -66,12 +69,15 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         callbacks=[training.ProgressBar(), *([mirror] if mirror else [])],
     )
     try:
-        state = training.train(trainer)
+        trains = config.method.family != "none"
+        before = task.baseline(adapted.model, tokenizer, prepared) if trains else {}
+        state = training.train(trainer) if trains else trainer.state
         with training.measuring(adapted.model):
-            final = task.evaluate(adapted.model, tokenizer, prepared)
+            final = before | task.evaluate(adapted.model, tokenizer, prepared)
         record.metrics = {"final": final, "curve": training.curve(state.log_history)}
-        training.save(trainer, store.model(key))
-        record.cost = meter.read(state, prepared.train, config, store.model(key))
+        if trains:
+            training.save(trainer, store.model(key))
+        record.cost = meter.read(state, prepared, config, store.model(key))
         record.status = "finished"
     except KeyboardInterrupt:
         record.status = "interrupted"
@@ -108,7 +114,7 @@ def name_of(config: RunConfig) -> str:
     """A short name for people; the key is what identifies a run."""
     m = config.method
     parts = [config.task.name, config.scale, m.name, f"r{m.rank}" if m.rank else "", m.operator or ""]
-    parts += [f"lr{config.training.learning_rate:g}", f"seed{config.seed}"]
+    if config.training.learning_rate is not None:
+        parts.append(f"lr{config.training.learning_rate:g}")
+    parts.append(f"seed{config.seed}")
     return "-".join(p for p in parts if p)
-
-

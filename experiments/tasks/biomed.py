@@ -52,9 +52,7 @@ class BiomedTask(FineTuning):
         if t.train_file:
             documents = userfile.documents(t.train_file)
         asked = [q.prompt for b in benchmarks for q in b.questions]
-        documents, found = overlap.filtered(
-            self.name, documents, str, [*held_out, *general, *asked], t.drop_overlap
-        )
+        documents, found = overlap.filtered(self.name, documents, str, [*held_out, *general, *asked], t.drop_overlap)
         documents = documents[: t.train_rows]
         vocabulary = reading.keywords(documents, general)
         read = [reading.comprehension(d, config.seed, DOMAIN, vocabulary=vocabulary) for d in documents]

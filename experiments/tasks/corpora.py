@@ -38,7 +38,12 @@ MEDICAL_SUBJECTS = (
     "medical_genetics",
     "professional_medicine",
 )
-ECONOMIC_SUBJECTS = ("econometrics", "high_school_macroeconomics", "high_school_microeconomics", "professional_accounting")
+ECONOMIC_SUBJECTS = (
+    "econometrics",
+    "high_school_macroeconomics",
+    "high_school_microeconomics",
+    "professional_accounting",
+)
 
 
 def shuffled(rows: Iterable[T], salt: str) -> list[T]:
@@ -164,7 +169,9 @@ def mmlu(cache: Path, split: str, subjects: Sequence[str] = ()) -> list[Question
         with pa.OSFile(str(path)) as file:
             for row in pa.ipc.open_stream(file).read_all().to_pylist():
                 options = tuple(row["choices"])
-                questions.append(Question(parts[3], row["question"].strip(), options, row["answer"], options[row["answer"]]))
+                questions.append(
+                    Question(parts[3], row["question"].strip(), options, row["answer"], options[row["answer"]])
+                )
     return questions
 
 

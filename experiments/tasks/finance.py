@@ -54,7 +54,9 @@ class FinanceTask(FineTuning):
             held_out = [text for _, text in corpora.reuters(cache, "r52-test")[: t.heldout_rows]]
             mmlu = questions.some(corpora.mmlu(cache, "test", corpora.ECONOMIC_SUBJECTS), t.questions, "econ_mmlu")
             benchmarks = [
-                Benchmark("reuters_topic", questions.some(topics(corpora.reuters(cache, "r8-test")), t.questions, "r8")),
+                Benchmark(
+                    "reuters_topic", questions.some(topics(corpora.reuters(cache, "r8-test")), t.questions, "r8")
+                ),
                 questions.mmlu("econ_mmlu_subset", mmlu, corpora.mmlu(cache, "dev", corpora.ECONOMIC_SUBJECTS), 5),
             ]
         if t.train_file:
@@ -123,9 +125,7 @@ def topics(stories: list[tuple[str, str]]) -> list[Choice]:
     """R8 stories with the question that training stories carry; the answers are the eight topics in words."""
     names = tuple(TOPICS.values())
     return [
-        Choice(
-            f"{text[:STORY_CHARACTERS]}\n\nQuestion: {TOPIC_QUESTION}\nAnswer:", names, list(TOPICS).index(topic)
-        )
+        Choice(f"{text[:STORY_CHARACTERS]}\n\nQuestion: {TOPIC_QUESTION}\nAnswer:", names, list(TOPICS).index(topic))
         for topic, text in stories
     ]
 

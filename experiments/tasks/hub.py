@@ -50,7 +50,9 @@ def load(path: str, name: str | None, split: str, columns: tuple[str, ...], *, s
         rows = load_dataset(path, name, split=split, streaming=stream)
     except Exception as error:  # the hub's client raises a dozen unrelated types for "not there" and "no network"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"task.data=hub: {path} cannot be loaded ({reason}); task.data=packages needs no hub") from error
+        raise ConfigError(
+            f"task.data=hub: {path} cannot be loaded ({reason}); task.data=packages needs no hub"
+        ) from error
     found = rows.column_names or list(next(iter(rows)))
     missing = [column for column in columns if column not in found]
     if missing:

@@ -33,7 +33,9 @@ class InstructTask(FineTuning):
         if t.train_file:
             train = userfile.conversations(t.train_file, t.prompt)
 
-        examples, test = (hub.mmlu("dev"), hub.mmlu("test")) if on_hub else (corpora.mmlu(cache, "dev"), corpora.mmlu(cache, "test"))
+        examples, test = (
+            (hub.mmlu("dev"), hub.mmlu("test")) if on_hub else (corpora.mmlu(cache, "dev"), corpora.mmlu(cache, "test"))
+        )
         test = questions.some(test, t.questions, "mmlu")
         name = "mmlu" if on_hub and t.questions is None else "mmlu_subset"
         benchmarks = [questions.mmlu(f"{name}_{shots}shot", test, examples, shots) for shots in (0, 5)]

@@ -40,9 +40,7 @@ def mmlu(name: str, questions: Sequence[Question], examples: Sequence[Question],
 
 def exam(name: str, questions: Sequence[Question]) -> Benchmark:
     """MedQA, as lm-eval asks it: lettered, without examples."""
-    asked = [
-        Choice(f"Question: {lettered(q)}", tuple(LETTERS[: len(q.options)]), q.gold) for q in questions
-    ]
+    asked = [Choice(f"Question: {lettered(q)}", tuple(LETTERS[: len(q.options)]), q.gold) for q in questions]
     return Benchmark(name, asked)
 
 
