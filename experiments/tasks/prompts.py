@@ -92,11 +92,13 @@ def encode(prompted: Prompted, tokenizer: Any, max_length: int) -> tuple[list[in
     """Token ids, and whether the loss counts on each, cut to `max_length` from the right as published.
 
     The end token counts wherever it closes an answer, also where the tokenizer pads with the same token: what
-    counts is told by place, never by id.
+    counts is told by place, never by id. A token that joins the end of the prompt with the start of the answer does
+    not count, as in the published code, which masks as many tokens as the prompt alone has.
     """
     encoded = tokenizer(prompted.text, return_offsets_mapping=True)
     counted = [
-        any(end > first and start < last for first, last in prompted.spans) for start, end in encoded["offset_mapping"]
+        end > start and any(first <= start < last for first, last in prompted.spans)
+        for start, end in encoded["offset_mapping"]
     ]
     return encoded["input_ids"][:max_length], counted[:max_length]
 
