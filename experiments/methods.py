@@ -19,6 +19,7 @@ import mora
 
 from .config import RunConfig
 from .errors import ConfigError
+from .hardware import Placement
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,16 @@ def method(name: str) -> Callable[[Callable[[Any, RunConfig], Adapted]], Callabl
         return adapt
 
     return register
+
+
+def base_dtype(config: RunConfig, placement: Placement) -> torch.dtype:
+    """The number format that the base weights are loaded in.
+
+    Frozen weights take that of the computation. Weights that train stay in float32 whatever it is: in bf16 most
+    updates at these rates are smaller than the gap between two neighbouring numbers.
+    """
+    trains = config.method.family == "fft" or config.method.train_rest
+    return torch.float32 if trains else placement.dtype
 
 
 def adapt(model: Any, config: RunConfig) -> Adapted:
@@ -126,7 +137,7 @@ def square(model: Any, config: RunConfig) -> Adapted:
 
 
 def _lora_config(config: RunConfig, **options: Any) -> LoraConfig:
-    m = config.method
+    m: Any = config.method  # a method composes all the settings that it reads here
     return LoraConfig(
         r=m.rank,
         lora_alpha=m.alpha,
@@ -138,7 +149,7 @@ def _lora_config(config: RunConfig, **options: Any) -> LoraConfig:
 
 
 def _mora_config(config: RunConfig) -> mora.MoraConfig:
-    m = config.method
+    m: Any = config.method
     return mora.MoraConfig(
         r=m.rank,
         operator=m.operator,

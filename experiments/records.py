@@ -129,7 +129,7 @@ class Store:
         path = self.results / "locks" / key
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = open(path, "a+")
+            lock = open(path, "a+")  # noqa: SIM115  (closed below)
         except OSError as error:
             raise ConfigError(f"paths.results: cannot write to {self.results}: {error.strerror}") from None
         with lock:

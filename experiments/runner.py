@@ -22,25 +22,32 @@ def run(config: RunConfig) -> Record:
         ConfigError: The configuration does not fit the model or the machine; no record is left.
     """
     task = tasks.get(config.task.name)
-    data = content_hash(config.task.train_file) if config.task.train_file else ""
-    key = key_of(identity(config, task.version, models.fingerprint(config.model), data))
+    key = key_of(cell_identity(config))
     store = Store(config.paths.results)
     with store.claim(key):
         record = store.read(key)
         if record and record.status == "finished":
+            print(f"{record.name}: finished before, at {record.provenance['finished_at']}")
             return record
         return execute(config, task, key, store)
 
 
+def cell_identity(config: RunConfig) -> dict[str, Any]:
+    """All that can change the result of `config`, known without loading a thing; `key_of` it is the key."""
+    data = content_hash(config.task.train_file) if config.task.train_file else ""
+    return identity(config, tasks.get(config.task.name).version, models.fingerprint(config.model), data)
+
+
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
     """Train and measure; the caller holds the claim on `key`."""
-    from . import cost, methods, provenance, training
+    from . import cost, methods, provenance, spectrum, training
     from .hardware import place
     from .tracking import WandbMirror
 
     training.quiet()
     placement = place(config)
-    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, placement.dtype, config.seed)
+    dtype = methods.base_dtype(config, placement)
+    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
     prepared = task.prepare(config, tokenizer)
     training.set_seed(config.seed)  # adapters may start at random
     adapted = methods.adapt(network.to(placement.device), config)
@@ -78,6 +85,9 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         if trains:
             training.save(trainer, store.model(key))
         record.cost = meter.read(state, prepared, config, store.model(key))
+        if config.training.record_spectrum:
+            start, *_ = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
+            record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
         record.status = "finished"
     except KeyboardInterrupt:
         record.status = "interrupted"

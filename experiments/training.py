@@ -23,7 +23,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import set_seed
+from transformers.trainer_utils import set_seed as set_seed
 
 from mora import schedules
 
@@ -74,27 +74,29 @@ def measuring(model: torch.nn.Module) -> Iterator[None]:
 def schedule(config: RunConfig) -> Callable[[int], float]:
     """Step -> what the learning rate is multiplied by: a pure function, so a resumed run needs no other state."""
     t, m = config.training, config.method
-    common = {"steps": t.steps, "warmup": t.warmup_steps, "shape": t.schedule}
+    common: dict[str, Any] = {"steps": t.steps, "warmup": t.warmup_steps, "shape": t.schedule}
     if not m.restart_every or m.restart_schedule == "plain":
         return lambda step: schedules.plain(step, **common)
     common |= {"every": m.restart_every, "rewarm": m.restart_warmup}
     if m.restart_schedule == "official_lifted":
         return lambda step: schedules.official_lifted(step, **common)
-    return lambda step: schedules.jagged(step, **common, floor=m.restart_floor)
+    return lambda step: schedules.jagged(step, **common, floor=m.restart_floor or 0.0)
 
 
 class RunTrainer(Trainer):
     """Trainer with the run's parameter groups and schedule, and with checkpoints that appear whole."""
 
-    def __init__(self, *args: Any, config: RunConfig, adapted: Adapted, **kwargs: Any) -> None:
-        super().__init__(*args, model=adapted.model, **kwargs)
+    def __init__(self, config: RunConfig, adapted: Adapted, **kwargs: Any) -> None:
+        super().__init__(model=adapted.model, **kwargs)
+        self.folder = Path(self.args.output_dir or "")
         self.config, self.rates = config, adapted.rates
         self.restarts = Restarts(adapted.model, config) if isinstance(adapted.model, PeftModel) else None
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            t, groups = self.config.training, {}
-            for name, parameter in (model or self.model).named_parameters():
+            t = self.config.training
+            groups: dict[float, list[torch.nn.Parameter]] = {}
+            for name, parameter in (self.model if model is None else model).named_parameters():
                 if parameter.requires_grad:
                     groups.setdefault(self.rates.get(name, 1.0), []).append(parameter)
             self.optimizer = torch.optim.AdamW(
@@ -106,6 +108,7 @@ class RunTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
+            assert self.optimizer is not None
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, schedule(self.config))
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -117,7 +120,7 @@ class RunTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         if self.restarts:
-            self.restarts.save(Path(output_dir or self.args.output_dir))
+            self.restarts.save(Path(output_dir) if output_dir else self.folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.restarts:
@@ -126,7 +129,7 @@ class RunTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Written aside and renamed: a checkpoint folder that can be seen is complete.
-        final = Path(self.args.output_dir)
+        final = self.folder
         staging = final / "incomplete"
         shutil.rmtree(staging, ignore_errors=True)
         self.args.output_dir = str(staging)
@@ -226,6 +229,9 @@ def build(
     t, micro = config.training, config.hardware.device_batch_size or config.training.batch_size
     micro = min(micro, t.batch_size)
     set_seed(config.seed)
+    if config.hardware.activation_checkpointing:
+        # Without it no gradient would flow into a checkpointed block whose inputs are all frozen.
+        adapted.model.enable_input_require_grads()
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=t.steps,
@@ -237,6 +243,7 @@ def build(
         use_cpu=placement.device == "cpu",
         bf16=placement.precision == "bf16" and placement.device != "cpu",
         fp16=placement.precision == "fp16",
+        activation_checkpointing=config.hardware.activation_checkpointing,
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
@@ -256,7 +263,7 @@ def build(
 
 def train(trainer: RunTrainer) -> TrainerState:
     """Train from the newest checkpoint, or from the start where there is none."""
-    kept = checkpoints(Path(trainer.args.output_dir))
+    kept = checkpoints(trainer.folder)
     trainer.train(resume_from_checkpoint=str(kept[-1]) if kept else None)
     return trainer.state
 

@@ -8,18 +8,18 @@ One small update is limited in rank; the sum of several is not. A restart (paper
 3. clears the optimizer's state of the adapter, which belongs to the old update;
 4. warms the learning rate up again.
 
-`restart` does 1 and 2, `reset_optimizer` 3, `mora.schedules.jagged` 4. What was merged is kept as a list of `Update`, small enough to
-be saved in place of the changed base weights, and replayed with the same arithmetic: to the bit.
+`restart` does 1 and 2, `reset_optimizer` 3, `mora.schedules.jagged` 4. What was merged is kept as a list of `Update`,
+small enough to be saved in place of the changed base weights, and replayed with the same arithmetic: to the bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -60,10 +60,13 @@ class Update:
 def adapted_layers(model: PeftModel, adapter: str = "default") -> Iterator[tuple[str, MoraLinear | LoraLinear]]:
     """The layers that carry `adapter`, by their names in the base model."""
     for name, module in model.get_base_model().named_modules():
-        if isinstance(module, MoraLinear) and adapter in module.mora_M:
+        if isinstance(module, MoraLinear | LoraLinear) and adapter in weights_of(module):
             yield name, module
-        elif isinstance(module, LoraLinear) and adapter in module.lora_A:
-            yield name, module
+
+
+def weights_of(layer: MoraLinear | LoraLinear) -> nn.Module:
+    """Adapter name -> what starts a layer's adapter anew."""
+    return layer.mora_M if isinstance(layer, MoraLinear) else layer.lora_A
 
 
 def check(model: PeftModel, adapter: str = "default") -> None:
@@ -72,14 +75,20 @@ def check(model: PeftModel, adapter: str = "default") -> None:
     Raises:
         ValueError: An operator other than sharing, a quantized base, or an adapter that is no plain LoRA or MoRA.
     """
-    found = False
+    found, config = False, cast(Any, model.peft_config.get(adapter))
     for name, layer in adapted_layers(model, adapter):
         found = True
-        if getattr(layer, "quantization_backend", None) is not None or not layer.get_base_layer().weight.is_floating_point():
-            raise ValueError(f"{name}: a quantized base weight would be rounded again at every merge; restarts need fp32, bf16 or fp16")
-        if isinstance(layer, MoraLinear) and layer.mora_operator[adapter].name != "sharing":
+        if (
+            getattr(layer, "quantization_backend", None) is not None
+            or not layer.get_base_layer().weight.is_floating_point()
+        ):
             raise ValueError(
-                f"{name}: restarts change the grouping of the sharing operator; {layer.mora_operator[adapter].name} "
+                f"{name}: a quantized base weight would be rounded again at every merge; "
+                "restarts need fp32, bf16 or fp16"
+            )
+        if isinstance(layer, MoraLinear) and config.operator_in_force != "sharing":
+            raise ValueError(
+                f"{name}: restarts change the grouping of the sharing operator; {config.operator_in_force} "
                 "has no second grouping to change to"
             )
         if isinstance(layer, LoraLinear) and (layer.use_dora.get(adapter) or layer.lora_bias.get(adapter)):
@@ -89,7 +98,9 @@ def check(model: PeftModel, adapter: str = "default") -> None:
 
 
 @torch.no_grad()
-def restart(model: PeftModel, adapter: str = "default", cycle: Iterable[tuple[str, str]] = TWO_GROUPINGS) -> list[Update]:
+def restart(
+    model: PeftModel, adapter: str = "default", cycle: Iterable[tuple[str, str]] = TWO_GROUPINGS
+) -> list[Update]:
     """Merge `adapter` into the base weights and start it anew; the model's function does not change.
 
     Args:
@@ -108,7 +119,7 @@ def restart(model: PeftModel, adapter: str = "default", cycle: Iterable[tuple[st
             layer.mora_M[adapter].zero_()
         else:
             layer.reset_lora_parameters(adapter, True)
-    config = model.peft_config[adapter]
+    config: Any = model.peft_config[adapter]
     if hasattr(config, "in_groups"):
         order = list(cycle)
         regroup(model, *order[(order.index((config.in_groups, config.out_groups)) + 1) % len(order)], adapter=adapter)
@@ -117,13 +128,14 @@ def restart(model: PeftModel, adapter: str = "default", cycle: Iterable[tuple[st
 
 def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "default") -> None:
     """Give every MoRA layer of `adapter` this grouping, and the adapter's configuration too."""
-    config = model.peft_config[adapter]
+    config: Any = model.peft_config[adapter]
     config.in_groups, config.out_groups = in_groups, out_groups
     for _, layer in adapted_layers(model, adapter):
+        assert isinstance(layer, MoraLinear)
         layer.mora_operator[adapter] = config.build_operator(layer.in_features, layer.out_features)
 
 
-def pending_update(name: str, layer: MoraLinear | LoraLinear, config: PeftConfig, adapter: str = "default") -> Update:
+def pending_update(name: str, layer: MoraLinear | LoraLinear, config: Any, adapter: str = "default") -> Update:
     """What a restart would add to this layer now."""
     if isinstance(layer, MoraLinear):
         arguments = {
@@ -141,8 +153,8 @@ def pending_update(name: str, layer: MoraLinear | LoraLinear, config: PeftConfig
     return Update(name, tensors, {"scale": float(layer.scaling[adapter])})
 
 
-def base_weight(layer: nn.Module) -> Tensor:
-    """The base weight as (out, in): a view, also for Conv1D."""
+def base_weight(layer: Any) -> Tensor:
+    """The base weight of a plain or adapted layer as (out, in): a view, also for Conv1D."""
     base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     return base.weight.T if isinstance(base, Conv1D) else base.weight
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+
 def decay(shape: str, progress: float) -> float:
     """Linear or cosine decay from 1 to 0 as `progress` goes from 0 to 1; `constant` stays at 1."""
     progress = min(1.0, max(0.0, progress))

@@ -1,0 +1,103 @@
+"""Starting run.py, one sweep after another, or saying how to."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .planning import DIVERGED, DONE, Attempted, Plan, Run, arguments, in_order
+
+RUN = Path(__file__).parent.parent.parent / "run.py"
+INTERRUPTED = 130
+
+
+def sweep(command: Sequence[str]) -> int:
+    """Run a command with its output on ours, and return its exit code.
+
+    The child is in a session of its own, so that a Ctrl-C at the terminal reaches it once, from here: the first makes
+    it keep a checkpoint, a second would stop it on the spot.
+    """
+    with subprocess.Popen(command, start_new_session=True) as child:
+        stopped = False
+        while True:
+            try:
+                code = child.wait()
+                return INTERRUPTED if stopped else code
+            except KeyboardInterrupt:
+                stopped = True
+                child.send_signal(signal.SIGINT)
+
+
+def command(made: Plan, runs: Sequence[Run], extra: Sequence[str], python: str = "python") -> list[str]:
+    """`extra` are more arguments for run.py, such as the results folder."""
+    assert made.setting is not None
+    return [python, str(RUN) if python == sys.executable else "run.py", *arguments(made.setting, runs), *extra]
+
+
+def run_all(
+    count: int,
+    replan: Callable[[int, Attempted], Plan],
+    extra: Sequence[str],
+    say: Callable[[str], None],
+    *,
+    start: Callable[[Sequence[str]], int] = sweep,
+) -> int:
+    """Run what `count` cells need, stage after stage.
+
+    A run that fails is not tried twice in one call, and does not stop the others.
+
+    Args:
+        count: The number of cells.
+        replan: Cell number and the runs tried here -> its plan by the records as they are now.
+        extra: More arguments for run.py.
+        say: Where a line goes for each sweep.
+        start: Runs a command and returns its exit code.
+
+    Returns:
+        0 when all was done, 1 when a run failed or a cell cannot be planned, 130 after an interrupt.
+    """
+    failed = False
+    for i in range(count):
+        attempted: set[tuple[float, int]] = set()
+        made = replan(i, attempted)
+        while sweeps := in_order(made):
+            line = command(made, sweeps[0], extra, sys.executable)
+            say(f"cell {i + 1} of {count}, {made.stage}: python run.py {shlex.join(line[2:])}")
+            if start(line) == INTERRUPTED:
+                return INTERRUPTED
+            attempted |= {(r.rate, r.seed) for r in sweeps[0]}
+            made = replan(i, attempted)
+        if made.unavailable:
+            say(f"cell {i + 1} of {count}: {made.cell.method} on {made.cell.task}: {made.unavailable}")
+        failed |= bool(made.unavailable) or any(r.given_up and r.state not in (DONE, DIVERGED) for r in made.runs)
+    return 1 if failed else 0
+
+
+def hydra_lines(plans: Sequence[Plan], extra: Sequence[str]) -> list[str]:
+    """The multirun commands of what can be run now."""
+    return [shlex.join(command(p, runs, extra)) for p in plans for runs in in_order(p)]
+
+
+def slurm_script(plans: Sequence[Plan], extra: Sequence[str]) -> str:
+    """An sbatch array, a task a sweep. Resources are the cluster's business: give them to sbatch."""
+    lines = hydra_lines(plans, extra)
+    cases = "\n".join(f"  {i}) set -- {line} ;;" for i, line in enumerate(lines))
+    return f"""#!/bin/bash
+#SBATCH --job-name=mora
+#SBATCH --array=0-{max(0, len(lines) - 1)}
+#SBATCH --signal=INT@120
+#SBATCH --requeue
+# Two minutes before the time limit the run keeps a checkpoint and ends with 130: it is queued again and goes on.
+# The other seeds can be planned when the search has ended: run plan.py again then.
+case "$SLURM_ARRAY_TASK_ID" in
+{cases}
+esac
+srun --ntasks=1 "$@"
+code=$?
+[ "$code" -ne {INTERRUPTED} ] || scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+exit "$code"
+"""

@@ -1,0 +1,36 @@
+"""The paper's figures from the records, and ours: learning-rate searches, score against cost. SVG and PNG.
+
+    python scripts/make_figures.py                     every figure at every scale that has records
+    python scripts/make_figures.py --figure 3 --scale laptop
+    python scripts/make_figures.py --check             exit 1 when a file on disk is not what the records give
+
+Figure 1 shows Table 2 as curves; 2 to 5 are the paper's. Writes <results>/figures/<scale>/<name>.{svg,png}.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments import paper
+from experiments.aggregate import command_line, figures, output, pages
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--figure", type=int, action="append", choices=paper.FIGURES, help="only this one (repeatable)")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
+    options = parser.parse_args(arguments)
+    files: output.Files = {}
+    for results in pages.by_scale(command_line.records(options), options.scale):
+        made, without = figures.figure_files(results, options.figure, options.results / "figures")
+        files |= made
+        if without:
+            print(f"no runs at scale {results.scale} for: {', '.join(without)}", file=sys.stderr)
+    return command_line.finish(files, options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.guarded(main))

@@ -1,0 +1,30 @@
+"""One HTML page with the tables, the claims, the charts and the provenance of every cell, from the records.
+
+python scripts/make_report.py                      writes <results>/report.html; open it from the disk
+python scripts/make_report.py --check              exit 1 when the page on disk is not what the records give
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments.aggregate import command_line, pages, report
+from experiments.aggregate.load import read_records
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
+    options = parser.parse_args(arguments)
+    records, problems = read_records(options.results)
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    page = report.html(records, pages.by_scale(records, options.scale), problems)
+    return command_line.finish({options.results / "report.html": page.encode()}, options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.guarded(main))

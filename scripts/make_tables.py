@@ -1,0 +1,37 @@
+"""The paper's tables, theirs beside ours, and the findings, from the records.
+
+    python scripts/make_tables.py                      every table at every scale that has records, and FINDINGS.md
+    python scripts/make_tables.py --table 2 --scale laptop
+    python scripts/make_tables.py --check              exit 1 when what is on disk is not what the records give
+
+Writes <results>/tables/<scale>/tableN.{md,tex,csv}, tables.tex (compiles with pdflatex) and <results>/FINDINGS.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments import paper
+from experiments.aggregate import command_line, output, pages
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--table", type=int, action="append", choices=paper.TABLES, help="only this table (repeatable)")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
+    options = parser.parse_args(arguments)
+    records = command_line.records(options)
+    all_results = pages.by_scale(records, options.scale)
+    files: output.Files = {}
+    for results in all_results:
+        files |= pages.table_files(results, options.table or paper.TABLES, options.results / "tables")
+    if not options.table and not options.scale:
+        files |= pages.findings_file(records, all_results, options.results / "FINDINGS.md")
+    return command_line.finish(files, options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.guarded(main))

@@ -1,0 +1,131 @@
+"""Which runs of a table or figure are done, missing or failed, what the rest would cost; and running it.
+
+    python scripts/plan.py --table 2 --scale laptop               look
+    python scripts/plan.py --table 2 --scale laptop --run         run what is missing; interrupt and repeat at will
+    python scripts/plan.py --table 2 --scale paper --print slurm  or --print hydra: how to run it elsewhere
+
+Each cell takes two stages: every learning rate that the protocol lists, at the first seed; then the other seeds at the
+rate with the lowest training (or held-out) loss. Exit codes: 0; 1 a run failed; 2 a bad argument; 130 interrupted.
+What is not known here is handed on to run.py, such as hardware=gpu logger=none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tabulate import tabulate
+
+from experiments import paper
+from experiments.aggregate import command_line, launch, planning
+from experiments.aggregate.fill import Results
+from experiments.aggregate.load import read_records
+from experiments.aggregate.protocol import Protocols
+
+HEADER = ("task", "method", "rank", "operator", "stage", "states", "learning rate", "still to run")
+
+
+def seeds(text: str) -> list[int]:
+    found = [int(part) for part in text.split(",")]
+    if len(set(found)) != len(found) or min(found) < 0:
+        raise ValueError(text)
+    return found
+
+
+def options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = command_line.Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--table", type=int, action="append", default=[], choices=paper.TABLES)
+    parser.add_argument("--figure", type=int, action="append", default=[], choices=paper.FIGURES)
+    parser.add_argument("--task", action="append", help="only the cells of this task (repeatable)")
+    parser.add_argument("--method", action="append", choices=[*paper.METHODS], help="only this method (repeatable)")
+    parser.add_argument("--scale", choices=paper.SCALES, default="laptop")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--seeds", type=seeds, default=[0, 1, 2], help="comma-separated (default: 0,1,2)")
+    parser.add_argument("--rate-search", choices=("on", "off"), default="on", help="off: the protocol's own rate")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--run", action="store_true", help="run what is missing")
+    action.add_argument("--print", choices=("hydra", "slurm"), help="print the commands of what can be run now")
+    parser.add_argument("run_arguments", nargs="*", metavar="name=value", help="more settings for run.py")
+    made = parser.parse_args(arguments)
+    if wrong := [a for a in made.run_arguments if "=" not in a]:
+        parser.error(f"{wrong[0]!r} is not name=value")
+    return made
+
+
+def cells(chosen: argparse.Namespace) -> list[paper.Cell]:
+    tables = chosen.table or (() if chosen.figure else paper.TABLES)
+    found = [c for number in tables for c in paper.table_cells(number, chosen.scale)]
+    found += [c for number in chosen.figure for c in paper.figure_cells(number)]
+    kept = [c for c in dict.fromkeys(found) if chosen.task is None or c.task in chosen.task]
+    return [c for c in kept if chosen.method is None or c.method in chosen.method]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    chosen = options(arguments)
+    wanted, protocols = cells(chosen), Protocols(chosen.scale)
+    warned: set[str] = set()
+
+    def results() -> Results:
+        records, problems = read_records(chosen.results) if chosen.results.exists() else ([], [])
+        for problem in sorted(set(problems) - warned):
+            print(f"warning: {problem}", file=sys.stderr)
+        warned.update(problems)
+        return Results(chosen.scale, records, protocols)
+
+    def plan(cell: paper.Cell, at: Results, given_up: planning.Attempted = frozenset()) -> planning.Plan:
+        return planning.plan(cell, at, chosen.seeds, search=chosen.rate_search == "on", given_up=given_up)
+
+    extra = [f"paths.results={chosen.results}", *chosen.run_arguments]
+    if chosen.run:
+        return launch.run_all(
+            len(wanted), lambda i, tried: plan(wanted[i], results(), tried), extra, lambda line: print(line, flush=True)
+        )
+    now = results()
+    plans = [plan(cell, now) for cell in wanted]
+    if chosen.print == "hydra":
+        print("\n".join(launch.hydra_lines(plans, extra)))
+    elif chosen.print == "slurm":
+        print(launch.slurm_script(plans, extra), end="")
+    else:
+        show(plans, now)
+    return 0
+
+
+def show(plans: list[planning.Plan], results: Results) -> None:
+    rows = []
+    for made in plans:
+        setting = made.setting
+        operator = (setting.operator if setting else made.cell.operator) or "-"
+        state = planning.states(made) if setting else f"cannot be planned: {made.unavailable[:60]}"
+        left = planning.cost(made, results.records)
+        rows.append(
+            [
+                made.cell.task,
+                made.cell.method,
+                str((setting or made.cell).rank or "-"),
+                operator,
+                made.stage,
+                state,
+                made.selection,
+                left,
+            ]
+        )
+    print(tabulate(rows, HEADER, disable_numparse=True))
+    counted = [(len(p.needed) + p.later, planning.estimate(p.cell, results.records).seconds) for p in plans]
+    total = sum(count * seconds for count, seconds in counted if seconds is not None)
+    blind = sum(count for count, seconds in counted if seconds is None)
+    said = f"\n{len(plans)} cells; {sum(count for count, _ in counted)} runs to do"
+    said += f", about {planning.duration(total)}" if total else ""
+    print(said + (f"; {blind} of them without an estimate" if blind else ""))
+
+
+if __name__ == "__main__":
+    # A job that is told to end stops as one that is interrupted: with a checkpoint.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(command_line.guarded(main))

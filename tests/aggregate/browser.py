@@ -1,0 +1,92 @@
+"""A headless Chromium, spoken to by the WebDriver protocol through chromedriver."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Browser:
+    """One session. `profile` is a fresh folder."""
+
+    def __init__(self, profile: Path, width: int = 1200, height: int = 900) -> None:
+        chromium = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+        driver = shutil.which("chromedriver")
+        if not chromium or not driver:
+            pytest.skip("needs chromium and chromedriver on the PATH")
+        self.driver = subprocess.Popen(
+            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self.driver.stdout
+        for line in self.driver.stdout:
+            if "successfully on port " in line:
+                self.address = f"http://127.0.0.1:{line.split('on port ')[1].strip().rstrip('.')}"
+                break
+        options = {
+            "binary": chromium,
+            "args": [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"],
+            "mobileEmulation": {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1, "touch": False}},
+        }
+        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        self.session = ""
+        self.session = "/session/" + self._post("/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+
+    def _request(self, method: str, path: str, content: Any = None) -> Any:
+        body = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(self.address + self.session + path, body, method=method)
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def _post(self, path: str, content: Any) -> Any:
+        return self._request("POST", path, content)
+
+    def open(self, path: Path) -> None:
+        self._post("/url", {"url": path.resolve().as_uri()})
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """The value that a script returns."""
+        return self._post("/execute/sync", {"script": script, "args": list(arguments)})
+
+    def click(self, selector: str) -> None:
+        """A real click at the middle of an element, once it is in view."""
+        found = self._post("/element", {"using": "css selector", "value": selector})
+        self._post(f"/element/{next(iter(found.values()))}/click", {})
+
+    def console(self) -> list[str]:
+        """Warnings and errors so far."""
+        time.sleep(0.1)
+        entries = self._post("/se/log", {"type": "browser"})
+        return [e["message"] for e in entries if e["level"] in ("WARNING", "SEVERE")]
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self._request("GET", "/screenshot")))
+
+    def close(self) -> None:
+        try:
+            if self.session:
+                self._request("DELETE", "")
+        finally:
+            self.driver.terminate()
+            self.driver.wait(10)
+            if self.driver.stdout:
+                self.driver.stdout.close()

@@ -1,0 +1,149 @@
+"""Which records fill a cell, and which rate is selected."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from experiments import config, paper
+from experiments.aggregate import tables
+from experiments.aggregate.fill import Results
+from experiments.aggregate.load import ResultsError, read_records
+from experiments.aggregate.protocol import Protocols, composition
+from experiments.paper import Cell
+from experiments.records import key_of
+from experiments.runner import cell_identity
+
+CELL = Cell("uuid", "mora", 8)
+FIXED = synthetic.FixedProtocols("laptop")
+SETTING = FIXED.setting(CELL)
+
+
+def filled(*records):
+    return Results("laptop", records, FIXED).cell(CELL)
+
+
+def test_another_key_does_not_fill_a_cell():
+    made = synthetic.record(SETTING, 1e-2, 0)
+    assert filled(made).selected == {0: made}
+    assert filled(dataclasses.replace(made, key="0" * 16)).selected == {}
+
+
+def test_another_scale_does_not_fill_a_cell():
+    made = synthetic.record(SETTING, 1e-2, 0)
+    assert filled(dataclasses.replace(made, cell=made.cell | {"scale": "paper"})).selected == {}
+
+
+def test_a_rate_outside_the_protocol_does_not_fill_a_cell():
+    assert filled(synthetic.record(SETTING, 5e-3, 0)).runs == {}
+
+
+def test_the_rate_with_the_lowest_training_loss_is_selected_whatever_the_metric_says():
+    good, bad = synthetic.record(SETTING, 1e-3, 0), synthetic.record(SETTING, 1e-2, 0)
+    good.metrics["curve"][-1]["loss"], bad.metrics["curve"][-1]["loss"] = 0.1, 0.2
+    good.metrics["final"]["char_accuracy"], bad.metrics["final"]["char_accuracy"] = 1.0, 99.0
+    found = filled(good, bad)
+    assert (found.selection.rate, found.selection.by) == (1e-3, "training loss")
+
+
+def test_a_held_out_loss_goes_before_the_training_loss():
+    runs = [synthetic.record(SETTING, rate, 0) for rate in (1e-3, 1e-2)]
+    for run, held_out in zip(runs, (0.5, 0.9), strict=True):
+        run.metrics["final"]["selection_loss"] = held_out
+    assert (filled(*runs).selection.rate, filled(*runs).selection.by) == (1e-3, "held-out loss")
+    del runs[1].metrics["final"]["selection_loss"]
+    assert filled(*runs).selection.by == "training loss"
+
+
+def test_failed_and_diverged_candidates_are_not_selected():
+    found = filled(synthetic.record(SETTING, 1e-3, 0), synthetic.diverged(SETTING, 1e-2, 0))
+    assert found.selection.rate == 1e-3
+    assert found.selection.scores[1e-2] is None
+    assert len(found.diverged) == 1
+    assert filled(synthetic.diverged(SETTING, 1e-2, 0)).selection is None
+
+
+def test_better_is_only_said_with_an_interval():
+    lora = FIXED.setting(Cell("uuid", "lora", 8))
+    for seeds, expected in (((0,), "undecided"), ((0, 1, 2), "better")):
+        records = [synthetic.record(s, 1e-2, seed) for s in (SETTING, lora) for seed in seeds]
+        made = tables.make(paper.table(2), Results("laptop", records, FIXED))
+        (row,) = (row for row in made.entries if row[0].row.label == "MoRA, r = 8")
+        assert row[0].comparison.verdict == expected
+        assert (row[0].comparison.interval.low is None) == (expected == "undecided")
+
+
+@pytest.fixture(scope="module")
+def protocols():
+    return Protocols("smoke")
+
+
+def cells():
+    return list(dict.fromkeys([*paper.table_cells(2, "smoke"), *paper.figure_cells(2), *paper.table_cells(4, "smoke")]))
+
+
+@pytest.mark.parametrize("cell", [c for c in cells() if c.task == "uuid"], ids=str)
+def test_keys_are_those_of_run_py(protocols, cell):
+    setting = protocols.setting(cell)
+    for rate, seed in ((setting.use, 0), (setting.candidates[0], 3)):
+        arguments = [*setting.arguments, f"training.learning_rate={rate}", f"seed={seed}"]
+        assert setting.key(rate, seed) == key_of(cell_identity(config.parse(composition(arguments))))
+
+
+def test_a_number_format_of_its_own_still_fills_the_cell(protocols):
+    cell = Cell("uuid", "lora", 8)
+    setting = protocols.setting(cell)
+    composed = config.parse(composition([*setting.arguments, "hardware.precision=bf16"]))
+    made = synthetic.record(setting, setting.use, 0, key=key_of(cell_identity(composed)), config=composed.as_dict())
+    assert Results("smoke", [made], protocols).cell(cell).selected == {0: made}
+
+
+def test_paper_scale_ranks_are_the_papers():
+    made = Protocols("paper")
+    assert [made.setting(c).rank for c in paper.figure_cells(2)] == [None, 256, 128, 64, 32, 16, 8]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"schema": 2}',
+        '{"schema": NaN}',
+        '{"schema": 1, "key": "k", "name": "n", "status": "finished", "cell": {"task": []}, "config": {}}',
+        '{"schema": 1}',
+        '{"schema": 1, "key": "k", "name": "n", "status": "odd", "cell": {}, "config": {}}',
+        '{"schema": 1, "key": "k", "name": "n", "status": "finished", "cell": {}, "config": {}}',
+    ],
+)
+def test_an_unreadable_record_is_named_and_the_rest_stands(tmp_path, text):
+    made = synthetic.record(SETTING, 1e-2, 0)
+    synthetic.write([made], tmp_path)
+    (tmp_path / "runs" / "broken.json").write_text(text)
+    records, problems = read_records(tmp_path)
+    assert records == [made]
+    assert len(problems) == 1
+    assert problems[0].startswith("broken.json is not a readable record and is skipped")
+    assert "\n" not in problems[0]
+
+
+@pytest.mark.parametrize("section", ["metrics", "cell", "cost", "provenance", "config"])
+def test_a_section_of_the_wrong_kind_makes_a_record_unreadable(tmp_path, section):
+    values = dataclasses.asdict(synthetic.record(SETTING, 1e-2, 0)) | {section: [1]}
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "odd.json").write_text(json.dumps(values))
+    records, problems = read_records(tmp_path)
+    assert (len(records), len(problems)) == (0, 1)
+
+
+def test_no_results_folder_is_one_line(tmp_path):
+    with pytest.raises(ResultsError, match="is not a folder"):
+        read_records(tmp_path / "nothing")
+    assert read_records(tmp_path) == ([], [])
+    assert read_records(Path(tmp_path)) == ([], [])
