@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
@@ -21,19 +22,27 @@ from experiments import config as configuration
 from experiments.errors import ConfigError
 
 
+CONF = Path(__file__).parent / "conf"
+
+
+def refuse(error: Exception) -> None:
+    """One line: what was wrong, where, which values are allowed."""
+    print(f"error: {configuration.explain(error, sys.argv[1:], CONF)}", file=sys.stderr)
+
+
 def main() -> int:
     codes: list[int] = []
 
     # Errors are collected rather than raised, so that a sweep goes on after one bad cell.
-    @hydra.main(version_base=None, config_path="conf", config_name="config")
+    @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> float | None:
         from experiments import report, runner
 
         try:
             config = configuration.parse(composed)
             record = runner.run(config)
-        except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
+        except (ConfigError, OmegaConfBaseException) as error:
+            refuse(error)
             codes.append(2)
             return None
         report.show(record, config)
@@ -48,7 +57,7 @@ def main() -> int:
         print("interrupted: the last checkpoint is kept; the same command goes on from there", file=sys.stderr)
         return 130
     except (HydraException, OmegaConfBaseException, ConfigError) as error:
-        print(f"error: {configuration.explain(error, sys.argv[1:])}", file=sys.stderr)
+        refuse(error)
         return 2
     return max(codes, default=0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,13 +67,23 @@ class Method:
     target_modules: list[str] | None = setting(NAMES, optional=True)
     dropout: float | None = setting(FRACTION, optional=True)
     alpha: float | None = setting(POSITIVE, optional=True)
-    operator: str | None = setting(
-        one_of("auto", "truncation", "sharing", "decouple", "rotation"), optional=True
-    )
+    operator: str | None = setting(one_of("auto", "truncation", "sharing", "decouple", "rotation"), optional=True)
     in_groups: str | None = setting(one_of("strided", "contiguous"), optional=True)
     out_groups: str | None = setting(one_of("strided", "contiguous"), optional=True)
     wrap: bool | None = setting(SWITCH, optional=True)
     surplus: str | None = setting(one_of("drop", "fold"), optional=True)
+    train_rest: bool | None = setting(SWITCH, optional=True)
+    lr_ratio: float | None = setting(POSITIVE, optional=True)
+    restart_every: int | None = setting(POSITIVE_INT, optional=True)
+    restart_warmup: int | None = setting(POSITIVE_INT, optional=True)
+    restart_schedule: str | None = setting(one_of("jagged", "official_lifted", "plain"), optional=True)
+    restart_floor: float | None = setting(FRACTION, optional=True)
+    groupings: str | None = setting(one_of("two", "four"), optional=True)
+    optimizer_reset: str | None = setting(one_of("zero", "magnitude", "random"), optional=True)
+    reset_scope: str | None = setting(one_of("adapter", "all"), optional=True)
+    reset_ratio: float | None = setting(
+        Check(lambda v: _is_number(v) and 0 < v <= 1, "a number in (0, 1]"), optional=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +105,7 @@ class Training:
     weight_decay: float = setting(NOT_NEGATIVE)
     max_grad_norm: float = setting(POSITIVE)
     adapter_dtype: str = setting(one_of("float32", "base", "official"))
+    record_spectrum: bool = setting(SWITCH)
     log_every: int = setting(POSITIVE_INT)
     evaluate_every: int = setting(POSITIVE_INT)
     checkpoint_every: int = setting(POSITIVE_INT)
@@ -156,11 +168,14 @@ def parse(config: DictConfig) -> RunConfig:
         ConfigError: The first thing that is wrong with it.
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    values.pop("experiment", None)
     sections = {"method": Method, "task": Task, "training": Training, "hardware": Hardware}
     sections |= {"logger": Logger, "paths": Paths}
-    parsed = {name: _section(cls, name, values[name]) for name, cls in sections.items()}
     top = {f.name: f for f in dataclasses.fields(RunConfig) if "check" in f.metadata}
+    expected = {*sections, *top, "scale", "protocol"}
+    if wrong := sorted(expected ^ set(values)):
+        what = "is not a setting" if wrong[0] in values else "is missing"
+        raise ConfigError(f"{wrong[0]} {what}; allowed: {', '.join(sorted(expected))}")
+    parsed = {name: _section(cls, name, values[name]) for name, cls in sections.items()}
     for name, f in top.items():
         _check_value(f, name, values[name])
     run = RunConfig(
@@ -170,7 +185,9 @@ def parse(config: DictConfig) -> RunConfig:
     return run
 
 
-def _section(cls: Any, where: str, values: dict[str, Any]) -> Any:
+def _section(cls: Any, where: str, values: Any) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} must be a section of settings, got {values!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name, value in values.items():
         if name not in fields:
@@ -214,17 +231,47 @@ def _check_together(run: RunConfig) -> None:
         raise ConfigError(f"model is a folder without a config.json: {run.model}")
     if shape and run.method.target_modules:
         _check_adapters(run.method, shape, run.model)
+    if run.method.restart_every:
+        _check_restarts(run)
     if run.hardware.device == "gpu" and not _has_gpu():
         raise ConfigError("hardware.device is gpu, but torch finds no GPU here; allowed: auto, cpu")
+
+
+def _check_restarts(run: RunConfig) -> None:
+    m, steps = run.method, run.training.steps
+    assert m.restart_every is not None and m.restart_warmup is not None
+    if m.restart_every >= steps:
+        raise ConfigError(
+            f"method.restart_every must be less than training.steps ({steps}), or nothing is ever merged; "
+            f"got {m.restart_every}"
+        )
+    if m.restart_warmup >= m.restart_every:
+        raise ConfigError(
+            f"method.restart_warmup must be less than method.restart_every ({m.restart_every}), got {m.restart_warmup}"
+        )
+    last = steps % m.restart_every or m.restart_every
+    if last <= m.restart_warmup:
+        raise ConfigError(
+            f"method.restart_every={m.restart_every} leaves {last} steps after the last merge of "
+            f"training.steps={steps}, not more than method.restart_warmup ({m.restart_warmup}); allowed: a divisor of training.steps"
+        )
+    if m.family == "mora" and m.operator != "sharing" and not (m.operator == "auto" and (m.rank or 0) > 32):
+        raise ConfigError(
+            f"method.operator must be sharing for method={m.name}, got {m.operator}: "
+            "only sharing has a second grouping to change to at a restart"
+        )
+    if run.quantization != "none":
+        raise ConfigError(
+            f"quantization must be none for method={m.name}, got {run.quantization}: "
+            "every merge would round the base weights again"
+        )
 
 
 def _check_adapters(method: Method, shape: shapes.Shape, model: str) -> None:
     linears = shape.linears()
     for target in method.target_modules or []:
         if target not in linears:
-            raise ConfigError(
-                f"method.target_modules: {model} has no layer {target!r}; allowed: {', '.join(linears)}"
-            )
+            raise ConfigError(f"method.target_modules: {model} has no layer {target!r}; allowed: {', '.join(linears)}")
         if method.rank is None:
             continue
         k, d = linears[target]
@@ -232,8 +279,8 @@ def _check_adapters(method: Method, shape: shapes.Shape, model: str) -> None:
         spent = q * q if method.family == "mora" else (k + d) * method.rank
         if spent > k * d:
             raise ConfigError(
-                f"method.rank is too large for {target} of {model}: at r={method.rank} the adapter would hold {spent:,} "
-                f"parameters (r_hat={q}), the layer itself (in={k}, out={d}) has {k * d:,}; "
+                f"method.rank is too large for {target} of {model}: at r={method.rank} the adapter would hold "
+                f"{spent:,} parameters (r_hat={q}), the layer itself (in={k}, out={d}) has {k * d:,}; "
                 f"allowed: at most {k * d // (k + d)}"
             )
 
@@ -271,6 +318,35 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("lora_alpha", _lora_alpha, replace=True)
 
 
-def explain(error: Exception, arguments: list[str]) -> str:
-    """One line for an error of Hydra's: what was wrong, where, and which values are allowed."""
-    return " ".join(str(error).split())
+def explain(error: Exception, overrides: list[str], conf: Path) -> str:
+    """One line for an error of Hydra's or OmegaConf's: what was wrong, where, and which values are allowed."""
+    text = " ".join(str(error).split())
+    if match := re.search(r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*?) Config search", text):
+        group, value, allowed = match.groups()
+        if group == "protocol":
+            return f"there is no protocol {value} (<task>_<scale>); there are {', '.join(allowed.split())}"
+        return f"{group} must be one of {', '.join(allowed.split())}, got {value!r}"
+    if match := re.search(r"Could not override '([^']*)'", text):
+        return _unknown_setting(match[1], overrides, conf)
+    return text.split(" See https://")[0].split(" full_key:")[0]
+
+
+def _unknown_setting(name: str, overrides: list[str], conf: Path) -> str:
+    """The settings that stand where `name` was looked for, given the groups that were chosen."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    groups = [o for o in overrides if re.match(r"[a-z]+=[\w-]+$", o) and (conf / o.split("=")[0]).is_dir()]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base=None):
+        node: Any = compose("config", overrides=groups)
+    *path, _ = name.split(".")
+    where = []
+    for part in path:
+        if not OmegaConf.is_dict(node) or part not in node:
+            break
+        where.append(part)
+        node = node[part]
+    allowed = ", ".join(str(k) for k in node) if OmegaConf.is_dict(node) else "nothing below it"
+    kind = f" of {'.'.join(where)}={node['name']}" if where and "name" in node else ""
+    return f"{name} is not a setting{kind}; allowed{' below ' + '.'.join(where) if where else ''}: {allowed}"

@@ -10,13 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 import mora
 
 from .config import RunConfig
 from .errors import ConfigError
+from .hardware import Placement
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ def method(name: str) -> Callable[[Callable[[Any, RunConfig], Adapted]], Callabl
     return register
 
 
+def base_dtype(config: RunConfig, placement: Placement) -> torch.dtype:
+    """The number format that the base weights are loaded in.
+
+    Frozen weights take that of the computation. Weights that train stay in float32 whatever it is: in bf16 most
+    updates at these rates are smaller than the gap between two neighbouring numbers.
+    """
+    trains = config.method.family == "fft" or config.method.train_rest
+    return torch.float32 if trains else placement.dtype
+
+
 def adapt(model: Any, config: RunConfig) -> Adapted:
     """Adapt `model` in place as `config.method` says.
 
@@ -67,6 +80,48 @@ def full(model: Any, config: RunConfig) -> Adapted:
 def low_rank(model: Any, config: RunConfig) -> Adapted:
     """LoRA (Eq. 1). Trainable: r (in + out) a layer."""
     return Adapted(_wrap(model, _lora_config(config), config), {})
+
+
+@method("lora_plus")
+def two_rates(model: Any, config: RunConfig) -> Adapted:
+    """LoRA+: LoRA whose B learns `lr_ratio` times as fast. Trainable: r (in + out) a layer."""
+    assert config.method.lr_ratio is not None
+    wrapped = _wrap(model, _lora_config(config), config)
+    return Adapted(wrapped, {n: config.method.lr_ratio for n, _ in wrapped.named_parameters() if "lora_B" in n})
+
+
+@method("asylora")
+def orthogonal(model: Any, config: RunConfig) -> Adapted:
+    """LoRA whose A starts with orthonormal rows. Trainable: r (in + out) a layer.
+
+    AsyLoRA takes A from the right singular vectors of a random matrix and freezes it; the paper uses the
+    initialisation alone and trains A. The right singular vectors of any Gaussian matrix with `in` columns are
+    distributed alike, so the small (r, in) one serves, and large layers need no large decomposition.
+    """
+    wrapped = _wrap(model, _lora_config(config), config)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_A" in name:
+            gaussian = torch.randn(parameter.shape, dtype=torch.float32)
+            parameter.data.copy_(torch.linalg.svd(gaussian, full_matrices=False).Vh)
+    return Adapted(wrapped, {})
+
+
+@method("dora")
+def decomposed(model: Any, config: RunConfig) -> Adapted:
+    """DoRA: magnitude and direction apart. Trainable: r (in + out) + out a layer."""
+    return Adapted(_wrap(model, _lora_config(config, use_dora=True), config), {})
+
+
+@method("relora")
+def low_rank_restarted(model: Any, config: RunConfig) -> Adapted:
+    """ReLoRA: LoRA, merged and started anew as `restarts.py` says. Trainable: r (in + out) a layer."""
+    return low_rank(model, config)
+
+
+@method("remora")
+def square_restarted(model: Any, config: RunConfig) -> Adapted:
+    """ReMoRA: MoRA, merged, regrouped and started anew. Trainable: floor(sqrt((in + out) r)) ** 2 a layer."""
+    return square(model, config)
 
 
 @method("mora")
@@ -110,4 +165,9 @@ def _wrap(model: Any, peft_config: PeftConfig, config: RunConfig) -> PeftModel:
         wrapped = get_peft_model(model, peft_config, autocast_adapter_dtype=upcast)
     except ValueError as error:
         raise ConfigError(f"method.target_modules does not fit the model: {error}") from error
+    if config.method.train_rest:
+        adapted = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
+        frozen = {id(layer.get_base_layer().weight) for layer in adapted}
+        for parameter in wrapped.parameters():
+            parameter.requires_grad_(id(parameter) not in frozen)
     return wrapped

@@ -46,7 +46,9 @@ class Record:
     schema: int = SCHEMA
 
 
-def identity(config: RunConfig, task_version: int, model_fingerprint: str, data_fingerprint: str = "") -> dict[str, Any]:
+def identity(
+    config: RunConfig, task_version: int, model_fingerprint: str, data_fingerprint: str = ""
+) -> dict[str, Any]:
     """The part of a configuration that can change the result."""
     values = config.as_dict()
     kept = {name: values[name] for name in ("method", "task", "scale", "quantization", "seed", "training", "hardware")}
@@ -124,7 +126,7 @@ class Store:
         path = self.results / "locks" / key
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = open(path, "a+")
+            lock = open(path, "a+")  # noqa: SIM115  (closed below)
         except OSError as error:
             raise ConfigError(f"paths.results: cannot write to {self.results}: {error.strerror}") from None
         with lock:
@@ -132,7 +134,9 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                print(f"cell {key} is being run by {lock.read().strip() or 'another process'}; waiting", file=sys.stderr)
+                print(
+                    f"cell {key} is being run by {lock.read().strip() or 'another process'}; waiting", file=sys.stderr
+                )
                 fcntl.flock(lock, fcntl.LOCK_EX)
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -21,5 +21,6 @@ def show(record: Record, config: RunConfig) -> None:
     metrics = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics["final"].items())
     cost = record.cost
     print(f"{record.name}: {metrics}")
+    print("  paper: no value for this cell")
     print(f"  {cost['trainable_parameters']:,} trainable parameters, {cost['seconds']:.0f} s of training")
     print(f"  record: {path}")

@@ -26,6 +26,7 @@ def run(config: RunConfig) -> Record:
     with store.claim(key):
         record = store.read(key)
         if record and record.status == "finished":
+            print(f"{record.name}: finished before, at {record.provenance['finished_at']}")
             return record
         return execute(config, task, key, store)
 
@@ -37,13 +38,16 @@ def cell_identity(config: RunConfig) -> dict[str, Any]:
 
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
     """Train and measure; the caller holds the claim on `key`."""
-    from . import cost, methods, provenance, training
+    from . import cost, methods, provenance, spectrum, training
     from .hardware import place
     from .tracking import WandbMirror
 
+    training.quiet()
     placement = place(config)
-    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, placement.dtype)
+    dtype = methods.base_dtype(config, placement)
+    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype)
     prepared = task.prepare(config, tokenizer)
+    training.set_seed(config.seed)  # adapters may start at random
     adapted = methods.adapt(network.to(placement.device), config)
 
     record = Record(key, name_of(config), "running", cell_of(config), config.as_dict())
@@ -73,8 +77,11 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         with training.measuring(adapted.model):
             final = task.evaluate(adapted.model, tokenizer, prepared)
         record.metrics = {"final": final, "curve": training.curve(state.log_history)}
-        training.save(adapted.model, store.model(key))
+        training.save(trainer, store.model(key))
         record.cost = meter.read(state, prepared.train, config, store.model(key))
+        if config.training.record_spectrum:
+            start, *_ = models.load(config.model, config.paths.cache_folder, dtype)
+            record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
         record.status = "finished"
     except KeyboardInterrupt:
         record.status = "interrupted"
@@ -113,5 +120,3 @@ def name_of(config: RunConfig) -> str:
     parts = [config.task.name, config.scale, m.name, f"r{m.rank}" if m.rank else "", m.operator or ""]
     parts += [f"lr{config.training.learning_rate:g}", f"seed{config.seed}"]
     return "-".join(p for p in parts if p)
-
-

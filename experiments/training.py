@@ -6,11 +6,14 @@ import contextlib
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from peft import PeftModel
 from torch import Tensor
 from transformers import (
     PrinterCallback,
@@ -20,14 +23,24 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
+
+from mora import schedules
 
 from .config import RunConfig
 from .hardware import Placement
 from .methods import Adapted
+from .restarts import Restarts
 from .tasks.base import IGNORED
 
 Measure = Callable[[], dict[str, float]]
+
+
+def quiet() -> None:
+    """Keep the libraries' own bars and notices out of the way of ours."""
+    transformers.utils.logging.disable_progress_bar()
+    # PEFT reads an attribute that transformers has renamed.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -60,34 +73,29 @@ def measuring(model: torch.nn.Module) -> Iterator[None]:
 
 def schedule(config: RunConfig) -> Callable[[int], float]:
     """Step -> what the learning rate is multiplied by: a pure function, so a resumed run needs no other state."""
-    import math
-
-    t = config.training
-
-    def multiplier(step: int) -> float:
-        if step < t.warmup_steps:
-            return step / t.warmup_steps
-        done = (step - t.warmup_steps) / max(1, t.steps - t.warmup_steps)
-        if t.schedule == "linear":
-            return max(0.0, 1.0 - done)
-        if t.schedule == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-        return 1.0
-
-    return multiplier
+    t, m = config.training, config.method
+    common: dict[str, Any] = {"steps": t.steps, "warmup": t.warmup_steps, "shape": t.schedule}
+    if not m.restart_every or m.restart_schedule == "plain":
+        return lambda step: schedules.plain(step, **common)
+    common |= {"every": m.restart_every, "rewarm": m.restart_warmup}
+    if m.restart_schedule == "official_lifted":
+        return lambda step: schedules.official_lifted(step, **common)
+    return lambda step: schedules.jagged(step, **common, floor=m.restart_floor or 0.0)
 
 
 class RunTrainer(Trainer):
     """Trainer with the run's parameter groups and schedule, and with checkpoints that appear whole."""
 
-    def __init__(self, *args: Any, config: RunConfig, rates: dict[str, float], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.config, self.rates = config, rates
+    def __init__(self, config: RunConfig, adapted: Adapted, **kwargs: Any) -> None:
+        super().__init__(model=adapted.model, **kwargs)
+        self.config, self.rates = config, adapted.rates
+        self.restarts = Restarts(adapted.model, config) if isinstance(adapted.model, PeftModel) else None
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            t, groups = self.config.training, {}
-            for name, parameter in (model or self.model).named_parameters():
+            t = self.config.training
+            groups: dict[float, list[torch.nn.Parameter]] = {}
+            for name, parameter in (self.model if model is None else model).named_parameters():
                 if parameter.requires_grad:
                     groups.setdefault(self.rates.get(name, 1.0), []).append(parameter)
             self.optimizer = torch.optim.AdamW(
@@ -106,6 +114,16 @@ class RunTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Not used; the original walks over all parameters at every step."""
         return 0
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if self.restarts:
+            self.restarts.save(Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.restarts:
+            self.restarts.load(Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Written aside and renamed: a checkpoint folder that can be seen is complete.
@@ -209,6 +227,9 @@ def build(
     t, micro = config.training, config.hardware.device_batch_size or config.training.batch_size
     micro = min(micro, t.batch_size)
     set_seed(config.seed)
+    if config.hardware.activation_checkpointing:
+        # Without it no gradient would flow into a checkpointed block whose inputs are all frozen.
+        adapted.model.enable_input_require_grads()
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=t.steps,
@@ -220,6 +241,7 @@ def build(
         use_cpu=placement.device == "cpu",
         bf16=placement.precision == "bf16" and placement.device != "cpu",
         fp16=placement.precision == "fp16",
+        activation_checkpointing=config.hardware.activation_checkpointing,
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
@@ -228,30 +250,27 @@ def build(
         logging_nan_inf_filter=False,
         dataloader_pin_memory=placement.device != "cpu",
     )
-    trainer = RunTrainer(
-        model=adapted.model,
-        args=arguments,
-        train_dataset=train,
-        data_collator=collate,
-        callbacks=[CurveCallback(adapted.model, measure, config), *callbacks],
-        config=config,
-        rates=adapted.rates,
-    )
+    trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=train, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
+    # In this order: a point of the curve is the model as the optimizer left it, then comes a merge.
+    for callback in (CurveCallback(adapted.model, measure, config), trainer.restarts, *callbacks):
+        if callback:
+            trainer.add_callback(callback)
     return trainer
 
 
 def train(trainer: RunTrainer) -> TrainerState:
     """Train from the newest checkpoint, or from the start where there is none."""
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir) if os.path.isdir(trainer.args.output_dir) else None)
+    kept = checkpoints(Path(trainer.args.output_dir))
+    trainer.train(resume_from_checkpoint=str(kept[-1]) if kept else None)
     return trainer.state
 
 
-def save(model: torch.nn.Module, folder: Path) -> None:
+def save(trainer: RunTrainer, folder: Path) -> None:
     """Save what was trained (the adapter, or the whole model) to `folder`, which appears complete or not at all."""
     staging = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(staging, ignore_errors=True)
-    model.save_pretrained(staging)  # type: ignore[operator]
+    trainer.save_model(str(staging))
     sync(staging)
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(staging, folder)

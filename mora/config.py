@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
@@ -26,9 +27,9 @@ class MoraConfig(PeftConfig):
         r: The rank of the LoRA whose parameter budget is spent. It is *not* the rank of the update, nor the side of M.
         operator: `truncation`, `sharing`, `decouple`, `rotation` (paper, Table 4), or `auto`: rotation for
             r <= 32, sharing above.
-        in_groups, out_groups: For sharing: which features share a row or column of M, `strided` (feature i is in
-            group i mod r_hat) or `contiguous` (neighbours). ReMoRA flips both at every restart; a saved config
-            holds the grouping in force.
+        in_groups: For sharing: which inputs share a column of M, `strided` (input i is in group i mod r_hat) or
+            `contiguous` (neighbours). ReMoRA flips it at every restart; a saved config holds the grouping in force.
+        out_groups: The same for the outputs, which share a row of M.
         wrap: Pad inputs that r_hat does not divide with their own first entries (the authors' code) or with
             nothing (the paper's equations).
         surplus: For decouple and rotation on layers with more inputs than outputs: `drop` (the authors' code; some
@@ -65,7 +66,7 @@ class MoraConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PeftType.MORA
+        self.peft_type = PeftType("MORA")
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             setattr(self, name, set(value) if isinstance(value, list) else value)
@@ -85,6 +86,8 @@ class MoraConfig(PeftConfig):
         for name in ("layers_to_transform", "layers_pattern"):
             if isinstance(self.target_modules, str) and getattr(self, name) is not None:
                 raise ValueError(f"{name} cannot be used when target_modules is a regex ({self.target_modules!r})")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern is only used together with layers_to_transform, which is not given")
 
     @property
     def operator_in_force(self) -> str:
@@ -93,7 +96,14 @@ class MoraConfig(PeftConfig):
             return self.operator
         return "rotation" if self.r <= AUTO_ROTATION_UP_TO else "sharing"
 
-    def build_operator(self, in_features: int, out_features: int) -> operators.Grouped | operators.Blocked:
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, and so what is saved: with the operator in force instead of `auto`.
+
+        A saved adapter must not change its meaning when a later version draws the line of `auto` elsewhere.
+        """
+        return {**super().to_dict(), "operator": self.operator_in_force}
+
+    def build_operator(self, in_features: int, out_features: int) -> operators.Operator:
         """The operator for a layer of these sizes."""
         name = self.operator_in_force
         return operators.build(

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .config import MoraConfig
-from .operators import Blocked, Grouped
+from .grouped import Grouped
+from .operators import Operator
 
 
 class MoraLayer(BaseTunerLayer):
@@ -33,7 +34,7 @@ class MoraLayer(BaseTunerLayer):
             self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
         )
         self.mora_r: dict[str, int] = {}
-        self.mora_operator: dict[str, Grouped | Blocked] = {}
+        self.mora_operator: dict[str, Operator] = {}
         self.mora_dropout = nn.ModuleDict()
         self.mora_M = nn.ParameterDict()
         self._disable_adapters = False
@@ -44,9 +45,7 @@ class MoraLayer(BaseTunerLayer):
             raise TypeError(f"MoRA adapts linear layers, not {type(base_layer).__name__}")
         self.in_features, self.out_features = in_features, out_features
 
-    def update_layer(
-        self, adapter_name: str, config: MoraConfig, inference_mode: bool = False, **kwargs: Any
-    ) -> None:
+    def update_layer(self, adapter_name: str, config: MoraConfig, inference_mode: bool = False, **kwargs: Any) -> None:
         """Add the adapter `adapter_name`; its M has shape (r_hat, r_hat)."""
         operator = config.build_operator(self.in_features, self.out_features)
         self.mora_r[adapter_name] = config.r
@@ -59,16 +58,18 @@ class MoraLayer(BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def scale_layer(self, scale: float) -> None:
+        """Part of PEFT's interface; MoRA has no scale."""
         if scale != 1:
             warnings.warn("MoRA adds its update at scale 1; scaling is not supported and was ignored.", stacklevel=2)
 
     def unscale_layer(self, scale: float | None = None) -> None:
+        """Part of PEFT's interface; MoRA has no scale."""
         if scale not in (None, 1):
             warnings.warn("MoRA adds its update at scale 1; scaling is not supported and was ignored.", stacklevel=2)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Exact at LoRA rank r_hat for truncation and sharing. Blocks give an update of full rank: not convertible."""
-        return isinstance(self.mora_operator[adapter_name], Grouped)
+        return isinstance(self.mora_operator.get(adapter_name), Grouped)
 
 
 class MoraLinear(nn.Module, MoraLayer):
@@ -126,7 +127,9 @@ class MoraLinear(nn.Module, MoraLayer):
                 weight = weight.clone()
             self._add_delta_(weight, name)
             if safe_merge and not torch.isfinite(weight).all():
-                raise ValueError(f"the merged weight is not finite: adapter {name!r} on {self._describe(name)} is broken")
+                raise ValueError(
+                    f"the merged weight is not finite: adapter {name!r} on {self._describe(name)} is broken"
+                )
             self.set_base_weight(weight)
             self.merged_adapters.append(name)
 
@@ -158,4 +161,5 @@ class MoraLinear(nn.Module, MoraLayer):
         return "mora." + super().__repr__()
 
     def extra_repr(self) -> str:
+        """Name the quantization of the base layer, where there is one."""
         return quantization_extra_repr(self)

@@ -29,9 +29,9 @@ class MoraModel(BaseTuner):
 
     prefix = "mora_"
     tuner_layer_cls = MoraLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]  # PEFT passes the configuration class of the tuner
         self,
         mora_config: MoraConfig,
         adapter_name: str,

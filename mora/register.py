@@ -25,7 +25,7 @@ def register() -> None:
     from .config import MoraConfig
     from .model import MoraModel
 
-    registered = PEFT_TYPE_TO_CONFIG_MAPPING.get(PeftType.MORA)
+    registered = PEFT_TYPE_TO_CONFIG_MAPPING.get(PeftType("MORA"))
     if registered is None:
         register_peft_method(name="mora", config_cls=MoraConfig, model_cls=MoraModel)
     elif registered is not MoraConfig:

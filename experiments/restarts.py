@@ -1,0 +1,60 @@
+"""Restarts within a run: when they happen, and what of them goes into a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from mora import checkpoint, restart
+
+from .config import RunConfig
+from .errors import ConfigError
+
+
+class Restarts(TrainerCallback):
+    """Every `restart_every` steps: merge, start the adapter anew, clear the optimizer's state. Not after the last step.
+
+    The Trainer calls it after the optimizer and the schedule have stepped and before the step is saved, so a
+    checkpoint of that step holds the merged model, whole.
+    """
+
+    def __init__(self, model: PeftModel, config: RunConfig) -> None:
+        self.model, self.config = model, config
+        self.updates: list[restart.Update] = []
+        self.cycle = restart.FOUR_GROUPINGS if config.method.groupings == "four" else restart.TWO_GROUPINGS
+        if config.method.restart_every:
+            try:
+                restart.check(model)
+            except ValueError as error:
+                raise ConfigError(f"method={config.method.name}: {error}") from error
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        m = self.config.method
+        if not m.restart_every or state.global_step % m.restart_every:
+            return
+        if state.global_step >= self.config.training.steps:
+            return
+        assert m.optimizer_reset and m.reset_ratio
+        self.updates += restart.restart(self.model, cycle=self.cycle)
+        everything = m.reset_scope == "all"
+        chosen = [p for name, p in self.model.named_parameters() if everything or self.model.base_model.prefix in name]
+        # accelerate wraps the optimizer; the state is that of the one inside.
+        inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+        restart.reset_optimizer(inner, chosen, m.optimizer_reset, m.reset_ratio)
+
+    def save(self, folder: Path) -> None:
+        """Add to a saved adapter the base weights that restarts or pretraining changed."""
+        checkpoint.save_base(self.model, self.updates, folder)
+
+    def load(self, folder: Path) -> None:
+        """Bring the base weights, and the grouping in force, to those of a saved adapter. The adapter is not read."""
+        self.updates = checkpoint.load_base(self.model, folder)
+        saved = PeftConfig.from_pretrained(folder)
+        if self.config.method.restart_every and hasattr(saved, "in_groups"):
+            restart.regroup(self.model, saved.in_groups, saved.out_groups)

@@ -1,0 +1,129 @@
+"""Base weights that training changed: what an adapter's own file does not hold.
+
+PEFT saves the adapter alone. After a restart the base weights hold the merged updates, and in pretraining everything
+beside the adapters trains as well. `save_base` writes those to `base.safetensors`; `load_base` brings a fresh base
+model to the same bits. Merged updates are stored as what was merged or as the resulting weights, whichever is smaller.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .restart import Update, adapted_layers, base_weight
+
+BASE_FILE = "base.safetensors"
+
+
+def save_base(model: PeftModel, updates: Sequence[Update], folder: str | Path, adapter: str = "default") -> None:
+    """Write the base weights that differ from the pretrained ones; no file where none does.
+
+    Args:
+        model: The model in training.
+        updates: All that restarts have merged so far, in order.
+        folder: Where the adapter is saved too.
+        adapter: Its name.
+    """
+    tensors = {f"weight:{name}": p.detach().cpu().contiguous() for name, p in trained_rest(model)}
+    merged = {name: base_weight(layer).detach() for name, layer in adapted_layers(model, adapter)} if updates else {}
+    as_updates = sum(size(t) for update in updates for t in update.tensors.values())
+    described: list[dict[str, Any]] = []
+    if as_updates < sum(map(size, merged.values())):
+        for i, update in enumerate(updates):
+            described.append({"layer": update.layer, "operator": update.operator})
+            tensors |= {f"update:{i}:{key}": t.contiguous() for key, t in update.tensors.items()}
+    else:
+        tensors |= {f"merged:{name}": t.cpu().contiguous() for name, t in merged.items()}
+    if tensors:
+        save_file(tensors, Path(folder) / BASE_FILE, metadata={"updates": json.dumps(described)})
+
+
+@torch.no_grad()
+def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
+    """Bring the base weights of `model` to what they were when `folder` was saved.
+
+    Args:
+        model: The pretrained base model, or a PeftModel around it whose adapters are not merged.
+        folder: A folder that `save_base` wrote to; without a base.safetensors nothing happens.
+
+    Returns:
+        The merged updates, if the file holds them as such.
+
+    Raises:
+        ValueError: The file does not belong to this model.
+    """
+    path = Path(folder) / BASE_FILE
+    if not path.is_file():
+        return []
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    parameters = {plain_name(name): p for name, p in base.named_parameters()}
+    updates = []
+    with safe_open(path, "pt") as file:
+        described = json.loads((file.metadata() or {}).get("updates", "[]"))
+        names = list(file.keys())
+        for name in names:
+            kind, _, target = name.partition(":")
+            if kind == "weight":
+                _copy(parameters.get(target), file.get_tensor(name), target, path)
+            elif kind == "merged":
+                _copy(_base_weight(base, target, path), file.get_tensor(name), target, path)
+        for i, entry in enumerate(described):
+            parts = {n.rsplit(":", 1)[1]: file.get_tensor(n) for n in names if n.startswith(f"update:{i}:")}
+            updates.append(Update(entry["layer"], parts, entry["operator"]))
+            updates[-1].add_(_base_weight(base, entry["layer"], path))
+    return updates
+
+
+def load_restarted(base: nn.Module, folder: str | Path, **options: Any) -> PeftModel:
+    """A finished ReLoRA or ReMoRA model from its folder and the pretrained base; its history need not be known.
+
+    Args:
+        base: The pretrained model; its weights are changed in place.
+        folder: Holds the adapter and, if anything was merged, base.safetensors.
+        options: Passed to `PeftModel.from_pretrained`.
+    """
+    load_base(base, folder)
+    return PeftModel.from_pretrained(base, folder, **options)
+
+
+def trained_rest(model: PeftModel) -> list[tuple[str, nn.Parameter]]:
+    """What trains beside the adapters, by its name in the base model."""
+    prefix = model.base_model.prefix
+    return [
+        (plain_name(name), p)
+        for name, p in model.get_base_model().named_parameters()
+        if p.requires_grad and prefix not in name
+    ]
+
+
+def plain_name(name: str) -> str:
+    """The name of a parameter in the base model, without the level that a tuner layer adds."""
+    return name.replace(".base_layer.", ".")
+
+
+def size(tensor: Tensor) -> int:
+    """Bytes."""
+    return tensor.numel() * tensor.element_size()
+
+
+def _base_weight(base: nn.Module, layer: str, path: Path) -> Tensor:
+    try:
+        return base_weight(base.get_submodule(layer))
+    except AttributeError:
+        raise ValueError(f"{path} holds weights of {layer}, which the model does not have") from None
+
+
+def _copy(target: Tensor | None, source: Tensor, name: str, path: Path) -> None:
+    if target is None:
+        raise ValueError(f"{path} holds weights of {name}, which the model does not have")
+    if target.shape != source.shape:
+        raise ValueError(f"{path}: {name} has shape {tuple(source.shape)}, the model's has {tuple(target.shape)}")
+    target.copy_(source)

@@ -1,0 +1,155 @@
+"""Truncation and sharing: every feature belongs to one of r_hat groups (arXiv 2405.12130, Eq. 4-7).
+
+Legend: k = in_features, d = out_features, q = r_hat, ``...`` = any leading dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Segment(NamedTuple):
+    """`repeat` features for each of `width` groups, laid out group-fastest (strided) or group-slowest."""
+
+    feature: int
+    group: int
+    repeat: int
+    width: int
+    strided: bool
+
+    @property
+    def features(self) -> slice:
+        """The features of this segment."""
+        return slice(self.feature, self.feature + self.repeat * self.width)
+
+    @property
+    def groups(self) -> slice:
+        """The groups they belong to."""
+        return slice(self.group, self.group + self.width)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How the features of this segment fold: the axis of the groups and the axis of the repeats."""
+        return (self.repeat, self.width) if self.strided else (self.width, self.repeat)
+
+    @property
+    def repeat_axis(self) -> int:
+        """The axis of `shape`, counted from the end, that is summed over or broadcast along."""
+        return -2 if self.strided else -1
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A linear map that sums `size` features into `r_hat` groups, given as a list of segments.
+
+    `spread` is the transpose of `sum`; every grouped operator is ``delta = spread_out(spread_in(M))``.
+    """
+
+    size: int
+    r_hat: int
+    segments: tuple[Segment, ...]
+
+    def sum(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., r_hat)."""
+        total = x.new_zeros(*x.shape[:-1], self.r_hat)
+        for s in self.segments:
+            total[..., s.groups] += x[..., s.features].unflatten(-1, s.shape).sum(s.repeat_axis)
+        return total
+
+    def spread(self, y: Tensor) -> Tensor:
+        """(..., r_hat) -> (..., size)."""
+        out = y.new_zeros(*y.shape[:-1], self.size)
+        for s in self.segments:
+            folded = y[..., s.groups].unsqueeze(s.repeat_axis).expand(*y.shape[:-1], *s.shape)
+            out[..., s.features] += folded.flatten(-2)
+        return out
+
+
+def truncated(size: int, r_hat: int) -> Grouping:
+    """Feature i is group i; features beyond r_hat belong to none (Eq. 5)."""
+    return Grouping(size, r_hat, (Segment(0, 0, 1, min(size, r_hat), True),))
+
+
+def strided(size: int, r_hat: int, wrap: bool) -> Grouping:
+    """Feature i belongs to group ``i mod r_hat``.
+
+    With `wrap` the features are first padded to a multiple of r_hat by starting over from feature 0, as the authors'
+    code does on the input side: the first ``-size mod r_hat`` features then count in two groups.
+    """
+    full, rest = divmod(size, r_hat)
+    segments = []
+    if full:
+        segments.append(Segment(0, 0, full, r_hat, True))
+    if rest:
+        segments.append(Segment(full * r_hat, 0, 1, rest, True))
+    if rest and wrap:
+        # More than one piece only where r_hat exceeds twice the size: the padding then wraps around several times.
+        for group in range(rest, r_hat, size):
+            segments.append(Segment(0, group, 1, min(size, r_hat - group), True))
+    return Grouping(size, r_hat, tuple(segments))
+
+
+def contiguous(size: int, r_hat: int) -> Grouping:
+    """Each group is a run of neighbours; the first ``size mod r_hat`` groups are one longer than the others."""
+    short, longer = divmod(size, r_hat)
+    segments = []
+    if longer:
+        segments.append(Segment(0, 0, short + 1, longer, False))
+    if short:
+        segments.append(Segment(longer * (short + 1), longer, short, r_hat - longer, False))
+    return Grouping(size, r_hat, tuple(segments))
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """``delta[i, j] = M[group(i), group(j)]``: truncation (Eq. 4-5) and sharing (Eq. 6-7).
+
+    The rank of delta is min(r_hat, in_features, out_features) for a generic M.
+    """
+
+    name: str
+    inputs: Grouping
+    outputs: Grouping
+
+    @property
+    def in_features(self) -> int:
+        """The size k of the input."""
+        return self.inputs.size
+
+    @property
+    def out_features(self) -> int:
+        """The size d of the output."""
+        return self.outputs.size
+
+    @property
+    def r_hat(self) -> int:
+        """The side of M."""
+        return self.inputs.r_hat
+
+    def compress(self, x: Tensor) -> Tensor:
+        """(..., k) -> (..., q)."""
+        return self.inputs.sum(x)
+
+    def decompress(self, y: Tensor) -> Tensor:
+        """(..., q) -> (..., d)."""
+        return self.outputs.spread(y)
+
+    def apply(self, x: Tensor, M: Tensor) -> Tensor:
+        """(..., k) -> (..., d)."""
+        return self.decompress(self.compress(x) @ M.mT)
+
+    def delta_weight(self, M: Tensor) -> Tensor:
+        """(q, q) -> (d, k)."""
+        return self.outputs.spread(self.inputs.spread(M).mT).mT
+
+    def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
+        """``weight += sign * delta_weight(M)``, in place; M is broadcast over views of the weight."""
+        for o in self.outputs.segments:
+            for i in self.inputs.segments:
+                view = weight[o.features, i.features].unflatten(0, o.shape).unflatten(2, i.shape)
+                block = M[o.groups, i.groups].unsqueeze(0 if o.strided else 1).unsqueeze(2 if i.strided else 3)
+                view.add_(block, alpha=sign)
+        return weight

@@ -1,0 +1,44 @@
+"""Draw docs/schedules.svg: the learning rate over the paper's pretraining run, with each restart schedule."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from mora.schedules import jagged, official_lifted, plain
+
+STEPS, PEAK = 10_000, 5e-4
+RUN = {"steps": STEPS, "warmup": 1_000, "shape": "cosine"}
+RESTARTS = {"every": 2_000, "rewarm": 50}
+
+
+def main(path: Path = Path(__file__).parent.parent / "docs" / "schedules.svg") -> None:
+    plt.rcParams.update({"svg.hashsalt": "mora", "svg.fonttype": "none"})
+    steps = range(STEPS)
+    figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
+    curves = {
+        "cosine, no restarts": ([plain(s, **RUN) for s in steps], "0.65", "--"),
+        "jagged (ReLoRA's cosine_restarts, floor 0.1)": ([jagged(s, **RUN, **RESTARTS) for s in steps], "C0", "-"),
+        "official_lifted (default of the authors' code)": (
+            [official_lifted(s, **RUN, **RESTARTS) for s in steps],
+            "C3",
+            "-.",
+        ),
+    }
+    for label, (values, colour, style) in curves.items():
+        axes.plot(steps, [PEAK * v for v in values], style, color=colour, label=label, linewidth=1.2)
+    axes.set(xlabel="step", ylabel="learning rate", xlim=(0, STEPS), ylim=(0, 1.15 * PEAK))
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    axes.legend(loc="upper right", frameon=False, fontsize=8)
+    temporary = path.with_suffix(".tmp.svg")
+    figure.savefig(temporary, metadata={"Date": None})
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main()

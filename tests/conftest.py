@@ -1,0 +1,38 @@
+"""What tests share: a run's configuration, composed as run.py composes it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Set before torch is imported anywhere: idle threads of several test processes must not fight for two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from experiments.config import RunConfig, parse, register_resolvers
+
+ROOT = Path(__file__).parent.parent
+
+
+def compose(*overrides: str) -> RunConfig:
+    """The typed configuration that run.py would make of these arguments."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        return parse(hydra_compose("config", overrides=list(overrides)))
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Callable[..., RunConfig]:
+    """A configuration at smoke scale whose results go to a folder of the test's own."""
+
+    def make(*overrides: str) -> RunConfig:
+        own = ["scale=smoke", "logger=none", "hardware=cpu", f"paths.results={tmp_path / 'results'}"]
+        return compose(*own, *overrides)
+
+    return make

@@ -1,0 +1,157 @@
+"""A run that was killed and started again equals, to the bit, the run that was not.
+
+Real processes, real SIGKILLs. A fork server imports the libraries once, so each process starts in milliseconds.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.records import Store
+
+from .conftest import compose
+
+METHODS = ("fft", "lora", "lora_plus", "asylora", "dora", "mora", "relora", "remora")
+RESTARTING = ("relora", "remora")
+# Merges at steps 3, 6 and 9 fall on and between the checkpoints at 2, 4, 6, ...
+COMMON = (
+    "scale=smoke",
+    "logger=none",
+    "hardware=cpu",
+    "hardware.threads=1",
+    "training.steps=12",
+    "training.log_every=1",
+    "training.checkpoint_every=2",
+    "training.evaluate_every=5",
+)
+RESTARTS = ("method.restart_every=3", "method.restart_warmup=1")
+
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(["transformers", "peft", "experiments.training", "experiments.tracking", "mora"])
+
+
+def overrides(method: str, results: Path) -> list[str]:
+    extra = RESTARTS if method in RESTARTING else ()
+    return [f"method={method}", f"paths.results={results}", *COMMON, *extra]
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def child(arguments: list[str], after: float | None, at: str | None, count: int) -> None:
+    """Run a cell; die `after` so many seconds, or at the `count`-th call of the function that `at` names."""
+    from experiments import runner
+
+    config = compose(*arguments)
+    if after is not None:
+        threading.Timer(after, die).start()
+    if at is not None:
+        arm(at, count)
+    runner.run(config)
+
+
+def arm(at: str, count: int) -> None:
+    """Make the `count`-th call of module.function kill this process, half of the times after its work."""
+    import importlib
+
+    module_name, _, name = at.rpartition(".")
+    module, calls = importlib.import_module(module_name), [0]
+    original = getattr(module, name)
+
+    def killing(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == count:
+            if count % 2:
+                original(*args, **kwargs)
+            die()
+        return original(*args, **kwargs)
+
+    setattr(module, name, killing)
+
+
+def start(arguments: list[str], after: float | None = None, at: str | None = None, count: int = 1) -> int:
+    """Exit code of a process that runs the cell."""
+    process = server.Process(target=child, args=(arguments, after, at, count))
+    process.start()
+    process.join(240)
+    assert process.exitcode is not None, "the run hangs"
+    return process.exitcode
+
+
+def outcome(results: Path) -> dict:
+    """All that must be equal: metrics with the curve, and the bytes of the trained weights."""
+    (path,) = (results / "runs").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "finished", record["error"]
+    model = Store(results).model(record["key"])
+    weights = {p.name: p.read_bytes() for p in sorted(model.glob("*.safetensors"))}
+    assert weights
+    return {"metrics": record["metrics"], "weights": weights}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Method -> (outcome, seconds) of the run that nothing disturbs."""
+    known = {}
+
+    def get(method: str):
+        if method not in known:
+            results = tmp_path_factory.mktemp(method)
+            begun = time.monotonic()
+            assert start(overrides(method, results)) == 0
+            known[method] = outcome(results), time.monotonic() - begun
+        return known[method]
+
+    return get
+
+
+def finish(method: str, results: Path) -> dict:
+    assert start(overrides(method, results)) == 0
+    return outcome(results)
+
+
+@pytest.mark.parametrize("kill", range(2))
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_at_a_random_moment(method, kill, uninterrupted, tmp_path):
+    expected, seconds = uninterrupted(method)
+    moment = random.Random(f"{method}-{kill}").uniform(0.2, 0.9) * seconds
+    start(overrides(method, tmp_path), after=moment)  # it may also be done before: then there is nothing to resume
+    assert finish(method, tmp_path) == expected
+
+
+# Where a restart is most fragile: while layers are merged, between the merge and the optimizer's reset, between the
+# reset and the save, within the save, before and after the rename that makes a checkpoint visible.
+MOMENTS = (
+    ("mora.restart.pending_update", 12),
+    ("mora.restart.reset_optimizer", 2),
+    ("mora.restart.reset_optimizer", 3),
+    ("mora.checkpoint.save_base", 3),
+    ("mora.checkpoint.save_base", 4),
+    ("experiments.training.sync", 4),
+    ("os.rename", 3),
+    ("os.rename", 4),
+)
+
+
+@pytest.mark.parametrize(("at", "count"), MOMENTS)
+@pytest.mark.parametrize("method", RESTARTING)
+def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path):
+    expected, _ = uninterrupted(method)
+    assert start(overrides(method, tmp_path), at=at, count=count) == -signal.SIGKILL
+    assert finish(method, tmp_path) == expected
+
+
+@pytest.mark.parametrize("method", ("mora", "remora"))
+def test_killed_again_and_again(method, uninterrupted, tmp_path):
+    expected, _ = uninterrupted(method)
+    for count in (2, 3, 2):
+        assert start(overrides(method, tmp_path), at="os.rename", count=count) == -signal.SIGKILL
+    assert finish(method, tmp_path) == expected

@@ -1,0 +1,162 @@
+"""What a user may ask for: which layers are adapted, which values are refused, and what is said about it."""
+
+import re
+
+import pytest
+import torch
+from peft import PeftModel, PeftType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from mora import MoraConfig, MoraLinear, operators
+
+
+def names(case, **changed):
+    return set(case.layers(case.adapted(**changed)))
+
+
+def test_every_target_is_adapted(case):
+    assert names(case)
+    assert {name.rpartition(".")[2] for name in names(case)} == set(case.targets)
+
+
+def test_all_linear_adapts_all_but_the_head(case):
+    adapted = names(case, target_modules="all-linear")
+    assert adapted >= names(case)
+    assert not any("lm_head" in name for name in adapted)
+
+
+def test_default_targets_are_those_of_lora(case):
+    defaults = {"llama": {"q_proj", "v_proj"}, "gpt2": {"c_attn"}, "t5": {"q", "v"}}[case.architecture]
+    assert {name.rpartition(".")[2] for name in names(case, target_modules=None)} == defaults
+
+
+def test_excluded_modules_are_left_alone(case):
+    left_out = case.targets[0]
+    expected = {name for name in names(case) if not name.endswith(f".{left_out}")}
+    assert names(case, exclude_modules=[left_out]) == expected
+    assert names(case, exclude_modules=rf".*\.{left_out}") == expected
+
+
+def test_only_the_asked_blocks_are_adapted(case):
+    # T5 numbers the layers inside a block too.
+    expected = {name for name in names(case) if re.search(r"\.(layers|h|block)\.1\.", name)}
+    pattern = {"llama": "layers", "gpt2": "h", "t5": "block"}[case.architecture]
+    assert names(case, layers_to_transform=[1], layers_pattern=pattern) == expected
+    assert names(case, layers_to_transform=1, layers_pattern=pattern) == expected
+    assert expected
+
+
+def test_targets_may_be_a_regex(case):
+    one = case.targets[0]
+    assert names(case, target_modules=rf".*\.{one}") == names(case, target_modules=[one])
+
+
+def test_saved_layer_selection_is_the_selection_of_a_reload(case, tmp_path):
+    pattern = {"llama": "layers", "gpt2": "h", "t5": "block"}[case.architecture]
+    model = case.adapted(layers_to_transform=[1], layers_pattern=pattern)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(case.base(), tmp_path)
+    assert set(case.layers(loaded)) == set(case.layers(model))
+    assert torch.equal(case.logits(loaded), case.logits(model))
+
+
+def test_printing_shows_operator_and_matrix(case):
+    text = repr(case.adapted(mora_dropout=0.1))
+    layer = next(iter(case.layers(case.adapted()).values()))
+    q = layer.mora_operator["default"].r_hat
+    assert "mora.MoraLinear" in text
+    assert f"{q}x{q}" in text
+    assert "Dropout(p=0.1" in text
+
+
+def test_fewer_parameters_than_lora(case):
+    from peft import LoraConfig
+
+    ours = case.adapted(r=4).get_nb_trainable_parameters()[0]
+    lora = get_peft_model(
+        case.base(),
+        LoraConfig(r=4, target_modules=case.targets, fan_in_fan_out=case.architecture == "gpt2"),
+    ).get_nb_trainable_parameters()[0]
+    assert 0.8 * lora < ours <= lora
+
+
+@pytest.mark.parametrize(("bias", "adapted", "others"), [("none", 0, 0), ("all", 1, 1), ("mora_only", 1, 0)])
+def test_bias(bias, adapted, others, tmp_path):
+    def base():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
+
+    model = get_peft_model(base(), MoraConfig(r=1, target_modules=["0"], bias=bias))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad and name.endswith("bias")}
+    assert len(trained) == adapted + others
+    with torch.no_grad():
+        for name in trained:
+            model.get_parameter(name).add_(1.0)
+    model.save_pretrained(tmp_path)
+    x = torch.randn(3, 6)
+    assert torch.equal(PeftModel.from_pretrained(base(), tmp_path)(x), model(x))
+
+
+def test_inference_mode_trains_nothing(llama):
+    assert not any(p.requires_grad for p in llama.adapted(inference_mode=True).parameters())
+
+
+def test_the_options_reach_the_operator():
+    config = MoraConfig(r=2, operator="sharing", in_groups="contiguous", out_groups="strided")
+    layer = MoraLinear(nn.Linear(12, 9), "default", config)
+    q = operators.square_size(12, 9, 2)
+    expected = operators.build("sharing", 12, 9, q, in_groups="contiguous", out_groups="strided")
+    assert layer.mora_operator["default"] == expected
+    config = MoraConfig(r=2, operator="rotation", wrap=False, surplus="fold")
+    expected = operators.build("rotation", 12, 9, 6, wrap=False, surplus="fold")
+    assert config.build_operator(12, 9) == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"operator": "shearing"}, "operator must be one of auto, truncation, sharing, decouple, rotation"),
+        ({"in_groups": "x"}, "in_groups must be one of strided, contiguous, got 'x'"),
+        ({"out_groups": "x"}, "out_groups must be one of strided, contiguous, got 'x'"),
+        ({"surplus": "x"}, "surplus must be one of drop, fold, got 'x'"),
+        ({"bias": "lora_only"}, "bias must be one of none, all, mora_only, got 'lora_only'"),
+        ({"r": 0}, "r must be a positive integer, got 0"),
+        ({"r": -8}, "r must be a positive integer, got -8"),
+        ({"r": 2.5}, "r must be a positive integer, got 2.5"),
+        ({"r": True}, "r must be a positive integer, got True"),
+        ({"mora_dropout": 1.0}, r"mora_dropout must be in \[0, 1\), got 1.0"),
+        ({"mora_dropout": -0.1}, r"mora_dropout must be in \[0, 1\), got -0.1"),
+        ({"target_modules": ".*q", "layers_to_transform": [0]}, "layers_to_transform cannot be used"),
+        ({"target_modules": ".*q", "layers_pattern": "h"}, "layers_pattern cannot be used"),
+        ({"layers_pattern": "h"}, "layers_pattern is only used together with layers_to_transform"),
+    ],
+)
+def test_values_that_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        MoraConfig(**changed)
+
+
+def test_layers_that_are_not_linear_are_refused():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2))
+    with pytest.raises(TypeError, match=r"0 is a Conv2d: MoRA adapts torch.nn.Linear"):
+        get_peft_model(model, MoraConfig(target_modules=["0"]))
+
+
+def test_targets_that_do_not_exist_are_refused(llama):
+    with pytest.raises(ValueError, match="nowhere"):
+        llama.adapted(target_modules=["nowhere"])
+
+
+def test_scaling_is_refused_with_a_warning(llama):
+    layer = next(iter(llama.layers(llama.adapted()).values()))
+    layer.scale_layer(1)
+    layer.unscale_layer()
+    for rescale in (layer.scale_layer, layer.unscale_layer):
+        with pytest.warns(UserWarning, match="scaling is not supported"):
+            rescale(2.0)
+
+
+def test_peft_knows_the_method():
+    assert PeftType("MORA") is PeftType.MORA
+    assert isinstance(MoraLinear(nn.Linear(3, 3), "default", MoraConfig(r=1)), BaseTunerLayer)

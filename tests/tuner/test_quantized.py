@@ -1,0 +1,93 @@
+"""Quantized base layers, through PEFT's backends. The real ones need hardware; the interface is what is tested."""
+
+import pytest
+import torch
+from peft import get_peft_model
+from peft.utils.quantization_utils import ForwardOnlyQuantizationBackend, QuantizationBackend
+from torch import nn
+
+import mora.layer
+import mora.model
+from mora import MoraConfig, operators
+
+
+class Int8Linear(nn.Linear):
+    """A frozen linear layer that holds whole numbers and a scale per output. As in bitsandbytes, it is a Linear."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.quantize(linear.weight.detach())
+
+    def quantize(self, weight: torch.Tensor) -> None:
+        self.scale = weight.abs().amax(1, keepdim=True) / 127
+        self.weight = nn.Parameter((weight / self.scale).round().to(torch.int8), requires_grad=False)
+
+    def dequantize(self) -> torch.Tensor:
+        return self.weight * self.scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.dequantize().T
+
+
+class Int8Backend(QuantizationBackend):
+    supports_merge = True
+    backend_name = "int8"
+    layer_type = "linear"
+
+    def get_base_weight(self, base_layer):
+        return base_layer.dequantize()
+
+    def set_base_weight(self, peft_layer, weight_data):
+        peft_layer.get_base_layer().quantize(weight_data)
+
+
+@pytest.fixture(params=operators.NAMES)
+def adapted(request, monkeypatch):
+    """`adapted(backend)`: a quantized layer with an adapter."""
+
+    def make(backend):
+        def resolve(base_layer, **kwargs):
+            return backend if isinstance(base_layer, Int8Linear) else None
+
+        monkeypatch.setattr(mora.layer, "resolve_quantization_backend", resolve)
+        monkeypatch.setattr(mora.model, "resolve_quantization_backend", resolve)
+        torch.manual_seed(0)
+        base = nn.Sequential(Int8Linear(nn.Linear(20, 14)))
+        config = MoraConfig(r=2, operator=request.param, target_modules=["0"], init_weights=False)
+        return get_peft_model(base, config)
+
+    return make
+
+
+def test_training_on_a_quantized_base(adapted):
+    model = adapted(Int8Backend())
+    layer = model.base_model.model[0]
+    x = torch.randn(5, 20)
+    torch.testing.assert_close(model(x), x @ (layer.get_base_weight() + layer.get_delta_weight("default")).T)
+    model(x).square().sum().backward()
+    M = layer.mora_M["default"]
+    assert M.dtype == torch.float32
+    assert M.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("safe_merge", [True, False])
+def test_merging_quantizes_again(adapted, safe_merge):
+    model = adapted(Int8Backend())
+    layer = model.base_model.model[0]
+    before = layer.get_base_weight()
+    expected = before + layer.get_delta_weight("default")
+    layer.merge(safe_merge=safe_merge)
+    assert layer.get_base_layer().weight.dtype == torch.int8
+    step = layer.get_base_layer().scale.max().item()
+    torch.testing.assert_close(layer.get_base_weight(), expected, rtol=0, atol=0.51 * step)
+    layer.unmerge()
+    torch.testing.assert_close(layer.get_base_weight(), before, rtol=0, atol=1.1 * step)
+
+
+def test_a_backend_that_cannot_write_back_says_so(adapted):
+    model = adapted(ForwardOnlyQuantizationBackend("gptq"))
+    x = torch.randn(5, 20)
+    before = model(x)
+    with pytest.raises(TypeError, match="gptq"):
+        model.merge_adapter()
+    assert torch.equal(model(x), before)
