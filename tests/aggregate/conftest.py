@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-
 import pytest
-import synthetic
 
 from experiments.aggregate.fill import Results
+
+from . import synthetic
 
 
 @pytest.fixture(scope="session")

@@ -138,7 +138,7 @@ def write(records: Iterable[Record], results: Path) -> Path:
 
 
 def small_set(protocols: Any) -> list[Record]:
-    """A laptop-scale set: Table 2 with three seeds (one row: one), one run diverged, one failed; Table 3; a single run of Table 1."""
+    """Table 2 with three seeds (one row: one), one run diverged, one failed; Table 3; a single run of Table 1."""
     rows = [Cell("uuid", m, r) for m, r in (("fft", None), ("lora", 8), ("mora", 8), ("lora", 256), ("mora", 256))]
     made = [r for c in rows for r in searched(protocols.setting(c), (0,) if c == rows[-1] else (0, 1, 2))]
     made += [r for m in SPEED if m != "fft" for r in searched(protocols.setting(Cell("pretrain", m, 128)), (0, 1))]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-import synthetic
 
 from experiments.aggregate import claims
 from experiments.aggregate.claims import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED
 from experiments.aggregate.fill import Results
 from experiments.paper import Cell
+
+from . import synthetic
 
 FIXED = synthetic.FixedProtocols("laptop")
 OURS, THEIRS = Cell("math", "mora", 8), Cell("math", "lora", 8)

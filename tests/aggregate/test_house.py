@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import synthetic
 
 from experiments import paper
 from experiments.aggregate.protocol import Protocols
+
+from . import synthetic
 
 ROOT = Path(__file__).parent.parent.parent
 OURS = ("plan", "make_tables", "make_figures", "make_report")

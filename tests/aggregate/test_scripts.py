@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import synthetic
 
 from experiments import paper
 from experiments.aggregate import command_line, latex, output
 from experiments.aggregate.protocol import Protocols
 from experiments.paper import Cell
+
+from . import synthetic
 
 ROOT = Path(__file__).parent.parent.parent
 
