@@ -7,6 +7,7 @@ A number of the paper is only ever read from `results/paper/paper.json`. A `Cell
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -201,8 +202,8 @@ def _table3() -> Table:
         Column("250m", "250M", "pretrain", "perplexity"),
         Column("1.3b", "1.3B", "pretrain", "perplexity", model="llama-1.3b", only_scale="paper"),
     )
-    full = Row("full training", "fft", in_paper=False)
-    rows = (*_method_rows(3, columns), full)
+    cycle = Row("ReMoRA, four groupings", "remora", PRETRAINING, None, ("method.groupings=four",), in_paper=False)
+    rows = (*_method_rows(3, columns), cycle, Row("full training", "fft", in_paper=False))
     return Table(
         3, published()["table3"]["title"], columns, rows, (SINGLE_RUNS, "The paper has no row of full training.")
     )
@@ -313,13 +314,47 @@ def figure(number: int) -> tuple[Series, ...]:
             for name, values in data["series"].items()
         )
     if number in (4, 5):
-        rows = [r for r in table(3).rows if number == 4 or r.in_paper]
-        return tuple(Series(r.label, Cell("pretrain", r.method, r.rank)) for r in rows)
+        made = table(3)
+        # Full training has no adapters whose spectrum could be compared.
+        rows = [r for r in made.rows if number == 4 or r.rank]
+        return tuple(Series(r.label, made.cell(r, made.columns[0])) for r in rows)
     raise ValueError(f"no figure {number} with curves; allowed: {', '.join(map(str, FIGURES))}")
+
+
+def beside(cell: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What the paper prints for the method, rank and operator of a run: (table and column, value).
+
+    Args:
+        cell: The `cell` of a record.
+        protocol: The protocol of its task and scale: `ranks` says which of the paper's ranks a rank stands for.
+    """
+    ranks = protocol.get("ranks") or {}
+    stands_for = {ranks.get("low"): LOW, ranks.get("high"): HIGH, None: None}
+    rank = PRETRAINING if cell["task"] == "pretrain" and cell["rank"] else stands_for.get(cell["rank"], 0)
+    found = []
+    for number in TABLES:
+        made = table(number)
+        for row in made.rows:
+            for column in made.columns:
+                value, wanted = row.published.get(column.name), made.cell(row, column)
+                if (
+                    value is not None
+                    and (wanted.task, wanted.method, wanted.rank) == (cell["task"], cell["method"], rank)
+                    and wanted.operator in (None, cell["operator"])
+                    and (cell["scale"] != "paper" or (wanted.model or protocol.get("model")) == cell["model"])
+                ):
+                    found.append((f"Table {number}, {column.label}", value))
+    return found
 
 
 def figure_cells(number: int) -> list[Cell]:
     return [s.cell for s in figure(number)]
+
+
+def all_cells(scale: str) -> list[Cell]:
+    """The different cells of every table and figure."""
+    cells = [c for number in TABLES for c in table_cells(number, scale)]
+    return list(dict.fromkeys(cells + [c for number in FIGURES for c in figure_cells(number)]))
 
 
 def table_cells(number: int, scale: str) -> list[Cell]:

@@ -115,9 +115,7 @@ class Protocols:
             if rank != composed.protocol.get("rank"):
                 arguments.append(f"method.rank={rank}")
             OmegaConf.update(composed, "method.rank", rank)
-        for argument in self._more(cell):
-            name, _, value = argument.partition("=")
-            OmegaConf.update(composed, name, value)
+        composed.merge_with_dotlist(self._more(cell))
         arguments += self._more(cell)
         try:
             parsed = configuration.parse(composed)

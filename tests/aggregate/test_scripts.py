@@ -134,6 +134,16 @@ def test_an_unreadable_record_is_named_and_the_rest_stands(results, tmp_path):
     assert "(3)" in (folder / "tables" / "smoke" / "table2.md").read_text()
 
 
+def test_runs_in_no_table_are_mentioned(results, tmp_path):
+    folder = shutil.copytree(results, tmp_path / "results")
+    other = synthetic.record(Protocols("smoke").setting(Cell("uuid", "mora", 8)), 1e-2, 0, key="0" * 16, name="mine")
+    synthetic.write([other], folder)
+    done = script("make_tables", "--results", folder, "--scale", "smoke")
+    assert done.returncode == 0
+    assert "1 finished runs at scale smoke are in no table or figure" in done.stderr
+    assert "mine (0000000000000000)" in done.stderr
+
+
 def test_plan_shows_states_and_prints_commands(results):
     done = script("plan", "--table", "2", "--scale", "smoke", "--results", results)
     assert done.returncode == 0
