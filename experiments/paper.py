@@ -347,6 +347,17 @@ def beside(cell: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[tuple[s
     return found
 
 
+def printed(cell: Cell, metric: str) -> float | None:
+    """The final metric that the paper prints for a cell; None where it prints none."""
+    for number in TABLES:
+        made = table(number)
+        for row in made.rows:
+            for column in made.columns:
+                if column.metric == metric and column.at is None and made.cell(row, column) == cell:
+                    return row.published.get(column.name)
+    return None
+
+
 def figure_cells(number: int) -> list[Cell]:
     return [s.cell for s in figure(number)]
 
