@@ -19,15 +19,16 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import config as configuration
+from experiments import resolvers
 from experiments.errors import ConfigError
-
+from experiments.explain import explain
 
 CONF = Path(__file__).parent / "conf"
 
 
 def refuse(error: Exception) -> None:
     """One line: what was wrong, where, which values are allowed."""
-    print(f"error: {configuration.explain(error, sys.argv[1:], CONF)}", file=sys.stderr)
+    print(f"error: {explain(error, sys.argv[1:], CONF)}", file=sys.stderr)
 
 
 def main() -> int:
@@ -49,14 +50,14 @@ def main() -> int:
         codes.append(0 if record.status == "finished" else 1)
         return report.headline(record)
 
-    configuration.register_resolvers()
+    resolvers.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach the lines below instead of a page of traceback
     try:
         job()
     except KeyboardInterrupt:
         print("interrupted: the last checkpoint is kept; the same command goes on from there", file=sys.stderr)
         return 130
-    except (HydraException, OmegaConfBaseException, ConfigError) as error:
+    except (HydraException, OmegaConfBaseException, ConfigError, OSError) as error:
         refuse(error)
         return 2
     return max(codes, default=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers import TrainerState
 
 from .config import RunConfig
 from .hardware import Placement
+from .tasks import Prepared
 
 
 class Meter:
@@ -24,16 +24,16 @@ class Meter:
         if placement.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
-    def read(
-        self, state: TrainerState, train: Sequence[dict[str, Any]], config: RunConfig, saved: Path
-    ) -> dict[str, Any]:
+    def read(self, state: TrainerState, prepared: Prepared, config: RunConfig, saved: Path) -> dict[str, Any]:
         """Seconds are those of training, the curve's points included, over all the sessions of a resumed run.
 
         `peak_memory_bytes` is the device's high-water mark on a GPU and that of the whole process on a CPU.
         """
         seconds = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
-        mean_length = sum(len(row["input_ids"]) for row in train) / len(train)
-        tokens = round(mean_length * config.training.batch_size * config.training.steps)
+        mean_length = prepared.mean_length
+        if mean_length is None:
+            mean_length = sum(len(row["input_ids"]) for row in prepared.train) / len(prepared.train)
+        tokens = round(mean_length * config.training.batch_size * state.global_step)
         trainable, total = count_parameters(self.model)
         return {
             "trainable_parameters": trainable,

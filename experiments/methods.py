@@ -70,6 +70,12 @@ def adapt(model: Any, config: RunConfig) -> Adapted:
     return METHODS[name](model, config)
 
 
+@method("none")
+def untouched(model: Any, config: RunConfig) -> Adapted:
+    """The base model, measured and not trained."""
+    return Adapted(model.requires_grad_(False), {})
+
+
 @method("fft")
 def full(model: Any, config: RunConfig) -> Adapted:
     """Full fine-tuning: every parameter trains."""
@@ -131,7 +137,7 @@ def square(model: Any, config: RunConfig) -> Adapted:
 
 
 def _lora_config(config: RunConfig, **options: Any) -> LoraConfig:
-    m = config.method
+    m: Any = config.method  # a method composes all the settings that it reads here
     return LoraConfig(
         r=m.rank,
         lora_alpha=m.alpha,
@@ -143,7 +149,7 @@ def _lora_config(config: RunConfig, **options: Any) -> LoraConfig:
 
 
 def _mora_config(config: RunConfig) -> mora.MoraConfig:
-    m = config.method
+    m: Any = config.method
     return mora.MoraConfig(
         r=m.rank,
         operator=m.operator,

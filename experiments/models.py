@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import shapes
+from . import scratch, shapes
 from .errors import ConfigError
 
 TINY_SEED = 0
@@ -38,8 +38,10 @@ def fingerprint(model: str) -> str:
     return "folder-" + digest.hexdigest()[:16]
 
 
-def load(model: str, cache: Path, dtype: Any) -> tuple[Any, Any, str]:
+def load(model: str, cache: Path, dtype: Any, seed: int = 0) -> tuple[Any, Any, str]:
     """The base model in `dtype`, its tokenizer, and the revision that was loaded.
+
+    `seed` draws the weights of models that start from random ones.
 
     Raises:
         ConfigError: It is not there, or not a causal language model.
@@ -48,6 +50,9 @@ def load(model: str, cache: Path, dtype: Any) -> tuple[Any, Any, str]:
 
     if model == "tiny":
         return tiny_model().to(dtype), tiny_tokenizer(), fingerprint(model)
+    if model in scratch.NAMES:
+        network, tokenizer = scratch.load(model, cache, seed)
+        return network.to(dtype), tokenizer, f"{model}-seed{seed}"
     source = str(smollm2(cache)) if model == "smollm2-135m" else model
     try:
         network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
@@ -66,27 +71,8 @@ def tiny_model() -> Any:
     and adapters leave its head and embedding as drawn: behind the final RMSNorm a head at 0.02 could not give any
     token more than a few percent, whatever an adapter learned.
     """
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    s = shapes.NAMED["tiny"]
-    config = LlamaConfig(
-        vocab_size=s.vocabulary,
-        hidden_size=s.hidden,
-        intermediate_size=s.intermediate,
-        num_hidden_layers=s.layers,
-        num_attention_heads=s.heads,
-        num_key_value_heads=s.kv_heads,
-        max_position_embeddings=2048,
-        initializer_range=s.hidden**-0.5,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-        tie_word_embeddings=s.tied,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(TINY_SEED)
-        return LlamaForCausalLM(config)
+    shape = shapes.NAMED["tiny"]
+    return scratch.llama(shape, TINY_SEED, bos=0, eos=1, pad=2, spread=shape.hidden**-0.5)
 
 
 def tiny_tokenizer() -> Any:

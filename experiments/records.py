@@ -25,6 +25,7 @@ from .errors import ConfigError
 
 SCHEMA = 1
 NOT_IN_KEY = {
+    "task": {"train_file", "eval_batch_size"},  # what is in the file counts, not where it lies
     "training": {"checkpoint_every", "keep_checkpoints"},
     "hardware": {"name", "device", "device_batch_size", "activation_checkpointing", "threads"},
 }
@@ -54,6 +55,8 @@ def identity(
     kept = {name: values[name] for name in ("method", "task", "scale", "quantization", "seed", "training", "hardware")}
     for section, names in NOT_IN_KEY.items():
         kept[section] = {k: v for k, v in kept[section].items() if k not in names}
+    if config.method.family == "none":
+        kept["training"] = {}  # nothing trains
     # Settings that a method or a task does not have are left out, so that a new one does not change old keys.
     for section in ("method", "task", "hardware"):
         kept[section] = {k: v for k, v in kept[section].items() if v is not None}

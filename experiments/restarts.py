@@ -55,6 +55,6 @@ class Restarts(TrainerCallback):
     def load(self, folder: Path) -> None:
         """Bring the base weights, and the grouping in force, to those of a saved adapter. The adapter is not read."""
         self.updates = checkpoint.load_base(self.model, folder)
-        saved = PeftConfig.from_pretrained(folder)
+        saved = PeftConfig.from_pretrained(str(folder))
         if self.config.method.restart_every and hasattr(saved, "in_groups"):
             restart.regroup(self.model, saved.in_groups, saved.out_groups)

@@ -9,6 +9,7 @@ from typing import Any
 from . import models, tasks
 from .config import RunConfig
 from .records import Record, Store, identity, key_of
+from .tasks.userfile import content_hash
 
 
 def run(config: RunConfig) -> Record:
@@ -33,7 +34,8 @@ def run(config: RunConfig) -> Record:
 
 def cell_identity(config: RunConfig) -> dict[str, Any]:
     """All that can change the result of `config`, known without loading a thing; `key_of` it is the key."""
-    return identity(config, tasks.get(config.task.name).version, models.fingerprint(config.model))
+    data = content_hash(config.task.train_file) if config.task.train_file else ""
+    return identity(config, tasks.get(config.task.name).version, models.fingerprint(config.model), data)
 
 
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
@@ -45,7 +47,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     training.quiet()
     placement = place(config)
     dtype = methods.base_dtype(config, placement)
-    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype)
+    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
     prepared = task.prepare(config, tokenizer)
     training.set_seed(config.seed)  # adapters may start at random
     adapted = methods.adapt(network.to(placement.device), config)
@@ -58,6 +60,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         "device": placement.device,
         "precision": placement.precision,
         "adapter_dtype": cost.adapter_dtype(adapted.model),
+        **prepared.notes,
     }
     store.write(record)
 
@@ -73,14 +76,17 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         callbacks=[training.ProgressBar(), *([mirror] if mirror else [])],
     )
     try:
-        state = training.train(trainer)
+        trains = config.method.family != "none"
+        before = task.baseline(adapted.model, tokenizer, prepared) if trains else {}
+        state = training.train(trainer) if trains else trainer.state
         with training.measuring(adapted.model):
-            final = task.evaluate(adapted.model, tokenizer, prepared)
+            final = before | task.evaluate(adapted.model, tokenizer, prepared)
         record.metrics = {"final": final, "curve": training.curve(state.log_history)}
-        training.save(trainer, store.model(key))
-        record.cost = meter.read(state, prepared.train, config, store.model(key))
+        if trains:
+            training.save(trainer, store.model(key))
+        record.cost = meter.read(state, prepared, config, store.model(key))
         if config.training.record_spectrum:
-            start, *_ = models.load(config.model, config.paths.cache_folder, dtype)
+            start, *_ = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
             record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
         record.status = "finished"
     except KeyboardInterrupt:
@@ -118,5 +124,7 @@ def name_of(config: RunConfig) -> str:
     """A short name for people; the key is what identifies a run."""
     m = config.method
     parts = [config.task.name, config.scale, m.name, f"r{m.rank}" if m.rank else "", m.operator or ""]
-    parts += [f"lr{config.training.learning_rate:g}", f"seed{config.seed}"]
+    if config.training.learning_rate is not None:
+        parts.append(f"lr{config.training.learning_rate:g}")
+    parts.append(f"seed{config.seed}")
     return "-".join(p for p in parts if p)

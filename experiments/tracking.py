@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -45,20 +46,23 @@ class WandbMirror(TrainerCallback):
 
         self._guard(start)
 
+    def send(self, row: dict[str, float]) -> None:
+        self.run.log(row, step=int(row["step"]))
+
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         rows = curve(state.log_history)
-        new, self.sent = [r for r in rows if r["step"] > self.sent], rows[-1]["step"] if rows else 0
-        for row in new:
-            self._guard(lambda row=row: self.run.log(row, step=int(row["step"])))
+        new, self.sent = [r for r in rows if r["step"] > self.sent], int(rows[-1]["step"]) if rows else 0
+        for row in new if self.run else []:
+            self._guard(functools.partial(self.send, row))
 
     def finish(self, record: Record) -> None:
         """Send the summary and close."""
+        if self.run is None:
+            return
         self._guard(lambda: self.run.summary.update({**record.metrics["final"], "status": record.status}))
         self._guard(lambda: self.run.finish(exit_code=0 if record.status == "finished" else 1))
 
     def _guard(self, act: Callable[[], None]) -> None:
-        if self.run is None and act.__name__ != "start":
-            return
         try:
             act()
         except Exception as error:

@@ -23,7 +23,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import set_seed
+from transformers.trainer_utils import set_seed as set_seed
 
 from mora import schedules
 
@@ -88,6 +88,7 @@ class RunTrainer(Trainer):
 
     def __init__(self, config: RunConfig, adapted: Adapted, **kwargs: Any) -> None:
         super().__init__(model=adapted.model, **kwargs)
+        self.folder = Path(self.args.output_dir or "")
         self.config, self.rates = config, adapted.rates
         self.restarts = Restarts(adapted.model, config) if isinstance(adapted.model, PeftModel) else None
 
@@ -107,6 +108,7 @@ class RunTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
+            assert self.optimizer is not None
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, schedule(self.config))
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -118,7 +120,7 @@ class RunTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         if self.restarts:
-            self.restarts.save(Path(output_dir or self.args.output_dir))
+            self.restarts.save(Path(output_dir) if output_dir else self.folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.restarts:
@@ -127,7 +129,7 @@ class RunTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Written aside and renamed: a checkpoint folder that can be seen is complete.
-        final = Path(self.args.output_dir)
+        final = self.folder
         staging = final / "incomplete"
         shutil.rmtree(staging, ignore_errors=True)
         self.args.output_dir = str(staging)
@@ -261,7 +263,7 @@ def build(
 
 def train(trainer: RunTrainer) -> TrainerState:
     """Train from the newest checkpoint, or from the start where there is none."""
-    kept = checkpoints(Path(trainer.args.output_dir))
+    kept = checkpoints(trainer.folder)
     trainer.train(resume_from_checkpoint=str(kept[-1]) if kept else None)
     return trainer.state
 

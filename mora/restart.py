@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -75,7 +75,7 @@ def check(model: PeftModel, adapter: str = "default") -> None:
     Raises:
         ValueError: An operator other than sharing, a quantized base, or an adapter that is no plain LoRA or MoRA.
     """
-    found = False
+    found, config = False, cast(Any, model.peft_config.get(adapter))
     for name, layer in adapted_layers(model, adapter):
         found = True
         if (
@@ -83,11 +83,12 @@ def check(model: PeftModel, adapter: str = "default") -> None:
             or not layer.get_base_layer().weight.is_floating_point()
         ):
             raise ValueError(
-                f"{name}: a quantized base weight would be rounded again at every merge; restarts need fp32, bf16 or fp16"
+                f"{name}: a quantized base weight would be rounded again at every merge; "
+                "restarts need fp32, bf16 or fp16"
             )
-        if isinstance(layer, MoraLinear) and layer.mora_operator[adapter].name != "sharing":
+        if isinstance(layer, MoraLinear) and config.operator_in_force != "sharing":
             raise ValueError(
-                f"{name}: restarts change the grouping of the sharing operator; {layer.mora_operator[adapter].name} "
+                f"{name}: restarts change the grouping of the sharing operator; {config.operator_in_force} "
                 "has no second grouping to change to"
             )
         if isinstance(layer, LoraLinear) and (layer.use_dora.get(adapter) or layer.lora_bias.get(adapter)):
@@ -118,7 +119,7 @@ def restart(
             layer.mora_M[adapter].zero_()
         else:
             layer.reset_lora_parameters(adapter, True)
-    config = model.peft_config[adapter]
+    config: Any = model.peft_config[adapter]
     if hasattr(config, "in_groups"):
         order = list(cycle)
         regroup(model, *order[(order.index((config.in_groups, config.out_groups)) + 1) % len(order)], adapter=adapter)
@@ -127,9 +128,10 @@ def restart(
 
 def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "default") -> None:
     """Give every MoRA layer of `adapter` this grouping, and the adapter's configuration too."""
-    config = model.peft_config[adapter]
+    config: Any = model.peft_config[adapter]
     config.in_groups, config.out_groups = in_groups, out_groups
     for _, layer in adapted_layers(model, adapter):
+        assert isinstance(layer, MoraLinear)
         layer.mora_operator[adapter] = config.build_operator(layer.in_features, layer.out_features)
 
 

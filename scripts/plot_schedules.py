@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -13,8 +14,8 @@ import matplotlib.pyplot as plt
 from mora.schedules import jagged, official_lifted, plain
 
 STEPS, PEAK = 10_000, 5e-4
-RUN = {"steps": STEPS, "warmup": 1_000, "shape": "cosine"}
-RESTARTS = {"every": 2_000, "rewarm": 50}
+RUN: dict[str, Any] = {"steps": STEPS, "warmup": 1_000, "shape": "cosine"}
+RESTARTS: dict[str, Any] = {"every": 2_000, "rewarm": 50}
 
 
 def main(path: Path = Path(__file__).parent.parent / "docs" / "schedules.svg") -> None:

@@ -10,7 +10,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from experiments.config import RunConfig, parse, register_resolvers
+from experiments import resolvers
+from experiments.config import RunConfig, parse
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,7 +22,7 @@ def compose(*overrides: str) -> RunConfig:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    register_resolvers()
+    resolvers.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         return parse(hydra_compose("config", overrides=list(overrides)))

@@ -18,7 +18,7 @@ WRONG = [
     ("hardware=foo", "hardware must be one of", "auto, cpu"),
     ("logger=foo", "logger must be one of none, wandb"),
     ("experiment=foo", "experiment must be one of"),
-    ("model=foo", "model must be one of tiny, smollm2-135m", "a folder", "'foo'"),
+    ("model=foo", "model must be one of tiny, ", "smollm2-135m", "a folder", "'foo'"),
     ("quantization=foo", "quantization must be one of none"),
     ("trainin.steps=3", "trainin.steps is not a setting", "training"),
     ("training.step=3", "training.step is not a setting", "allowed below training: learning_rate, steps"),
@@ -64,8 +64,9 @@ WRONG = [
 def main():
     """run.main in this process: arguments -> exit code."""
     sys.path.insert(0, str(ROOT))
-    import run
     from hydra.core.global_hydra import GlobalHydra
+
+    import run
 
     def call(monkeypatch, *arguments: str) -> int:
         GlobalHydra.instance().clear()

@@ -32,7 +32,9 @@ def with_mora(base=None, **options) -> PeftModel:
 
 
 def with_lora(base=None, targets=LINEARS) -> PeftModel:
-    model = get_peft_model(base or llama(), LoraConfig(r=2, lora_alpha=8, target_modules=targets)).eval()
+    model = get_peft_model(
+        base or llama(), LoraConfig(r=2, lora_alpha=8, target_modules=targets, fan_in_fan_out="c_fc" in targets)
+    ).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -169,7 +171,7 @@ def test_after_a_reset_the_next_step_is_that_of_a_new_optimizer():
 
 @pytest.mark.parametrize("how", ["magnitude", "random"])
 def test_pruning_clears_a_share(how):
-    model, optimizer = stepped()
+    _, optimizer = stepped()
     before = {id(p): s["exp_avg"].clone() for p, s in optimizer.state.items()}
     restart.reset_optimizer(optimizer, optimizer.state, how, 0.75)
     kept, total = 0, 0

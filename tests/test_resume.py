@@ -149,7 +149,7 @@ def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path):
     assert finish(method, tmp_path) == expected
 
 
-@pytest.mark.parametrize("method", ("mora", "remora"))
+@pytest.mark.parametrize("method", ["mora", "remora"])
 def test_killed_again_and_again(method, uninterrupted, tmp_path):
     expected, _ = uninterrupted(method)
     for count in (2, 3, 2):

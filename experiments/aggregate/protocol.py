@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import config as configuration
-from .. import paper
+from .. import paper, resolvers
 from ..errors import ConfigError
 from ..paper import Cell
 from ..records import NOT_IN_KEY, key_of
@@ -73,7 +73,7 @@ class Protocols:
     """Settings of cells at one scale."""
 
     def __init__(self, scale: str) -> None:
-        configuration.register_resolvers()
+        resolvers.register()
         self.scale = scale
         self._composed: dict[tuple[str, str, str], DictConfig | UnavailableError] = {}
         self._settings: dict[Cell, Setting | UnavailableError] = {}
@@ -149,7 +149,7 @@ class Protocols:
         if parsed.method.name == "none":
             return ()
         table = parsed.protocol["learning_rates"]
-        listed = configuration.rates(table, parsed.method.family, parsed.method.rank)["candidates"]
+        listed = resolvers.rates(table, parsed.method.family, parsed.method.rank)["candidates"]
         return tuple(sorted(map(float, listed)))
 
     def _compose(self, method: str, task: str) -> DictConfig:

@@ -7,7 +7,7 @@ from importlib import import_module
 from ..errors import ConfigError
 from .base import Prepared, Task
 
-NAMES = ("uuid",)
+NAMES = ("uuid", "instruct", "math", "biomed", "finance", "pretrain")
 
 
 def get(name: str) -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from ..config import RunConfig
@@ -19,11 +19,15 @@ class Prepared:
         train: Examples, each with `input_ids` and `labels`: two 1-d tensors of one length.
         data: Anything the task needs to measure.
         fingerprint: A hash of the data, for the record.
+        notes: What the record's provenance says besides: versions of prompts and scorers, what was dropped.
+        mean_length: Tokens of a training example, on average; None: counted from `train`.
     """
 
     train: Sequence[dict[str, Any]]
     data: Any
     fingerprint: str
+    notes: dict[str, Any] = field(default_factory=dict)
+    mean_length: float | None = None
 
 
 class Task(Protocol):
@@ -35,6 +39,10 @@ class Task(Protocol):
 
     def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
         """Build the examples. Deterministic in `config.seed`."""
+        ...
+
+    def baseline(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
+        """Metrics of the model before it trains, for the record."""
         ...
 
     def measure(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:

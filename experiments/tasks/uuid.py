@@ -69,6 +69,9 @@ class UuidTask:
         fingerprint = hashlib.sha256(repr(pairs).encode()).hexdigest()[:16]
         return Prepared(train, Data(pairs, prompts, answers, config.task.eval_pairs), fingerprint)
 
+    def baseline(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
+        return {}  # random pairs: nothing is known of them
+
     def measure(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
         data: Data = prepared.data
         return {self.headline: self.accuracy(model, tokenizer, data, data.on_the_way)}

@@ -1,0 +1,106 @@
+"""What no single value of a configuration shows: settings, model and machine that do not fit together."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import shapes
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .config import Method, RunConfig
+
+
+def together(run: RunConfig) -> None:
+    """Check what one value alone cannot tell.
+
+    Raises:
+        ConfigError: The first thing that does not fit.
+    """
+    t, shape = run.training, shapes.of(run.model)
+    if t.learning_rate is None and run.method.family != "none":
+        raise ConfigError("training.learning_rate must be a positive number, got None")
+    if run.task.train_file and not Path(run.task.train_file).is_file():
+        raise ConfigError(f"task.train_file must be a file, got {run.task.train_file!r}")
+    if t.checkpoint_every % t.log_every:
+        raise ConfigError(
+            f"training.checkpoint_every must be a multiple of training.log_every ({t.log_every}), "
+            f"or the curve of a resumed run would differ; got {t.checkpoint_every}"
+        )
+    micro = run.hardware.device_batch_size
+    if micro is not None and t.batch_size % min(micro, t.batch_size):
+        raise ConfigError(
+            f"training.batch_size must be a multiple of hardware.device_batch_size ({micro}), got {t.batch_size}"
+        )
+    if run.task.pairs is not None and t.batch_size > run.task.pairs:
+        raise ConfigError(f"training.batch_size must be at most task.pairs ({run.task.pairs}), got {t.batch_size}")
+    if "/" not in run.model and run.model not in shapes.NAMED and not Path(run.model).exists():
+        raise ConfigError(
+            f"model must be one of {', '.join(n for n in shapes.NAMED if '/' not in n)}, "
+            f"a folder, or an owner/name on the hub, got {run.model!r}"
+        )
+    if Path(run.model).is_dir() and not (Path(run.model) / "config.json").is_file():
+        raise ConfigError(f"model is a folder without a config.json: {run.model}")
+    if shape and run.method.target_modules:
+        _adapters(run.method, shape, run.model)
+    if run.method.restart_every:
+        _restarts(run)
+    if run.hardware.device == "gpu" and not _has_gpu():
+        raise ConfigError("hardware.device is gpu, but torch finds no GPU here; allowed: auto, cpu")
+
+
+def _restarts(run: RunConfig) -> None:
+    m, steps = run.method, run.training.steps
+    assert m.restart_every is not None and m.restart_warmup is not None
+    if m.restart_every >= steps:
+        raise ConfigError(
+            f"method.restart_every must be less than training.steps ({steps}), or nothing is ever merged; "
+            f"got {m.restart_every}"
+        )
+    if m.restart_warmup >= m.restart_every:
+        raise ConfigError(
+            f"method.restart_warmup must be less than method.restart_every ({m.restart_every}), got {m.restart_warmup}"
+        )
+    last = steps % m.restart_every or m.restart_every
+    if last <= m.restart_warmup:
+        raise ConfigError(
+            f"method.restart_every={m.restart_every} leaves {last} steps after the last merge of "
+            f"training.steps={steps}, not more than method.restart_warmup ({m.restart_warmup}); "
+            "allowed: a divisor of training.steps"
+        )
+    if m.family == "mora" and m.operator != "sharing" and not (m.operator == "auto" and (m.rank or 0) > 32):
+        raise ConfigError(
+            f"method.operator must be sharing for method={m.name}, got {m.operator}: "
+            "only sharing has a second grouping to change to at a restart"
+        )
+    if run.quantization != "none":
+        raise ConfigError(
+            f"quantization must be none for method={m.name}, got {run.quantization}: "
+            "every merge would round the base weights again"
+        )
+
+
+def _adapters(method: Method, shape: shapes.Shape, model: str) -> None:
+    linears = shape.linears()
+    for target in method.target_modules or []:
+        if target not in linears:
+            raise ConfigError(f"method.target_modules: {model} has no layer {target!r}; allowed: {', '.join(linears)}")
+        if method.rank is None:
+            continue
+        k, d = linears[target]
+        q = math.isqrt((k + d) * method.rank)
+        spent = q * q if method.family == "mora" else (k + d) * method.rank
+        if spent > k * d:
+            raise ConfigError(
+                f"method.rank is too large for {target} of {model}: at r={method.rank} the adapter would hold "
+                f"{spent:,} parameters (r_hat={q}), the layer itself (in={k}, out={d}) has {k * d:,}; "
+                f"allowed: at most {k * d // (k + d)}"
+            )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,39 @@
+"""Plain text as full windows: documents joined with the end token, cut every `length` tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .rows import Rows, cached, fingerprint, tokenizer_fingerprint
+
+
+def windows(documents: Iterable[str], tokenizer: Any, length: int, *, keep_rest: bool) -> Iterator[list[int]]:
+    """Windows of `length` token ids from a stream of documents; an end token stands behind each document.
+
+    Args:
+        documents: Texts.
+        tokenizer: One with an end token. Its own special tokens are not added.
+        length: Tokens a window.
+        keep_rest: Whether what fills no window is given as a last, shorter one.
+    """
+    buffer: list[int] = []
+    for document in documents:
+        buffer += tokenizer.encode(document, add_special_tokens=False)
+        buffer.append(tokenizer.eos_token_id)
+        while len(buffer) >= length:
+            yield buffer[:length]
+            buffer = buffer[length:]
+    if keep_rest and len(buffer) > 1:
+        yield buffer
+
+
+def packed(documents: list[str], tokenizer: Any, length: int, cache: Path, *, keep_rest: bool = False) -> Rows:
+    """The windows as rows whose loss counts on every token, cached."""
+    key = fingerprint("packed", documents, tokenizer_fingerprint(tokenizer), length, keep_rest)
+    return cached(
+        cache,
+        key,
+        lambda: Rows.of((ids, [True] * len(ids)) for ids in windows(documents, tokenizer, length, keep_rest=keep_rest)),
+    )

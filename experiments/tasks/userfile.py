@@ -1,0 +1,119 @@
+"""A user's own training data: `task.train_file`. Every error names the line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from .prompts import Message, pair
+
+PAIRS = (("instruction", "output"), ("query", "response"))  # Alpaca's names, MetaMath's names
+
+
+def content_hash(path: str) -> str:
+    """Stands for the file in a run's key, wherever it lies.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise ConfigError(f"task.train_file: cannot read {path}: {error.strerror}") from None
+
+
+def conversations(path: str, form: str) -> list[list[Message]]:
+    """Rows of a JSON-lines file: `instruction`, `output` and perhaps `input`; `query`, `response`; or `messages`.
+
+    Raises:
+        ConfigError: The file is empty, or a line of it is not such a row.
+    """
+    rows = []
+    for where, row in _json_lines(path):
+        messages = _conversation(row, where)
+        if form == "alpaca" and sum(m["role"] != "system" for m in messages) != 2:
+            raise ConfigError(f"{where}: task.prompt=alpaca holds one question and one answer; use open-instruct")
+        rows.append(messages)
+    return _filled(rows, path)
+
+
+def documents(path: str) -> list[str]:
+    """Documents of a text file, parted by blank lines, or of a JSON-lines file with a column `text`.
+
+    Raises:
+        ConfigError: The file is empty, or a line of it has no text.
+    """
+    if Path(path).suffix in (".jsonl", ".json"):
+        return _filled([_text(row, "text", where) for where, row in _json_lines(path)], path)
+    found = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(_lines(path)))]
+    return _filled([part for part in found if part], path)
+
+
+def _filled(rows: list[Any], path: str) -> list[Any]:
+    if not rows:
+        raise ConfigError(f"task.train_file: {path} is empty")
+    return rows
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError as error:
+        line = Path(path).read_bytes()[: error.start].count(b"\n") + 1
+        raise ConfigError(f"task.train_file: {path}, line {line}: not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"task.train_file: cannot read {path}: {error.strerror}") from None
+
+
+def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(_lines(path), 1):
+        where = f"task.train_file: {path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{where}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise ConfigError(f"{where}: must be an object with named columns, got {line[:40]}")
+        yield where, row
+
+
+def _text(row: dict[str, Any], column: str, where: str) -> str:
+    if column not in row:
+        raise ConfigError(f"{where}: column {column} is missing; found: {', '.join(row) or 'none'}")
+    value = row[column]
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{where}: column {column} must be a text that is not empty, got {value!r}")
+    return value
+
+
+def _conversation(row: dict[str, Any], where: str) -> list[Message]:
+    if "messages" in row:
+        return _messages(row["messages"], where)
+    for question, answer in PAIRS:
+        if question in row:
+            context = row.get("input") or ""
+            if not isinstance(context, str):
+                raise ConfigError(f"{where}: column input must be a text, got {context!r}")
+            return pair(_text(row, question, where), _text(row, answer, where), context)
+    allowed = "; ".join(f"{q} and {a}" for q, a in PAIRS)
+    raise ConfigError(f"{where}: needs the columns {allowed}; or messages; found: {', '.join(row) or 'none'}")
+
+
+def _messages(messages: Any, where: str) -> list[Message]:
+    if not isinstance(messages, list) or not messages:
+        raise ConfigError(f"{where}: messages must be a list that is not empty")
+    for message in messages:
+        if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
+            raise ConfigError(f"{where}: each message needs a role: system, user or assistant")
+        _text(message, "content", where)
+    if all(message["role"] != "assistant" for message in messages):
+        raise ConfigError(f"{where}: no message is the assistant's, so there is nothing to learn")
+    return [{"role": m["role"], "content": m["content"]} for m in messages]

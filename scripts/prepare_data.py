@@ -1,0 +1,65 @@
+"""Fetch everything that the laptop scale needs, ahead of time, and print where it comes from.
+
+python scripts/prepare_data.py              fetch what is absent, then print the table
+python scripts/prepare_data.py --check      only print the table; exit code 1 if something is absent
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments import sources
+from experiments.config import Paths
+from experiments.errors import ConfigError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="fetch nothing")
+    parser.add_argument(
+        "--cache",
+        default=os.environ.get("MORA_CACHE"),
+        help="where the files go (default: MORA_CACHE, else the user's cache folder)",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(sources.SOURCES)} (default: all)")
+    options = parser.parse_args()
+    cache = Paths(results="results", cache=options.cache).cache_folder
+    unknown = [name for name in options.names if name not in sources.SOURCES]
+    if unknown:
+        print(f"error: no source {unknown[0]!r}; allowed: {', '.join(sources.SOURCES)}", file=sys.stderr)
+        return 2
+    names = options.names or list(sources.SOURCES)
+    problems = []
+    for name in [] if options.check else names:
+        try:
+            sources.fetch(name, cache)
+        except ConfigError as error:
+            problems.append(str(error))
+    show(names, cache)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if any(sources.state(name, cache) != "ready" for name in names) else 0
+
+
+def show(names: list[str], cache: Path) -> None:
+    """Print what, from where, under which licence, how large, and whether it is there."""
+    rows = []
+    for name in names:
+        s = sources.SOURCES[name]
+        origin = f"{'npm' if s.client == 'npm' else 'PyPI'}: {s.package} {s.version}"
+        size = f"{s.size / 1e6:.1f} MB"
+        rows.append([name, s.what, origin, s.licence, s.citation, size, sources.state(name, cache)])
+    headers = ["source", "what", "from", "licence", "cite", "size", "state"]
+    print(tabulate(rows, headers, tablefmt="simple_grid", maxcolwidths=[None, 26, 18, 28, 26, None, None]))
+    print(f"cache: {cache / 'sources'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
