@@ -215,7 +215,7 @@ CLAIMS = (
             part
             for task in ("biomed", "finance")
             for part in _at_both_ranks(
-                task, (final(f"{task}_avg"), final("held_out_perplexity", stand_in=True)), "better", ()
+                task, (final(f"{task}_avg"), final("heldout_perplexity", stand_in=True)), "better", ()
             )
         ),
     ),

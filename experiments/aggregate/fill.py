@@ -118,7 +118,7 @@ class Results:
         filled = Filled(cell, setting, "", setting.command)
         rates = {*setting.candidates, setting.use}
         for record in self._by_name.get((cell.task, cell.method, setting.rank, setting.operator), []):
-            rate, seed = float(record.cell["learning_rate"]), record.cell["seed"]
+            rate, seed = float(record.cell["learning_rate"] or 0.0), record.cell["seed"]
             if rate not in rates:
                 continue
             if record.key == setting.key(rate, seed):

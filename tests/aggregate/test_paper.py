@@ -34,7 +34,7 @@ def test_operators_have_rows_of_their_own():
 
 
 def test_pretraining_has_one_rank():
-    assert {label for label, _ in beside({}, task="pretrain", method="lora", rank=6, operator=None)} == {
+    assert {label for label, _ in beside({"rank": 6}, task="pretrain", method="lora", rank=6, operator=None)} == {
         "Table 3, 250M",
         "Table 3, 1.3B",
     }
