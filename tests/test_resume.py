@@ -32,14 +32,17 @@ COMMON = (
     "training.evaluate_every=5",
 )
 RESTARTS = ("method.restart_every=3", "method.restart_warmup=1")
+# As in pretraining: embeddings, head and norms train too, and their moments outlive the restarts.
+PRETRAINING = "remora method.train_rest=true"
 
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(["transformers", "peft", "experiments.training", "experiments.tracking", "mora"])
 
 
 def overrides(method: str, results: Path) -> list[str]:
-    extra = RESTARTS if method in RESTARTING else ()
-    return [f"method={method}", f"paths.results={results}", *COMMON, *extra]
+    name, *extra = method.split()
+    extra += RESTARTS if name in RESTARTING else ()
+    return [f"method={name}", f"paths.results={results}", *COMMON, *extra]
 
 
 def die() -> None:
@@ -104,7 +107,7 @@ def uninterrupted(tmp_path_factory):
 
     def get(method: str):
         if method not in known:
-            results = tmp_path_factory.mktemp(method)
+            results = tmp_path_factory.mktemp(method.split()[0])
             begun = time.monotonic()
             assert start(overrides(method, results)) == 0
             known[method] = outcome(results), time.monotonic() - begun
@@ -119,7 +122,7 @@ def finish(method: str, results: Path) -> dict:
 
 
 @pytest.mark.parametrize("kill", range(2))
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, PRETRAINING])
 def test_killed_at_a_random_moment(method, kill, uninterrupted, tmp_path):
     expected, seconds = uninterrupted(method)
     moment = random.Random(f"{method}-{kill}").uniform(0.2, 0.9) * seconds
@@ -149,7 +152,7 @@ def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path):
     assert finish(method, tmp_path) == expected
 
 
-@pytest.mark.parametrize("method", ["mora", "remora"])
+@pytest.mark.parametrize("method", ["mora", "remora", PRETRAINING])
 def test_killed_again_and_again(method, uninterrupted, tmp_path):
     expected, _ = uninterrupted(method)
     for count in (2, 3, 2):
