@@ -62,7 +62,7 @@ def _table(made: Made, place: dict[str, int]) -> dict[str, Any]:
     return {
         "number": made.table.number,
         "title": made.table.title,
-        "columns": [c.label for c in made.columns],
+        "columns": [(c.label, made.has_published(j)) for j, c in enumerate(made.columns)],
         "rows": [_row(row, place) for row in made.entries],
         "notes": wording.footnotes(made),
     }

@@ -148,3 +148,20 @@ def test_no_results_folder_is_one_line(tmp_path):
         read_records(tmp_path / "nothing")
     assert read_records(tmp_path) == ([], [])
     assert read_records(Path(tmp_path)) == ([], [])
+
+
+def test_the_untrained_model_has_a_key_without_a_rate(protocols):
+    setting = protocols.setting(Cell("math", "none"))
+    assert setting.key(setting.use, 0) == key_of(
+        cell_identity(config.parse(composition([*setting.arguments, "seed=0"])))
+    )
+    made = synthetic.record(setting, setting.use, 0)
+    made.cell["learning_rate"] = None
+    assert Results("smoke", [made], protocols).cell(Cell("math", "none")).selected == {0: made}
+
+
+@pytest.mark.parametrize("method", ["lora_plus", "relora", "asylora", "dora", "mora", "lora", "fft"])
+def test_keys_of_methods_and_tasks_put_together_are_those_of_run_py(protocols, method):
+    setting = protocols.setting(Cell("math", method, None if method == "fft" else 256))
+    composed = config.parse(composition([*setting.arguments, "training.learning_rate=0.5", "seed=2"]))
+    assert setting.key(0.5, 2) == key_of(cell_identity(composed))
