@@ -50,7 +50,7 @@ class Benchmark:
     """
 
     name: str
-    questions: Sequence[Choice] | Sequence[Open]
+    questions: Sequence[Any]  # all Choice or all Open
     until: tuple[str, ...] = ()
     new_tokens: int = 0
     extract: str = ""
@@ -166,7 +166,7 @@ class Loss:
 
     @property
     def perplexity(self) -> float:
-        """Exp of the token-weighted mean loss: the one definition, which every table uses."""
+        """Of the whole slice: exp of the token-weighted mean loss. The one definition, which every table uses."""
         return math.exp(min(self.mean, 700.0))  # beyond that a float overflows
 
     @property

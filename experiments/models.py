@@ -65,7 +65,7 @@ def load(model: str, cache: Path, dtype: Any, seed: int = 0) -> tuple[Any, Any, 
 
 
 def tiny_model() -> Any:
-    """A LLaMA of about 0.65 million random weights, the same on every machine.
+    """A LLaMA of 1.7 million random weights, the same on every machine.
 
     Weights are drawn with standard deviation hidden ** -0.5 instead of the usual 0.02. The model is never pretrained,
     and adapters leave its head and embedding as drawn: behind the final RMSNorm a head at 0.02 could not give any
@@ -108,7 +108,7 @@ def smollm2(cache: Path) -> Path:
         return folder
     gguf = sources.fetch("smollm2-135m", cache)["SmolLM2-135M-Instruct.Q4_1.gguf"]
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = read.config
+    config: Any = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     rebuilt = LlamaForCausalLM(config)

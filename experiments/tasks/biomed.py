@@ -52,8 +52,9 @@ class BiomedTask(FineTuning):
         if t.train_file:
             documents = userfile.documents(t.train_file)
         asked = [q.prompt for b in benchmarks for q in b.questions]
-        documents, found = overlap.filtered(self.name, documents, str, [*held_out, *general, *asked], t.drop_overlap)
-        documents = documents[: t.train_rows]
+        documents, found = overlap.filtered(
+            self.name, documents, str, [*held_out, *general, *asked], t.drop_overlap, t.train_rows
+        )
         vocabulary = reading.keywords(documents, general)
         read = [reading.comprehension(d, config.seed, DOMAIN, vocabulary=vocabulary) for d in documents]
         data = HeldOut(

@@ -63,9 +63,8 @@ class FinanceTask(FineTuning):
             stories = [("", text) for text in userfile.documents(t.train_file)]
         asked = [q.prompt for b in benchmarks for q in b.questions]
         stories, found = overlap.filtered(
-            self.name, stories, lambda story: story[1], [*held_out, *general, *asked], t.drop_overlap
+            self.name, stories, lambda story: story[1], [*held_out, *general, *asked], t.drop_overlap, t.train_rows
         )
-        stories = stories[: t.train_rows]
         vocabulary = reading.keywords([text for _, text in stories], general)
         read = [self.read(heading, text, config, vocabulary) for heading, text in stories]
         data = HeldOut(

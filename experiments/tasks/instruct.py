@@ -14,6 +14,7 @@ from . import corpora, hub, overlap, prompts, questions, userfile
 from .base import Prepared
 from .finetuning import FineTuning, HeldOut, answers, general_text, general_windows
 from .prompts import Message
+from .questions import lettered
 from .rows import fingerprint
 
 
@@ -41,9 +42,8 @@ class InstructTask(FineTuning):
         benchmarks = [questions.mmlu(f"{name}_{shots}shot", test, examples, shots) for shots in (0, 5)]
         general = general_text(config)
 
-        measured = [*map(prompts.plain, held_out), *(q.text for q in test), *general]
-        train, found = overlap.filtered(self.name, train, prompts.plain, measured, t.drop_overlap)
-        train = train[: t.train_rows]
+        measured = [*map(prompts.plain, held_out), *map(lettered, test), *general]
+        train, found = overlap.filtered(self.name, train, prompts.plain, measured, t.drop_overlap, t.train_rows)
         heldout_rows, size = answers(held_out, t.prompt, tokenizer, t.max_length)
         data = HeldOut(
             heldout_rows, size, general_windows(general, tokenizer, config), benchmarks, t.eval_batch_size or 1

@@ -8,7 +8,6 @@ have names of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,9 @@ class MathTask(FineTuning):
         general = general_text(config)
 
         asked = [p.question for p in (*grade_school, *competition)]
-        measured = [*(prompts.question(m) for m in held_out), *asked, *general]
-        train, found = overlap.filtered(self.name, train, prompts.question, measured, t.drop_overlap)
-        train = train[: t.train_rows]
+        solved = [prompts.plain(worked(p)) for p in (*grade_school, *competition)]
+        measured = [*map(prompts.plain, held_out), *solved, *general]
+        train, found = overlap.filtered(self.name, train, prompts.plain, measured, t.drop_overlap, t.train_rows)
         rows_held_out, size = answers(held_out, t.prompt, tokenizer, t.max_length)
         data = HeldOut(
             rows_held_out, size, general_windows(general, tokenizer, config), benchmarks, t.eval_batch_size or 1
@@ -89,7 +88,7 @@ def split(cache: Path) -> tuple[list[Problem], list[Problem], list[Problem]]:
     for template, problem in generated:
         templates.setdefault(template, set()).update(wordproblems.trigrams(problem.question))
     rows = corpora.shuffled(corpora.gsm8k(cache), "gsm8k-split")
-    free = [p for p in rows if not any(wordproblems.is_paraphrased(p.question, grams) for grams in templates.values())]
+    free = [p for p in rows if not wordproblems.is_paraphrased(p.question, templates.values())]
     held_out = free[:GSM8K_HELD_OUT]
     taken = {problem.question for problem in held_out}
     competition, math500 = corpora.competition_math(cache)
@@ -97,7 +96,7 @@ def split(cache: Path) -> tuple[list[Problem], list[Problem], list[Problem]]:
     return corpora.shuffled(train, "math-train"), held_out, math500
 
 
-def worked(problem: Problem) -> Sequence[Message]:
+def worked(problem: Problem) -> list[Message]:
     """A problem as MetaMath writes it: the solution, then `The answer is: ...`."""
     answer = " ".join(problem.answer.split())
     return prompts.pair(problem.question, f"{problem.solution}\n{scorers.ANSWER_MARK} {answer}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,14 +21,19 @@ def grams(text: str) -> set[str]:
     return {" ".join(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)}
 
 
-def clean(train: Sequence[str], measured: Iterable[str]) -> list[int]:
-    """The indices of the training texts that share no run of words with any measured text."""
+def overlaps(texts: Iterable[str], measured: Iterable[str]) -> Iterator[bool]:
+    """For each text, whether it shares a run of words with any measured text."""
     seen = set().union(*map(grams, measured))
-    return [i for i, text in enumerate(train) if seen.isdisjoint(grams(text))]
+    return (not seen.isdisjoint(grams(text)) for text in texts)
 
 
 def filtered(
-    task: str, train: Sequence[T], text: Callable[[T], str], measured: Iterable[str], drop: bool | None
+    task: str,
+    train: Iterable[T],
+    text: Callable[[T], str],
+    measured: Iterable[str],
+    drop: bool | None,
+    limit: int | None = None,
 ) -> tuple[list[T], dict[str, int]]:
     """The training items that share no run of words with what is measured, and what was found, for the record.
 
@@ -37,15 +43,22 @@ def filtered(
         text: What is compared of an item.
         measured: All that the task measures on.
         drop: Whether to leave overlapping items out, or only to count them.
+        limit: As many items are wanted; the rest is not looked at.
     """
-    kept = clean([text(item) for item in train], measured)
-    overlapping = len(train) - len(kept)
+    items, checked, overlapping = [], 0, 0
+    ours, theirs = itertools.tee(train)
+    for item, shared in zip(ours, overlaps(map(text, theirs), measured), strict=True):
+        checked += 1
+        overlapping += shared
+        if not (shared and drop):
+            items.append(item)
+            if len(items) == limit:
+                break
     if overlapping:
         what = "dropped" if drop else "kept, as published,"
         print(
-            f"{task}: {what} {overlapping} of {len(train)} training texts that share {WORDS} words in a row with what "
+            f"{task}: {what} {overlapping} of {checked} training texts that share {WORDS} words in a row with what "
             "is measured",
             file=sys.stderr,
         )
-    items = [train[i] for i in kept] if drop else list(train)
-    return items, {"checked": len(train), "overlapping": overlapping, "dropped": overlapping if drop else 0}
+    return items, {"checked": checked, "overlapping": overlapping, "dropped": overlapping if drop else 0}

@@ -50,8 +50,7 @@ class PretrainTask:
             notes = {"overlap": "not checked: C4 is streamed, train and validation as published"}
             return Prepared(train, data, fingerprint(hub.C4, held_out), notes, mean_length=t.max_length)
         documents = userfile.documents(t.train_file) if t.train_file else corpora.pretraining_text(cache)
-        documents, found = overlap.filtered(self.name, documents, str, held_out, t.drop_overlap)
-        documents = documents[: t.train_rows]
+        documents, found = overlap.filtered(self.name, documents, str, held_out, t.drop_overlap, t.train_rows)
         train = packed(documents, tokenizer, t.max_length, cache)
         return Prepared(train, data, fingerprint(documents, held_out), {"overlap": found})
 

@@ -7,6 +7,7 @@ restatements, and text completion. Every question is asked in one of several wor
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections import Counter
@@ -137,7 +138,7 @@ def _mined(
         because = re.match(r"(.{20,}?),? (?:because(?! of)|since it) (.{15,}?)[.!]?$", sentence)
         if because:
             ask(draw.choice(CAUSE), effect=_capital(because[1]) + ".", cause=because[2])
-    for first, second in zip(parts, parts[1:], strict=False):
+    for first, second in itertools.pairwise(parts):
         for connective, relation in CONNECTIVES.items():
             if re.match(rf"{connective},? ", second, flags=re.I):
                 rest = re.sub(rf"^{connective},? ", "", second, flags=re.I)

@@ -32,7 +32,7 @@ class Rows(Sequence[dict[str, Any]]):
         self.ids, self.counted, self.ends = ids, counted, ends
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[Sequence[int], Sequence[bool]]]) -> Rows:
+    def of(cls, rows: Iterable[tuple[Any, Any]]) -> Rows:
         """From pairs of token ids and whether the loss counts on each."""
         rows = list(rows)
         ids = [np.asarray(i, np.int32) for i, _ in rows]

@@ -34,8 +34,9 @@ def marked_answer(text: str) -> str:
 
 
 def number(text: str) -> Fraction | None:
-    """The first number of a text, exactly: thousands commas, signs, decimals, fractions and mixed numbers are read,
-    currency signs and units are passed over. None where there is none.
+    """The first number of a text, exactly, or None where there is none.
+
+    Thousands commas, signs, decimals, fractions and mixed numbers are read; currency signs and units are passed over.
     """
     mixed = _mixed.search(text)
     found = _number.search(text.replace("- ", "-").replace("$", ""))
