@@ -83,7 +83,7 @@ def published_numbers() -> set[str]:
 @pytest.mark.parametrize(
     "path",
     [
-        ROOT / "experiments" / "paper.py",
+        *sorted((ROOT / "experiments" / "paper").glob("*.py")),
         *sorted((ROOT / "experiments" / "aggregate").glob("*.py")),
         *(ROOT / "scripts" / f"{n}.py" for n in OURS),
     ],

@@ -1,88 +1,11 @@
-"""The published numbers, and which configuration fills which cell.
-
-A number of the paper is only ever read from `results/paper/paper.json`. A `Cell` speaks of the paper's own ranks (8 and
-256, 128 for pretraining); what they are at another scale is the business of `aggregate.protocol`.
-"""
+"""Tables 1, 2, 3, 4, 6 and 7: rows, columns, published values, and the configuration that fills each place."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-PUBLISHED = Path(__file__).parent.parent / "results" / "paper" / "paper.json"
-LOW, HIGH, PRETRAINING = 8, 256, 128  # the paper's ranks
-SCALES = ("smoke", "laptop", "workstation", "paper")
-
-METHODS = {
-    "none": "base model, untrained",
-    "fft": "FFT",
-    "lora": "LoRA",
-    "lora_plus": "LoRA+",
-    "relora": "ReLoRA",
-    "asylora": "AsyLoRA",
-    "dora": "DoRA",
-    "mora": "MoRA",
-    "remora": "ReMoRA",
-}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is called, and which end of it is good."""
-
-    label: str
-    unit: str
-    higher_is_better: bool
-
-
-def _percent(label: str) -> Metric:
-    return Metric(label, "%", True)
-
-
-METRICS = {
-    "char_accuracy": _percent("character accuracy"),
-    "mmlu_0shot": _percent("MMLU 0-shot"),
-    "mmlu_5shot": _percent("MMLU 5-shot"),
-    "gsm8k": _percent("GSM8K"),
-    "math": _percent("MATH"),
-    "pubmedqa": _percent("PubMedQA"),
-    "usmle": _percent("USMLE"),
-    "bio_mmlu": _percent("BioMMLU"),
-    "rct": _percent("RCT"),
-    "biomed_avg": _percent("BioMed average"),
-    "convfinqa": _percent("ConvFinQA"),
-    "fiqa_sa": _percent("FiQA SA"),
-    "headline": _percent("Headline"),
-    "ner": _percent("NER"),
-    "fpb": _percent("FPB"),
-    "finance_avg": _percent("Finance average"),
-    "perplexity": Metric("perplexity", "", False),
-    "answer_bits_per_byte": Metric("bits per byte of held-out answers", "", False),
-    "heldout_perplexity": Metric("held-out perplexity", "", False),
-    "general_loss": Metric("loss on general text", "", False),
-    "mmlu_subset_5shot": _percent("MMLU subset 5-shot"),
-    "gsm8k_subset": _percent("GSM8K subset"),
-    "pubmedqa_yesno": _percent("PubMedQA yes/no"),
-    "medqa_subset": _percent("MedQA subset"),
-    "bio_mmlu_subset": _percent("BioMMLU subset"),
-    "reuters_topic": _percent("Reuters topic"),
-    "econ_mmlu_subset": _percent("economic MMLU subset"),
-}
-# What smaller scales measure in place of the paper's metrics, under names of their own; the first decides claims.
-STAND_INS = {
-    "instruct": ("answer_bits_per_byte", "mmlu_subset_5shot"),
-    "math": ("answer_bits_per_byte", "gsm8k_subset"),
-    "biomed": ("heldout_perplexity",),
-    "finance": ("heldout_perplexity", "reuters_topic"),
-}
-DETAILS = {
-    "biomed": ("heldout_perplexity", "pubmedqa_yesno", "medqa_subset", "bio_mmlu_subset", "general_loss"),
-    "finance": ("heldout_perplexity", "reuters_topic", "econ_mmlu_subset", "general_loss"),
-}
+from .names import DETAILS, HIGH, LOW, METHODS, METRICS, PRETRAINING, STAND_INS, published
 
 
 @dataclass(frozen=True)
@@ -140,16 +63,10 @@ class Table:
         return Cell(column.task, row.method, rank, row.operator, column.model, row.options)
 
 
-@cache
-def published() -> dict[str, Any]:
-    """The content of paper.json."""
-    return json.loads(PUBLISHED.read_text())
-
-
 SINGLE_RUNS = "The paper's values are single runs: it gives no seeds and no deviations."
 
 
-def _label(method: str, rank: int | None) -> str:
+def label(method: str, rank: int | None) -> str:
     return METHODS[method] if rank is None else f"{METHODS[method]}, r = {rank}"
 
 
@@ -158,7 +75,7 @@ def _method_rows(number: int, columns: tuple[Column, ...], renamed: dict[str, st
     names = {c.name: (renamed or {}).get(c.name, c.name) for c in columns}
     return tuple(
         Row(
-            _label(row["method"], row["rank"]),
+            label(row["method"], row["rank"]),
             row["method"],
             row["rank"],
             published={ours: row["values"].get(theirs) for ours, theirs in names.items()},
@@ -285,108 +202,10 @@ def arithmetic_notes(*numbers: int) -> tuple[str, ...]:
             if abs(mean - here) > 0.05 + 1e-9 or here != there:
                 printed = f"{here} in Table {number}" + (f", {there} in Table 1" if here != there else "")
                 notes.append(
-                    f"{_label(row['method'], row['rank'])}, {METRICS[column].label}: the paper prints {printed}; "
+                    f"{label(row['method'], row['rank'])}, {METRICS[column].label}: the paper prints {printed}; "
                     f"its columns average {mean:.2f}."
                 )
     return tuple(notes)
-
-
-@dataclass(frozen=True)
-class Series:
-    """A curve of a figure: whose it is, and the points that were read off the paper's plot (paper's step, value)."""
-
-    label: str
-    cell: Cell
-    points: tuple[tuple[int, float], ...] = ()
-
-
-PAPER_STEPS = 1000  # of the UUID experiment: what turns a step of Figures 2 and 3 into a fraction of the training
-FIGURES = (1, 2, 3, 4, 5)
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-def _uuid(name: str) -> tuple[str, Cell]:
-    method, _, rank = name.partition("_r")
-    number = int(rank) if rank else None
-    return _label(method, number), Cell("uuid", method, number)
-
-
-def figure(number: int) -> tuple[Series, ...]:
-    """The curves of a figure. 1: Table 2 as curves; 2, 3: UUID loss; 4: pretraining loss; 5: spectra after pretraining.
-
-    Raises:
-        ValueError: There is no such figure.
-    """
-    if number == 1:
-        return tuple(
-            Series(
-                r.label,
-                Cell("uuid", r.method, r.rank),
-                tuple((int(s), v) for s, v in r.published.items() if v is not None),
-            )
-            for r in table(2).rows
-        )
-    if number in (2, 3):
-        data = published()[f"figure{number}"]
-        return tuple(
-            Series(*_uuid(name), tuple((s, v) for s, v in zip(data["steps"], values, strict=True) if v is not None))
-            for name, values in data["series"].items()
-        )
-    if number in (4, 5):
-        made = table(3)
-        # Full training has no adapters whose spectrum could be compared.
-        rows = [r for r in made.rows if number == 4 or r.rank]
-        return tuple(Series(r.label, made.cell(r, made.columns[0])) for r in rows)
-    raise ValueError(f"no figure {number} with curves; allowed: {', '.join(map(str, FIGURES))}")
-
-
-def beside(cell: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """What the paper prints for the method, rank and operator of a run: (table and column, value).
-
-    Args:
-        cell: The `cell` of a record.
-        protocol: The protocol of its task and scale: `ranks` says which of the paper's ranks a rank stands for.
-    """
-    ranks = protocol.get("ranks") or {}
-    stands_for = {ranks.get("low"): LOW, ranks.get("high"): HIGH, None: None}
-    rank = stands_for.get(cell["rank"], 0)
-    if cell["task"] == "pretrain" and cell["rank"] == protocol.get("rank"):
-        rank = PRETRAINING if cell["rank"] else None
-    found = []
-    for number in TABLES:
-        made = table(number)
-        for row in made.rows:
-            for column in made.columns:
-                value, wanted = row.published.get(column.name), made.cell(row, column)
-                if (
-                    value is not None
-                    and (wanted.task, wanted.method, wanted.rank) == (cell["task"], cell["method"], rank)
-                    and wanted.operator in (None, cell["operator"])
-                    and (cell["scale"] != "paper" or (wanted.model or protocol.get("model")) == cell["model"])
-                ):
-                    found.append((f"Table {number}, {column.label}", value))
-    return found
-
-
-def printed(cell: Cell, metric: str) -> float | None:
-    """The final metric that the paper prints for a cell; None where it prints none."""
-    for number in TABLES:
-        made = table(number)
-        for row in made.rows:
-            for column in made.columns:
-                if column.metric == metric and column.at is None and made.cell(row, column) == cell:
-                    return row.published.get(column.name)
-    return None
-
-
-def figure_cells(number: int) -> list[Cell]:
-    return [s.cell for s in figure(number)]
-
-
-def all_cells(scale: str) -> list[Cell]:
-    """The different cells of every table and figure."""
-    cells = [c for number in TABLES for c in table_cells(number, scale)]
-    return list(dict.fromkeys(cells + [c for number in FIGURES for c in figure_cells(number)]))
 
 
 def table_cells(number: int, scale: str) -> list[Cell]:
