@@ -6,7 +6,8 @@
     measures, statistics          a record -> a number; numbers over seeds -> mean, deviation, interval
     tables    a table of the paper -> entries -> a pandas frame; markdown, latex: the same, written out
     figures   curves, spectra, learning rates, cost -> SVG and PNG
-    claims    each claim of the paper, the rule, the numbers, the verdict; findings: the page that says so
+    claims, verdicts              each claim of the paper and its rule; the numbers that decide it
+    findings  the page that says so
     report    one HTML page with all of it
     planning, launch              which runs are missing, what they would cost; starting them
     output    files that appear whole, and the check that committed ones are fresh

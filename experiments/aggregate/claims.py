@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from .. import paper
 from ..paper import HIGH, LOW, PRETRAINING, Cell
 from ..records import Record
-from . import measures, statistics
-from .fill import Results
-from .statistics import Interval
-
-REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
-INCONCLUSIVE, NOT_RUN = "inconclusive", "not run"
-VERDICTS = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN)
+from . import measures
 
 TABLE2_POINTS = tuple(int(s) / paper.PAPER_STEPS for s in ("300", "500", "700", "900"))
 HALF = 50.0  # percent of characters: the middle of the way
@@ -69,28 +63,6 @@ class Claim:
     rule: str
     parts: tuple[Part, ...]
     stand_ins: tuple[Part, ...] = ()
-
-
-@dataclass(frozen=True)
-class PartVerdict:
-    """The numbers behind a part: means of both, the signed difference and its interval."""
-
-    part: Part
-    verdict: str
-    measure: Measure | None = None
-    ours: float | None = None
-    theirs: float | None = None
-    interval: Interval | None = None
-    margin: float = 0.0
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class ClaimVerdict:
-    claim: Claim
-    scale: str
-    verdict: str
-    parts: tuple[PartVerdict, ...]
 
 
 def final(name: str, *, stand_in: bool = False) -> Measure:
@@ -249,57 +221,3 @@ CLAIMS = (
         _against_truncation("uuid", Measure(UUID_POINTS.name, UUID_POINTS.read, True, stand_in=True)),
     ),
 )  # fmt: skip
-
-
-def judge(claim: Claim, results: Results) -> ClaimVerdict:
-    """The verdict on a claim at the scale of `results`."""
-    parts = tuple(judge_part(part, results) for part in claim.parts)
-    if all(p.verdict == NOT_RUN for p in parts):
-        stand_ins = tuple(judge_part(part, results) for part in claim.stand_ins)
-        parts = stand_ins if any(p.verdict != NOT_RUN for p in stand_ins) else parts
-    found = {p.verdict for p in parts}
-    if found == {NOT_RUN}:
-        verdict = NOT_RUN
-    elif NOT_REPRODUCED in found:
-        verdict = NOT_REPRODUCED
-    elif found == {REPRODUCED}:
-        verdict = REPRODUCED
-    else:
-        verdict = INCONCLUSIVE
-    return ClaimVerdict(claim, results.scale, verdict, parts)
-
-
-def judge_part(part: Part, results: Results) -> PartVerdict:
-    """Compare over common seeds, signed so that above zero is what the paper says."""
-    ours, theirs = results.cell(part.ours).selected, results.cell(part.theirs).selected
-    for measure, margin in zip(part.measures, part.margins or (0.0,) * len(part.measures), strict=True):
-        a = {s: v for s, r in ours.items() if (v := measure.read(r)) is not None}
-        b = {s: part.times * v for s, r in theirs.items() if (v := measure.read(r)) is not None}
-        interval = statistics.paired(a, b) if measure.higher_is_better else statistics.paired(b, a)
-        if interval is None:
-            continue
-        common = a.keys() & b.keys()
-        means = (sum(a[s] for s in common) / len(common), sum(b[s] for s in common) / len(common))
-        verdict, reason = _decide(part.kind, interval, margin)
-        return PartVerdict(part, verdict, measure, *means, interval, margin, reason)
-    lacking = [name for name, runs in (("ours", ours), ("theirs", theirs)) if not runs]
-    reason = "no runs" if lacking else "no common measure or seed"
-    return PartVerdict(part, NOT_RUN, margin=(part.margins or (0.0,))[0], reason=reason)
-
-
-def _decide(kind: str, interval: Interval, margin: float) -> tuple[str, str]:
-    if interval.low is None or interval.high is None:
-        return INCONCLUSIVE, "too few runs: fewer than two common seeds"
-    if kind == "on par":
-        if interval.above(-margin) and interval.below(margin):
-            return REPRODUCED, ""
-        outside = interval.above(margin) or interval.below(-margin)
-        return (NOT_REPRODUCED, "") if outside else (INCONCLUSIVE, "the interval crosses the margin")
-    bound = -margin if kind == "no worse" else 0.0
-    if interval.above(bound):
-        return REPRODUCED, ""
-    return (NOT_REPRODUCED, "") if interval.below(bound) else (INCONCLUSIVE, "the interval holds the bound")
-
-
-def judge_all(results: Results) -> list[ClaimVerdict]:
-    return [judge(claim, results) for claim in CLAIMS]

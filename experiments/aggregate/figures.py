@@ -119,7 +119,10 @@ def rate_search(task: str, cells: Labelled, scale: str) -> Figure | None:
             axes.plot(
                 [selection.rate], [best], "o", markersize=11, markerfacecolor="none", color=plots.look(i)["color"]
             )
+    tried = sorted({rate for _, f in found if f.selection for rate in f.selection.scores})
     axes.set_xscale("log")
+    axes.set_xticks(tried, [f"{rate:g}" for rate in tried], rotation=45)
+    axes.minorticks_off()
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss of the search, nats a token")
     axes.set_title(f"Learning-rate search on {task}, scale {scale} (ringed: selected)")
@@ -163,7 +166,9 @@ def score_against_cost(task: str, found: Labelled, scale: str) -> Figure | None:
                 axes.errorbar(spent, values.mean, values.sd or 0.0, label=label, capsize=2, markersize=6, **look)
         axes.set_xlabel(said)
         axes.set_ylabel(f"{paper.METRICS[metric].label}{', %' if paper.METRICS[metric].unit else ''}")
-    panels[0].set_xscale("log")
+    trained = [c for _, f in found if (c := tables.mean_cost(f.selected.values(), "trainable_parameters"))]
+    if trained:
+        plots.log_axis(panels[0].xaxis, min(trained), max(trained))
     figure.suptitle(f"Score against cost on {task}, scale {scale} (± 1 sd)")
     plots.legend_below(figure, panels[0], 3)
     return figure

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from ..paper import SCALES
 from . import statistics
-from .claims import VERDICTS, ClaimVerdict, PartVerdict, judge_all
 from .fill import Results
 from .markdown import grid
+from .verdicts import VERDICTS, ClaimVerdict, PartVerdict, judge_all
 from .wording import DASH
 
 RULE_TEXT = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from . import wording
-from .tables import Entry, Made
+from .tables import Made
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -31,26 +31,34 @@ def text(value: str) -> str:
 
 def fragment(made: Made) -> str:
     """A `table` environment in the manner of booktabs, the best of each column in bold."""
-    columns = made.columns
-    lines = [r"\begin{table}[p]", r"\centering\small"]
     title = f"{made.table.title} (scale: {made.scale}). {' '.join(wording.footnotes(made))}"
-    lines.append(rf"\caption{{Table {made.table.number} of the paper: {text(title)}}}")
-    lines.append(rf"\label{{tab:mora-{made.table.number}-{made.scale}}}")
-    lines += [rf"\begin{{tabular}}{{l*{{{len(columns)}}}{{rr}}r}}", r"\toprule"]
-    lines.append("".join(rf" & \multicolumn{{2}}{{c}}{{{text(c.label)}}}" for c in columns) + r" & trainable \\")
-    lines.append("".join(rf"\cmidrule(lr){{{2 * j + 2}-{2 * j + 3}}}" for j in range(len(columns))))
-    lines += [" & paper & ours" * len(columns) + r" & parameters \\", r"\midrule"]
+    widths = [2 if made.has_published(j) else 1 for j in range(len(made.columns))]
+    heads, rules, place = "", "", 2
+    for column, width in zip(made.columns, widths, strict=True):
+        heads += rf" & \multicolumn{{{width}}}{{c}}{{{text(column.label)}}}"
+        rules += rf"\cmidrule(lr){{{place}-{place + width - 1}}}"
+        place += width
+    lines = [
+        r"\begin{table}[p]",
+        r"\centering\small",
+        rf"\caption{{Table {made.table.number} of the paper: {text(title)}}}",
+        rf"\label{{tab:mora-{made.table.number}-{made.scale}}}",
+        rf"\begin{{tabular}}{{l*{{{sum(widths)}}}{{r}}r}}",
+        r"\toprule",
+        rf"{heads} & trainable \\",
+        rules,
+        "".join(" & paper & ours" if width == 2 else " & ours" for width in widths) + r" & parameters \\",
+        r"\midrule",
+    ]
     for row in made.entries:
-        cells = [text(row[0].row.label), *(c for entry in row for c in _pair(entry))]
+        cells = [text(row[0].row.label)]
+        for entry, width in zip(row, widths, strict=True):
+            shown = text(wording.ours(entry))
+            cells += [text(wording.published(entry))] if width == 2 else []
+            cells.append(rf"\textbf{{{shown}}}" if entry.best else shown)
         filled = next((e.filled for e in row if e.values), row[0].filled)
         lines.append(" & ".join([*cells, text(wording.parameters(filled))]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-    return "\n".join(lines)
-
-
-def _pair(entry: Entry) -> tuple[str, str]:
-    shown = text(wording.ours(entry))
-    return text(wording.published(entry)), rf"\textbf{{{shown}}}" if entry.best else shown
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
 def document(names: Iterable[str]) -> str:

@@ -47,12 +47,15 @@ def page(made: Made) -> str:
 
 
 def _results(made: Made) -> str:
-    header = ["", *(h for c in made.columns for h in (f"{c.label}: paper", "ours"))]
+    header = [""]
+    for j, column in enumerate(made.columns):
+        header += [f"{column.label}: paper", "ours"] if made.has_published(j) else [column.label]
     rows = []
     for row in made.entries:
         cells = []
-        for entry in row:
+        for j, entry in enumerate(row):
             shown = wording.ours(entry)
-            cells += [wording.published(entry), f"**{shown}**" if entry.best else shown]
+            cells += [wording.published(entry)] if made.has_published(j) else []
+            cells.append(f"**{shown}**" if entry.best else shown)
         rows.append([row[0].row.label + ("" if row[0].row.in_paper else " (not in the paper)"), *cells])
     return grid(header, rows)

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from ..paper import LOW, PRETRAINING, Cell
 
@@ -41,12 +42,24 @@ def look(index: int) -> dict[str, Any]:
 
 def look_of(cell: Cell) -> dict[str, Any]:
     """The same look for a method at a rank in every figure that compares methods."""
-    low = cell.rank == LOW
-    return look(
-        {"fft": 0, "lora": 1 if low or cell.rank == PRETRAINING else 3, "mora": 4 if low else 2}.get(
-            cell.method, {"relora": 3, "remora": 5}.get(cell.method, 6)
-        )
-    )
+    low, extra = cell.rank == LOW, 2 if cell.options else 0
+    places = {
+        "fft": 0,
+        "lora": 1 if low or cell.rank == PRETRAINING else 3,
+        "mora": 4 if low else 2,
+        "relora": 3,
+        "remora": 5,
+    }
+    return look(places.get(cell.method, 6) + extra)
+
+
+def log_axis(axis: Any, low: float, high: float) -> None:
+    """A logarithmic axis of counts whose labels (20 k, 1 M) do not meet."""
+    subs = (1, 2, 5) if high < 300 * low else (1,)
+    axis.axes.set_xscale("log")
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(EngFormatter())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def canvas(panels: int, *, height: float = 3.4) -> tuple[Figure, Sequence[Any]]:

@@ -57,8 +57,9 @@ class Setting:
 
     def key(self, rate: float, seed: int, hardware: dict[str, Any] | None = None) -> str:
         """The key of the run at `rate` and `seed`; `hardware` is a record's own section, where it matters."""
-        training = {**self.identity["training"], "learning_rate": rate or None}
-        changed = {"training": training, "seed": seed}
+        changed: dict[str, Any] = {"seed": seed}
+        if self.candidates:
+            changed["training"] = {**self.identity["training"], "learning_rate": rate}
         if hardware is not None:
             kept = {k: v for k, v in hardware.items() if k not in NOT_IN_KEY["hardware"] and v is not None}
             changed["hardware"] = kept

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from .. import paper
 from ..records import Record
-from . import claims, curves, findings, packing, tables, wording
+from . import curves, findings, packing, tables, verdicts, wording
 from .fill import Filled, Results
 from .tables import Entry, Made
 
@@ -48,11 +48,11 @@ def html(records: Sequence[Record], all_results: Sequence[Results], problems: Se
 
 
 def _scale(results: Results, place: dict[str, int]) -> dict[str, Any]:
-    verdicts = claims.judge_all(results)
+    judged = verdicts.judge_all(results)
     return {
         "name": results.scale,
         "verdicts": [
-            {"claim": v.claim, "verdict": v.verdict, "parts": list(map(findings.part_line, v.parts))} for v in verdicts
+            {"claim": v.claim, "verdict": v.verdict, "parts": list(map(findings.part_line, v.parts))} for v in judged
         ],
         "tables": [_table(tables.make(paper.table(number), results), place) for number in paper.TABLES],
     }
@@ -62,7 +62,7 @@ def _table(made: Made, place: dict[str, int]) -> dict[str, Any]:
     return {
         "number": made.table.number,
         "title": made.table.title,
-        "columns": [c.label for c in made.columns],
+        "columns": [(c.label, made.has_published(j)) for j, c in enumerate(made.columns)],
         "rows": [_row(row, place) for row in made.entries],
         "notes": wording.footnotes(made),
     }

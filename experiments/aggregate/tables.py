@@ -62,6 +62,10 @@ class Made:
     columns: tuple[Column, ...]
     entries: tuple[tuple[Entry, ...], ...]
 
+    def has_published(self, column: int) -> bool:
+        """Whether the paper prints anything in a column; ours alone is shown where it does not."""
+        return any(row[column].published is not None for row in self.entries)
+
     def details(self) -> list[tuple[str, Filled]]:
         """The different cells that have runs, with the label of the row in which each comes first."""
         seen: dict[Cell, tuple[str, Filled]] = {}

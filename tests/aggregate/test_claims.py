@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from experiments import paper
-from experiments.aggregate import claims, findings
-from experiments.aggregate.claims import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED
+from experiments.aggregate import claims, findings, verdicts
 from experiments.aggregate.fill import Results
+from experiments.aggregate.verdicts import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED
 from experiments.paper import Cell
 
 from . import synthetic
@@ -26,7 +26,7 @@ def judged(ours, theirs, kind="better", margin=0.0, metric="gsm8k", times=1.0):
     part = claims.Part(
         "p", OURS, THEIRS, (claims.final("gsm8k"), claims.final("perplexity")), kind, (margin,) * 2, times
     )
-    return claims.judge_part(part, Results("laptop", records, FIXED))
+    return verdicts.judge_part(part, Results("laptop", records, FIXED))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def pretraining(perplexity):
             made.metrics["final"] = {"perplexity": mean + 0.1 * seed + 0.01 * synthetic.noise(method, seed)}
             records.append(made)
     (claim,) = (c for c in claims.CLAIMS if c.name == "pretraining-order")
-    return claims.judge(claim, Results("laptop", records, FIXED)).verdict
+    return verdicts.judge(claim, Results("laptop", records, FIXED)).verdict
 
 
 def test_a_claim_is_reproduced_when_all_its_parts_are():
@@ -100,28 +100,28 @@ def test_stand_ins_decide_only_where_the_papers_task_was_not_run():
     uuid = [synthetic.record(FIXED.setting(p.ours), 1e-2, seed) for p in claim.stand_ins for seed in (0, 1)] + [
         synthetic.record(FIXED.setting(p.theirs), 1e-2, seed) for p in claim.stand_ins[:2] for seed in (0, 1)
     ]
-    verdict = claims.judge(claim, Results("laptop", uuid, FIXED))
+    verdict = verdicts.judge(claim, Results("laptop", uuid, FIXED))
     assert {p.part.ours.task for p in verdict.parts} == {"uuid"}
     assert all(p.measure.stand_in for p in verdict.parts)
     math = [synthetic.record(FIXED.setting(c), 1e-2, 0) for c in (claim.parts[0].ours, claim.parts[0].theirs)]
-    verdict = claims.judge(claim, Results("laptop", uuid + math, FIXED))
+    verdict = verdicts.judge(claim, Results("laptop", uuid + math, FIXED))
     assert {p.part.ours.task for p in verdict.parts} == {"math"}
 
 
 def test_every_claim_is_not_run_without_records():
-    verdicts = claims.judge_all(Results("laptop", [], FIXED))
-    assert len({v.claim.name for v in verdicts}) == len(verdicts) == 9
-    assert {v.verdict for v in verdicts} == {NOT_RUN}
+    found = verdicts.judge_all(Results("laptop", [], FIXED))
+    assert len({v.claim.name for v in found}) == len(found) == 9
+    assert {v.verdict for v in found} == {NOT_RUN}
 
 
 def test_the_papers_numbers_stand_beside_the_claims():
-    verdicts = {v.claim.name: v for v in claims.judge_all(Results("laptop", [], FIXED))}
+    found = {v.claim.name: v for v in verdicts.judge_all(Results("laptop", [], FIXED))}
     rows = {(r["method"], r["rank"]): r["values"] for r in paper.published()["table2"]["rows"]}
-    (part,) = verdicts["keeps-up-with-fft"].parts
+    (part,) = found["keeps-up-with-fft"].parts
     means = [sum(rows[row].values()) / 4 for row in (("mora", 256), ("fft", None))]
     assert findings.published(part) == ", ".join(f"{m:.2f}" for m in means)
-    low, _ = verdicts["fewer-steps"].parts
+    low, _ = found["fewer-steps"].parts
     steps = [low.part.measures[0].published(c) for c in (low.part.ours, low.part.theirs)]
     assert 500 < steps[0] < 700 < steps[1] < 900  # between the columns of Table 2 where 50 % lies
-    assert findings.published(verdicts["operators-beat-truncation"].parts[0]) == "62.50, 59.50"
-    assert findings.published(verdicts["more-singular-values"].parts[0]) == "—"
+    assert findings.published(found["operators-beat-truncation"].parts[0]) == "62.50, 59.50"
+    assert findings.published(found["more-singular-values"].parts[0]) == "—"

@@ -90,9 +90,9 @@ def cells():
 @pytest.mark.parametrize("cell", [c for c in cells() if c.task == "uuid"], ids=str)
 def test_keys_are_those_of_run_py(protocols, cell):
     setting = protocols.setting(cell)
-    for rate, seed in ((setting.use, 0), (setting.candidates[0], 3)):
-        arguments = [*setting.arguments, f"training.learning_rate={rate}", f"seed={seed}"]
-        assert setting.key(rate, seed) == key_of(cell_identity(config.parse(composition(arguments))))
+    rate = setting.candidates[0]
+    arguments = [*setting.arguments, f"training.learning_rate={rate}", "seed=3"]
+    assert setting.key(rate, 3) == key_of(cell_identity(config.parse(composition(arguments))))
 
 
 def test_a_number_format_of_its_own_still_fills_the_cell(protocols):
@@ -148,3 +148,20 @@ def test_no_results_folder_is_one_line(tmp_path):
         read_records(tmp_path / "nothing")
     assert read_records(tmp_path) == ([], [])
     assert read_records(Path(tmp_path)) == ([], [])
+
+
+def test_the_untrained_model_has_a_key_without_a_rate(protocols):
+    setting = protocols.setting(Cell("math", "none"))
+    assert setting.key(setting.use, 0) == key_of(
+        cell_identity(config.parse(composition([*setting.arguments, "seed=0"])))
+    )
+    made = synthetic.record(setting, setting.use, 0)
+    made.cell["learning_rate"] = None
+    assert Results("smoke", [made], protocols).cell(Cell("math", "none")).selected == {0: made}
+
+
+@pytest.mark.parametrize("method", ["lora_plus", "relora", "asylora", "dora", "mora", "lora", "fft"])
+def test_keys_of_methods_and_tasks_put_together_are_those_of_run_py(protocols, method):
+    setting = protocols.setting(Cell("math", method, None if method == "fft" else 256))
+    composed = config.parse(composition([*setting.arguments, "training.learning_rate=0.5", "seed=2"]))
+    assert setting.key(0.5, 2) == key_of(cell_identity(composed))

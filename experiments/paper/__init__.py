@@ -1,0 +1,16 @@
+"""The published numbers, and which configuration fills which cell.
+
+A number of the paper is only ever read from `results/paper/paper.json`. A `Cell` speaks of the paper's own ranks (8 and
+256, 128 for pretraining); what they are at another scale is the business of `aggregate.protocol`.
+"""
+
+from .figures import FIGURES, PAPER_STEPS, PROJECTIONS, Series, figure, figure_cells
+from .lookup import all_cells, beside, printed
+from .names import HIGH, LOW, METHODS, METRICS, PRETRAINING, SCALES, STAND_INS, Metric, published
+from .tables import TABLES, Cell, Column, Row, Table, arithmetic_notes, table, table_cells
+
+__all__ = [
+    "FIGURES", "HIGH", "LOW", "METHODS", "METRICS", "PAPER_STEPS", "PRETRAINING", "PROJECTIONS", "SCALES", "STAND_INS",
+    "TABLES", "Cell", "Column", "Metric", "Row", "Series", "Table", "all_cells", "arithmetic_notes", "beside", "figure",
+    "figure_cells", "printed", "published", "table", "table_cells",
+]  # fmt: skip

@@ -1,0 +1,217 @@
+"""Tables 1, 2, 3, 4, 6 and 7: rows, columns, published values, and the configuration that fills each place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+
+from .names import DETAILS, HIGH, LOW, METHODS, METRICS, PRETRAINING, STAND_INS, published
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A configuration that fills a cell of the paper, at whatever scale; None is the protocol's own choice."""
+
+    task: str
+    method: str
+    rank: int | None = None
+    operator: str | None = None
+    model: str | None = None
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: a metric of a task, at the end (`at` None) or after a fraction of the training."""
+
+    name: str
+    label: str
+    task: str
+    metric: str
+    at: float | None = None
+    rank: int | None = None
+    model: str | None = None
+    only_scale: str | None = None
+    stand_in: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: a method; `published` maps names of columns to the paper's values."""
+
+    label: str
+    method: str
+    rank: int | None = None
+    operator: str | None = None
+    options: tuple[str, ...] = ()
+    published: dict[str, float | None] = field(default_factory=dict, hash=False)
+    in_paper: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper, with the rows and columns that we add to it."""
+
+    number: int
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    footnotes: tuple[str, ...] = ()
+
+    def cell(self, row: Row, column: Column) -> Cell:
+        rank = column.rank if column.rank is not None else row.rank
+        return Cell(column.task, row.method, rank, row.operator, column.model, row.options)
+
+
+SINGLE_RUNS = "The paper's values are single runs: it gives no seeds and no deviations."
+
+
+def label(method: str, rank: int | None) -> str:
+    return METHODS[method] if rank is None else f"{METHODS[method]}, r = {rank}"
+
+
+def _method_rows(number: int, columns: tuple[Column, ...], renamed: dict[str, str] | None = None) -> tuple[Row, ...]:
+    """The published rows; `renamed` maps our names of columns to theirs, where they differ."""
+    names = {c.name: (renamed or {}).get(c.name, c.name) for c in columns}
+    return tuple(
+        Row(
+            label(row["method"], row["rank"]),
+            row["method"],
+            row["rank"],
+            published={ours: row["values"].get(theirs) for ours, theirs in names.items()},
+        )
+        for row in published()[f"table{number}"]["rows"]
+    )
+
+
+BASE = Row(METHODS["none"], "none", in_paper=False)
+
+
+def _metrics(task: str, *names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, METRICS[name].label, task, name) for name in names)
+
+
+def _ours(task: str, *names: str, rank: int | None = None, suffix: str = "") -> tuple[Column, ...]:
+    return tuple(
+        Column(f"{task}_{n}{suffix}", f"{METRICS[n].label}{suffix} ({task}, ours)", task, n, rank=rank, stand_in=True)
+        for n in names
+    )
+
+
+def _table1() -> Table:
+    columns = (
+        *_metrics("instruct", "mmlu_0shot", "mmlu_5shot"),
+        *_metrics("math", "gsm8k", "math"),
+        *_metrics("biomed", "biomed_avg"),
+        *_metrics("finance", "finance_avg"),
+    )
+    rows = (BASE, *_method_rows(1, columns))
+    for task, names in STAND_INS.items():
+        columns += _ours(task, *names)
+    return Table(1, published()["table1"]["title"], columns, rows, (SINGLE_RUNS, *arithmetic_notes(6, 7)))
+
+
+def _table2() -> Table:
+    steps = published()["table2"]["columns"]
+    columns = tuple(Column(s, f"step {s} ({int(s) // 10} %)", "uuid", "char_accuracy", at=int(s) / 1000) for s in steps)
+    rows = _method_rows(2, columns)
+    columns += (Column("final", "end, all pairs", "uuid", "char_accuracy"),)
+    return Table(
+        2,
+        published()["table2"]["title"],
+        columns,
+        rows,
+        (SINGLE_RUNS, "The paper trains for 1,000 steps; the columns are the same parts of ours."),
+    )
+
+
+def _table3() -> Table:
+    columns = (
+        Column("250m", "250M", "pretrain", "perplexity"),
+        Column("1.3b", "1.3B", "pretrain", "perplexity", model="llama-1.3b", only_scale="paper"),
+    )
+    cycle = Row("ReMoRA, four groupings", "remora", PRETRAINING, None, ("method.groupings=four",), in_paper=False)
+    rows = (*_method_rows(3, columns), cycle, Row("full training", "fft", in_paper=False))
+    return Table(
+        3, published()["table3"]["title"], columns, rows, (SINGLE_RUNS, "The paper has no row of full training.")
+    )
+
+
+def _table4() -> Table:
+    ranks = {"r8": LOW, "r256": HIGH}
+    columns = tuple(Column(n, f"GSM8K, r = {r}", "math", "gsm8k", rank=r) for n, r in ranks.items())
+    rows = tuple(
+        Row(f"{row['operator']} (Eq. {row['equation']})", "mora", None, row["operator"], published=row["values"])
+        for row in published()["table4"]["rows"]
+    )
+    folded = tuple(
+        Row(f"{name}, no dead inputs", "mora", None, name, ("method.surplus=fold",), in_paper=False)
+        for name in ("decouple", "rotation")
+    )
+    columns += tuple(
+        Column(f"uuid_{n}", f"UUID accuracy, r = {r}", "uuid", "char_accuracy", rank=r) for n, r in ranks.items()
+    )
+    for rank in ranks.values():
+        columns += _ours("math", *STAND_INS["math"], rank=rank, suffix=f", r = {rank}")
+    return Table(4, published()["table4"]["title"], columns, (*rows, *folded), (SINGLE_RUNS,))
+
+
+def _detail(number: int, task: str, *names: str) -> Table:
+    average = f"{task}_avg"
+    columns = _metrics(task, *names, average)
+    rows = (BASE, *_method_rows(number, columns, {average: "avg"}))
+    columns += _ours(task, *DETAILS[task])
+    return Table(
+        number, published()[f"table{number}"]["title"], columns, rows, (SINGLE_RUNS, *arithmetic_notes(number))
+    )
+
+
+TABLES = (1, 2, 3, 4, 6, 7)
+
+
+@cache
+def table(number: int) -> Table:
+    """One table of the paper.
+
+    Raises:
+        ValueError: The paper has no such table, or it holds no results (Table 5: hyperparameters).
+    """
+    if number == 6:
+        return _detail(6, "biomed", "pubmedqa", "usmle", "bio_mmlu", "rct")
+    if number == 7:
+        return _detail(7, "finance", "convfinqa", "fiqa_sa", "headline", "ner", "fpb")
+    made = {1: _table1, 2: _table2, 3: _table3, 4: _table4}
+    if number not in made:
+        raise ValueError(f"no table {number} with results; allowed: {', '.join(map(str, TABLES))}")
+    return made[number]()
+
+
+AVERAGES = {6: "biomed_avg", 7: "finance_avg"}
+
+
+def arithmetic_notes(*numbers: int) -> tuple[str, ...]:
+    """Where printed averages of Tables 6 and 7 disagree with Table 1 or their own columns, found by computing."""
+    notes = []
+    for number in numbers:
+        column = AVERAGES[number]
+        summary = {(r["method"], r["rank"]): r["values"][column] for r in published()["table1"]["rows"]}
+        for row in published()[f"table{number}"]["rows"]:
+            parts = [v for name, v in row["values"].items() if name != "avg"]
+            mean, here = sum(parts) / len(parts), row["values"]["avg"]
+            there = summary[row["method"], row["rank"]]
+            if abs(mean - here) > 0.05 + 1e-9 or here != there:
+                printed = f"{here} in Table {number}" + (f", {there} in Table 1" if here != there else "")
+                notes.append(
+                    f"{label(row['method'], row['rank'])}, {METRICS[column].label}: the paper prints {printed}; "
+                    f"its columns average {mean:.2f}."
+                )
+    return tuple(notes)
+
+
+def table_cells(number: int, scale: str) -> list[Cell]:
+    """The different cells of a table, row by row."""
+    made = table(number)
+    cells = [
+        made.cell(row, column) for row in made.rows for column in made.columns if column.only_scale in (None, scale)
+    ]
+    return list(dict.fromkeys(cells))
