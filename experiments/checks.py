@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,17 @@ from .errors import ConfigError
 
 if TYPE_CHECKING:
     from .config import Method, RunConfig
+
+
+# mora.config's, which cannot be imported before PEFT is; a test compares the two.
+AUTO_ROTATION_UP_TO = 32
+
+
+def operator_in_force(method: Method) -> Method:
+    """`auto` by the name of the operator that it stands for: the same run has the same key either way."""
+    if method.operator != "auto" or method.rank is None:
+        return method
+    return dataclasses.replace(method, operator="rotation" if method.rank <= AUTO_ROTATION_UP_TO else "sharing")
 
 
 def together(run: RunConfig) -> None:
@@ -70,7 +82,7 @@ def _restarts(run: RunConfig) -> None:
             f"training.steps={steps}, not more than method.restart_warmup ({m.restart_warmup}); "
             "allowed: a divisor of training.steps"
         )
-    if m.family == "mora" and m.operator != "sharing" and not (m.operator == "auto" and (m.rank or 0) > 32):
+    if m.family == "mora" and m.operator != "sharing":
         raise ConfigError(
             f"method.operator must be sharing for method={m.name}, got {m.operator}: "
             "only sharing has a second grouping to change to at a restart"

@@ -186,6 +186,7 @@ def parse(config: DictConfig) -> RunConfig:
         what = "is not a setting" if wrong[0] in values else "is missing"
         raise ConfigError(f"{wrong[0]} {what}; allowed: {', '.join(sorted(expected))}")
     parsed = {name: _section(cls, name, values[name]) for name, cls in sections.items()}
+    parsed["method"] = checks.operator_in_force(parsed["method"])
     for name, f in top.items():
         _check_value(f, name, values[name])
     run = RunConfig(

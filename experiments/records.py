@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import os
 import socket
 import sys
@@ -86,6 +87,15 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
+def finite(value: Any) -> Any:
+    """`value` with null in place of every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class Store:
     """The records below `results`, and beside them what runs keep: checkpoints and trained models."""
 
@@ -115,7 +125,8 @@ class Store:
             return None
 
     def write(self, record: Record) -> Path:
-        write_json(self.path(record.key), dataclasses.asdict(record))
+        """Write a record; values that are not finite (a diverged run's) become null."""
+        write_json(self.path(record.key), finite(dataclasses.asdict(record)))
         return self.path(record.key)
 
     @contextlib.contextmanager

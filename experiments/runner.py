@@ -40,7 +40,7 @@ def cell_identity(config: RunConfig) -> dict[str, Any]:
 
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
     """Train and measure; the caller holds the claim on `key`."""
-    from . import cost, methods, provenance, spectrum, training
+    from . import callbacks, cost, methods, provenance, spectrum, training
     from .hardware import place
     from .tracking import WandbMirror
 
@@ -75,16 +75,16 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     store.write(record)
 
     mirror = WandbMirror(config, record) if config.logger.name == "wandb" else None
-    for callback in (training.ProgressBar(), mirror):
+    for callback in (callbacks.ProgressBar(), mirror):
         if callback:
             trainer.add_callback(callback)
     try:
         trains = config.method.family != "none"
         before = task.baseline(adapted.model, tokenizer, prepared) if trains else {}
         state = training.train(trainer) if trains else trainer.state
-        with training.measuring(adapted.model):
+        with callbacks.measuring(adapted.model):
             final = before | task.evaluate(adapted.model, tokenizer, prepared)
-        record.metrics = {"final": final, "curve": training.curve(state.log_history)}
+        record.metrics = {"final": final, "curve": callbacks.curve(state.log_history)}
         if trains:
             training.save(trainer, store.model(key))
         record.cost = meter.read(state, prepared, config, store.model(key))
@@ -96,6 +96,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         record.status = "interrupted"
         raise
     except Exception as error:
+        record.metrics["curve"] = callbacks.curve(trainer.state.log_history)
         record.status, record.error = "failed", {"type": type(error).__name__, "message": str(error)}
         print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
     finally:

@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from .callbacks import curve
 from .config import RunConfig
 from .records import Record
-from .training import curve
 
 
 class WandbMirror(TrainerCallback):

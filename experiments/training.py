@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,6 @@ from torch import Tensor
 from transformers import (
     PrinterCallback,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -27,13 +23,12 @@ from transformers.trainer_utils import set_seed as set_seed
 
 from mora import schedules
 
+from .callbacks import Curve, Measure
 from .config import RunConfig
 from .hardware import Placement
 from .methods import Adapted
 from .restarts import Restarts
 from .tasks.base import IGNORED
-
-Measure = Callable[[], dict[str, float]]
 
 
 def quiet() -> None:
@@ -57,18 +52,6 @@ def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     if int(lengths.min()) < longest:
         batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
     return batch
-
-
-@contextlib.contextmanager
-def measuring(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode, with the global random state and the mode put back as they were found."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def schedule(config: RunConfig) -> Callable[[int], float]:
@@ -160,62 +143,6 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
 
 
-class CurveCallback(TrainerCallback):
-    """Adds the task's metrics to the training log at the points of the curve, before that step is saved."""
-
-    def __init__(self, model: torch.nn.Module, measure: Measure, config: RunConfig) -> None:
-        self.model, self.measure, self.config = model, measure, config
-        self.seconds = 0.0
-        self.since = time.monotonic()
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.seconds = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
-        self.since = time.monotonic()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        step, t = state.global_step, self.config.training
-        last = step == t.steps
-        control.should_log = last or step % t.log_every == 0
-        control.should_save = last or step % t.checkpoint_every == 0
-        if step % t.evaluate_every == 0 or last:
-            with measuring(self.model):
-                state.log_history.append({"step": step, **self.measure()})
-        if control.should_log:
-            # Kept in the log so that a resumed run knows how long the steps before it took.
-            state.log_history.append({"step": step, "seconds": self.seconds + time.monotonic() - self.since})
-
-
-class ProgressBar(TrainerCallback):
-    """One line: step, loss, and the task's metric once there is one."""
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
-        self.shown: dict[str, str] = {}
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        for row in curve(state.log_history[-4:]):
-            self.shown |= {k: f"{v:.4g}" for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
-        self.bar.set_postfix(self.shown)
-
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.bar.close()
-
-
-def curve(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """The Trainer's log as one row a step, without times and totals."""
-    rows: dict[int, dict[str, float]] = {}
-    for entry in log:
-        if "train_runtime" not in entry:
-            values = {k: v for k, v in entry.items() if k not in ("seconds", "epoch", "step")}
-            rows.setdefault(entry["step"], {"step": entry["step"]}).update(values)
-    return [row for _, row in sorted(rows.items()) if len(row) > 1]
-
-
 def build(
     adapted: Adapted,
     train: Sequence[dict[str, Tensor]],
@@ -254,7 +181,7 @@ def build(
     trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=train, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
     # In this order: a point of the curve is the model as the optimizer left it, then comes a merge.
-    for callback in (CurveCallback(adapted.model, measure, config), trainer.restarts):
+    for callback in (Curve(adapted.model, measure, config), trainer.restarts):
         if callback:
             trainer.add_callback(callback)
     return trainer

@@ -196,6 +196,15 @@ def test_the_key_does_not_change_with_anything_else():
     assert {key(*change) for change in changes} == {key()}
 
 
+@pytest.mark.parametrize(("rank", "operator"), [(8, "rotation"), (32, "rotation"), (33, "sharing"), (64, "sharing")])
+def test_auto_is_the_operator_that_the_library_would_take(rank, operator):
+    from mora import MoraConfig
+
+    config = compose("method.operator=auto", f"method.rank={rank}")
+    assert config.method.operator == operator == MoraConfig(r=rank).operator_in_force
+    assert key("method.operator=auto", "method.rank=2") == key("method.operator=rotation", "method.rank=2")
+
+
 def test_config_error_is_what_parse_raises():
     with pytest.raises(ConfigError, match=r"method\.rank must be a positive integer"):
         compose("method.rank=-2")

@@ -104,6 +104,17 @@ def test_a_run_that_fails_leaves_a_record_and_exit_code_1(tmp_path):
     assert json.loads(path.read_text())["status"] == "finished"
 
 
+def test_a_run_that_diverges_fails_and_says_at_which_step(tmp_path):
+    done = run("method=lora", *SMOKE, f"paths.results={tmp_path}", "training.learning_rate=1e30")
+    assert done.returncode == 1
+    (path,) = (tmp_path / "runs").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "failed"
+    assert record["error"]["type"] == "FloatingPointError"
+    assert "diverged at step" in record["error"]["message"]
+    assert record["metrics"]["curve"]
+
+
 def test_an_interrupted_run_exits_130_and_goes_on(tmp_path):
     arguments = [
         "method=mora",
