@@ -175,6 +175,7 @@ def test_a_cell_from_start_to_record(task, smoke):
     assert {"step", "loss"} <= set(record.metrics["curve"][0])
     assert record.provenance["task_version"] == tasks.get(task).version
     assert record.provenance["data_fingerprint"]
+    assert any(pin.startswith("llamafactory==") for pin in record.provenance["sources"])
     assert record.cost["tokens"] > 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import sources
 from ..config import RunConfig
 from ..evaluation import Answers, Benchmark, Loss, ask
 from . import corpora, hub
@@ -44,6 +45,12 @@ def general_text(config: RunConfig) -> list[str]:
     if config.task.data == "hub":
         return [text for _, text in zip(range(count), hub.c4("validation"), strict=False)]
     return corpora.c4(config.paths.cache_folder)[1][:count]
+
+
+def origins(config: RunConfig, *packaged: str) -> list[str]:
+    """Where the data come from, for the record: pinned packages or the hub, and the user's file if there is one."""
+    found = ["hub"] if config.task.data == "hub" else sources.pins(*packaged)
+    return [*found, "task.train_file"] if config.task.train_file else found
 
 
 def general_windows(documents: list[str], tokenizer: Any, config: RunConfig) -> Rows:
