@@ -179,7 +179,7 @@ def parse(config: DictConfig) -> RunConfig:
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     sections: dict[str, Any] = {"method": Method, "task": Task, "training": Training, "hardware": Hardware}
-    sections |= {"logger": Logger, "paths": Paths}
+    sections.update(logger=Logger, paths=Paths)
     top = {f.name: f for f in dataclasses.fields(RunConfig) if "check" in f.metadata}
     expected = {*sections, *top, "scale", "protocol"}
     if wrong := sorted(expected ^ set(values)):

@@ -65,7 +65,7 @@ def load(model: str, cache: Path, dtype: Any, seed: int = 0) -> tuple[Any, Any, 
 
 
 def tiny_model() -> Any:
-    """A LLaMA of about 0.65 million random weights, the same on every machine.
+    """A LLaMA of 1.7 million random weights, the same on every machine.
 
     Weights are drawn with standard deviation hidden ** -0.5 instead of the usual 0.02. The model is never pretrained,
     and adapters leave its head and embedding as drawn: behind the final RMSNorm a head at 0.02 could not give any

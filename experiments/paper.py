@@ -7,6 +7,7 @@ A number of the paper is only ever read from `results/paper/paper.json`. A `Cell
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -60,16 +61,27 @@ METRICS = {
     "fpb": _percent("FPB"),
     "finance_avg": _percent("Finance average"),
     "perplexity": Metric("perplexity", "", False),
-    "reuters_topic": _percent("Reuters topic"),
     "answer_bits_per_byte": Metric("bits per byte of held-out answers", "", False),
-    "held_out_perplexity": Metric("held-out perplexity", "", False),
+    "heldout_perplexity": Metric("held-out perplexity", "", False),
+    "general_loss": Metric("loss on general text", "", False),
+    "mmlu_subset_5shot": _percent("MMLU subset 5-shot"),
+    "gsm8k_subset": _percent("GSM8K subset"),
+    "pubmedqa_yesno": _percent("PubMedQA yes/no"),
+    "medqa_subset": _percent("MedQA subset"),
+    "bio_mmlu_subset": _percent("BioMMLU subset"),
+    "reuters_topic": _percent("Reuters topic"),
+    "econ_mmlu_subset": _percent("economic MMLU subset"),
 }
-# What smaller scales measure in place of the paper's metrics, under names of their own.
+# What smaller scales measure in place of the paper's metrics, under names of their own; the first decides claims.
 STAND_INS = {
-    "instruct": ("answer_bits_per_byte",),
-    "math": ("answer_bits_per_byte",),
-    "biomed": ("held_out_perplexity",),
-    "finance": ("reuters_topic", "held_out_perplexity"),
+    "instruct": ("answer_bits_per_byte", "mmlu_subset_5shot"),
+    "math": ("answer_bits_per_byte", "gsm8k_subset"),
+    "biomed": ("heldout_perplexity",),
+    "finance": ("heldout_perplexity", "reuters_topic"),
+}
+DETAILS = {
+    "biomed": ("heldout_perplexity", "pubmedqa_yesno", "medqa_subset", "bio_mmlu_subset", "general_loss"),
+    "finance": ("heldout_perplexity", "reuters_topic", "econ_mmlu_subset", "general_loss"),
 }
 
 
@@ -162,11 +174,10 @@ def _metrics(task: str, *names: str) -> tuple[Column, ...]:
     return tuple(Column(name, METRICS[name].label, task, name) for name in names)
 
 
-def _stand_ins(*tasks: str) -> tuple[Column, ...]:
+def _ours(task: str, *names: str, rank: int | None = None, suffix: str = "") -> tuple[Column, ...]:
     return tuple(
-        Column(f"{task}_{name}", f"{METRICS[name].label} ({task}, stand-in)", task, name, stand_in=True)
-        for task in tasks
-        for name in STAND_INS.get(task, ())
+        Column(f"{task}_{n}{suffix}", f"{METRICS[n].label}{suffix} ({task}, ours)", task, n, rank=rank, stand_in=True)
+        for n in names
     )
 
 
@@ -178,7 +189,8 @@ def _table1() -> Table:
         *_metrics("finance", "finance_avg"),
     )
     rows = (BASE, *_method_rows(1, columns))
-    columns += _stand_ins("instruct", "math", "biomed", "finance")
+    for task, names in STAND_INS.items():
+        columns += _ours(task, *names)
     return Table(1, published()["table1"]["title"], columns, rows, (SINGLE_RUNS, *arithmetic_notes()))
 
 
@@ -201,8 +213,8 @@ def _table3() -> Table:
         Column("250m", "250M", "pretrain", "perplexity"),
         Column("1.3b", "1.3B", "pretrain", "perplexity", model="llama-1.3b", only_scale="paper"),
     )
-    full = Row("full training", "fft", in_paper=False)
-    rows = (*_method_rows(3, columns), full)
+    cycle = Row("ReMoRA, four groupings", "remora", PRETRAINING, None, ("method.groupings=four",), in_paper=False)
+    rows = (*_method_rows(3, columns), cycle, Row("full training", "fft", in_paper=False))
     return Table(
         3, published()["table3"]["title"], columns, rows, (SINGLE_RUNS, "The paper has no row of full training.")
     )
@@ -222,6 +234,8 @@ def _table4() -> Table:
     columns += tuple(
         Column(f"uuid_{n}", f"UUID accuracy, r = {r}", "uuid", "char_accuracy", rank=r) for n, r in ranks.items()
     )
+    for rank in ranks.values():
+        columns += _ours("math", *STAND_INS["math"], rank=rank, suffix=f", r = {rank}")
     return Table(4, published()["table4"]["title"], columns, (*rows, *folded), (SINGLE_RUNS,))
 
 
@@ -229,7 +243,7 @@ def _detail(number: int, task: str, *names: str) -> Table:
     average = f"{task}_avg"
     columns = _metrics(task, *names, average)
     rows = (BASE, *_method_rows(number, columns, {average: "avg"}))
-    columns += _stand_ins(task)
+    columns += _ours(task, *DETAILS[task])
     return Table(number, published()[f"table{number}"]["title"], columns, rows, (SINGLE_RUNS, *arithmetic_notes()))
 
 
@@ -313,13 +327,60 @@ def figure(number: int) -> tuple[Series, ...]:
             for name, values in data["series"].items()
         )
     if number in (4, 5):
-        rows = [r for r in table(3).rows if number == 4 or r.in_paper]
-        return tuple(Series(r.label, Cell("pretrain", r.method, r.rank)) for r in rows)
+        made = table(3)
+        # Full training has no adapters whose spectrum could be compared.
+        rows = [r for r in made.rows if number == 4 or r.rank]
+        return tuple(Series(r.label, made.cell(r, made.columns[0])) for r in rows)
     raise ValueError(f"no figure {number} with curves; allowed: {', '.join(map(str, FIGURES))}")
+
+
+def beside(cell: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What the paper prints for the method, rank and operator of a run: (table and column, value).
+
+    Args:
+        cell: The `cell` of a record.
+        protocol: The protocol of its task and scale: `ranks` says which of the paper's ranks a rank stands for.
+    """
+    ranks = protocol.get("ranks") or {}
+    stands_for = {ranks.get("low"): LOW, ranks.get("high"): HIGH, None: None}
+    rank = stands_for.get(cell["rank"], 0)
+    if cell["task"] == "pretrain" and cell["rank"] == protocol.get("rank"):
+        rank = PRETRAINING if cell["rank"] else None
+    found = []
+    for number in TABLES:
+        made = table(number)
+        for row in made.rows:
+            for column in made.columns:
+                value, wanted = row.published.get(column.name), made.cell(row, column)
+                if (
+                    value is not None
+                    and (wanted.task, wanted.method, wanted.rank) == (cell["task"], cell["method"], rank)
+                    and wanted.operator in (None, cell["operator"])
+                    and (cell["scale"] != "paper" or (wanted.model or protocol.get("model")) == cell["model"])
+                ):
+                    found.append((f"Table {number}, {column.label}", value))
+    return found
+
+
+def printed(cell: Cell, metric: str) -> float | None:
+    """The final metric that the paper prints for a cell; None where it prints none."""
+    for number in TABLES:
+        made = table(number)
+        for row in made.rows:
+            for column in made.columns:
+                if column.metric == metric and column.at is None and made.cell(row, column) == cell:
+                    return row.published.get(column.name)
+    return None
 
 
 def figure_cells(number: int) -> list[Cell]:
     return [s.cell for s in figure(number)]
+
+
+def all_cells(scale: str) -> list[Cell]:
+    """The different cells of every table and figure."""
+    cells = [c for number in TABLES for c in table_cells(number, scale)]
+    return list(dict.fromkeys(cells + [c for number in FIGURES for c in figure_cells(number)]))
 
 
 def table_cells(number: int, scale: str) -> list[Cell]:

@@ -53,6 +53,16 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     training.set_seed(config.seed)  # adapters may start at random
     adapted = methods.adapt(network.to(placement.device), config)
 
+    meter = cost.Meter(adapted.model, placement)
+    trainer = training.build(
+        adapted,
+        prepared.train,
+        lambda: task.measure(adapted.model, tokenizer, prepared),
+        config,
+        placement,
+        store.checkpoints(key),
+    )
+
     record = Record(key, name_of(config), "running", cell_of(config), config.as_dict())
     record.provenance = provenance.describe() | {
         "model_revision": revision,
@@ -66,16 +76,9 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     store.write(record)
 
     mirror = WandbMirror(config, record) if config.logger.name == "wandb" else None
-    meter = cost.Meter(adapted.model, placement)
-    trainer = training.build(
-        adapted,
-        prepared.train,
-        lambda: task.measure(adapted.model, tokenizer, prepared),
-        config,
-        placement,
-        store.checkpoints(key),
-        callbacks=[training.ProgressBar(), *([mirror] if mirror else [])],
-    )
+    for callback in (training.ProgressBar(), mirror):
+        if callback:
+            trainer.add_callback(callback)
     try:
         trains = config.method.family != "none"
         before = task.baseline(adapted.model, tokenizer, prepared) if trains else {}

@@ -29,7 +29,7 @@ class Shape:
 
 
 NAMED = {
-    "tiny": Shape(128, 344, 3, 4, 4, 260),
+    "tiny": Shape(256, 688, 2, 4, 4, 260),
     "llama-3m": Shape(192, 512, 4, 6, 6, 4096),
     "smollm2-135m": Shape(576, 1536, 30, 9, 3, 49152, tied=True),
     "llama-250m": Shape(768, 2560, 24, 16, 16, 32100),

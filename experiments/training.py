@@ -223,7 +223,6 @@ def build(
     config: RunConfig,
     placement: Placement,
     folder: Path,
-    callbacks: Sequence[TrainerCallback] = (),
 ) -> RunTrainer:
     """The trainer of one run; `folder` receives its checkpoints."""
     t, micro = config.training, config.hardware.device_batch_size or config.training.batch_size
@@ -255,7 +254,7 @@ def build(
     trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=train, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
     # In this order: a point of the curve is the model as the optimizer left it, then comes a merge.
-    for callback in (CurveCallback(adapted.model, measure, config), trainer.restarts, *callbacks):
+    for callback in (CurveCallback(adapted.model, measure, config), trainer.restarts):
         if callback:
             trainer.add_callback(callback)
     return trainer

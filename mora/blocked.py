@@ -5,13 +5,47 @@ Legend: k = in_features, d = out_features, q = r_hat, n = number of input blocks
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .grouped import Grouping, strided
+
 ROTATION_BASE = 10_000.0
+
+
+class Run(NamedTuple):
+    """`length` blocks of delta along a diagonal; the i-th is ``P[block + i, :height, offset : offset + width]``."""
+
+    row: int
+    column: int
+    block: int
+    length: int
+    height: int
+    width: int
+    offset: int
+
+    def precedes(self, other: Run) -> bool:
+        """Whether `other` continues this run, so that one batched product does both."""
+        end = self.row + self.length * self.height, self.column + self.length * self.width, self.block + self.length
+        return end == other[:3] and self[4:] == other[4:] and self.width == self.height
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """A view of the inputs of each block: (T, k) -> (length, T, width)."""
+        part = x[:, self.column : self.column + self.length * self.width]
+        return part.unflatten(1, (self.length, self.width)).transpose(0, 1)
+
+    def outputs(self, y: Tensor) -> Tensor:
+        """A view of the outputs of each block: (T, d) -> (length, T, height)."""
+        part = y[:, self.row : self.row + self.length * self.height]
+        return part.unflatten(1, (self.length, self.height)).transpose(0, 1)
+
+    def matrices(self, P: Tensor) -> Tensor:
+        """A view of the matrix of each block: (used, q, q) -> (length, height, width)."""
+        return P[self.block : self.block + self.length, : self.height, self.offset : self.offset + self.width]
 
 
 @dataclass(frozen=True)
@@ -49,13 +83,33 @@ class Blocked:
         """How many entries the input lacks to fill its last block."""
         return self.blocks * self.r_hat - self.in_features
 
-    def routes(self) -> Iterator[tuple[int, int]]:
-        """Pairs (output block, input block) for which delta holds M R^b."""
-        if self.blocks < self.out_blocks:
-            yield from ((o, o % self.blocks) for o in range(self.out_blocks))
-        else:
-            used = self.blocks if self.surplus == "fold" else self.out_blocks
-            yield from ((b % self.out_blocks, b) for b in range(used))
+    @property
+    def used(self) -> int:
+        """How many of the n input blocks reach an output."""
+        return self.blocks if self.surplus == "fold" else min(self.blocks, self.out_blocks)
+
+    @cached_property
+    def tiles(self) -> Grouping:
+        """How the values that the blocks yield are laid over the outputs: once, or again and again where k < d."""
+        return strided(self.out_features, min(self.blocks * self.r_hat, self.out_features), wrap=False)
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The blocks of delta, before they are repeated over the outputs."""
+        q, k, rows = self.r_hat, self.in_features, self.tiles.r_hat
+        runs: list[Run] = []
+        for block in range(self.used):
+            row, column, offset = block % self.out_blocks * q, block * q, 0
+            height = min(q, rows - row)
+            while offset < q and (self.wrap or column < k):
+                column %= k  # the last block may run over the end of the input and start over from input 0
+                run = Run(row, column, block, 1, height, min(q - offset, k - column), offset)
+                if runs and runs[-1].precedes(run):
+                    runs[-1] = runs[-1]._replace(length=runs[-1].length + 1)
+                else:
+                    runs.append(run)
+                column, offset = column + run.width, offset + run.width
+        return tuple(runs)
 
     def compress(self, x: Tensor) -> Tensor:
         """(..., k) -> (..., n, q)."""
@@ -97,11 +151,18 @@ class Blocked:
         return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
 
     def matrices(self, M: Tensor) -> Tensor:
-        """The matrix of each block, P^b = M R^b (Eq. 11), shape (n, q, q)."""
+        """The matrix of each block that is used, P^b = M R^b (Eq. 11), shape (used, q, q)."""
         if not self.rotate:
-            return M.expand(self.blocks, -1, -1)
-        cos, sin = self.tables(M)
-        return turn(M.expand(self.blocks, -1, -1), cos.unsqueeze(1), -sin.unsqueeze(1))
+            return M.expand(self.used, -1, -1)
+        cos, sin = (table[: self.used].unsqueeze(1) for table in self.tables(M))
+        return turn(M, cos, -sin)
+
+    def sum_matrices(self, P: Tensor) -> Tensor:
+        """The transpose of `matrices`: (used, q, q) -> (q, q)."""
+        if self.rotate:
+            cos, sin = (table[: self.used].unsqueeze(1) for table in self.tables(P))
+            P = turn(P, cos, sin)
+        return P.sum(0)
 
     def delta_weight(self, M: Tensor) -> Tensor:
         """(q, q) -> (d, k)."""
@@ -110,19 +171,15 @@ class Blocked:
 
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
         """``weight += sign * delta_weight(M)``, in place; only the blocks that M fills are touched."""
-        P, q, k = self.matrices(M), self.r_hat, self.in_features
-        for o, b in self.routes():
-            rows = weight[o * q : (o + 1) * q]
-            start, done = b * q, 0
-            # The last block may run over the end of the input and start over from input 0.
-            while done < q:
-                if start >= k:
-                    if not self.wrap:
-                        break
-                    start -= k
-                width = min(q - done, k - start)
-                rows[:, start : start + width].add_(P[b, : rows.shape[0], done : done + width], alpha=sign)
-                start, done = start + width, done + width
+        P, period = self.matrices(M), self.tiles.r_hat
+        for start in range(0, self.out_features, period):
+            tile = weight[start : start + period]
+            for run in self.runs:
+                for i in range(run.length):
+                    row, column = run.row + i * run.height, run.column + i * run.width
+                    rows = tile[row : row + run.height]
+                    block = P[run.block + i, : len(rows), run.offset : run.offset + run.width]
+                    rows[:, column : column + run.width].add_(block, alpha=sign)
         return weight
 
 
@@ -130,10 +187,12 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (j, j + q // 2) of the last axis. An odd q leaves its last entry where it is.
 
     Args:
-        x: (..., q).
-        cos: Broadcastable to (..., q // 2).
-        sin: Broadcastable to (..., q // 2).
+        x: (..., q), or broadcastable to it.
+        cos: (..., q // 2), or broadcastable to it.
+        sin: The same.
     """
     half = x.shape[-1] // 2
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+    left = torch.addcmul(first * cos, second, sin, value=-1)
+    right = torch.addcmul(second * cos, first, sin)
+    return torch.cat([left, right, rest.expand(*left.shape[:-1], -1)], dim=-1)

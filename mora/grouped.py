@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -35,6 +36,10 @@ class Segment(NamedTuple):
         """How the features of this segment fold: the axis of the groups and the axis of the repeats."""
         return (self.repeat, self.width) if self.strided else (self.width, self.repeat)
 
+    def fold(self, x: Tensor) -> Tensor:
+        """A view of the features of this segment: (..., size) -> (..., *shape)."""
+        return x[..., self.features].unflatten(-1, self.shape)
+
     @property
     def repeat_axis(self) -> int:
         """The axis of `shape`, counted from the end, that is summed over or broadcast along."""
@@ -52,19 +57,38 @@ class Grouping:
     r_hat: int
     segments: tuple[Segment, ...]
 
-    def sum(self, x: Tensor) -> Tensor:
-        """(..., size) -> (..., r_hat)."""
-        total = x.new_zeros(*x.shape[:-1], self.r_hat)
-        for s in self.segments:
-            total[..., s.groups] += x[..., s.features].unflatten(-1, s.shape).sum(s.repeat_axis)
+    def sum(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """(..., size) -> (..., r_hat), added up and returned in `dtype`, by default that of x. May be x itself."""
+        first, *others = self.segments
+        if first.width == self.size == self.r_hat:
+            return x.to(dtype or x.dtype)
+        if first.width == self.r_hat:
+            total = first.fold(x).sum(first.repeat_axis, dtype=dtype)
+        else:
+            total, others = x.new_zeros(*x.shape[:-1], self.r_hat, dtype=dtype), [first, *others]
+        for s in others:
+            folded = s.fold(x)
+            alone = s.repeat == 1
+            total[..., s.groups] += folded.squeeze(s.repeat_axis) if alone else folded.sum(s.repeat_axis, dtype=dtype)
         return total
 
     def spread(self, y: Tensor) -> Tensor:
         """(..., r_hat) -> (..., size)."""
-        out = y.new_zeros(*y.shape[:-1], self.size)
+        out, written = y.new_empty(*y.shape[:-1], self.size), 0
         for s in self.segments:
-            folded = y[..., s.groups].unsqueeze(s.repeat_axis).expand(*y.shape[:-1], *s.shape)
-            out[..., s.features] += folded.flatten(-2)
+            # Segments follow one another, but for those that wrap around to features that have a value already.
+            if s.feature == written:
+                s.fold(out).copy_(y[..., s.groups].unsqueeze(s.repeat_axis))
+                written = s.features.stop
+            else:
+                s.fold(out).add_(y[..., s.groups].unsqueeze(s.repeat_axis))
+        out[..., written:] = 0
+        return out
+
+    def add_spread_(self, out: Tensor, y: Tensor, sign: float = 1.0) -> Tensor:
+        """``out += sign * spread(y)`` in place, without building what is spread. `out` may have another dtype."""
+        for s in self.segments:
+            s.fold(out).add_(y[..., s.groups].unsqueeze(s.repeat_axis), alpha=sign)
         return out
 
 
@@ -143,13 +167,16 @@ class Grouped:
 
     def delta_weight(self, M: Tensor) -> Tensor:
         """(q, q) -> (d, k)."""
-        return self.outputs.spread(self.inputs.spread(M).mT).mT
+        return self.add_delta_(M.new_zeros(self.out_features, self.in_features), M)
 
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
         """``weight += sign * delta_weight(M)``, in place; M is broadcast over views of the weight."""
-        for o in self.outputs.segments:
-            for i in self.inputs.segments:
-                view = weight[o.features, i.features].unflatten(0, o.shape).unflatten(2, i.shape)
-                block = M[o.groups, i.groups].unsqueeze(0 if o.strided else 1).unsqueeze(2 if i.strided else 3)
-                view.add_(block, alpha=sign)
+        for s in self.inputs.segments:
+            part = M[:, s.groups]
+            if s.strided:
+                self.outputs.add_spread_(s.fold(weight).movedim(0, -1), part.mT, sign)
+            else:
+                # Runs of a few equal columns are too short to broadcast at speed: write out q of the d rows first.
+                part = part.repeat_interleave(s.repeat, dim=1)
+                self.outputs.add_spread_(weight[:, s.features].mT, part.mT, sign)
         return weight

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .config import MoraConfig
+from .fused import add_update
 from .grouped import Grouped
 from .operators import Operator
 
@@ -92,16 +93,28 @@ class MoraLinear(nn.Module, MoraLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         result = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged:
+        names = [name for name in self.active_adapters if name in self.mora_M]
+        if self.disable_adapters or self.merged or not names:
             return result
-        if self.quantization_backend is not None:
-            result = self.quantization_backend.maybe_clone_base_result(result)
-        for name in self.active_adapters:
-            if name in self.mora_M:
-                M = self.mora_M[name]
-                update = self.mora_operator[name].apply(self.mora_dropout[name](self._cast_input_dtype(x, M.dtype)), M)
+        if torch.compiler.is_compiling():
+            # The compiler fuses the plain composition by itself, and with what surrounds the layer.
+            for name in names:
+                M, inputs = self.mora_M[name], self.mora_dropout[name](x)
+                update = self.mora_operator[name].apply(self._cast_input_dtype(inputs, M.dtype), M)
                 result = result + update.to(result.dtype)
+            return result
+        if not self._owns_base_output:
+            result = result.clone(memory_format=torch.contiguous_format)
+        for name in names:
+            result = add_update(result, self.mora_dropout[name](x), self.mora_M[name], self.mora_operator[name])
         return result
+
+    @property
+    def _owns_base_output(self) -> bool:
+        # A linear layer neither keeps its output nor saves it for its own backward pass, so the update may be added
+        # in place. Other layers and hooks may do either.
+        plain = type(self.base_layer) in (nn.Linear, Conv1D) and self.quantization_backend is None
+        return plain and not self.base_layer._forward_hooks
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The update of one adapter in the layout of the base weight, in the dtype of M."""

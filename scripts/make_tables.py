@@ -28,6 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     files: output.Files = {}
     for results in all_results:
         files |= pages.table_files(results, options.table or paper.TABLES, options.results / "tables")
+        if other := results.unplaced():
+            print(
+                f"note: {len(other)} finished runs at scale {results.scale} are in no table or figure "
+                f"(other settings, or the protocol has changed since), such as {other[0].name} ({other[0].key})",
+                file=sys.stderr,
+            )
     if not options.table and not options.scale:
         files |= pages.findings_file(records, all_results, options.results / "FINDINGS.md")
     return command_line.finish(files, options.check)

@@ -101,7 +101,7 @@ def show(plans: list[planning.Plan], results: Results) -> None:
     rows = []
     for made in plans:
         setting = made.setting
-        operator = (setting.operator if setting else made.cell.operator) or "-"
+        operator = " ".join([(setting or made.cell).operator or "-", *made.cell.options])
         state = planning.states(made) if setting else f"cannot be planned: {made.unavailable[:60]}"
         left = planning.cost(made, results.records)
         rows.append(

@@ -30,7 +30,7 @@ def test_the_ninth_method_of_the_page_runs(tmp_path):
     ]
     done = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "uuid-smoke-rslora-r4" in done.stdout
+    assert "uuid-smoke-rslora-r8" in done.stdout
 
 
 def test_the_plot_of_the_schedules_is_what_the_script_draws(tmp_path):

@@ -28,12 +28,15 @@ HALF = 50.0  # percent of characters: the middle of the way
 
 @dataclass(frozen=True)
 class Measure:
-    """What is compared: a number of a record, its name, whether more is better, and if it stands in for the paper's."""
+    """What is compared: a number of a record, its name, whether more is better, and if it stands in for the paper's.
+
+    `published` gives the paper's number for a cell, None where it prints none.
+    """
 
     name: str
     read: Callable[[Record], float | None]
     higher_is_better: bool
-    unit: str = ""
+    published: Callable[[Cell], float | None] = lambda cell: None
     stand_in: bool = False
 
 
@@ -92,17 +95,36 @@ class ClaimVerdict:
 
 def final(name: str, *, stand_in: bool = False) -> Measure:
     metric = paper.METRICS[name]
-    return Measure(metric.label, lambda r: measures.final(r, name), metric.higher_is_better, metric.unit, stand_in)
+    return Measure(
+        metric.label,
+        lambda r: measures.final(r, name),
+        metric.higher_is_better,
+        lambda c: paper.printed(c, name),
+        stand_in,
+    )
+
+
+def table2_points(cell: Cell) -> list[tuple[int, float]]:
+    """(step, accuracy) of a cell as Table 2 prints them; none for what is not in it."""
+    return next((list(s.points) for s in paper.figure(1) if s.cell == cell), [])
+
+
+def _published_mean(cell: Cell) -> float | None:
+    points = table2_points(cell)
+    return sum(value for _, value in points) / len(points) if points else None
 
 
 UUID_POINTS = Measure(
     "mean character accuracy at 30, 50, 70 and 90 % of training",
     lambda r: measures.mean_at(r, "char_accuracy", TABLE2_POINTS),
     True,
-    "%",
+    _published_mean,
 )
 STEPS_TO_HALF = Measure(
-    "steps to 50 % character accuracy", lambda r: measures.steps_to(r, "char_accuracy", HALF), False, "steps"
+    "steps to 50 % character accuracy",
+    lambda r: measures.steps_to(r, "char_accuracy", HALF),
+    False,
+    lambda cell: measures.crossing(table2_points(cell), HALF),
 )
 SINGULAR_VALUES = Measure(
     "singular values of dW above 0.1, mean over layers and projections", measures.large_singular_values, True
@@ -193,7 +215,7 @@ CLAIMS = (
             part
             for task in ("biomed", "finance")
             for part in _at_both_ranks(
-                task, (final(f"{task}_avg"), final("held_out_perplexity", stand_in=True)), "better", ()
+                task, (final(f"{task}_avg"), final("heldout_perplexity", stand_in=True)), "better", ()
             )
         ),
     ),
@@ -224,7 +246,7 @@ CLAIMS = (
         "GSM8K (stand-in: mean UUID accuracy over the points of Table 2) is better than with truncation, at both "
         "ranks.",
         _against_truncation("math", final("gsm8k")),
-        _against_truncation("uuid", Measure(UUID_POINTS.name, UUID_POINTS.read, True, "%", stand_in=True)),
+        _against_truncation("uuid", Measure(UUID_POINTS.name, UUID_POINTS.read, True, stand_in=True)),
     ),
 )  # fmt: skip
 
@@ -232,8 +254,9 @@ CLAIMS = (
 def judge(claim: Claim, results: Results) -> ClaimVerdict:
     """The verdict on a claim at the scale of `results`."""
     parts = tuple(judge_part(part, results) for part in claim.parts)
-    if claim.stand_ins and all(p.verdict == NOT_RUN for p in parts):
-        parts = tuple(judge_part(part, results) for part in claim.stand_ins)
+    if all(p.verdict == NOT_RUN for p in parts):
+        stand_ins = tuple(judge_part(part, results) for part in claim.stand_ins)
+        parts = stand_ins if any(p.verdict != NOT_RUN for p in stand_ins) else parts
     found = {p.verdict for p in parts}
     if found == {NOT_RUN}:
         verdict = NOT_RUN

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from .. import paper
 from ..paper import Cell
 from ..records import Record
 from . import measures
@@ -117,7 +118,7 @@ class Results:
         filled = Filled(cell, setting, "", setting.command)
         rates = {*setting.candidates, setting.use}
         for record in self._by_name.get((cell.task, cell.method, setting.rank, setting.operator), []):
-            rate, seed = float(record.cell["learning_rate"]), record.cell["seed"]
+            rate, seed = float(record.cell["learning_rate"] or 0.0), record.cell["seed"]
             if rate not in rates:
                 continue
             if record.key == setting.key(rate, seed):
@@ -126,7 +127,7 @@ class Results:
                 filled.runs.setdefault(rate, {}).setdefault(seed, record)
         return filled
 
-    def unplaced(self, cells: Iterable[Cell]) -> list[Record]:
-        """Records of this scale that fill none of `cells`."""
-        placed = {r.key for cell in cells for r in self.cell(cell).records}
-        return [r for r in self.records if r.key not in placed]
+    def unplaced(self) -> list[Record]:
+        """Finished runs that fill no cell: of other settings, or of a protocol that has changed since."""
+        placed = {r.key for cell in paper.all_cells(self.scale) for r in self.cell(cell).records}
+        return [r for r in self.records if r.status == "finished" and r.key not in placed]

@@ -51,15 +51,25 @@ def measured(part: PartVerdict) -> str:
     return part.measure.name + (" (stand-in)" if part.measure.stand_in else "")
 
 
-PART_HEADER = ("ours, theirs", "measure", "ours", "theirs", "difference [95 %]", "n", "rule", "verdict")
+PART_HEADER = ("cells: A, B", "measure", "paper: A, B", "ours: A, B", "A over B [95 %]", "n", "rule", "verdict")
+
+
+def pair(a: float | None, b: float | None) -> str:
+    return DASH if a is None or b is None else f"{number(a)}, {number(b)}"
+
+
+def published(part: PartVerdict) -> str:
+    """What the paper prints for both cells, in the measure that decided, or else in the paper's own."""
+    measure = part.measure or part.part.measures[0]
+    return pair(measure.published(part.part.ours), measure.published(part.part.theirs))
 
 
 def part_line(part: PartVerdict) -> tuple[str, ...]:
     """One part in the order of PART_HEADER."""
     n = str(part.interval.n) if part.interval else "0"
     verdict = part.verdict + (f" ({part.reason})" if part.reason else "")
-    means = number(part.ours), number(part.theirs)
-    return part.part.label, measured(part), *means, interval(part), n, bound(part), verdict
+    ours = pair(part.ours, None if part.theirs is None else part.theirs / part.part.times)
+    return part.part.label, measured(part), published(part), ours, interval(part), n, bound(part), verdict
 
 
 def scales_with_findings(scales: Sequence[str]) -> list[str]:
@@ -74,14 +84,30 @@ def page(all_results: Sequence[Results]) -> str:
         verdicts = judge_all(results)
         counted = ", ".join(f"{sum(v.verdict == name for v in verdicts)} {name}" for name in VERDICTS)
         parts.append(f"## Scale: {results.scale}\n\n{len(verdicts)} claims: {counted}.\n")
-        parts.append(
-            grid(
-                ("claim", "where", "verdict"),
-                ((v.claim.statement, v.claim.where, f"**{v.verdict}**") for v in verdicts),
-            )
-        )
+        parts.append(summary(verdicts))
         parts += [section(v) for v in verdicts]
     return "\n".join(parts)
+
+
+def summary(verdicts: Sequence[ClaimVerdict]) -> str:
+    """A line a claim: the paper's numbers, ours, the runs behind them, the verdict. For the README too."""
+    lines = []
+    for v in verdicts:
+        run = [p for p in v.parts if p.interval] or list(v.parts)
+        printed = [text for p in run if (text := published(p)) != DASH]
+        ours = [interval(p) for p in run if p.interval]
+        n = sorted({p.interval.n for p in run if p.interval})
+        lines.append(
+            (
+                v.claim.statement,
+                v.claim.where,
+                "; ".join(printed) or DASH,
+                "; ".join(ours) or DASH,
+                ", ".join(map(str, n)) or "0",
+                f"**{v.verdict}**",
+            )
+        )
+    return grid(("claim", "where", "paper: A, B", "ours: A over B [95 %]", "n", "verdict"), lines)
 
 
 def section(verdict: ClaimVerdict) -> str:

@@ -17,7 +17,7 @@ DOCUMENT = r"""\documentclass[10pt]{article}
 \usepackage[utf8]{inputenc}
 \usepackage[T1]{fontenc}
 \IfFileExists{booktabs.sty}{\usepackage{booktabs}}{%%
-  \let\toprule\hline \let\midrule\hline \let\bottomrule\hline \newcommand{\cmidrule}[2][]{\cline{#2}}}
+  \let\toprule\hline \let\midrule\hline \let\bottomrule\hline \def\cmidrule(lr)##1{\cline{##1}}}
 \usepackage[margin=1cm,paperwidth=60cm,paperheight=30cm]{geometry}
 \begin{document}
 %s\end{document}

@@ -52,7 +52,7 @@ def _record(values: Any) -> Record:
         raise ValueError(f"cell lacks {', '.join(sorted(lacking))}")
     if odd := [name for name, value in record.cell.items() if isinstance(value, (list, dict))]:
         raise ValueError(f"cell.{odd[0]} is not one value")
-    if type(record.cell["seed"]) is not int or type(record.cell["learning_rate"]) not in (int, float):
+    if type(record.cell["seed"]) is not int or type(record.cell["learning_rate"]) not in (int, float, type(None)):
         raise ValueError("cell.seed or cell.learning_rate is not a number")
     _expect(record.metrics, {"final": dict, "curve": list}, "metrics")
     if not all(type(row) is dict and type(row.get("step")) is int for row in record.metrics["curve"]):

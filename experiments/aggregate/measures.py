@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ..records import Record
@@ -55,7 +56,11 @@ def mean_at(record: Record, name: str, fractions: tuple[float, ...]) -> float | 
 
 def steps_to(record: Record, name: str, threshold: float) -> float | None:
     """The step at which a rising curve first reaches `threshold`, interpolated; the last step where it never does."""
-    points = curve(record, name)
+    return crossing(curve(record, name), threshold)
+
+
+def crossing(points: Sequence[tuple[int, float]], threshold: float) -> float | None:
+    """`steps_to` for the points of a curve that starts at zero."""
     before = (0, 0.0)
     for step, value in points:
         if value >= threshold:

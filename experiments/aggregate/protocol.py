@@ -42,7 +42,7 @@ class Setting:
         arguments: What run.py needs on its command line, the learning rate and the seed aside.
         rank: The rank at this scale; None for methods that have none.
         candidates: Learning rates of the search, in order; empty where nothing is trained.
-        use: The rate that run.py takes when none is given.
+        use: The rate that run.py takes when none is given; 0 where nothing is trained (there it takes none).
     """
 
     cell: Cell
@@ -57,7 +57,7 @@ class Setting:
 
     def key(self, rate: float, seed: int, hardware: dict[str, Any] | None = None) -> str:
         """The key of the run at `rate` and `seed`; `hardware` is a record's own section, where it matters."""
-        training = {**self.identity["training"], "learning_rate": rate}
+        training = {**self.identity["training"], "learning_rate": rate or None}
         changed = {"training": training, "seed": seed}
         if hardware is not None:
             kept = {k: v for k, v in hardware.items() if k not in NOT_IN_KEY["hardware"] and v is not None}
@@ -115,9 +115,7 @@ class Protocols:
             if rank != composed.protocol.get("rank"):
                 arguments.append(f"method.rank={rank}")
             OmegaConf.update(composed, "method.rank", rank)
-        for argument in self._more(cell):
-            name, _, value = argument.partition("=")
-            OmegaConf.update(composed, name, value)
+        composed.merge_with_dotlist(self._more(cell))
         arguments += self._more(cell)
         try:
             parsed = configuration.parse(composed)
@@ -133,7 +131,7 @@ class Protocols:
             parsed.method.operator,
             parsed.model,
             candidates,
-            parsed.training.learning_rate,
+            parsed.training.learning_rate or 0.0,
             identity,
         )
 
@@ -148,7 +146,7 @@ class Protocols:
 
     @staticmethod
     def _candidates(parsed: configuration.RunConfig) -> tuple[float, ...]:
-        if parsed.method.name == "none":
+        if parsed.method.family == "none":
             return ()
         table = parsed.protocol["learning_rates"]
         listed = resolvers.rates(table, parsed.method.family, parsed.method.rank)["candidates"]

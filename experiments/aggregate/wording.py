@@ -135,6 +135,6 @@ def footnotes(made: Made) -> list[str]:
         )
     if any(c.stand_in for c in made.columns):
         notes.append(
-            "A stand-in is what this scale measures in place of the paper's metric; the paper has no value for it."
+            "A column marked ours is in place of the paper's metrics, or beside them: the paper has no value for it."
         )
     return notes + list(made.table.footnotes)

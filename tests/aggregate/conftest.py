@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-import synthetic
 
 from experiments.aggregate.fill import Results
+
+from . import synthetic
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import synthetic
 
-from experiments.aggregate import claims
+from experiments import paper
+from experiments.aggregate import claims, findings
 from experiments.aggregate.claims import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED
 from experiments.aggregate.fill import Results
 from experiments.paper import Cell
+
+from . import synthetic
 
 FIXED = synthetic.FixedProtocols("laptop")
 OURS, THEIRS = Cell("math", "mora", 8), Cell("math", "lora", 8)
@@ -110,3 +112,16 @@ def test_every_claim_is_not_run_without_records():
     verdicts = claims.judge_all(Results("laptop", [], FIXED))
     assert len({v.claim.name for v in verdicts}) == len(verdicts) == 9
     assert {v.verdict for v in verdicts} == {NOT_RUN}
+
+
+def test_the_papers_numbers_stand_beside_the_claims():
+    verdicts = {v.claim.name: v for v in claims.judge_all(Results("laptop", [], FIXED))}
+    rows = {(r["method"], r["rank"]): r["values"] for r in paper.published()["table2"]["rows"]}
+    (part,) = verdicts["keeps-up-with-fft"].parts
+    means = [sum(rows[row].values()) / 4 for row in (("mora", 256), ("fft", None))]
+    assert findings.published(part) == ", ".join(f"{m:.2f}" for m in means)
+    low, _ = verdicts["fewer-steps"].parts
+    steps = [low.part.measures[0].published(c) for c in (low.part.ours, low.part.theirs)]
+    assert 500 < steps[0] < 700 < steps[1] < 900  # between the columns of Table 2 where 50 % lies
+    assert findings.published(verdicts["operators-beat-truncation"].parts[0]) == "62.50, 59.50"
+    assert findings.published(verdicts["more-singular-values"].parts[0]) == "—"

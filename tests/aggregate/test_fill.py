@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-import synthetic
 
 from experiments import config, paper
 from experiments.aggregate import tables
@@ -17,6 +16,8 @@ from experiments.aggregate.protocol import Protocols, composition
 from experiments.paper import Cell
 from experiments.records import key_of
 from experiments.runner import cell_identity
+
+from . import synthetic
 
 CELL = Cell("uuid", "mora", 8)
 FIXED = synthetic.FixedProtocols("laptop")

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
-import synthetic
 
 from experiments.aggregate import measures
 from experiments.paper import Cell
+
+from . import synthetic
 
 
 @pytest.fixture

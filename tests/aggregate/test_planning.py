@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-import synthetic
 
 from experiments.aggregate import launch, planning
 from experiments.aggregate.fill import Results
 from experiments.paper import Cell
+
+from . import synthetic
 
 ROOT = Path(__file__).parent.parent.parent
 FIXED = synthetic.FixedProtocols("laptop")

@@ -8,11 +8,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-import synthetic
-from browser import Browser
 
 from experiments.aggregate import report
 from experiments.aggregate.fill import Results
+
+from . import synthetic
+from .browser import Browser
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 

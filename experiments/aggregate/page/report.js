@@ -238,7 +238,7 @@ const block = (title, content) => element("details", {}, element("summary", {}, 
 function curveChart(record) {
   return Object.entries(record.curve).map(([name, [steps, values]]) => {
     const ours = values.map((v, i) => [steps[i], v, 0]).filter((p) => p[1] !== null);
-    return ours.length > 1 ? draw({ kind: "lines", title: name, x: "step", y: name, series: [{ label: name, ours, theirs: [] }] }) : "";
+    return ours.length > 1 ? draw({ kind: "lines", title: name, x: "step", y: "", series: [{ label: name, ours, theirs: [] }] }) : "";
   });
 }
 

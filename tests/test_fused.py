@@ -1,0 +1,148 @@
+"""The fused training path against the plain composition, and what it keeps for the backward pass."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from mora import MoraConfig, operators
+from mora.fused import add_update
+
+settings.register_profile("no deadline", deadline=None)  # how long a case takes depends on who else uses the machine
+settings.load_profile("no deadline")
+
+OPTIONS = {
+    "truncation": [{}],
+    "sharing": [
+        {"in_groups": i, "out_groups": o, "wrap": w}
+        for i, o, w in itertools.product(operators.GROUPS, operators.GROUPS, (True, False))
+    ],
+    "decouple": [{"wrap": w, "surplus": s} for w, s in itertools.product((True, False), operators.SURPLUS)],
+    "rotation": [{"wrap": w, "surplus": s} for w, s in itertools.product((True, False), operators.SURPLUS)],
+}
+VARIANTS = [(name, options) for name, choices in OPTIONS.items() for options in choices]
+variants = st.sampled_from(VARIANTS)
+sizes = st.integers(1, 40)
+squares = st.integers(1, 100)
+# Sizes that r_hat divides and does not, with k < d, k > d, several times over, and r_hat above either side.
+SHAPES = [(6, 6, 3), (7, 7, 3), (5, 11, 4), (11, 5, 4), (13, 3, 2), (3, 13, 2), (3, 4, 8), (2, 9, 5), (9, 2, 5)]
+
+
+def tensors(k, d, q, leading=(4,), dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((*leading, d), (*leading, k), (q, q))
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+
+
+def in_fresh_memory(result, x, M, operator):
+    return add_update(result.clone(), x, M, operator)
+
+
+@given(variants, sizes, sizes, squares, st.sampled_from([(), (3,), (2, 0), (2, 3)]))
+def test_equals_the_plain_composition(variant, k, d, q, leading):
+    name, options = variant
+    operator = operators.build(name, k, d, q, **options)
+    inputs = tensors(k, d, q, leading)
+    fused = in_fresh_memory(*inputs, operator)
+    plain = inputs[0] + operator.apply(*inputs[1:])
+    torch.testing.assert_close(fused, plain)
+    direction = torch.randn_like(plain)
+    for actual, expected in zip(
+        torch.autograd.grad(fused, inputs, direction), torch.autograd.grad(plain, inputs, direction), strict=True
+    ):
+        torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join([v[0], *map(str, v[1].values())]))
+def test_gradcheck(variant, shape):
+    name, options = variant
+    operator = operators.build(name, *shape, **options)
+    assert torch.autograd.gradcheck(lambda *inputs: in_fresh_memory(*inputs, operator), tensors(*shape, leading=(2,)))
+
+
+@given(variants, sizes, sizes, squares, st.sampled_from([torch.bfloat16, torch.float16]))
+def test_low_precision_activations_with_a_float32_matrix(variant, k, d, q, dtype):
+    """Computed in float32 and rounded once: never further from the exact sum than the neighbouring number."""
+    name, options = variant
+    operator = operators.build(name, k, d, q, **options)
+    result, x, _ = tensors(k, d, q, dtype=dtype)
+    M = torch.randn(q, q, requires_grad=True)
+    exact = result.double() + operator.apply(x.double(), M.double())
+    y = in_fresh_memory(result, x, M, operator)
+    assert y.dtype == dtype
+    unit = torch.finfo(dtype).eps
+    if name != "sharing" or not options["wrap"]:
+        torch.testing.assert_close(y.double(), exact, rtol=unit, atol=1e-3)
+    grads = torch.autograd.grad(y.float().sum(), [x, M])
+    assert [g.dtype for g in grads] == [dtype, torch.float32]
+
+
+@pytest.mark.parametrize("name", operators.NAMES)
+def test_the_result_is_in_the_memory_of_the_base_output(name):
+    base = nn.Linear(10, 14).double()
+    _, x, M = tensors(10, 14, 6)
+    result = base(x)
+    address = result.data_ptr()
+    assert add_update(result, x, M, operators.build(name, 10, 14, 6)).data_ptr() == address
+
+
+@pytest.mark.parametrize("name", operators.NAMES)
+def test_a_base_that_saved_its_output_is_an_error_not_a_wrong_gradient(name):
+    result, x, M = tensors(10, 14, 6)
+    saved = result.tanh()  # its derivative is computed from its output
+    y = add_update(saved, x, M, operators.build(name, 10, 14, 6))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("name", operators.NAMES)
+def test_a_second_derivative_is_an_error_not_a_wrong_value(name):
+    result, x, M = tensors(10, 14, 6)
+    y = in_fresh_memory(result, x, M, operators.build(name, 10, 14, 6))
+    (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def bytes_saved(model: nn.Module, x: torch.Tensor) -> int:
+    """Bytes that autograd holds on to after a forward pass, beside parameters."""
+    kept: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(x)
+    del output
+    return sum(kept.values())
+
+
+def test_sharing_keeps_the_compressed_input_alone():
+    k, tokens, r = 4096, 32, 8
+    x = torch.randn(tokens, k, requires_grad=True)
+    saved = {}
+    for method, config in (
+        ("mora", MoraConfig(r=r, operator="sharing", target_modules=["0"])),
+        ("lora", LoraConfig(r=r, target_modules=["0"])),
+    ):
+        model = get_peft_model(nn.Sequential(nn.Linear(k, k, bias=False)), config)
+        saved[method] = bytes_saved(model, x)
+    assert saved["mora"] == 4 * tokens * operators.square_size(k, k, r)
+    assert saved["lora"] == 4 * tokens * (k + r)
+    assert saved["mora"] <= 0.1 * saved["lora"]
+
+
+@pytest.mark.parametrize("name", operators.NAMES)
+def test_a_frozen_adapter_keeps_nothing(name):
+    config = MoraConfig(operator=name, target_modules=["0"])
+    model = get_peft_model(nn.Sequential(nn.Linear(20, 20, bias=False)), config).requires_grad_(False)
+    assert bytes_saved(model, torch.randn(3, 20, requires_grad=True)) == 0
