@@ -76,7 +76,9 @@ def chosen_per_token(benchmark: Benchmark, answers: Answers, tokenizer: Any) -> 
     """The choice whose tokens are likeliest on average, for each question."""
     chosen = []
     for question, likelihoods in zip(benchmark.questions, answers.likelihoods, strict=True):
-        lengths = [len(tokenizer.encode(f" {c}", add_special_tokens=False)) for c in question.choices]
+        # Counted as lm-eval splits them: what the choice adds to the prompt's tokens.
+        prompt = len(tokenizer.encode(question.prompt))
+        lengths = [len(tokenizer.encode(f"{question.prompt} {choice}")) - prompt for choice in question.choices]
         chosen.append(per_token_choice(likelihoods, lengths))
     return chosen
 
