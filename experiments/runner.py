@@ -9,7 +9,7 @@ from typing import Any
 from . import models, tasks
 from .config import RunConfig
 from .records import Record, Store, identity, key_of
-from .tasks.userfile import content_hash
+from .tasks import userfile
 
 
 def run(config: RunConfig) -> Record:
@@ -34,7 +34,8 @@ def run(config: RunConfig) -> Record:
 
 def cell_identity(config: RunConfig) -> dict[str, Any]:
     """All that can change the result of `config`, known without loading a thing; `key_of` it is the key."""
-    data = content_hash(config.task.train_file) if config.task.train_file else ""
+    t = config.task
+    data = userfile.checked(t.train_file, t.prompt) if t.train_file else ""
     return identity(config, tasks.get(config.task.name).version, models.fingerprint(config.model), data)
 
 

@@ -167,6 +167,11 @@ def fetch(name: str, cache: Path) -> dict[str, Path]:
     return {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "origin.json"}
 
 
+def pins(*names: str) -> list[str]:
+    """`package==version` of each source, for a record."""
+    return [f"{SOURCES[name].package}=={SOURCES[name].version}" for name in names]
+
+
 def state(name: str, cache: Path) -> str:
     """`ready` or `absent`."""
     return "ready" if _complete(_folder(name, cache)) else "absent"

@@ -119,3 +119,11 @@ def test_mmlu_is_asked_as_lm_eval_asks_it():
         assert task.fewshot_context(document, num_fewshot=5) == question.prompt
         assert task.doc_to_choice(document) == list(question.choices)
         assert task.doc_to_target(document) == question.gold
+
+
+@pytest.mark.slow
+def test_the_real_model_knows_english(tmp_path):
+    """The weights taken out of the package, against what was measured when they were first opened."""
+    network, tokenizer, _ = models.load("smollm2-135m", CACHE, torch.float32)
+    rows = packed(corpora.c4(CACHE)[1][:8], tokenizer, 512, tmp_path, keep_rest=True)
+    assert 20 < Loss.of(network, rows).perplexity < 80  # C4: 35.0 over all of the 300 documents

@@ -216,3 +216,13 @@ def test_the_papers_protocol_prepares_from_the_hub(task, published, tmp_path):
             "finance": {"convfinqa", "fiqa_sa", "headline", "ner", "fpb"},
         }[task]
     )
+
+
+def test_a_streamed_cell_from_start_to_record(published, smoke):
+    from experiments import runner
+
+    few = ("task.max_length=8", "task.heldout_rows=2", "training.steps=2", "training.batch_size=1")
+    record = runner.run(smoke("task=pretrain", "task.data=hub", "training.log_every=1", *few))
+    assert record.status == "finished", record.error
+    assert record.cost["tokens"] == 16
+    assert record.metrics["final"]["perplexity"] > 1

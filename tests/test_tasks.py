@@ -154,11 +154,11 @@ def test_a_users_rows_train_and_are_part_of_the_key(smoke, tmp_path):
         return runner.run(smoke("task=pretrain", f"task.train_file={path}", *few)).key
 
     first, second = tmp_path / "a.txt", tmp_path / "b.txt"
-    first.write_text("Some words.\n\n" * 60)
+    first.write_text("Some words. " * 60)
     second.write_text(first.read_text())
     before = key(first)
     assert key(second) == before
-    second.write_text("Other words.\n\n" * 60)
+    second.write_text("Other words. " * 60)
     assert key(second) != before
 
 
@@ -175,6 +175,7 @@ def test_a_cell_from_start_to_record(task, smoke):
     assert {"step", "loss"} <= set(record.metrics["curve"][0])
     assert record.provenance["task_version"] == tasks.get(task).version
     assert record.provenance["data_fingerprint"]
+    assert any(pin.startswith("llamafactory==") for pin in record.provenance["sources"])
     assert record.cost["tokens"] > 0
 
 

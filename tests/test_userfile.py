@@ -84,6 +84,27 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
 
 
 def test_the_key_follows_what_is_in_the_file_and_not_where_it_lies(tmp_path):
-    first = userfile.content_hash(write(tmp_path / "a.jsonl", GOOD))
-    assert userfile.content_hash(write(tmp_path / "b.jsonl", GOOD)) == first
-    assert userfile.content_hash(write(tmp_path / "a.jsonl", GOOD, GOOD)) != first
+    first = userfile.checked(write(tmp_path / "a.jsonl", GOOD), "alpaca")
+    assert userfile.checked(write(tmp_path / "b.jsonl", GOOD), "alpaca") == first
+    assert userfile.checked(write(tmp_path / "a.jsonl", GOOD, GOOD), "alpaca") != first
+
+
+def test_a_bad_file_is_found_before_anything_is_loaded(smoke, tmp_path, monkeypatch):
+    from experiments import models, runner
+
+    monkeypatch.setattr(models, "load", lambda *_: pytest.fail("the model was loaded"))
+    path = write(tmp_path / "rows.jsonl", GOOD, {"instruction": "q"})
+    with pytest.raises(ConfigError, match="line 2: column output is missing"):
+        runner.run(smoke("task=instruct", f"task.train_file={path}"))
+    with pytest.raises(ConfigError, match=r"task\.train_file must be a file"):
+        smoke("task=instruct", f"task.train_file={tmp_path / 'nowhere.jsonl'}")
+
+
+def test_a_text_that_fills_no_window_is_an_error(smoke, tmp_path):
+    from experiments import tasks
+
+    from .tokenizers_of import byte_level
+
+    path = write(tmp_path / "a.txt", "A few words.")
+    with pytest.raises(ConfigError, match="1 documents do not fill one window of 256 tokens"):
+        tasks.get("pretrain").prepare(smoke("task=pretrain", f"task.train_file={path}"), byte_level())

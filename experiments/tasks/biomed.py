@@ -14,7 +14,7 @@ from ..config import RunConfig
 from ..evaluation import Answers, Benchmark
 from . import corpora, hub, overlap, questions, reading, scorers, userfile
 from .base import Prepared
-from .finetuning import FineTuning, HeldOut, chosen_per_token, general_text, general_windows
+from .finetuning import FineTuning, HeldOut, chosen_per_token, general_text, general_windows, origins
 from .packing import packed
 from .rows import fingerprint
 
@@ -68,7 +68,13 @@ class BiomedTask(FineTuning):
             packed(read, tokenizer, t.max_length, cache),
             data,
             fingerprint(read, held_out, asked, general),
-            {"reading": reading.VERSION, "questions": questions.VERSION, "scorers": SCORERS, "overlap": found},
+            {
+                "reading": reading.VERSION,
+                "questions": questions.VERSION,
+                "scorers": SCORERS,
+                "overlap": found,
+                "sources": origins(config, "benchmarks", "llamafactory"),
+            },
         )
 
     def evaluate(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:

@@ -29,7 +29,7 @@ MATH_SUBJECTS = (
     "prealgebra",
     "precalculus",
 )
-# The MMLU subjects that AdaptLLM and later work count as biomedical.
+# The six that MultiMedQA (arXiv 2212.13138) takes from MMLU; the paper does not list its own.
 MEDICAL_SUBJECTS = (
     "anatomy",
     "clinical_knowledge",

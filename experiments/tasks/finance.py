@@ -14,7 +14,7 @@ from ..config import RunConfig
 from ..evaluation import Answers, Benchmark, Choice
 from . import corpora, hub, overlap, questions, reading, scorers, userfile
 from .base import Prepared
-from .finetuning import FineTuning, HeldOut, chosen_per_token, general_text, general_windows
+from .finetuning import FineTuning, HeldOut, chosen_per_token, general_text, general_windows, origins
 from .packing import packed
 from .rows import fingerprint
 
@@ -78,7 +78,13 @@ class FinanceTask(FineTuning):
             packed(read, tokenizer, t.max_length, cache),
             data,
             fingerprint(read, held_out, asked, general),
-            {"reading": reading.VERSION, "questions": questions.VERSION, "scorers": SCORERS, "overlap": found},
+            {
+                "reading": reading.VERSION,
+                "questions": questions.VERSION,
+                "scorers": SCORERS,
+                "overlap": found,
+                "sources": origins(config, "reuters", "benchmarks", "llamafactory"),
+            },
         )
 
     def read(self, heading: str, text: str, config: RunConfig, vocabulary: frozenset[str]) -> str:

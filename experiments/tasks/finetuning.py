@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import sources
 from ..config import RunConfig
 from ..evaluation import Answers, Benchmark, Loss, ask
 from . import corpora, hub
@@ -46,6 +47,12 @@ def general_text(config: RunConfig) -> list[str]:
     return corpora.c4(config.paths.cache_folder)[1][:count]
 
 
+def origins(config: RunConfig, *packaged: str) -> list[str]:
+    """Where the data come from, for the record: pinned packages or the hub, and the user's file if there is one."""
+    found = ["hub"] if config.task.data == "hub" else sources.pins(*packaged)
+    return [*found, "task.train_file"] if config.task.train_file else found
+
+
 def general_windows(documents: list[str], tokenizer: Any, config: RunConfig) -> Rows:
     return packed(documents, tokenizer, PROBE_WINDOW, config.paths.cache_folder, keep_rest=True)
 
@@ -69,7 +76,9 @@ def chosen_per_token(benchmark: Benchmark, answers: Answers, tokenizer: Any) -> 
     """The choice whose tokens are likeliest on average, for each question."""
     chosen = []
     for question, likelihoods in zip(benchmark.questions, answers.likelihoods, strict=True):
-        lengths = [len(tokenizer.encode(f" {c}", add_special_tokens=False)) for c in question.choices]
+        # Counted as lm-eval splits them: what the choice adds to the prompt's tokens.
+        prompt = len(tokenizer.encode(question.prompt))
+        lengths = [len(tokenizer.encode(f"{question.prompt} {choice}")) - prompt for choice in question.choices]
         chosen.append(per_token_choice(likelihoods, lengths))
     return chosen
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..config import RunConfig
 from . import corpora, hub, overlap, prompts, questions, userfile
 from .base import Prepared
-from .finetuning import FineTuning, HeldOut, answers, general_text, general_windows
+from .finetuning import FineTuning, HeldOut, answers, general_text, general_windows, origins
 from .prompts import Message
 from .questions import lettered
 from .rows import fingerprint
@@ -52,7 +52,12 @@ class InstructTask(FineTuning):
             prompts.supervised(train, t.prompt, tokenizer, t.max_length, cache),
             data,
             fingerprint(train, held_out, [q.text for q in test], general),
-            {"prompt": prompts.VERSIONS[t.prompt], "questions": questions.VERSION, "overlap": found},
+            {
+                "prompt": prompts.VERSIONS[t.prompt],
+                "questions": questions.VERSION,
+                "overlap": found,
+                "sources": origins(config, "llamafactory", "benchmarks"),
+            },
         )
 
 

@@ -16,7 +16,7 @@ from ..evaluation import Answers, Benchmark
 from . import corpora, hub, overlap, prompts, questions, scorers, userfile, wordproblems
 from .base import Prepared
 from .corpora import Problem
-from .finetuning import FineTuning, HeldOut, answers, general_text, general_windows
+from .finetuning import FineTuning, HeldOut, answers, general_text, general_windows, origins
 from .prompts import Message
 from .rows import fingerprint
 
@@ -71,6 +71,7 @@ class MathTask(FineTuning):
                 "questions": questions.VERSION,
                 "scorers": {"metamath": scorers.VERSIONS["metamath"]},
                 "overlap": found,
+                "sources": origins(config, "benchmarks", "gsm-symbolic", "llamafactory"),
             },
         )
 

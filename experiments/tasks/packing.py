@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError
 from .rows import Rows, cached, fingerprint, tokenizer_fingerprint
 
 
@@ -30,10 +31,17 @@ def windows(documents: Iterable[str], tokenizer: Any, length: int, *, keep_rest:
 
 
 def packed(documents: list[str], tokenizer: Any, length: int, cache: Path, *, keep_rest: bool = False) -> Rows:
-    """The windows as rows whose loss counts on every token, cached."""
+    """The windows as rows whose loss counts on every token, cached.
+
+    Raises:
+        ConfigError: There is text, but not enough for one window.
+    """
     key = fingerprint("packed", documents, tokenizer_fingerprint(tokenizer), length, keep_rest)
-    return cached(
+    rows = cached(
         cache,
         key,
         lambda: Rows.of((ids, [True] * len(ids)) for ids in windows(documents, tokenizer, length, keep_rest=keep_rest)),
     )
+    if documents and not len(rows):
+        raise ConfigError(f"task.max_length: {len(documents)} documents do not fill one window of {length} tokens")
+    return rows

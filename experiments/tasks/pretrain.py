@@ -15,6 +15,7 @@ from ..config import RunConfig
 from ..evaluation import Loss
 from . import corpora, hub, overlap, userfile
 from .base import Prepared
+from .finetuning import origins
 from .packing import packed, windows
 from .rows import Rows, fingerprint
 
@@ -47,12 +48,17 @@ class PretrainTask:
         if t.data == "hub" and not t.train_file:
             # 5.2 billion tokens at paper scale: neither the overlap check nor the cache can hold them.
             train = stream(tokenizer, t.max_length)
-            notes = {"overlap": "not checked: C4 is streamed, train and validation as published"}
+            notes = {"overlap": "not checked: C4 is streamed, train and validation as published", "sources": ["hub"]}
             return Prepared(train, data, fingerprint(hub.C4, held_out), notes, mean_length=t.max_length)
         documents = userfile.documents(t.train_file) if t.train_file else corpora.pretraining_text(cache)
         documents, found = overlap.filtered(self.name, documents, str, held_out, t.drop_overlap, t.train_rows)
         train = packed(documents, tokenizer, t.max_length, cache)
-        return Prepared(train, data, fingerprint(documents, held_out), {"overlap": found})
+        return Prepared(
+            train,
+            data,
+            fingerprint(documents, held_out),
+            {"overlap": found, "sources": origins(config, "brown", "llamafactory")},
+        )
 
     def baseline(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
         return {}  # random weights: nothing is known of them

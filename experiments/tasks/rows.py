@@ -34,9 +34,10 @@ class Rows(Sequence[dict[str, Any]]):
     @classmethod
     def of(cls, rows: Iterable[tuple[Any, Any]]) -> Rows:
         """From pairs of token ids and whether the loss counts on each."""
-        rows = list(rows)
-        ids = [np.asarray(i, np.int32) for i, _ in rows]
-        counted = [np.asarray(c, bool) for _, c in rows]
+        ids, counted = [], []
+        for i, c in rows:  # made small one by one: at paper scale a list of lists would not fit into memory
+            ids.append(np.asarray(i, np.int32))
+            counted.append(np.asarray(c, bool))
         ends = np.cumsum([len(i) for i in ids], dtype=np.int64)
         return cls(np.concatenate([np.zeros(0, np.int32), *ids]), np.concatenate([np.zeros(0, bool), *counted]), ends)
 
@@ -79,8 +80,10 @@ def fingerprint(*parts: Any) -> str:
     """A hash of values that JSON can hold: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(json.dumps(part, sort_keys=True, ensure_ascii=False).encode())
-        digest.update(b"\0")
+        for item in part if isinstance(part, list) else [part]:  # a list of documents may be too long for one text
+            digest.update(json.dumps(item, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            digest.update(b"\0")
+        digest.update(b"\1")
     return digest.hexdigest()[:16]
 
 
@@ -99,6 +102,7 @@ def cached(cache: Path, key: str, build: Callable[[], Rows]) -> Rows:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".incomplete-") as staging:
             save_file({"ids": rows.ids, "counted": rows.counted, "ends": rows.ends}, Path(staging) / path.name)
+            os.chmod(Path(staging) / path.name, 0o644)
             os.replace(Path(staging) / path.name, path)
     except OSError as error:
         print(f"warning: tokenised rows are not kept in {path.parent}: {error.strerror}", file=sys.stderr)

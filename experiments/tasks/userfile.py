@@ -15,17 +15,22 @@ from .prompts import Message, pair
 PAIRS = (("instruction", "output"), ("query", "response"))  # Alpaca's names, MetaMath's names
 
 
-def content_hash(path: str) -> str:
-    """Stands for the file in a run's key, wherever it lies.
+def checked(path: str, form: str | None) -> str:
+    """A hash that stands for the file in a run's key, wherever it lies; the file is read once, to find its errors.
+
+    Args:
+        path: The file.
+        form: `task.prompt` of a task that trains on conversations; None for one that trains on documents.
 
     Raises:
-        ConfigError: It cannot be read.
+        ConfigError: It cannot be read, or a line of it is wrong.
     """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise ConfigError(f"task.train_file: cannot read {path}: {error.strerror}") from None
+    if form:
+        conversations(path, form)
+    else:
+        documents(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def conversations(path: str, form: str) -> list[list[Message]]:
