@@ -115,7 +115,8 @@ def test_a_run_that_diverges_fails_and_says_at_which_step(tmp_path):
     assert record["metrics"]["curve"]
 
 
-def test_an_interrupted_run_exits_130_and_goes_on(tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_exits_130_and_keeps_its_checkpoint(stop, tmp_path):
     arguments = [
         "method=mora",
         *SMOKE,
@@ -127,7 +128,7 @@ def test_an_interrupted_run_exits_130_and_goes_on(tmp_path):
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("checkpoints/*/checkpoint-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert b"the same command goes on from there" in err
