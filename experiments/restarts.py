@@ -15,6 +15,11 @@ from .config import RunConfig
 from .errors import ConfigError
 
 
+def inner(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer that holds the state: accelerate wraps it."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
 class Restarts(TrainerCallback):
     """Every `restart_every` steps: merge, start the adapter anew, clear the optimizer's state. Not after the last step.
 
@@ -32,6 +37,12 @@ class Restarts(TrainerCallback):
             except ValueError as error:
                 raise ConfigError(f"method={config.method.name}: {error}") from error
 
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        if self.config.method.restart_every:
+            restart.check_optimizer(inner(optimizer))
+
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
     ) -> None:
@@ -44,9 +55,7 @@ class Restarts(TrainerCallback):
         self.updates += restart.restart(self.model, cycle=self.cycle)
         everything = m.reset_scope == "all"
         chosen = [p for name, p in self.model.named_parameters() if everything or self.model.base_model.prefix in name]
-        # accelerate wraps the optimizer; the state is that of the one inside.
-        inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-        restart.reset_optimizer(inner, chosen, m.optimizer_reset, m.reset_ratio)
+        restart.reset_optimizer(inner(optimizer), chosen, m.optimizer_reset, m.reset_ratio)
 
     def save(self, folder: Path) -> None:
         """Add to a saved adapter the base weights that restarts or pretraining changed."""

@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -76,6 +77,11 @@ def check(model: PeftModel, adapter: str = "default") -> None:
         ValueError: An operator other than sharing, a quantized base, or an adapter that is no plain LoRA or MoRA.
     """
     found, config = False, cast(Any, model.peft_config.get(adapter))
+    for name, module in model.get_base_model().named_modules():
+        carries = isinstance(module, BaseTunerLayer) and adapter in module._get_available_adapters()
+        if carries and not isinstance(module, MoraLinear | LoraLinear):
+            kind = f"{type(module).__module__.rsplit('.', 1)[-1]}.{type(module).__name__}"
+            raise ValueError(f"{name}: only plain LoRA and MoRA on unquantized layers can be restarted, not {kind}")
     for name, layer in adapted_layers(model, adapter):
         found = True
         if (
@@ -95,6 +101,19 @@ def check(model: PeftModel, adapter: str = "default") -> None:
             raise ValueError(f"{name}: only plain LoRA can be restarted, not DoRA or LoRA with a bias")
     if not found:
         raise ValueError(f"no layer carries a LoRA or MoRA adapter named {adapter!r}")
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Whether the state of `optimizer` can be cleared.
+
+    Raises:
+        ValueError: DeepSpeed's ZeRO keeps float32 copies of the weights that a merge and a reset in place do not reach:
+            M would be counted twice.
+    """
+    if type(optimizer).__module__.startswith("deepspeed"):
+        raise ValueError(
+            "restarts do not work under DeepSpeed's ZeRO: it keeps float32 copies of M that a reset misses"
+        )
 
 
 @torch.no_grad()
@@ -179,8 +198,9 @@ def reset_optimizer(
         How many parameters had a state to clear.
 
     Raises:
-        ValueError: An unknown `how`, or a ratio outside (0, 1].
+        ValueError: An unknown `how`, a ratio outside (0, 1], or an optimizer of ZeRO's.
     """
+    check_optimizer(optimizer)
     if how not in ("zero", "magnitude", "random"):
         raise ValueError(f"how must be one of zero, magnitude, random, got {how!r}")
     if not 0 < ratio <= 1:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mora import MoraConfig, checkpoint, restart
@@ -205,6 +206,29 @@ def test_dora_and_models_without_adapters_are_refused():
         restart.check(get_peft_model(llama(), LoraConfig(use_dora=True, target_modules=LINEARS)))
     with pytest.raises(ValueError, match="no layer carries"):
         restart.check(with_mora(), "other")
+
+
+def test_quantized_layers_are_refused(monkeypatch):
+    model = with_mora()
+    _, layer = next(iter(restart.adapted_layers(model)))
+    monkeypatch.setattr(layer, "quantization_backend", object())
+    with pytest.raises(ValueError, match="a quantized base weight would be rounded again at every merge"):
+        restart.check(model)
+    # PEFT's LoRA on a quantized layer is a class of its own.
+    model = with_lora()
+    quantized = type("Linear4bit", (LoraLayer,), {"__init__": lambda self: None, "__module__": "peft.tuners.lora.bnb"})
+    other = quantized()
+    monkeypatch.setattr(other.__class__, "_get_available_adapters", lambda self: {"default"})
+    monkeypatch.setattr(type(model.get_base_model()), "named_modules", lambda self: [("layers.0.q_proj", other)])
+    with pytest.raises(ValueError, match=r"layers\.0\.q_proj: only plain LoRA and MoRA.*not bnb\.Linear4bit"):
+        restart.check(model)
+
+
+def test_an_optimizer_of_zero_is_refused_before_anything_is_touched():
+    zero = type("DeepSpeedZeroOptimizer", (torch.optim.AdamW,), {"__module__": "deepspeed.runtime.zero.stage_1_and_2"})
+    optimizer = zero([torch.nn.Parameter(torch.zeros(2))])
+    with pytest.raises(ValueError, match="restarts do not work under DeepSpeed's ZeRO"):
+        restart.reset_optimizer(optimizer, [])
 
 
 @pytest.mark.parametrize("restarts", [0, 1, 2, 9])
