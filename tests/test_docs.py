@@ -2,10 +2,14 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
-from .conftest import ROOT
+import pytest
+
+from .conftest import ROOT, compose
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -40,3 +44,61 @@ def test_the_plot_of_the_schedules_is_what_the_script_draws(tmp_path):
     main(tmp_path / "schedules.svg")
     assert (tmp_path / "schedules.svg").read_bytes() == (ROOT / "docs" / "schedules.svg").read_bytes()
     assert os.listdir(tmp_path) == ["schedules.svg"]
+
+
+def readme_commands() -> list[list[str]]:
+    """Every command that the README shows, in blocks and in its table, comments cut off."""
+    text = (ROOT / "README.md").read_text()
+    lines = [line for block in blocks("README.md", "sh") for line in block.splitlines()]
+    lines += re.findall(r"`(python [^`]+)`", text)
+    return [shlex.split(line, comments=True) for line in dict.fromkeys(lines) if line.strip()]
+
+
+RUNS = [c[2:] for c in readme_commands() if c[:2] == ["python", "run.py"]]
+SCRIPTS = [c[1:] for c in readme_commands() if c[0] == "python" and c[1].startswith("scripts/")]
+
+
+def test_the_readme_shows_commands_of_every_kind():
+    assert len(RUNS) > 8
+    assert len(SCRIPTS) > 4
+    makes = {c[1] for c in readme_commands() if c[0] == "make"}
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test"} <= makes <= targets
+
+
+@pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
+def test_the_readmes_runs_are_right_configurations(arguments):
+    flags = [a for a in arguments if a.startswith("-")]
+    assert set(flags) <= {"-m", "--cfg"}
+    values = [a for a in arguments if "=" in a and not a.startswith("experiment=") and not a.startswith("hardware=")]
+    # A sweep is right if its first and its last cell are.
+    for pick in (0, -1):
+        compose(*(f"{name}={value.split(',')[pick]}" for name, _, value in (v.partition("=") for v in values)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
+def test_the_readmes_runs_run(arguments, tmp_path):
+    """At smoke scale; a setting that the README gives itself stays."""
+    own = [a for a in arguments if not a.startswith(("scale=", "hardware="))]
+    if any(a.startswith("model=") for a in own):
+        own = [a for a in own if not a.startswith("training.")] + ["training.steps=2", "training.warmup_steps=1"]
+    done = subprocess.run(
+        [sys.executable, "run.py", *own, "scale=smoke", "hardware=cpu", "logger=none", f"paths.results={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readmes_scripts_run(tmp_path):
+    """On a folder without records, in the order shown; nothing is trained."""
+    for script, *arguments in SCRIPTS:
+        arguments = [a for a in arguments if a != "--run"]
+        where = [] if Path(script).name == "prepare_data.py" else ["--results", str(tmp_path)]
+        check = ["--check"] if Path(script).name == "prepare_data.py" else []
+        done = subprocess.run(
+            [sys.executable, script, *arguments, *where, *check], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{script}: {done.stderr}"
