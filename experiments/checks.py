@@ -11,7 +11,7 @@ from . import shapes
 from .errors import ConfigError
 
 if TYPE_CHECKING:
-    from .config import Method, RunConfig
+    from .config import Hardware, Method, RunConfig
 
 
 # mora.config's, which cannot be imported before PEFT is; a test compares the two.
@@ -23,6 +23,23 @@ def operator_in_force(method: Method) -> Method:
     if method.operator != "auto" or method.rank is None:
         return method
     return dataclasses.replace(method, operator="rotation" if method.rank <= AUTO_ROTATION_UP_TO else "sharing")
+
+
+def hardware_in_force(hardware: Hardware) -> Hardware:
+    """`auto` by what it comes to on this machine: the number format changes a result, so it is part of the key.
+
+    Raises:
+        ConfigError: A GPU is asked for where there is none, or a format that the device cannot compute in.
+    """
+    gpu = hardware.device != "cpu" and _has_gpu()
+    if hardware.device == "gpu" and not gpu:
+        raise ConfigError("hardware.device is gpu, but torch finds no GPU here; allowed: auto, cpu")
+    precision = hardware.precision
+    if precision == "auto":
+        precision = "bf16" if gpu and _has_bf16() else "fp32"
+    if precision == "fp16" and not gpu:
+        raise ConfigError("hardware.precision: fp16 needs a GPU; allowed on the CPU: fp32, bf16")
+    return dataclasses.replace(hardware, device="gpu" if gpu else "cpu", precision=precision)
 
 
 def together(run: RunConfig) -> None:
@@ -59,8 +76,6 @@ def together(run: RunConfig) -> None:
         _adapters(run.method, shape, run.model)
     if run.method.restart_every:
         _restarts(run)
-    if run.hardware.device == "gpu" and not _has_gpu():
-        raise ConfigError("hardware.device is gpu, but torch finds no GPU here; allowed: auto, cpu")
 
 
 def _restarts(run: RunConfig) -> None:
@@ -112,7 +127,19 @@ def _adapters(method: Method, shape: shapes.Shape, model: str) -> None:
             )
 
 
+# Without a driver there is no need to import torch, which takes longer than all else before a run.
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+
 def _has_gpu() -> bool:
+    if not any(Path(driver).exists() for driver in GPU_DRIVERS):
+        return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_bf16_supported()

@@ -187,6 +187,7 @@ def parse(config: DictConfig) -> RunConfig:
         raise ConfigError(f"{wrong[0]} {what}; allowed: {', '.join(sorted(expected))}")
     parsed = {name: _section(cls, name, values[name]) for name, cls in sections.items()}
     parsed["method"] = checks.operator_in_force(parsed["method"])
+    parsed["hardware"] = checks.hardware_in_force(parsed["hardware"])
     for name, f in top.items():
         _check_value(f, name, values[name])
     run = RunConfig(

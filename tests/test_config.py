@@ -48,6 +48,7 @@ WRONG = [
     ("method.target_modules=[]", "method.target_modules must be a list of different names"),
     ("method.operator=foo", "method.operator must be one of auto, truncation, sharing, decouple, rotation"),
     ("method.dropout=1", "method.dropout must be a number in [0, 1)"),
+    ("hardware.precision=fp16", "fp16 needs a GPU; allowed on the CPU: fp32, bf16"),
     ("seed=-1", "seed must be an integer from 0 to 4294967295"),
     ("seed=${foo}", "foo"),
     ("method=remora method.operator=rotation", "method.operator must be sharing for method=remora, got rotation"),
@@ -183,13 +184,36 @@ def test_the_key_changes_with_all_that_can_change_the_result():
     assert len(set(keys)) == len(keys)
 
 
-def test_the_key_does_not_change_with_anything_else():
+@pytest.fixture
+def no_gpu(monkeypatch):
+    from experiments import checks
+
+    monkeypatch.setattr(checks, "GPU_DRIVERS", ())
+
+
+def test_auto_is_what_the_machine_has(monkeypatch, no_gpu):
+    from experiments import checks
+
+    hardware = compose("scale=smoke").hardware
+    assert (hardware.device, hardware.precision) == ("cpu", "fp32")
+    monkeypatch.setattr(checks, "_has_gpu", lambda: True)
+    monkeypatch.setattr(checks, "_has_bf16", lambda: True)
+    hardware = compose("scale=smoke").hardware
+    assert (hardware.device, hardware.precision) == ("gpu", "bf16")
+    assert compose("scale=smoke", "hardware=cpu").hardware.device == "cpu"
+    with_gpu = key()
+    monkeypatch.undo()
+    assert key("hardware=cpu") != with_gpu  # another number format is another result
+
+
+def test_the_key_does_not_change_with_anything_else(no_gpu):
     changes = (
         ("paths.results=elsewhere",),
         ("paths.cache=elsewhere",),
         ("logger=none",),
         ("training.checkpoint_every=2",),
         ("training.keep_checkpoints=5",),
+        ("hardware=cpu",),
         ("hardware=cpu", "hardware.precision=auto"),
         ("hardware.device_batch_size=4",),
     )
