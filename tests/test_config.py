@@ -232,3 +232,10 @@ def test_auto_is_the_operator_that_the_library_would_take(rank, operator):
 def test_config_error_is_what_parse_raises():
     with pytest.raises(ConfigError, match=r"method\.rank must be a positive integer"):
         compose("method.rank=-2")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_composes_and_names_its_command(path, main, monkeypatch, capsys):
+    assert f"python run.py -m experiment={path.stem}" in path.read_text()
+    assert main(monkeypatch, f"experiment={path.stem}", "scale=smoke", "--cfg", "hydra") == 0
+    assert "mode: MULTIRUN" in capsys.readouterr().out.replace("RunMode.", "")

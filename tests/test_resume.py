@@ -152,6 +152,18 @@ def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path):
     assert finish(method, tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("at", "count"),
+    [("experiments.training.save", 1), ("experiments.training.sync", 7), ("experiments.records.write_json", 2)],
+)
+@pytest.mark.parametrize("method", ["fft", "remora"])
+def test_killed_after_the_last_step(method, at, count, uninterrupted, tmp_path):
+    """While the trained model or the finished record is written."""
+    expected, _ = uninterrupted(method)
+    assert start(overrides(method, tmp_path), at=at, count=count) == -signal.SIGKILL
+    assert finish(method, tmp_path) == expected
+
+
 @pytest.mark.parametrize("method", ["mora", "remora", PRETRAINING])
 def test_killed_again_and_again(method, uninterrupted, tmp_path):
     expected, _ = uninterrupted(method)
