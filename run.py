@@ -53,9 +53,9 @@ def main() -> int:
 
     resolvers.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach the lines below instead of a page of traceback
-    # Threads of torch that wait by spinning take the cores from whoever else computes on them, at worst from each
-    # other: two runs on two cores were twenty times slower. Set before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait spin, by default for so long that two runs on two cores slow each other down twentyfold. This
+    # many turns cost a run of its own nothing measurable, and two runs a third. Read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     try:
