@@ -177,7 +177,23 @@ def parse(config: DictConfig) -> RunConfig:
     Raises:
         ConfigError: The first thing that is wrong with it.
     """
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return _checked(OmegaConf.to_container(config, resolve=True))
+
+
+def from_record(values: Any) -> RunConfig:
+    """The typed configuration of a record (`record.config`), checked as one from the command line is.
+
+    JSON has turned the ranks that are keys in `protocol` into texts; nothing that a run computes reads them there.
+
+    Raises:
+        ConfigError: It has not exactly the settings of this version, or one does not fit this machine.
+    """
+    if not isinstance(values, dict) or type(values.get("scale")) is not str:
+        raise ConfigError("config.scale is not a text")
+    return _checked({**values, "scale": {"name": values["scale"]}})
+
+
+def _checked(values: Any) -> RunConfig:
     sections: dict[str, Any] = {"method": Method, "task": Task, "training": Training, "hardware": Hardware}
     sections.update(logger=Logger, paths=Paths)
     top = {f.name: f for f in dataclasses.fields(RunConfig) if "check" in f.metadata}

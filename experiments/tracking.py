@@ -1,4 +1,8 @@
-"""Weights & Biases: a mirror of the record. Whatever goes wrong there is a warning, never the end of a run."""
+"""Weights & Biases: a mirror of the record. Whatever goes wrong there is a warning, never the end of a run.
+
+Runs are grouped as the tables are: a group is a cell at a scale, its runs differ in learning rate and seed. Metrics
+have the record's names.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,25 @@ from .config import RunConfig
 from .records import Record
 
 
+def grouping(cell: dict[str, Any]) -> dict[str, Any]:
+    """Where W&B files a run: its group, the kind of job, and its tags.
+
+    Args:
+        cell: The record's.
+    """
+    rank = f"r{cell['rank']}" if cell["rank"] else None
+    parts = [p for p in (cell["task"], cell["scale"], cell["method"], rank, cell["operator"]) if p]
+    return {"group": "-".join(parts), "job_type": cell["method"], "tags": [*parts, f"seed{cell['seed']}"]}
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """What stands beside a run in W&B's table: the record's final metrics, its cost, how it ended."""
+    cost = {f"cost/{name}": value for name, value in record.cost.items()}
+    return {**record.metrics["final"], **cost, "status": record.status}
+
+
 class WandbMirror(TrainerCallback):
-    """Sends the configuration, each row of the curve, and the final metrics.
+    """Sends the configuration, each row of the curve, and at the end the final metrics and the cost.
 
     Online where WANDB_API_KEY or a login is found, offline (a folder below `results/wandb`) where not. The run's id is
     the record's key, so a resumed run continues the same page.
@@ -39,6 +60,7 @@ class WandbMirror(TrainerCallback):
                 id=record.key,
                 name=record.name,
                 config=record.config,
+                **grouping(record.cell),
                 dir=str(folder),
                 mode=mode,  # type: ignore[arg-type]
                 resume="allow" if mode == "online" else None,
@@ -47,7 +69,8 @@ class WandbMirror(TrainerCallback):
         self._guard(start)
 
     def send(self, row: dict[str, float]) -> None:
-        self.run.log(row, step=int(row["step"]))
+        # Committed at once: a row still pending at the end would be written after the summary, and over it.
+        self.run.log(row, step=int(row["step"]), commit=True)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         rows = curve(state.log_history)
@@ -59,7 +82,7 @@ class WandbMirror(TrainerCallback):
         """Send the summary and close."""
         if self.run is None:
             return
-        self._guard(lambda: self.run.summary.update({**record.metrics["final"], "status": record.status}))
+        self._guard(lambda: self.run.summary.update(summary(record)))
         self._guard(lambda: self.run.finish(exit_code=0 if record.status == "finished" else 1))
 
     def _guard(self, act: Callable[[], None]) -> None:

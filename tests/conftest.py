@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from experiments import resolvers
 from experiments.config import RunConfig, parse
+from experiments.records import Record
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,3 +38,20 @@ def smoke(tmp_path: Path) -> Callable[..., RunConfig]:
         return compose(*own, *overrides)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Record]]:
+    """A results folder with finished smoke runs and their models, and the records by name. Not to be changed."""
+    from experiments import runner
+
+    results = tmp_path_factory.mktemp("trained")
+    runs = {
+        "mora": ["method=mora", "method.operator=sharing"],
+        "rotation": ["method=mora", "method.operator=rotation"],
+        "remora": ["method=remora"],
+        "fft": ["method=fft"],
+        "lora": ["method=lora"],
+    }
+    own = ["scale=smoke", "logger=none", "hardware=cpu", f"paths.results={results}"]
+    return results, {name: runner.run(compose(*own, *arguments)) for name, arguments in runs.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import paper
+from ..errors import ConfigError
 from ..records import Record
 from . import output
 from .load import ResultsError, read_records
@@ -58,7 +59,7 @@ def guarded(main: Callable[[], int]) -> int:
     """Run a script's main; what its user can cause is one line."""
     try:
         return main()
-    except ResultsError as error:
+    except (ConfigError, ResultsError) as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)

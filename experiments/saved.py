@@ -1,0 +1,142 @@
+"""The trained model of a finished run, back in memory: to score it again, or to export it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from . import config as configuration
+from . import models, tasks
+from .config import Paths, RunConfig
+from .errors import ConfigError
+from .records import Record, Store, finite, key_of
+
+
+def finished(store: Store, key: str) -> Record:
+    """The record of a finished run.
+
+    Raises:
+        ConfigError: There is none with this key, or its run did not end well.
+    """
+    record = store.read(key)
+    if record is None:
+        raise ConfigError(f"there is no readable record {store.path(key)}")
+    if record.status != "finished":
+        raise ConfigError(f"{store.path(key)} is of a run that is {record.status}, not finished")
+    return record
+
+
+def settings(record: Record, store: Store) -> RunConfig:
+    """The record's own configuration, with the folders and the device of this machine and the precision of the run.
+
+    Raises:
+        ConfigError: This version of the project, or this machine, has another meaning for it: data, model, or settings.
+    """
+    from .runner import cell_identity
+
+    values = dict(record.config)
+    if isinstance(values.get("hardware"), dict):
+        values["hardware"] = values["hardware"] | {"device": "auto"}
+    try:
+        config = configuration.from_record(values)
+    except ConfigError as error:
+        raise ConfigError(f"{store.path(record.key)}: {error}") from None
+    if key_of(cell_identity(config)) != record.key:
+        raise ConfigError(
+            f"{store.path(record.key)}: the same settings are another run by now (the data file, the model folder, "
+            "or the version of the task has changed); run it again"
+        )
+    return dataclasses.replace(
+        config,
+        paths=Paths(results=str(store.results), cache=os.environ.get("MORA_CACHE")),
+        hardware=dataclasses.replace(config.hardware, precision=record.provenance["precision"]),
+    )
+
+
+def folder_of(record: Record, store: Store) -> Path:
+    """Where the run's model is.
+
+    Raises:
+        ConfigError: It is not there.
+    """
+    folder = store.model(record.key)
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"{record.name} has no saved model: {folder} holds no weights")
+    return folder
+
+
+def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
+    """Bring `model`, adapted as before its training, to what was saved in `folder`.
+
+    Raises:
+        ConfigError: The folder holds other weights than the model has.
+    """
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+    from transformers import AutoModelForCausalLM
+
+    from .restarts import Restarts
+
+    if not isinstance(model, PeftModel):
+        trained = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
+        model.load_state_dict(trained.state_dict())
+        return
+    Restarts(model, config).load(folder)
+    weights = load_peft_weights(str(folder), device="cpu")
+    if odd := weights.keys() ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+        raise ConfigError(f"{folder} does not hold the adapter of this model: {sorted(odd)[0]} is in one of them alone")
+    set_peft_model_state_dict(model, weights)
+
+
+def restore(record: Record, store: Store) -> tuple[Any, Any]:
+    """The model in float32 on the CPU, with its adapter if it has one, in evaluation mode; and its tokenizer.
+
+    The base weights are first loaded in the run's own number format, so that they are the ones it was trained on;
+    in float32 nothing of an update is then rounded away when it is merged.
+
+    Raises:
+        ConfigError: The run cannot be restored here.
+    """
+    from . import methods
+    from .hardware import Placement
+    from .training import quiet
+
+    quiet()
+    folder, config = folder_of(record, store), settings(record, store)
+    dtype = methods.base_dtype(config, Placement("cpu", config.hardware.precision))
+    network, tokenizer, _ = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
+    model = methods.adapt(network, config).model
+    load_trained(model, config, folder)
+    return model.float().eval(), tokenizer
+
+
+def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
+    """The metrics of a saved model on `config.task`, in the order of the runner: the baseline, then the trained model.
+
+    Args:
+        record: Of the finished run.
+        store: Where its model is.
+        config: `settings(record, store)`, or that with another task.
+
+    Raises:
+        ConfigError: The run cannot be scored here.
+    """
+    from . import callbacks, methods, training
+    from .hardware import place
+
+    training.quiet()
+    task, trains = tasks.get(config.task.name), config.method.family != "none"
+    folder = folder_of(record, store) if trains else None
+    placement = place(config)
+    dtype = methods.base_dtype(config, placement)
+    network, tokenizer, _ = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
+    prepared = task.prepare(config, tokenizer)
+    training.set_seed(config.seed)
+    model = methods.adapt(network.to(placement.device), config).model
+    before = task.baseline(model, tokenizer, prepared) if trains else {}
+    if folder:
+        load_trained(model, config, folder)
+    with callbacks.measuring(model):
+        return finite(before | task.evaluate(model, tokenizer, prepared))

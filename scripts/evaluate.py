@@ -1,0 +1,84 @@
+"""Score the saved model of a finished run again, without training, and compare with its record.
+
+    python scripts/evaluate.py KEY                     KEY: the name of a record in <results>/runs
+    python scripts/evaluate.py KEY --task biomed       on another task of the same model, at the run's scale
+
+Exit codes: 0 equal (or another task); 1 not equal; 2 a bad argument. Another device or number of threads adds in
+another order: --tolerance says which difference counts as equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from tabulate import tabulate
+
+from experiments import config as configuration
+from experiments import resolvers, saved, tasks
+from experiments.aggregate import command_line
+from experiments.aggregate.protocol import CONF, composition
+from experiments.config import RunConfig
+from experiments.errors import ConfigError
+from experiments.explain import explain
+from experiments.records import Store
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command_line.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("key", metavar="KEY")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
+    parser.add_argument("--task", choices=tasks.NAMES, help="another task; nothing is compared")
+    parser.add_argument("--tolerance", type=float, default=0.0, help="largest difference that is equal (default: 0)")
+    options = parser.parse_args(arguments)
+    store = Store(options.results)
+    record = saved.finished(store, options.key)
+    config = saved.settings(record, store)
+    other = options.task not in (None, config.task.name)
+    if other:
+        config = with_task(config, options.task)
+    now = saved.score(record, store, config)
+    print(f"{record.name}, scored on {config.task.name}:")
+    if other:
+        print(tabulate([*now.items()], ("metric", "now"), disable_numparse=True))
+        return 0
+    return compare(record.metrics["final"], now, options.tolerance)
+
+
+def with_task(config: RunConfig, task: str) -> RunConfig:
+    """The configuration of a run, with the task section that `task` has at its scale."""
+    resolvers.register()
+    try:
+        composed = configuration.parse(composition(["method=fft", f"task={task}", f"scale={config.scale}"]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"--task: {explain(error, [], CONF)}") from None
+    if composed.model != config.model:
+        raise ConfigError(
+            f"--task: {task} at scale {config.scale} is measured on {composed.model}, this run trained {config.model}"
+        )
+    return dataclasses.replace(config, task=composed.task)
+
+
+def compare(recorded: dict[str, Any], now: dict[str, Any], tolerance: float) -> int:
+    """Print both sides of each metric, and whether all are equal."""
+    rows, equal = [], True
+    for name in sorted({*recorded, *now}):
+        a, b = recorded.get(name), now.get(name)
+        numbers = isinstance(a, int | float) and isinstance(b, int | float)
+        same = name in recorded and name in now and (a == b or (numbers and abs(a - b) <= tolerance))
+        equal &= same
+        rows.append([name, a, b, "equal" if same else "not equal"])
+    print(tabulate(rows, ("metric", "record", "now", ""), disable_numparse=True))
+    print("equal" if equal else "not equal")
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.guarded(main))

@@ -1,0 +1,55 @@
+"""Export the model of a finished run for use without this project.
+
+    python scripts/export_adapter.py KEY OUT                        a whole transformers model, the update merged in
+    python scripts/export_adapter.py KEY OUT --format lora          a LoRA for stock PEFT; exact for truncation, sharing
+    python scripts/export_adapter.py KEY OUT --format lora --rank 64 --force      the closest LoRA, whatever is lost
+    python scripts/export_adapter.py KEY OUT --format adapter --push owner/name   as trained, and uploaded
+
+OUT must not exist, and appears whole or not at all. Exit codes: 0 done; 2 refused, in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments import export, saved
+from experiments.aggregate import command_line
+from experiments.records import Store
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command_line.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("key", metavar="KEY")
+    parser.add_argument("out", metavar="OUT", type=Path)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
+    parser.add_argument("--format", choices=export.FORMATS, default="merged")
+    parser.add_argument("--rank", type=positive, help="lora: approximate at this rank")
+    loss = parser.add_mutually_exclusive_group()
+    loss.add_argument(
+        "--tolerance", type=float, default=export.ROUNDING, help="lora: largest relative error (default: %(default)s)"
+    )
+    loss.add_argument("--force", action="store_true", help="lora: write it whatever the error is")
+    parser.add_argument("--push", metavar="REPO", help="upload OUT to this hub repository")
+    options = parser.parse_args(arguments)
+    store = Store(options.results)
+    record = saved.finished(store, options.key)
+    limits = export.LoraLimits(options.rank, options.tolerance, options.force)
+    written = export.export(record, store, options.out, options.format, limits)
+    print(f"{options.out}: {written}")
+    if options.push:
+        print(f"uploaded: {export.push(options.out, options.push)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.guarded(main))
