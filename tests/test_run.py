@@ -148,3 +148,10 @@ def test_wandb_offline_mirrors_the_record_and_its_failure_fails_nothing(tmp_path
     done = run("method=lora", "scale=smoke", "hardware=cpu", f"paths.results={blocked}", env=env)
     assert done.returncode == 0
     assert "W&B failed" in done.stderr
+
+
+def test_a_run_leaves_nothing_where_it_was_started(sweep, tmp_path):
+    results, _, _ = sweep
+    command = [sys.executable, str(ROOT / "run.py"), "-m", "method=mora", *SMOKE, f"paths.results={results}"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    assert os.listdir(tmp_path) == []
