@@ -170,6 +170,10 @@ class RunConfig:
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def for_record(self) -> dict[str, Any]:
+        """`as_dict` with the default folders: where a machine keeps its files is no part of what ran."""
+        return self.as_dict() | {"paths": dataclasses.asdict(Paths(results="results"))}
+
 
 def parse(config: DictConfig) -> RunConfig:
     """Check a composed configuration and give it types.

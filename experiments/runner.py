@@ -63,7 +63,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         store.checkpoints(key),
     )
 
-    record = Record(key, name_of(config), "running", cell_of(config), config.as_dict())
+    record = Record(key, name_of(config), "running", cell_of(config), config.for_record())
     record.provenance = provenance.describe() | {
         "model_revision": revision,
         "data_fingerprint": prepared.fingerprint,

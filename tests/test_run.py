@@ -30,7 +30,7 @@ def sweep(tmp_path_factory):
 
 
 def test_a_sweep_leaves_one_record_a_cell(sweep):
-    _, records, done = sweep
+    results, records, done = sweep
     assert set(records) == {"fft", "lora", "mora"}
     for method, record in records.items():
         assert record["schema"] == 1
@@ -40,6 +40,7 @@ def test_a_sweep_leaves_one_record_a_cell(sweep):
         assert record["key"] + ".json" in done.stdout
         assert method in done.stdout
         assert "." not in record["key"]
+        assert str(results) not in json.dumps(record)  # records are shared; folders of a machine are not
 
 
 def test_the_curve_has_step_and_loss_and_the_accuracy_at_its_points(sweep):
