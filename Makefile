@@ -5,8 +5,9 @@ READY := .venv/.ready
 
 .PHONY: demo test slow check format setup clean
 
+# In a folder of its own: results/ holds the project's records, this cell among them, and what is done is not run again.
 demo: $(READY)
-	$(BIN)/python run.py method=mora task=uuid
+	$(BIN)/python run.py method=mora task=uuid paths.results=results/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
