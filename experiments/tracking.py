@@ -54,7 +54,7 @@ class WandbMirror(TrainerCallback):
             os.environ.setdefault("WANDB_SILENT", "true")
             import wandb
 
-            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+            mode = os.environ.get("WANDB_MODE") or self._online_or_offline()
             self.run = wandb.init(
                 project=config.logger.project,
                 id=record.key,
@@ -84,6 +84,16 @@ class WandbMirror(TrainerCallback):
             return
         self._guard(lambda: self.run.summary.update(summary(record)))
         self._guard(lambda: self.run.finish(exit_code=0 if record.status == "finished" else 1))
+
+    @staticmethod
+    def _online_or_offline() -> str:
+        import wandb
+
+        try:
+            return "online" if wandb.login(prompt=False) else "offline"
+        except Exception as error:
+            print(f"warning: W&B cannot be reached, so this run's copy stays local ({error})", file=sys.stderr)
+            return "offline"
 
     def _guard(self, act: Callable[[], None]) -> None:
         try:
