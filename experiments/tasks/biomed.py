@@ -14,9 +14,7 @@ from ..config import RunConfig
 from ..evaluation import Answers, Benchmark
 from . import corpora, hub, overlap, questions, reading, scorers, userfile
 from .base import Prepared
-from .finetuning import FineTuning, HeldOut, chosen_per_token, general_text, general_windows, origins
-from .packing import packed
-from .rows import fingerprint
+from .finetuning import FineTuning, chosen_per_token, general_text, on_text, origins
 
 DOMAIN = "biomedicine"
 AVERAGED = ("pubmedqa", "usmle", "bio_mmlu", "rct")
@@ -57,25 +55,14 @@ class BiomedTask(FineTuning):
         )
         vocabulary = reading.keywords(documents, general)
         read = [reading.comprehension(d, config.seed, DOMAIN, vocabulary=vocabulary) for d in documents]
-        data = HeldOut(
-            packed(held_out, tokenizer, t.max_length, cache, keep_rest=True),
-            sum(len(text.encode()) for text in held_out),
-            general_windows(general, tokenizer, config),
-            benchmarks,
-            t.eval_batch_size or 1,
-        )
-        return Prepared(
-            packed(read, tokenizer, t.max_length, cache),
-            data,
-            fingerprint(read, held_out, asked, general),
-            {
-                "reading": reading.VERSION,
-                "questions": questions.VERSION,
-                "scorers": SCORERS,
-                "overlap": found,
-                "sources": origins(config, "benchmarks", "llamafactory"),
-            },
-        )
+        notes = {
+            "reading": reading.VERSION,
+            "questions": questions.VERSION,
+            "scorers": SCORERS,
+            "overlap": found,
+            "sources": origins(config, "benchmarks", "llamafactory"),
+        }
+        return on_text(config, tokenizer, read, held_out, general, benchmarks, asked, notes)
 
     def evaluate(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
         metrics = super().evaluate(model, tokenizer, prepared)

@@ -14,9 +14,7 @@ from ..config import RunConfig
 from ..evaluation import Answers, Benchmark, Choice
 from . import corpora, hub, overlap, questions, reading, scorers, userfile
 from .base import Prepared
-from .finetuning import FineTuning, HeldOut, chosen_per_token, general_text, general_windows, origins
-from .packing import packed
-from .rows import fingerprint
+from .finetuning import FineTuning, chosen_per_token, general_text, on_text, origins
 
 DOMAIN = "finance"
 AVERAGED = ("convfinqa", "fiqa_sa", "headline", "ner", "fpb")
@@ -67,25 +65,14 @@ class FinanceTask(FineTuning):
         )
         vocabulary = reading.keywords([text for _, text in stories], general)
         read = [self.read(heading, text, config, vocabulary) for heading, text in stories]
-        data = HeldOut(
-            packed(held_out, tokenizer, t.max_length, cache, keep_rest=True),
-            sum(len(text.encode()) for text in held_out),
-            general_windows(general, tokenizer, config),
-            benchmarks,
-            t.eval_batch_size or 1,
-        )
-        return Prepared(
-            packed(read, tokenizer, t.max_length, cache),
-            data,
-            fingerprint(read, held_out, asked, general),
-            {
-                "reading": reading.VERSION,
-                "questions": questions.VERSION,
-                "scorers": SCORERS,
-                "overlap": found,
-                "sources": origins(config, "reuters", "benchmarks", "llamafactory"),
-            },
-        )
+        notes = {
+            "reading": reading.VERSION,
+            "questions": questions.VERSION,
+            "scorers": SCORERS,
+            "overlap": found,
+            "sources": origins(config, "reuters", "benchmarks", "llamafactory"),
+        }
+        return on_text(config, tokenizer, read, held_out, general, benchmarks, asked, notes)
 
     def read(self, heading: str, text: str, config: RunConfig, vocabulary: frozenset[str]) -> str:
         """A story in reading-comprehension form; a heading from packages is its topic, one from the hub its title."""

@@ -9,11 +9,11 @@ from typing import Any
 from .. import sources
 from ..config import RunConfig
 from ..evaluation import Answers, Benchmark, Loss, ask
-from . import corpora, hub
+from . import corpora, hub, prompts
 from .base import Prepared
 from .packing import packed
 from .prompts import FORMS, Message, encode
-from .rows import Rows
+from .rows import Rows, fingerprint
 from .scorers import per_token_choice
 
 ON_THE_WAY = 8  # held-out rows that a point of the curve looks at
@@ -53,8 +53,66 @@ def origins(config: RunConfig, *packaged: str) -> list[str]:
     return [*found, "task.train_file"] if config.task.train_file else found
 
 
-def general_windows(documents: list[str], tokenizer: Any, config: RunConfig) -> Rows:
-    return packed(documents, tokenizer, PROBE_WINDOW, config.paths.cache_folder, keep_rest=True)
+def on_conversations(
+    config: RunConfig,
+    tokenizer: Any,
+    train: Sequence[Sequence[Message]],
+    held_out: Sequence[Sequence[Message]],
+    general: list[str],
+    benchmarks: Sequence[Benchmark],
+    asked: Sequence[str],
+    notes: dict[str, Any],
+) -> Prepared:
+    """What a task trains and measures on that learns the answers of conversations.
+
+    Args:
+        config: Of the run.
+        tokenizer: Of its model.
+        train: Conversations in the form of `task.prompt`.
+        held_out: Conversations whose answers' loss is measured.
+        general: Documents for the forgetting probe.
+        benchmarks: Questions for lm-eval.
+        asked: Their texts, for the fingerprint.
+        notes: For the record's provenance.
+    """
+    t = config.task
+    assert t.prompt and t.max_length
+    rows, size = answers(held_out, t.prompt, tokenizer, t.max_length)
+    return Prepared(
+        prompts.supervised(train, t.prompt, tokenizer, t.max_length, config.paths.cache_folder),
+        _held_out(config, tokenizer, rows, size, general, benchmarks),
+        fingerprint(train, held_out, asked, general),
+        {"prompt": prompts.VERSIONS[t.prompt], **notes},
+    )
+
+
+def on_text(
+    config: RunConfig,
+    tokenizer: Any,
+    train: list[str],
+    held_out: list[str],
+    general: list[str],
+    benchmarks: Sequence[Benchmark],
+    asked: Sequence[str],
+    notes: dict[str, Any],
+) -> Prepared:
+    """The same for a task that learns plain text: full windows train, and all of the held-out text is measured."""
+    length, cache = config.task.max_length, config.paths.cache_folder
+    assert length
+    rows, size = packed(held_out, tokenizer, length, cache, keep_rest=True), sum(len(t.encode()) for t in held_out)
+    return Prepared(
+        packed(train, tokenizer, length, cache),
+        _held_out(config, tokenizer, rows, size, general, benchmarks),
+        fingerprint(train, held_out, asked, general),
+        notes,
+    )
+
+
+def _held_out(
+    config: RunConfig, tokenizer: Any, rows: Rows, size: int, general: list[str], benchmarks: Sequence[Benchmark]
+) -> HeldOut:
+    probe = packed(general, tokenizer, PROBE_WINDOW, config.paths.cache_folder, keep_rest=True)
+    return HeldOut(rows, size, probe, benchmarks, config.task.eval_batch_size or 1)
 
 
 def answers(conversations: Sequence[Sequence[Message]], form: str, tokenizer: Any, max_length: int) -> tuple[Rows, int]:

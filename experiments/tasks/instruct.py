@@ -12,10 +12,9 @@ from typing import Any
 from ..config import RunConfig
 from . import corpora, hub, overlap, prompts, questions, userfile
 from .base import Prepared
-from .finetuning import FineTuning, HeldOut, answers, general_text, general_windows, origins
+from .finetuning import FineTuning, general_text, on_conversations, origins
 from .prompts import Message
 from .questions import lettered
-from .rows import fingerprint
 
 
 class InstructTask(FineTuning):
@@ -44,21 +43,13 @@ class InstructTask(FineTuning):
 
         measured = [*map(prompts.plain, held_out), *map(lettered, test), *general]
         train, found = overlap.filtered(self.name, train, prompts.plain, measured, t.drop_overlap, t.train_rows)
-        heldout_rows, size = answers(held_out, t.prompt, tokenizer, t.max_length)
-        data = HeldOut(
-            heldout_rows, size, general_windows(general, tokenizer, config), benchmarks, t.eval_batch_size or 1
-        )
-        return Prepared(
-            prompts.supervised(train, t.prompt, tokenizer, t.max_length, cache),
-            data,
-            fingerprint(train, held_out, [q.text for q in test], general),
-            {
-                "prompt": prompts.VERSIONS[t.prompt],
-                "questions": questions.VERSION,
-                "overlap": found,
-                "sources": origins(config, "llamafactory", "benchmarks"),
-            },
-        )
+        notes = {
+            "questions": questions.VERSION,
+            "overlap": found,
+            "sources": origins(config, "llamafactory", "benchmarks"),
+        }
+        asked = [q.text for q in test]
+        return on_conversations(config, tokenizer, train, held_out, general, benchmarks, asked, notes)
 
 
 def _alpaca(row: dict[str, str]) -> list[Message]:

@@ -16,9 +16,8 @@ from ..evaluation import Answers, Benchmark
 from . import corpora, hub, overlap, prompts, questions, scorers, userfile, wordproblems
 from .base import Prepared
 from .corpora import Problem
-from .finetuning import FineTuning, HeldOut, answers, general_text, general_windows, origins
+from .finetuning import FineTuning, general_text, on_conversations, origins
 from .prompts import Message
-from .rows import fingerprint
 
 GSM8K_HELD_OUT = 200
 GENERATED_EACH = 10  # word problems drawn from each template
@@ -58,22 +57,13 @@ class MathTask(FineTuning):
         solved = [prompts.plain(worked(p)) for p in (*grade_school, *competition)]
         measured = [*map(prompts.plain, held_out), *solved, *general]
         train, found = overlap.filtered(self.name, train, prompts.plain, measured, t.drop_overlap, t.train_rows)
-        rows_held_out, size = answers(held_out, t.prompt, tokenizer, t.max_length)
-        data = HeldOut(
-            rows_held_out, size, general_windows(general, tokenizer, config), benchmarks, t.eval_batch_size or 1
-        )
-        return Prepared(
-            prompts.supervised(train, t.prompt, tokenizer, t.max_length, cache),
-            data,
-            fingerprint(train, held_out, asked, general),
-            {
-                "prompt": prompts.VERSIONS[t.prompt],
-                "questions": questions.VERSION,
-                "scorers": {"metamath": scorers.VERSIONS["metamath"]},
-                "overlap": found,
-                "sources": origins(config, "benchmarks", "gsm-symbolic", "llamafactory"),
-            },
-        )
+        notes = {
+            "questions": questions.VERSION,
+            "scorers": {"metamath": scorers.VERSIONS["metamath"]},
+            "overlap": found,
+            "sources": origins(config, "benchmarks", "gsm-symbolic", "llamafactory"),
+        }
+        return on_conversations(config, tokenizer, train, held_out, general, benchmarks, asked, notes)
 
     def score(self, benchmark: Benchmark, answers: Answers, tokenizer: Any) -> dict[str, float]:
         """MetaMath's rule, and beside it lm-eval's exact match on the same generations."""
