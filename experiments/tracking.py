@@ -1,7 +1,7 @@
 """Weights & Biases: a mirror of the record. Whatever goes wrong there is a warning, never the end of a run.
 
-Runs are grouped as the tables are: a group is a cell at a scale, its runs differ in learning rate and seed. Metrics
-have the record's names.
+Runs are grouped as the tables are: a group is a cell at a scale, its runs differ in learning rate and seed, and a tag
+says which tables it belongs to (a cell can stand in several). Metrics have the record's names.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from . import paper
 from .callbacks import curve
 from .config import RunConfig
 from .records import Record
 
 
-def grouping(cell: dict[str, Any]) -> dict[str, Any]:
+def grouping(cell: dict[str, Any], protocol: dict[str, Any]) -> dict[str, Any]:
     """Where W&B files a run: its group, the kind of job, and its tags.
 
     Args:
         cell: The record's.
+        protocol: That of its task and scale.
     """
     rank = f"r{cell['rank']}" if cell["rank"] else None
     parts = [p for p in (cell["task"], cell["scale"], cell["method"], rank, cell["operator"]) if p]
-    return {"group": "-".join(parts), "job_type": cell["method"], "tags": [*parts, f"seed{cell['seed']}"]}
+    tables = dict.fromkeys(f"table{number}" for number, *_ in paper.places(cell, protocol))
+    return {"group": "-".join(parts), "job_type": cell["method"], "tags": [*tables, *parts, f"seed{cell['seed']}"]}
 
 
 def summary(record: Record) -> dict[str, Any]:
@@ -60,7 +63,7 @@ class WandbMirror(TrainerCallback):
                 id=record.key,
                 name=record.name,
                 config=record.config,
-                **grouping(record.cell),
+                **grouping(record.cell, config.protocol),
                 dir=str(folder),
                 mode=mode,  # type: ignore[arg-type]
                 resume="allow" if mode == "online" else None,

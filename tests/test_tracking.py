@@ -72,7 +72,21 @@ def test_the_summary_ends_as_the_records_final_metrics_and_cost(mirrored):
     assert summary["status"] == "finished"
 
 
+CELL = {"task": "uuid", "scale": "smoke", "method": "fft", "rank": None, "operator": None, "seed": 0}
+
+
 def test_runs_that_differ_in_rate_and_seed_share_a_group():
-    cell = {"task": "uuid", "scale": "smoke", "method": "fft", "rank": None, "operator": None, "seed": 0}
-    assert grouping(cell)["group"] == grouping(cell | {"seed": 1, "learning_rate": 1e-3})["group"] == "uuid-smoke-fft"
-    assert grouping(cell | {"scale": "laptop"})["group"] != "uuid-smoke-fft"
+    other = CELL | {"seed": 1, "learning_rate": 1e-3}
+    assert grouping(CELL, {})["group"] == grouping(other, {})["group"] == "uuid-smoke-fft"
+    assert grouping(CELL | {"scale": "laptop"}, {})["group"] != "uuid-smoke-fft"
+
+
+def test_tags_name_every_table_that_a_run_stands_in():
+    def tables(**cell) -> set[str]:
+        tags = grouping(CELL | cell, {"ranks": {"low": 4, "high": 32}})["tags"]
+        return {tag for tag in tags if tag.startswith("table")}
+
+    assert tables() == {"table2"}
+    assert tables(method="mora", rank=4, operator="sharing") == {"table2", "table4"}
+    assert tables(task="biomed", method="lora", rank=32) == {"table1", "table6"}
+    assert tables(method="lora", rank=5) == set()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .figures import FIGURES, figure_cells
 from .names import HIGH, LOW, PRETRAINING
-from .tables import TABLES, Cell, table, table_cells
+from .tables import TABLES, Cell, Column, Row, table, table_cells
 
 
-def beside(cell: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """What the paper prints for the method, rank and operator of a run: (table and column, value).
+def places(cell: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[tuple[int, Row, Column]]:
+    """Where a run stands in the tables: (number, row, column).
 
     Args:
         cell: The `cell` of a record.
@@ -22,19 +23,25 @@ def beside(cell: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[tuple[s
     rank = stands_for.get(cell["rank"], 0)
     if cell["task"] == "pretrain" and cell["rank"] == protocol.get("rank"):
         rank = PRETRAINING if cell["rank"] else None
-    found = []
     for number in TABLES:
         made = table(number)
-        for row in made.rows:
-            for column in made.columns:
-                value, wanted = row.published.get(column.name), made.cell(row, column)
-                if (
-                    value is not None
-                    and (wanted.task, wanted.method, wanted.rank) == (cell["task"], cell["method"], rank)
-                    and wanted.operator in (None, cell["operator"])
-                    and (cell["scale"] != "paper" or (wanted.model or protocol.get("model")) == cell["model"])
-                ):
-                    found.append((f"Table {number}, {column.label}", value))
+        for row, column in itertools.product(made.rows, made.columns):
+            wanted = made.cell(row, column)
+            if (
+                (wanted.task, wanted.method, wanted.rank) == (cell["task"], cell["method"], rank)
+                and wanted.operator in (None, cell["operator"])
+                and (cell["scale"] != "paper" or (wanted.model or protocol.get("model")) == cell["model"])
+            ):
+                yield number, row, column
+
+
+def beside(cell: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What the paper prints for the method, rank and operator of a run: (table and column, value)."""
+    found = []
+    for number, row, column in places(cell, protocol):
+        value = row.published.get(column.name)
+        if value is not None:
+            found.append((f"Table {number}, {column.label}", value))
     return found
 
 
