@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow check format setup clean
+.PHONY: demo test slow check results format setup clean
 
 # In a folder of its own: results/ holds the project's records, this cell among them, and what is done is not run again.
 demo: $(READY)
@@ -19,6 +19,15 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/make_tables.py --check
+	$(BIN)/python scripts/make_figures.py --check
+	$(BIN)/python scripts/make_report.py --check
+
+# All that regenerates from results/runs; `make check` fails where what is committed is something else.
+results: $(READY)
+	$(BIN)/python scripts/make_tables.py
+	$(BIN)/python scripts/make_figures.py
+	$(BIN)/python scripts/make_report.py
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         files |= made
         if without:
             print(f"no runs at scale {results.scale} for: {', '.join(without)}", file=sys.stderr)
-    return command_line.finish(files, options.check)
+    everything = not options.figure and not options.scale
+    return command_line.finish(files, options.check, options.results / "figures" if everything else None)
 
 
 if __name__ == "__main__":

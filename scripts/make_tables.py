@@ -34,9 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
                 f"(other settings, or the protocol has changed since), such as {other[0].name} ({other[0].key})",
                 file=sys.stderr,
             )
-    if not options.table and not options.scale:
+    everything = not options.table and not options.scale
+    if everything:
         files |= pages.findings_file(records, all_results, options.results / "FINDINGS.md")
-    return command_line.finish(files, options.check)
+    return command_line.finish(files, options.check, options.results / "tables" if everything else None)
 
 
 if __name__ == "__main__":

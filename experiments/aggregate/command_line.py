@@ -40,19 +40,28 @@ def records(options: argparse.Namespace) -> list[Record]:
     return found
 
 
-def finish(files: Mapping[Path, bytes], check: bool) -> int:
-    """Write the files and name them, or only check them."""
+def finish(files: Mapping[Path, bytes], check: bool, whole: Path | None = None) -> int:
+    """Write the files and name them, or only check them.
+
+    Args:
+        files: What the records give.
+        check: Write nothing.
+        whole: A folder that holds none but these files.
+    """
     if not check:
         output.write(files)
         for path in files:
             print(path)
         return 0
-    stale = output.stale(files)
+    stale, left_over = output.stale(files), output.left_over(files, whole) if whole else []
     for path in stale:
         print(f"stale: {path}", file=sys.stderr)
-    if not stale:
+    for path in left_over:
+        print(f"left over, no record gives it: {path}", file=sys.stderr)
+    if not stale and not left_over:
         print(f"{len(files)} files are what the records give")
-    return 1 if stale else 0
+        return 0
+    return 1
 
 
 def guarded(main: Callable[[], int]) -> int:

@@ -32,3 +32,8 @@ def write(files: Mapping[Path, bytes]) -> None:
 def stale(files: Mapping[Path, bytes]) -> list[Path]:
     """The files that are missing or differ."""
     return [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
+
+
+def left_over(files: Mapping[Path, bytes], folder: Path) -> list[Path]:
+    """The files below `folder` that are none of `files`: of a scale without records, or of an older version."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path not in files)

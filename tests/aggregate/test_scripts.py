@@ -93,6 +93,18 @@ def test_check_knows_what_is_stale(results, tmp_path):
     assert script("make_report", "--results", folder, "--check").returncode == 1
 
 
+def test_check_knows_what_is_left_over(results, tmp_path):
+    folder = shutil.copytree(results, tmp_path / "results")
+    script("make_tables", "--results", folder)
+    old = folder / "tables" / "workstation" / "table2.md"
+    old.parent.mkdir()
+    old.write_text("of records that are gone\n")
+    checked = script("make_tables", "--results", folder, "--check")
+    assert (checked.returncode, checked.stderr) == (1, f"left over, no record gives it: {old}\n")
+    old.unlink()
+    assert script("make_tables", "--results", folder, "--check").returncode == 0
+
+
 @pytest.mark.parametrize("name", ["make_tables", "make_figures", "make_report"])
 def test_no_results_folder_is_one_line_and_2(name, tmp_path):
     done = script(name, "--results", tmp_path / "nowhere")
