@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from . import models, tasks
@@ -129,6 +130,12 @@ def name_of(config: RunConfig) -> str:
     """A short name for people; the key is what identifies a run."""
     m = config.method
     parts = [config.task.name, config.scale, m.name, f"r{m.rank}" if m.rank else "", m.operator or ""]
+    if m.surplus == "fold":
+        parts.append("fold")
+    if m.groupings == "four":
+        parts.append("four")
+    if config.model != config.protocol["model"]:
+        parts.append(Path(config.model).name)
     if config.training.learning_rate is not None:
         parts.append(f"lr{config.training.learning_rate:g}")
     parts.append(f"seed{config.seed}")

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.errors import ConfigError
 from experiments.records import identity, key_of
+from experiments.runner import name_of
 
 from .conftest import ROOT, compose
 
@@ -239,3 +240,17 @@ def test_every_experiment_composes_and_names_its_command(path, main, monkeypatch
     assert f"python run.py -m experiment={path.stem}" in path.read_text()
     assert main(monkeypatch, f"experiment={path.stem}", "scale=smoke", "--cfg", "hydra") == 0
     assert "mode: MULTIRUN" in capsys.readouterr().out.replace("RunMode.", "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "uuid-laptop-mora-r8-sharing-lr0.003-seed0"),
+        (["method=none", "task=math"], "math-laptop-none-seed0"),
+        (["method.operator=rotation", "method.surplus=fold"], "uuid-laptop-mora-r8-rotation-fold-lr0.003-seed0"),
+        (["method=remora", "method.groupings=four"], "uuid-laptop-remora-r8-sharing-four-lr0.003-seed0"),
+        (["method=fft", "model=smollm2-135m", "seed=7"], "uuid-laptop-fft-smollm2-135m-lr0.001-seed7"),
+    ],
+)
+def test_the_name_of_a_run_says_what_sets_it_apart(overrides, name):
+    assert name_of(compose(*overrides)) == name

@@ -8,8 +8,12 @@ import time
 
 import pytest
 
+from experiments.config import from_record
 from experiments.errors import ConfigError
-from experiments.records import Record, Store, write_json
+from experiments.records import Record, Store, key_of, write_json
+from experiments.runner import cell_identity
+
+from .conftest import ROOT
 
 
 def record(key: str = "k") -> Record:
@@ -89,3 +93,12 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path):
     process.join(30)
     with Store(tmp_path).claim("k"):
         pass
+
+
+RUNS = sorted((ROOT / "results" / "runs").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_a_committed_record_is_found_by_its_configuration(path):
+    values = json.loads(path.read_text())
+    assert key_of(cell_identity(from_record(values["config"]))) == values["key"] == path.stem
