@@ -3,6 +3,7 @@
     python scripts/make_tables.py                      every table at every scale that has records, and FINDINGS.md
     python scripts/make_tables.py --table 2 --scale laptop
     python scripts/make_tables.py --check              exit 1 when what is on disk is not what the records give
+    python scripts/make_tables.py --readme README.md   also the claims between the marks of that file
 
 Writes <results>/tables/<scale>/tableN.{md,tex,csv}, tables.tex (compiles with pdflatex) and <results>/FINDINGS.md.
 """
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__)
     parser.add_argument("--table", type=int, action="append", choices=paper.TABLES, help="only this table (repeatable)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
+    parser.add_argument("--readme", type=Path, help="a file that shows the claims at the laptop scale")
     options = parser.parse_args(arguments)
     records = command_line.records(options)
     all_results = pages.by_scale(records, options.scale)
@@ -37,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     everything = not options.table and not options.scale
     if everything:
         files |= pages.findings_file(records, all_results, options.results / "FINDINGS.md")
+    if options.readme:
+        files |= pages.readme_file(records, all_results, options.readme)
     return command_line.finish(files, options.check, options.results / "tables" if everything else None)
 
 

@@ -2,7 +2,7 @@
 
 A part is a difference between two cells, over the seeds that both have: `better` (its interval lies above zero, signed
 so that above is what the paper says), `no worse` (above minus a margin), or `on par` (within the margin, both sides).
-It is reproduced when the interval says so, not reproduced when the interval says the opposite, inconclusive otherwise.
+It is reproduced when the interval says so, not reproduced when the interval says the opposite, undecided otherwise.
 A claim is reproduced when all its parts are, not reproduced when one is not, not run when none was run.
 """
 

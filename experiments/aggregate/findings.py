@@ -14,7 +14,7 @@ from .wording import DASH
 RULE_TEXT = (
     f"The rule for every difference: the {statistics.RULE}, signed so that above zero is what the paper says. "
     "Every run is at the learning rate that its own cell's search selected. A part is reproduced when the interval "
-    "says so, not reproduced when it says the opposite, inconclusive otherwise (fewer than two common seeds never "
+    "says so, not reproduced when it says the opposite, undecided otherwise (fewer than two common seeds never "
     "decide). A claim is reproduced when all its parts are, not reproduced when one of them is not, not run when none "
     "was run. The intervals are not corrected for the number of comparisons. A stand-in is what a smaller scale "
     "measures in place of the paper's metric."
@@ -64,12 +64,16 @@ def published(part: PartVerdict) -> str:
     return pair(measure.published(part.part.ours), measure.published(part.part.theirs))
 
 
+def ours(part: PartVerdict) -> str:
+    """Our means of both cells, over the seeds that both have."""
+    return pair(part.ours, None if part.theirs is None else part.theirs / part.part.times)
+
+
 def part_line(part: PartVerdict) -> tuple[str, ...]:
     """One part in the order of PART_HEADER."""
     n = str(part.interval.n) if part.interval else "0"
     verdict = part.verdict + (f" ({part.reason})" if part.reason else "")
-    ours = pair(part.ours, None if part.theirs is None else part.theirs / part.part.times)
-    return part.part.label, measured(part), published(part), ours, interval(part), n, bound(part), verdict
+    return part.part.label, measured(part), published(part), ours(part), interval(part), n, bound(part), verdict
 
 
 def scales_with_findings(scales: Sequence[str]) -> list[str]:
@@ -95,19 +99,20 @@ def summary(verdicts: Sequence[ClaimVerdict]) -> str:
     for v in verdicts:
         run = [p for p in v.parts if p.interval] or list(v.parts)
         printed = [text for p in run if (text := published(p)) != DASH]
-        ours = [interval(p) for p in run if p.interval]
+        differences = [interval(p) for p in run if p.interval]
         n = sorted({p.interval.n for p in run if p.interval})
         lines.append(
             (
                 v.claim.statement,
                 v.claim.where,
                 "; ".join(printed) or DASH,
-                "; ".join(ours) or DASH,
+                "; ".join(ours(p) for p in run if p.interval) or DASH,
+                "; ".join(differences) or DASH,
                 ", ".join(map(str, n)) or "0",
                 f"**{v.verdict}**",
             )
         )
-    return grid(("claim", "where", "paper: A, B", "ours: A over B [95 %]", "n", "verdict"), lines)
+    return grid(("claim", "where", "paper: A, B", "ours: A, B", "A over B [95 %]", "n", "verdict"), lines)
 
 
 def section(verdict: ClaimVerdict) -> str:

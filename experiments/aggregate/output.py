@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from ..errors import ConfigError
 
 Files = dict[Path, bytes]
 
@@ -27,6 +30,24 @@ def write(files: Mapping[Path, bytes]) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def between_marks(path: Path, name: str, content: str) -> bytes:
+    """The text of `path` with `content` between the lines `<!-- name: ... -->` and `<!-- end of name -->`.
+
+    Raises:
+        ConfigError: The file has no such two lines.
+    """
+    first, last = re.escape(f"<!-- {name}: "), re.escape(f"<!-- end of {name} -->")
+    text, found = re.subn(
+        rf"(^{first}[^\n]* -->\n).*?(^{last}$)",
+        lambda marks: f"{marks[1]}{content}{marks[2]}",
+        path.read_text(),
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    if found != 1:
+        raise ConfigError(f"{path} must hold one line `<!-- {name}: ... -->` and one `<!-- end of {name} -->` below it")
+    return text.encode()
 
 
 def stale(files: Mapping[Path, bytes]) -> list[Path]:

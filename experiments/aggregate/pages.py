@@ -9,7 +9,8 @@ from .. import paper
 from ..records import Record
 from . import findings, latex, markdown, tables
 from .fill import Results
-from .output import Files
+from .output import Files, between_marks
+from .verdicts import judge_all
 
 
 def by_scale(records: Sequence[Record], scales: Iterable[str] | None = None) -> list[Results]:
@@ -39,3 +40,9 @@ def findings_file(records: Sequence[Record], known: Sequence[Results], path: Pat
     made = {r.scale: r for r in known}
     scales = findings.scales_with_findings([r.cell["scale"] for r in records])
     return {path: findings.page([made.get(s) or Results(s, records) for s in scales]).encode()}
+
+
+def readme_file(records: Sequence[Record], known: Sequence[Results], path: Path) -> Files:
+    """The file with the verdicts at the laptop scale between its marks."""
+    results = next((r for r in known if r.scale == "laptop"), None) or Results("laptop", records)
+    return {path: between_marks(path, "claims", findings.summary(judge_all(results)))}

@@ -10,8 +10,8 @@ from .fill import Results
 from .statistics import Interval
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
-INCONCLUSIVE, NOT_RUN = "inconclusive", "not run"
-VERDICTS = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN)
+UNDECIDED, NOT_RUN = "undecided", "not run"
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_RUN)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def judge(claim: Claim, results: Results) -> ClaimVerdict:
     elif found == {REPRODUCED}:
         verdict = REPRODUCED
     else:
-        verdict = INCONCLUSIVE
+        verdict = UNDECIDED
     return ClaimVerdict(claim, results.scale, verdict, parts)
 
 
@@ -74,16 +74,16 @@ def judge_part(part: Part, results: Results) -> PartVerdict:
 
 def _decide(kind: str, interval: Interval, margin: float) -> tuple[str, str]:
     if interval.low is None or interval.high is None:
-        return INCONCLUSIVE, "too few runs: fewer than two common seeds"
+        return UNDECIDED, "too few runs: fewer than two common seeds"
     if kind == "on par":
         if interval.above(-margin) and interval.below(margin):
             return REPRODUCED, ""
         outside = interval.above(margin) or interval.below(-margin)
-        return (NOT_REPRODUCED, "") if outside else (INCONCLUSIVE, "the interval crosses the margin")
+        return (NOT_REPRODUCED, "") if outside else (UNDECIDED, "the interval crosses the margin")
     bound = -margin if kind == "no worse" else 0.0
     if interval.above(bound):
         return REPRODUCED, ""
-    return (NOT_REPRODUCED, "") if interval.below(bound) else (INCONCLUSIVE, "the interval holds the bound")
+    return (NOT_REPRODUCED, "") if interval.below(bound) else (UNDECIDED, "the interval holds the bound")
 
 
 def judge_all(results: Results) -> list[ClaimVerdict]:

@@ -7,7 +7,7 @@ import pytest
 from experiments import paper
 from experiments.aggregate import claims, findings, verdicts
 from experiments.aggregate.fill import Results
-from experiments.aggregate.verdicts import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED
+from experiments.aggregate.verdicts import NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNDECIDED
 from experiments.paper import Cell
 
 from . import synthetic
@@ -34,10 +34,10 @@ def judged(ours, theirs, kind="better", margin=0.0, metric="gsm8k", times=1.0):
     [
         ([60.0, 61.0, 60.5], [50.0, 50.6, 50.4], REPRODUCED),
         ([50.0, 50.6, 50.4], [60.0, 61.0, 60.5], NOT_REPRODUCED),
-        ([50.0, 55.0, 52.0], [51.0, 50.0, 54.0], INCONCLUSIVE),
-        ([60.0], [50.0], INCONCLUSIVE),
+        ([50.0, 55.0, 52.0], [51.0, 50.0, 54.0], UNDECIDED),
+        ([60.0], [50.0], UNDECIDED),
         ([], [50.0, 51.0], NOT_RUN),
-        ([50.0, 51.0], [50.0, 51.0], INCONCLUSIVE),  # an interval of [0, 0] does not exclude zero
+        ([50.0, 51.0], [50.0, 51.0], UNDECIDED),  # an interval of [0, 0] does not exclude zero
     ],
 )
 def test_better(ours, theirs, expected):
@@ -57,7 +57,7 @@ def test_lower_is_better_for_perplexity():
         ([50.1, 51.0, 52.1], 1.0, REPRODUCED),
         ([55.0, 56.1, 57.0], 1.0, NOT_REPRODUCED),
         ([45.0, 46.1, 47.0], 1.0, NOT_REPRODUCED),
-        ([50.9, 51.9, 53.2], 1.0, INCONCLUSIVE),
+        ([50.9, 51.9, 53.2], 1.0, UNDECIDED),
     ],
 )
 def test_on_par(theirs, margin, expected):
@@ -88,10 +88,10 @@ def pretraining(perplexity):
 def test_a_claim_is_reproduced_when_all_its_parts_are():
     papers = {"remora": 26.7, "mora": 28.5, "relora": 32.2, "lora": 33.4}
     assert pretraining(papers) == REPRODUCED
-    assert pretraining(papers | {"mora": 32.2}) == INCONCLUSIVE
+    assert pretraining(papers | {"mora": 32.2}) == UNDECIDED
     assert pretraining(papers | {"mora": 40.0}) == NOT_REPRODUCED
     del papers["remora"]
-    assert pretraining(papers) == INCONCLUSIVE
+    assert pretraining(papers) == UNDECIDED
     assert pretraining({}) == NOT_RUN
 
 

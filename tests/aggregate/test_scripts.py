@@ -93,6 +93,22 @@ def test_check_knows_what_is_stale(results, tmp_path):
     assert script("make_report", "--results", folder, "--check").returncode == 1
 
 
+def test_the_readme_gets_the_claims_between_its_marks(results, tmp_path):
+    folder, page = shutil.copytree(results, tmp_path / "results"), tmp_path / "README.md"
+    page.write_text("before\n<!-- claims: ours -->\nold\n<!-- end of claims -->\nafter\n")
+    assert script("make_tables", "--results", folder, "--readme", page).returncode == 0
+    text = page.read_text()
+    assert text.startswith("before\n<!-- claims: ours -->\n| claim")
+    assert text.endswith("|\n<!-- end of claims -->\nafter\n")
+    assert "old" not in text
+    table = text.split("-->\n")[1].split("<!--")[0]
+    assert table in (folder / "FINDINGS.md").read_text()
+    page.write_text("no marks\n")
+    done = script("make_tables", "--results", folder, "--readme", page)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert page.read_text() == "no marks\n"
+
+
 def test_check_knows_what_is_left_over(results, tmp_path):
     folder = shutil.copytree(results, tmp_path / "results")
     script("make_tables", "--results", folder)
