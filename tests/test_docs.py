@@ -1,5 +1,6 @@
 """What the documentation shows works."""
 
+import importlib
 import os
 import re
 import shlex
@@ -37,13 +38,12 @@ def test_the_ninth_method_of_the_page_runs(tmp_path):
     assert "uuid-smoke-rslora-r8" in done.stdout
 
 
-def test_the_plot_of_the_schedules_is_what_the_script_draws(tmp_path):
-    sys.path.insert(0, str(ROOT))
-    from scripts.plot_schedules import main
-
-    main(tmp_path / "schedules.svg")
-    assert (tmp_path / "schedules.svg").read_bytes() == (ROOT / "docs" / "schedules.svg").read_bytes()
-    assert os.listdir(tmp_path) == ["schedules.svg"]
+@pytest.mark.parametrize("name", ["schedules", "operators"])
+def test_a_plot_of_the_docs_is_what_its_script_draws(name, tmp_path):
+    drawn = tmp_path / f"{name}.svg"
+    importlib.import_module(f"scripts.plot_{name}").main(drawn)
+    assert drawn.read_bytes() == (ROOT / "docs" / drawn.name).read_bytes()
+    assert os.listdir(tmp_path) == [drawn.name]
 
 
 def readme_commands() -> list[list[str]]:

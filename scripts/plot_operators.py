@@ -1,0 +1,48 @@
+"""Draw docs/operators.svg: the merged update of each operator for one and the same M."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+
+from mora import operators
+
+IN, OUT, R_HAT = 40, 24, 8
+PANELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "truncation": ("truncation", {}),
+    "sharing, strided": ("sharing", {}),
+    "sharing, contiguous": ("sharing", {"in_groups": "contiguous", "out_groups": "contiguous"}),
+    "decouple": ("decouple", {}),
+    "decouple, surplus=fold": ("decouple", {"surplus": "fold"}),
+    "rotation": ("rotation", {}),
+}
+
+
+def main(path: Path = Path(__file__).parent.parent / "docs" / "operators.svg") -> None:
+    plt.rcParams.update({"svg.hashsalt": "mora", "svg.fonttype": "none"})
+    figure, axes = plt.subplots(2, 3, figsize=(9, 4.4), layout="constrained")
+    # A wave across M shows where its copies lie and which way round; the diagonal gives it full rank.
+    side = torch.arange(R_HAT) / (R_HAT - 1)
+    M = 0.75 * torch.sin(5 * side[:, None] + 2 * side) * (0.4 + 0.6 * side) + 0.25 * torch.eye(R_HAT)
+    for axis, (title, (name, options)) in zip(axes.flat, PANELS.items(), strict=True):
+        delta = operators.build(name, IN, OUT, R_HAT, **options).delta_weight(M)
+        axis.imshow(delta.numpy(), cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
+        rank = int(torch.linalg.matrix_rank(delta))
+        axis.set_title(f"{title}: rank {rank}, {int((delta.abs().sum(0) == 0).sum())} dead inputs", fontsize=9)
+        axis.set(xticks=[], yticks=[])
+    figure.supxlabel(f"{IN} inputs", fontsize=9)
+    figure.supylabel(f"{OUT} outputs", fontsize=9)
+    temporary = path.with_suffix(".tmp.svg")
+    figure.savefig(temporary, metadata={"Date": None})
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main()
