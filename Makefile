@@ -15,8 +15,9 @@ compare: $(READY)
 	$(BIN)/python run.py -m method=lora,mora method.rank=64 task=uuid paths.results=results/compare
 	$(BIN)/python scripts/make_figures.py --figure 1 --results results/compare
 
+# One process a core; an idle one takes over half of what another has left.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
