@@ -61,7 +61,8 @@ def _count_owners(folder, inside, worst):
             inside.value -= 1
 
 
-def test_of_eight_processes_one_at_a_time_owns_a_cell(tmp_path):
+@pytest.mark.promise("Of several processes that ask for the same cell at once, one runs it and the others wait for it.")
+def test_of_eight_processes_one_at_a_time_owns_a_cell(tmp_path, counted):
     context = multiprocessing.get_context("fork")
     inside, worst = context.Value("i", 0), context.Value("i", 0)
     processes = [context.Process(target=_count_owners, args=(tmp_path, inside, worst)) for _ in range(8)]
@@ -71,6 +72,7 @@ def test_of_eight_processes_one_at_a_time_owns_a_cell(tmp_path):
         process.join(30)
     assert [p.exitcode for p in processes] == [0] * 8
     assert worst.value == 1
+    counted(8, "processes")
 
 
 def _hold(folder, held):
