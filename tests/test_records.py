@@ -9,11 +9,14 @@ import time
 import pytest
 
 from experiments.errors import ConfigError
-from experiments.records import Record, Store, write_json
+from experiments.records import CELL_FIELDS, Record, Store
+from experiments.storage import write_json
+
+CELL = dict.fromkeys(CELL_FIELDS) | {"seed": 0}
 
 
 def record(key: str = "k") -> Record:
-    return Record(key=key, name="n", status="finished", cell={"seed": 0}, config={})
+    return Record(key=key, name="n", status="finished", cell=CELL, config={})
 
 
 def test_what_is_written_is_read(tmp_path):
