@@ -176,10 +176,11 @@ class Store:
         # Lock files stay: removing one would let a waiter and a newcomer hold "the same" lock on two files.
         path = self.results / "locks" / key
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (path.parent, self.path(key).parent):
+                folder.mkdir(parents=True, exist_ok=True)
             lock = open(path, "ab+", buffering=0)  # noqa: SIM115  (closed below)
         except OSError as error:
-            message = f"cannot write to {self.results}: {error.strerror}"
+            message = f"cannot write to {error.filename or self.results}: {error.strerror}"
             if storage.exit_code(error) == 1:
                 raise StorageError(message) from None
             raise ConfigError(f"paths.results: {message}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from typing import Any
@@ -97,13 +98,15 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     store.write(record)
 
     mirror = WandbMirror(config, record) if config.logger.name == "wandb" else None
-    for callback in (callbacks.ProgressBar(), mirror):
+    bar = callbacks.ProgressBar()
+    for callback in (bar, mirror):
         if callback:
             trainer.add_callback(callback)
     try:
         trains = config.method.family != "none"
         before = task.baseline(adapted.model, tokenizer, prepared) if trains else {}
-        state = training.train(trainer) if trains else trainer.state
+        with contextlib.closing(bar):
+            state = training.train(trainer) if trains else trainer.state
         with callbacks.measuring(adapted.model):
             final = before | task.evaluate(adapted.model, tokenizer, prepared)
         record.metrics = {"final": final, "curve": callbacks.curve(state.log_history)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -26,13 +27,22 @@ class Done(NamedTuple):
     out: str
     err: str
 
+    @property
+    def said(self) -> list[str]:
+        """The lines on stderr, without the progress bar."""
+        return [line for line in self.err.splitlines() if line and not re.search(r"\d/\d+ \[", line)]
+
 
 def launch(*arguments: str, log: Path, before: Callable[[], None] | None = None, limit: float = 240) -> Done:
     """Run `run.py` with these arguments to its end; `before` is called in the new process, to prepare its fate."""
     process = begin(*arguments, log=log, before=before)
     process.join(limit)
     assert process.exitcode is not None, "the run hangs"
-    return Done(process.exitcode, log.with_suffix(".out").read_text(), log.with_suffix(".err").read_text())
+    return printed(process.exitcode, log)
+
+
+def printed(code: int, log: Path) -> Done:
+    return Done(code, log.with_suffix(".out").read_text(), log.with_suffix(".err").read_text())
 
 
 def begin(*arguments: str, log: Path, before: Callable[[], None] | None = None) -> multiprocessing.Process:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from experiments import checkpoints
+from experiments.records import from_json
+
 from .conftest import compose
-from .processes import die, outcome, server
+from .processes import die, half_written, outcome, server
 
 KILLED = "A run that is killed goes on from its last checkpoint and ends in the same bits."
 METHODS = ("fft", "lora", "lora_plus", "asylora", "dora", "mora", "relora", "remora")
@@ -158,3 +161,22 @@ def test_killed_again_and_again(method, uninterrupted, tmp_path, counted):
     assert finish(method, tmp_path) == expected
     counted(1, "kills")
     counted(3, "kills")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.promise(KILLED)
+@pytest.mark.parametrize("method", ["fft", "mora", "remora"])
+def test_killed_ten_times_at_random(method, uninterrupted, tmp_path, counted):
+    """After each kill every record and every checkpoint is whole; each run of the test draws other moments."""
+    expected, seconds = uninterrupted(method)
+    draw, kills = random.Random(), 0
+    for _ in range(10):
+        kills += start(overrides(method, tmp_path), after=draw.uniform(0.1, 0.6) * seconds) == -signal.SIGKILL
+        for path in tmp_path.glob("runs/*.json"):
+            from_json(path.read_bytes())
+        for run in tmp_path.glob("checkpoints/*"):
+            assert all(checkpoints.damage(c) is None for c in checkpoints.found(run))
+    assert finish(method, tmp_path) == expected
+    assert half_written(tmp_path) == []
+    counted(kills, "kills")
