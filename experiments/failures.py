@@ -21,6 +21,7 @@ def remedies(config: RunConfig) -> str:
     h, m, batch = config.hardware, config.method, config.training.batch_size
     micro = min(h.device_batch_size or batch, batch)
     same = [f"hardware.device_batch_size below {micro}"] * (micro > 1)
+    same += [f"task.eval_batch_size below {config.task.eval_batch_size}"] * ((config.task.eval_batch_size or 1) > 1)
     same += ["hardware.activation_checkpointing=true"] * (not h.activation_checkpointing)
     other = [f"method.rank below {m.rank}"] * ((m.rank or 1) > 1)
     other += [f"quantization={name}" for name in ("nf4",) if config.quantization == "none" and _allowed(name)]

@@ -4,6 +4,7 @@ import pytest
 
 from .processes import SMOKE, launch, outcome, the_record
 
+CELLS = [*((method, "uuid") for method in ("fft", "lora", "dora", "mora", "remora")), ("mora", "pretrain")]
 TIMES = {"cost": ("seconds", "tokens_per_second", "peak_memory_bytes"), "provenance": ("started_at", "finished_at")}
 
 
@@ -19,8 +20,7 @@ def without_times(record: dict) -> dict:
     "Two runs of a cell on one machine give the same record but for times and memory, on any number of threads."
 )
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("task", ["uuid", "pretrain"])
-@pytest.mark.parametrize("method", ["fft", "lora", "dora", "mora", "remora"])
+@pytest.mark.parametrize(("method", "task"), CELLS)
 def test_two_runs_are_one(method, task, threads, tmp_path, counted):
     for name in ("one", "two"):
         arguments = [f"method={method}", f"task={task}", *SMOKE, f"hardware.threads={threads}"]

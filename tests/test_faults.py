@@ -1,5 +1,6 @@
 """Faults, each caused for real: damaged checkpoints, full disks and memory, read-only folders, odd clocks, dead W&B."""
 
+import errno
 import functools
 import json
 import os
@@ -12,8 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments import checkpoints
+from experiments.errors import out_of_memory
 
 from .conftest import ROOT
 from .processes import SMOKE, die, half_written, launch, outcome, the_record
@@ -339,6 +342,25 @@ def test_out_of_memory(tmp_path, counted):
     assert record["status"] == "failed"
     assert record["error"]["type"] == "OutOfMemoryError"
     counted(1, "times out of memory")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:131] DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+    ids=str,
+)
+def test_what_counts_as_out_of_memory(error, expected):
+    assert out_of_memory(error) is expected
 
 
 # --- clocks and W&B --------------------------------------------------------------------------------------------------

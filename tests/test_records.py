@@ -128,7 +128,6 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path, counted):
     os.kill(process.pid, signal.SIGKILL)
     process.join(30)
     half = tmp_path / "runs" / ".k.json.abc.tmp"
-    half.parent.mkdir()
     half.write_text("{")
     other = half.with_name(".other.json.abc.tmp")
     other.touch()
