@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo compare test slow check results format setup clean
+.PHONY: demo compare test slow reliability check results format setup clean
 
 # In a folder of its own: results/ holds the project's records, this cell among them, and what is done is not run again.
 demo: $(READY)
@@ -21,6 +21,11 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Every test that proves a promise, the slow ones too, and the page that says so: half an hour and more.
+reliability: $(READY)
+	$(BIN)/python -m pytest -m promise --promises docs/reliability.json
+	$(BIN)/python -m tests.promises
 
 check: $(READY)
 	$(BIN)/ruff format --check .

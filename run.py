@@ -4,7 +4,7 @@
     python run.py -m method=lora,mora method.rank=8,32 seed=0,1,2        a sweep; finished cells are skipped
     python run.py method=mora task=uuid scale=paper hardware=gpu         the published protocol
 
-Exit codes: 0 done or already done; 1 a run failed; 2 the configuration is wrong; 130 interrupted.
+Exit codes: 0 done or already done; 1 a run failed, or the disk is full; 2 the configuration is wrong; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import config as configuration
-from experiments import resolvers
-from experiments.errors import ConfigError
+from experiments import resolvers, storage
+from experiments.errors import ConfigError, StorageError
 from experiments.explain import explain
 
 CONF = Path(__file__).parent / "conf"
 
 
-def refuse(error: Exception) -> None:
-    """One line: what was wrong, where, which values are allowed."""
+def refuse(error: Exception) -> int:
+    """One line: what was wrong, where, which values are allowed. Gives the exit code."""
     print(f"error: {explain(error, sys.argv[1:], CONF)}", file=sys.stderr)
+    return storage.exit_code(error)
 
 
 def main() -> int:
@@ -43,9 +44,8 @@ def main() -> int:
         try:
             config = configuration.parse(composed)
             record = runner.run(config)
-        except (ConfigError, OmegaConfBaseException) as error:
-            refuse(error)
-            codes.append(2)
+        except (ConfigError, OmegaConfBaseException, StorageError, OSError) as error:
+            codes.append(refuse(error))
             return None
         report.show(record, config)
         codes.append(0 if record.status == "finished" else 1)
@@ -64,8 +64,7 @@ def main() -> int:
         print("interrupted: the last checkpoint is kept; the same command goes on from there", file=sys.stderr)
         return 130
     except (HydraException, OmegaConfBaseException, ConfigError, OSError) as error:
-        refuse(error)
-        return 2
+        return refuse(error)
     return max(codes, default=0)
 
 

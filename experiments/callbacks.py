@@ -63,7 +63,9 @@ class Curve(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """One line: step, loss, and the task's metric once there is one."""
+    """One line: step, loss, and the task's metric once there is one. Closed by who adds it, however training ends."""
+
+    bar: Any = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         from tqdm import tqdm
@@ -79,8 +81,9 @@ class ProgressBar(TrainerCallback):
             self.shown |= {k: f"{v:.4g}" for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
         self.bar.set_postfix(self.shown)
 
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.bar.close()
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def curve(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

@@ -1,5 +1,23 @@
-"""The one error that a user's input may cause."""
+"""The errors that are no defect of this project: a wrong setting, a disk or a memory that is full."""
+
+from __future__ import annotations
+
+import errno
 
 
 class ConfigError(Exception):
     """A setting is wrong. The message is one line: what was wrong, where, and which values are allowed."""
+
+
+class StorageError(Exception):
+    """A file could not be written: the disk is full, or gone. The message is one line that names the folder."""
+
+
+SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch says it in a RuntimeError, Python in a MemoryError, the system in a number."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from . import models, tasks
+from . import failures, models, tasks
 from .config import RunConfig
+from .errors import ConfigError, StorageError
 from .records import Record, Store, identity, key_of
 from .tasks import userfile
 
@@ -21,16 +23,29 @@ def run(config: RunConfig) -> Record:
 
     Raises:
         ConfigError: The configuration does not fit the model or the machine; no record is left.
+        StorageError: The disk does not take the record.
     """
     task = tasks.get(config.task.name)
     key = key_of(cell_identity(config))
     store = Store(config.paths.results)
+    # Asked before the claim as well, so that a finished cell in a folder that cannot be written is still recognised.
+    if record := finished_before(store.read(key, quietly=True)):
+        return record
     with store.claim(key):
         record = store.read(key)
-        if record and record.status == "finished":
-            print(f"{record.name}: finished before, at {record.provenance['finished_at']}")
-            return record
+        if done := finished_before(record):
+            return done
+        if record is None:
+            store.set_aside(key)
         return execute(config, task, key, store)
+
+
+def finished_before(record: Record | None) -> Record | None:
+    """The record of a finished run, which is said; None for any other."""
+    if record is None or record.status != "finished":
+        return None
+    print(f"{record.name}: finished before, at {record.provenance.get('finished_at')}")
+    return record
 
 
 def cell_identity(config: RunConfig) -> dict[str, Any]:
@@ -46,26 +61,33 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     from .hardware import place
     from .tracking import WandbMirror
 
-    training.quiet()
-    placement = place(config)
-    dtype = methods.base_dtype(config, placement)
-    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
-    prepared = task.prepare(config, tokenizer)
-    training.set_seed(config.seed)  # adapters may start at random
-    adapted = methods.adapt(network.to(placement.device), config)
-
-    meter = cost.Meter(adapted.model, placement)
-    trainer = training.build(
-        adapted,
-        prepared.train,
-        lambda: task.measure(adapted.model, tokenizer, prepared),
-        config,
-        placement,
-        store.checkpoints(key),
-    )
-
     record = Record(key, name_of(config), "running", cell_of(config), config.for_record())
-    record.provenance = provenance.describe() | {
+    record.provenance = provenance.describe()
+    try:
+        training.quiet()
+        placement = place(config)
+        dtype = methods.base_dtype(config, placement)
+        network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
+        prepared = task.prepare(config, tokenizer)
+        training.set_seed(config.seed)  # adapters may start at random
+        adapted = methods.adapt(network.to(placement.device), config)
+        meter = cost.Meter(adapted.model, placement)
+        trainer = training.build(
+            adapted,
+            prepared.train,
+            lambda: task.measure(adapted.model, tokenizer, prepared),
+            config,
+            placement,
+            store.checkpoints(key),
+        )
+    except (ConfigError, StorageError):
+        raise  # nothing was begun, so nothing is left
+    except Exception as error:
+        fail(record, error, config)
+        store.write(record)
+        return record
+
+    record.provenance |= {
         "model_revision": revision,
         "data_fingerprint": prepared.fingerprint,
         "task_version": task.version,
@@ -77,13 +99,15 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     store.write(record)
 
     mirror = WandbMirror(config, record) if config.logger.name == "wandb" else None
-    for callback in (callbacks.ProgressBar(), mirror):
+    bar = callbacks.ProgressBar()
+    for callback in (bar, mirror):
         if callback:
             trainer.add_callback(callback)
     try:
         trains = config.method.family != "none"
         before = task.baseline(adapted.model, tokenizer, prepared) if trains else {}
-        state = training.train(trainer) if trains else trainer.state
+        with contextlib.closing(bar):
+            state = training.train(trainer) if trains else trainer.state
         with callbacks.measuring(adapted.model):
             final = before | task.evaluate(adapted.model, tokenizer, prepared)
         record.metrics = {"final": final, "curve": callbacks.curve(state.log_history)}
@@ -99,16 +123,28 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         raise
     except Exception as error:
         record.metrics["curve"] = callbacks.curve(trainer.state.log_history)
-        record.status, record.error = "failed", {"type": type(error).__name__, "message": str(error)}
-        print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
+        fail(record, error, config)
     finally:
         record.provenance["finished_at"] = provenance.now()
-        store.write(record)
-        if mirror:
-            mirror.finish(record)
+        try:
+            store.write(record)
+        except StorageError:
+            if (record.error or {}).get("type") != "StorageError":
+                raise  # otherwise it was said already, of the same disk
+        finally:
+            if mirror:
+                mirror.finish(record)
     if record.status == "finished":
         shutil.rmtree(store.checkpoints(key), ignore_errors=True)
     return record
+
+
+def fail(record: Record, error: Exception, config: RunConfig) -> None:
+    """Put the reason into the record, and say it."""
+    record.status, record.error = "failed", failures.explain(error, config)
+    print(f"failed: {record.error['type']}: {record.error['message']}", file=sys.stderr)
+    # Records are shared; the folders of a machine are not.
+    record.error["message"] = record.error["message"].replace(config.paths.results, "results")
 
 
 def cell_of(config: RunConfig) -> dict[str, Any]:

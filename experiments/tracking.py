@@ -6,7 +6,7 @@ says which tables it belongs to (a cell can stand in several). Metrics have the 
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class WandbMirror(TrainerCallback):
 
     def __init__(self, config: RunConfig, record: Record) -> None:
         self.run: Any = None
-        self.sent = 0
+        self.sent, self.off = 0, False
         folder = Path(config.paths.results) / "wandb"
 
         def start() -> None:
@@ -71,20 +71,15 @@ class WandbMirror(TrainerCallback):
 
         self._guard(start)
 
-    def send(self, row: dict[str, float]) -> None:
-        # Committed at once: a row still pending at the end would be written after the summary, and over it.
-        self.run.log(row, step=int(row["step"]), commit=True)
-
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         rows = curve(state.log_history)
         new, self.sent = [r for r in rows if r["step"] > self.sent], int(rows[-1]["step"]) if rows else 0
-        for row in new if self.run else []:
-            self._guard(functools.partial(self.send, row))
+        for row in new:
+            # Committed at once: a row still pending at the end would be written after the summary, and over it.
+            self._guard(lambda row=row: self.run.log(row, step=int(row["step"]), commit=True))  # type: ignore[misc]
 
     def finish(self, record: Record) -> None:
         """Send the summary and close."""
-        if self.run is None:
-            return
         self._guard(lambda: self.run.summary.update(summary(record)))
         self._guard(lambda: self.run.finish(exit_code=0 if record.status == "finished" else 1))
 
@@ -99,8 +94,16 @@ class WandbMirror(TrainerCallback):
             return "offline"
 
     def _guard(self, act: Callable[[], None]) -> None:
+        """Do what only W&B may fail at; after one failure nothing more is sent."""
+        if self.off:
+            return
         try:
             act()
         except Exception as error:
             print(f"warning: W&B failed and is off for this run ({type(error).__name__}: {error})", file=sys.stderr)
-            self.run = None
+            self.off = True
+            # Its service may be what died: the next run of a sweep gets a new one, and nothing is left to do at exit.
+            with contextlib.suppress(Exception, SystemExit):
+                import wandb
+
+                wandb.teardown()

@@ -23,6 +23,7 @@ from transformers.trainer_utils import set_seed as set_seed
 
 from mora import schedules
 
+from . import checkpoints, storage
 from .callbacks import Curve, Measure
 from .config import RunConfig
 from .hardware import Placement
@@ -112,35 +113,25 @@ class RunTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Written aside and renamed: a checkpoint folder that can be seen is complete.
-        final = self.folder
+        final, step = self.folder, self.state.global_step
         staging = final / "incomplete"
         shutil.rmtree(staging, ignore_errors=True)
         self.args.output_dir = str(staging)
         try:
-            super()._save_checkpoint(model, trial)
+            with storage.writing("a checkpoint", final):
+                super()._save_checkpoint(model, trial)
+                (folder,) = staging.iterdir()
+                checkpoints.seal(folder)
+                shutil.rmtree(final / folder.name, ignore_errors=True)
+                os.rename(folder, final / folder.name)
+                storage.sync_names(final)
         finally:
             self.args.output_dir = str(final)
-        (folder,) = staging.iterdir()
-        sync(folder)
-        shutil.rmtree(final / folder.name, ignore_errors=True)
-        os.rename(folder, final / folder.name)
-        staging.rmdir()
-        for old in checkpoints(final)[: -self.config.training.keep_checkpoints]:
-            shutil.rmtree(old)
-
-
-def sync(folder: Path) -> None:
-    """Flush every file below `folder` to the disk."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in `folder`, oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
+            shutil.rmtree(staging, ignore_errors=True)
+        # Those of later steps are damaged, or they would have been used.
+        usable = [c for c in checkpoints.found(final) if checkpoints.step(c) <= step]
+        for old in set(checkpoints.found(final)) - set(usable[-self.config.training.keep_checkpoints :]):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def build(
@@ -188,17 +179,26 @@ def build(
 
 
 def train(trainer: RunTrainer) -> TrainerState:
-    """Train from the newest checkpoint, or from the start where there is none."""
-    kept = checkpoints(trainer.folder)
-    trainer.train(resume_from_checkpoint=str(kept[-1]) if kept else None)
+    """Train from the newest checkpoint that is whole, or from the start where there is none."""
+    kept = checkpoints.newest(trainer.folder)
+    trainer.train(resume_from_checkpoint=str(kept) if kept else None)
     return trainer.state
 
 
 def save(trainer: RunTrainer, folder: Path) -> None:
-    """Save what was trained (the adapter, or the whole model) to `folder`, which appears complete or not at all."""
+    """Save what was trained (the adapter, or the whole model) to `folder`, which appears complete or not at all.
+
+    Raises:
+        StorageError: The disk does not take it.
+    """
     staging = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(staging, ignore_errors=True)
-    trainer.save_model(str(staging))
-    sync(staging)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(staging, folder)
+    try:
+        with storage.writing("the trained model", folder.parent):
+            trainer.save_model(str(staging))
+            storage.sync(staging)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(staging, folder)
+            storage.sync_names(folder.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,4 +1,15 @@
-"""What tests share: a run's configuration, composed as run.py composes it."""
+"""What tests share: a run's configuration, composed as run.py composes it; and the promises that they prove.
+
+A test that proves something a user may rely on says so, and counts what it did. `make reliability` makes
+docs/reliability.md of it (`promises.py`):
+
+    @pytest.mark.promise("A run that is killed goes on from its last checkpoint and ends in the same bits.")
+    def test_killed(counted):
+        ...
+        counted(3, "kills")
+
+The text is one sentence and the same in all tests that prove it. Counts add up over the cases of a test.
+"""
 
 import os
 from collections.abc import Callable
@@ -15,6 +26,7 @@ from experiments.config import RunConfig, parse
 from experiments.records import Record
 
 ROOT = Path(__file__).parent.parent
+pytest_plugins = ["tests.promises"]
 
 
 def compose(*overrides: str) -> RunConfig:

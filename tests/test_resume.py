@@ -3,9 +3,6 @@
 Real processes, real SIGKILLs. A fork server imports the libraries once, so each process starts in milliseconds.
 """
 
-import json
-import multiprocessing
-import os
 import random
 import signal
 import threading
@@ -14,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.records import Store
+from experiments import checkpoints
+from experiments.records import from_json
 
 from .conftest import compose
+from .processes import die, half_written, outcome, server
 
+KILLED = "A run that is killed goes on from its last checkpoint and ends in the same bits."
 METHODS = ("fft", "lora", "lora_plus", "asylora", "dora", "mora", "relora", "remora")
 RESTARTING = ("relora", "remora")
 # Merges at steps 3, 6 and 9 fall on and between the checkpoints at 2, 4, 6, ...
@@ -35,18 +35,11 @@ RESTARTS = ("method.restart_every=3", "method.restart_warmup=1")
 # As in pretraining: embeddings, head and norms train too, and their moments outlive the restarts.
 PRETRAINING = "remora method.train_rest=true"
 
-server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["transformers", "peft", "experiments.training", "experiments.tracking", "mora"])
-
 
 def overrides(method: str, results: Path) -> list[str]:
     name, *extra = method.split()
     extra += RESTARTS if name in RESTARTING else ()
     return [f"method={name}", f"paths.results={results}", *COMMON, *extra]
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def child(arguments: list[str], after: float | None, at: str | None, count: int) -> None:
@@ -89,17 +82,6 @@ def start(arguments: list[str], after: float | None = None, at: str | None = Non
     return process.exitcode
 
 
-def outcome(results: Path) -> dict:
-    """All that must be equal: metrics with the curve, and the bytes of the trained weights."""
-    (path,) = (results / "runs").glob("*.json")
-    record = json.loads(path.read_text())
-    assert record["status"] == "finished", record["error"]
-    model = Store(results).model(record["key"])
-    weights = {p.name: p.read_bytes() for p in sorted(model.glob("*.safetensors"))}
-    assert weights
-    return {"metrics": record["metrics"], "weights": weights}
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """Method -> (outcome, seconds) of the run that nothing disturbs."""
@@ -121,13 +103,15 @@ def finish(method: str, results: Path) -> dict:
     return outcome(results)
 
 
+@pytest.mark.promise(KILLED)
 @pytest.mark.parametrize("kill", range(2))
 @pytest.mark.parametrize("method", [*METHODS, PRETRAINING])
-def test_killed_at_a_random_moment(method, kill, uninterrupted, tmp_path):
+def test_killed_at_a_random_moment(method, kill, uninterrupted, tmp_path, counted):
     expected, seconds = uninterrupted(method)
     moment = random.Random(f"{method}-{kill}").uniform(0.2, 0.9) * seconds
-    start(overrides(method, tmp_path), after=moment)  # it may also be done before: then there is nothing to resume
+    killed = start(overrides(method, tmp_path), after=moment) != 0  # it may also be done before
     assert finish(method, tmp_path) == expected
+    counted(int(killed), "kills")
 
 
 # Where a restart is most fragile: while layers are merged, between the merge and the optimizer's reset, between the
@@ -138,35 +122,61 @@ MOMENTS = (
     ("mora.restart.reset_optimizer", 3),
     ("mora.checkpoint.save_base", 3),
     ("mora.checkpoint.save_base", 4),
-    ("experiments.training.sync", 4),
+    ("experiments.storage.sync", 4),
     ("os.rename", 3),
     ("os.rename", 4),
 )
 
 
+@pytest.mark.promise(KILLED)
 @pytest.mark.parametrize(("at", "count"), MOMENTS)
 @pytest.mark.parametrize("method", RESTARTING)
-def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path):
+def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path, counted):
     expected, _ = uninterrupted(method)
     assert start(overrides(method, tmp_path), at=at, count=count) == -signal.SIGKILL
     assert finish(method, tmp_path) == expected
+    counted(1, "kills")
 
 
+@pytest.mark.promise(KILLED)
 @pytest.mark.parametrize(
     ("at", "count"),
-    [("experiments.training.save", 1), ("experiments.training.sync", 7), ("experiments.records.write_json", 2)],
+    [("experiments.training.save", 1), ("experiments.storage.sync", 7), ("experiments.storage.write_json", 8)],
 )
 @pytest.mark.parametrize("method", ["fft", "remora"])
-def test_killed_after_the_last_step(method, at, count, uninterrupted, tmp_path):
+def test_killed_after_the_last_step(method, at, count, uninterrupted, tmp_path, counted):
     """While the trained model or the finished record is written."""
     expected, _ = uninterrupted(method)
     assert start(overrides(method, tmp_path), at=at, count=count) == -signal.SIGKILL
     assert finish(method, tmp_path) == expected
+    counted(1, "kills")
 
 
+@pytest.mark.promise(KILLED)
 @pytest.mark.parametrize("method", ["mora", "remora", PRETRAINING])
-def test_killed_again_and_again(method, uninterrupted, tmp_path):
+def test_killed_again_and_again(method, uninterrupted, tmp_path, counted):
     expected, _ = uninterrupted(method)
     for count in (2, 3, 2):
         assert start(overrides(method, tmp_path), at="os.rename", count=count) == -signal.SIGKILL
     assert finish(method, tmp_path) == expected
+    counted(1, "kills")
+    counted(3, "kills")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.promise(KILLED)
+@pytest.mark.parametrize("method", ["fft", "mora", "remora"])
+def test_killed_ten_times_at_random(method, uninterrupted, tmp_path, counted):
+    """After each kill every record and every checkpoint is whole; each run of the test draws other moments."""
+    expected, seconds = uninterrupted(method)
+    draw, kills = random.Random(), 0
+    for _ in range(10):
+        kills += start(overrides(method, tmp_path), after=draw.uniform(0.1, 0.6) * seconds) == -signal.SIGKILL
+        for path in tmp_path.glob("runs/*.json"):
+            from_json(path.read_bytes())
+        for run in tmp_path.glob("checkpoints/*"):
+            assert all(checkpoints.damage(c) is None for c in checkpoints.found(run))
+    assert finish(method, tmp_path) == expected
+    assert half_written(tmp_path) == []
+    counted(kills, "kills")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from .. import paper
+from .. import paper, storage
 from ..errors import ConfigError
 from ..records import Record
 from . import output
@@ -72,6 +72,7 @@ def guarded(main: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return storage.exit_code(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from ..records import SCHEMA, Record
-
-STATUSES = ("running", "finished", "failed", "interrupted")
-CELL_FIELDS = {"method", "rank", "operator", "task", "scale", "model", "learning_rate", "seed"}
+from ..records import Record, from_json
 
 
 class ResultsError(Exception):
@@ -33,38 +28,7 @@ def read_records(results: str | Path) -> tuple[list[Record], list[str]]:
     records, problems = [], []
     for path in paths:
         try:
-            records.append(_record(json.loads(path.read_bytes(), parse_constant=_refuse)))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            problems.append(f"{path.name} is not a readable record and is skipped: {reason}")
+            records.append(from_json(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name} is not a readable record and is skipped: {error}")
     return records, problems
-
-
-def _record(values: Any) -> Record:
-    if values["schema"] != SCHEMA:
-        raise ValueError(f"schema {values['schema']}, this version reads {SCHEMA}")
-    record = Record(**values)
-    for name in ("cell", "config", "metrics", "cost", "provenance"):
-        _expect({name: getattr(record, name)}, {name: dict}, "record")
-    if record.status not in STATUSES:
-        raise ValueError(f"status {record.status!r}")
-    if lacking := CELL_FIELDS - record.cell.keys():
-        raise ValueError(f"cell lacks {', '.join(sorted(lacking))}")
-    if odd := [name for name, value in record.cell.items() if isinstance(value, (list, dict))]:
-        raise ValueError(f"cell.{odd[0]} is not one value")
-    if type(record.cell["seed"]) is not int or type(record.cell["learning_rate"]) not in (int, float, type(None)):
-        raise ValueError("cell.seed or cell.learning_rate is not a number")
-    _expect(record.metrics, {"final": dict, "curve": list}, "metrics")
-    if not all(type(row) is dict and type(row.get("step")) is int for row in record.metrics["curve"]):
-        raise ValueError("a row of metrics.curve has no step")
-    return record
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _expect(section: dict[str, Any], kinds: dict[str, type], where: str) -> None:
-    for name, kind in kinds.items():
-        if type(section[name]) is not kind:
-            raise ValueError(f"{where}.{name} is not a {kind.__name__}")

@@ -1,0 +1,90 @@
+"""`run.py` in a process of its own, quickly: a fork server has imported the libraries already."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.records import Store
+
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(["transformers", "peft", "experiments.training", "experiments.tracking", "mora", "run"])
+
+SMOKE = ("scale=smoke", "logger=none", "hardware=cpu", "hardware.threads=1")
+
+
+class Done(NamedTuple):
+    """How a process ended (minus a signal's number where one killed it), and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> list[str]:
+        """The lines on stderr, without the progress bar."""
+        return [line for line in self.err.splitlines() if line and not re.search(r"\d/\d+ \[", line)]
+
+
+def launch(*arguments: str, log: Path, before: Callable[[], None] | None = None, limit: float = 240) -> Done:
+    """Run `run.py` with these arguments to its end; `before` is called in the new process, to prepare its fate."""
+    process = begin(*arguments, log=log, before=before)
+    process.join(limit)
+    assert process.exitcode is not None, "the run hangs"
+    return printed(process.exitcode, log)
+
+
+def printed(code: int, log: Path) -> Done:
+    return Done(code, log.with_suffix(".out").read_text(), log.with_suffix(".err").read_text())
+
+
+def begin(*arguments: str, log: Path, before: Callable[[], None] | None = None) -> multiprocessing.Process:
+    process = server.Process(target=_main, args=(arguments, log, before))
+    process.start()
+    return process
+
+
+def _main(arguments: tuple[str, ...], log: Path, before: Callable[[], None] | None) -> None:
+    for number, suffix in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(log.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = ["run.py", *arguments]
+    if before:
+        before()
+    import run
+
+    code = run.main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def the_record(results: Path) -> dict:
+    """The one record below `results`."""
+    (path,) = (results / "runs").glob("*.json")
+    return json.loads(path.read_text())
+
+
+def outcome(results: Path) -> dict:
+    """All that must be equal in two runs of a cell: metrics with the curve, and the bytes of the trained weights."""
+    record = the_record(results)
+    assert record["status"] == "finished", record["error"]
+    model = Store(results).model(record["key"])
+    weights = {p.name: p.read_bytes() for p in sorted(model.glob("*.safetensors"))}
+    assert weights
+    return {"metrics": record["metrics"], "weights": weights}
+
+
+def half_written(results: Path) -> list[Path]:
+    """What a run that was cut short left beside whole files."""
+    return [p for p in results.rglob("*") if p.name == "incomplete" or p.name.endswith((".tmp", ".incomplete"))]
