@@ -30,6 +30,16 @@ def compose(*overrides: str) -> RunConfig:
 
 
 @pytest.fixture
+def counted(request: pytest.FixtureRequest) -> Callable[[int, str], None]:
+    """`counted(n, what)`: how much of what a test has tried, for the report on reliability."""
+
+    def count(n: int, what: str) -> None:
+        request.node.user_properties.append(("counted", (n, what)))
+
+    return count
+
+
+@pytest.fixture
 def smoke(tmp_path: Path) -> Callable[..., RunConfig]:
     """A configuration at smoke scale whose results go to a folder of the test's own."""
 
