@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -137,7 +138,16 @@ def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> st
 
 
 def copy_adapter(folder: Path, out: Path) -> None:
-    """The files of an adapter, without the Trainer's, which hold paths of the machine that trained."""
+    """The files of an adapter, without the Trainer's, which hold paths of the machine that trained.
+
+    Raises:
+        ConfigError: One of them is broken.
+    """
+    with saved.readable(folder):
+        if not isinstance(json.loads((folder / "adapter_config.json").read_text()), dict):
+            raise ConfigError(f"{folder / 'adapter_config.json'} holds no settings")
+        for path in folder.glob("*.safetensors"):
+            saved.finite_weights(path)
     for name in ("adapter_config.json", "adapter_model.safetensors", BASE_FILE):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)

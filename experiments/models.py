@@ -61,8 +61,9 @@ def load(model: str, cache: Path, dtype: Any, seed: int = 0) -> tuple[Any, Any, 
         return network.to(dtype), tokenizer, f"{model}-seed{seed}"
     source = str(smollm2(cache)) if model == "smollm2-135m" else model
     try:
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        # Code that comes with a model is never run, nor is the user asked at a prompt whether it should be.
+        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"model {model} cannot be loaded: {reason}") from error
