@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -144,8 +143,7 @@ def copy_adapter(folder: Path, out: Path) -> None:
         ConfigError: One of them is broken.
     """
     with saved.readable(folder):
-        if not isinstance(json.loads((folder / "adapter_config.json").read_text()), dict):
-            raise ConfigError(f"{folder / 'adapter_config.json'} holds no settings")
+        saved.adapter_settings(folder)
         for path in folder.glob("*.safetensors"):
             saved.finite_weights(path)
     for name in ("adapter_config.json", "adapter_model.safetensors", BASE_FILE):

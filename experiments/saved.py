@@ -133,14 +133,26 @@ def finite_weights(path: Path) -> dict[str, Any]:
     return weights
 
 
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """What adapter_config.json holds.
+
+    Raises:
+        ConfigError: It is another JSON value than an object.
+    """
+    path = folder / "adapter_config.json"
+    values = json.loads(path.read_text())
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no settings")
+    return values
+
+
 def same_adapter(folder: Path, expected: Any) -> None:
     """Whether the adapter's saved settings are those of the run: shapes alone do not tell operators apart.
 
     Raises:
         ConfigError: The kind of adapter or one of its settings is another.
     """
-    saved = json.loads((folder / "adapter_config.json").read_text())
-    wanted = expected.to_dict()
+    saved, wanted = adapter_settings(folder), expected.to_dict()
     for name in ("peft_type", "r", "operator", "wrap", "surplus", "lora_alpha", "use_dora"):
         if name in wanted and saved.get(name, wanted[name]) != wanted[name]:
             raise ConfigError(
