@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import redact
 from .config import RunConfig
 from .errors import ConfigError
 
@@ -125,8 +126,8 @@ class Store:
             return None
 
     def write(self, record: Record) -> Path:
-        """Write a record; values that are not finite (a diverged run's) become null."""
-        write_json(self.path(record.key), finite(dataclasses.asdict(record)))
+        """Write a record; values that are not finite (a diverged run's) become null, and keys and tokens are hidden."""
+        write_json(self.path(record.key), finite(redact.everything(dataclasses.asdict(record))))
         return self.path(record.key)
 
     @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .errors import ConfigError
 from .explain import one_line
 from .records import Record, Store, finite, key_of
 
+KEY = re.compile(r"[0-9a-f]{16}")
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -26,6 +28,8 @@ def finished(store: Store, key: str) -> Record:
     Raises:
         ConfigError: There is none with this key, or its run did not end well.
     """
+    if not KEY.fullmatch(key):
+        raise ConfigError(f"KEY must be the name of a record without .json, 16 hexadecimal digits, got {key!r}")
     record = store.read(key)
     if record is None:
         raise ConfigError(f"there is no readable record {store.path(key)}")
@@ -54,6 +58,8 @@ def settings(record: Record, store: Store) -> RunConfig:
             f"{store.path(record.key)}: the same settings are another run by now (the data file, the model folder, "
             "or the version of the task has changed); run it again"
         )
+    if record.provenance.get("precision") not in ("fp32", "bf16", "fp16"):
+        raise ConfigError(f"{store.path(record.key)} does not say which precision the run had")
     return dataclasses.replace(
         config,
         paths=Paths(results=str(store.results), cache=os.environ.get("MORA_CACHE")),

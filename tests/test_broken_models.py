@@ -76,7 +76,7 @@ def refused(main, arguments, capsys, words):
     assert len(err) < 1000
 
 
-@pytest.mark.promise("a saved model that is broken or of another run is one line and exit code 2 in every script")
+@pytest.mark.promise("A saved model that is broken or of another run is one line and exit code 2 in every script.")
 @pytest.mark.parametrize("name", BROKEN)
 def test_scripts_refuse_a_broken_adapter(copied, name, capsys):
     results, key, folder = copied
@@ -110,7 +110,7 @@ def test_scripts_refuse_a_broken_whole_model(trained, tmp_path, capsys):
     refused(evaluate.main, [key, "--results", tmp_path], capsys, "lm_head.weight holds NaN or infinity")
 
 
-@pytest.mark.promise("code that comes with a model is never run")
+@pytest.mark.promise("Code that comes with a model is never run.")
 def test_code_in_a_model_folder_is_not_run(tmp_path):
     models.tiny_model().save_pretrained(tmp_path)
     models.tiny_tokenizer().save_pretrained(tmp_path)
@@ -124,8 +124,13 @@ def test_code_in_a_model_folder_is_not_run(tmp_path):
     assert not (tmp_path / "went-off").exists()
 
 
-@pytest.mark.promise("no file of weights is unpickled as code")
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.promise("No file of weights and no checkpoint is unpickled as code.")
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", pytest.param("scheduler.pt", marks=SLOW), pytest.param("rng_state.pth", marks=SLOW)]
+)
 def test_a_checkpoint_is_not_unpickled_as_code(smoke, tmp_path, name, monkeypatch):
     """The Trainer's own files are pickles: it reads them as weights only. A run that cannot resume has failed."""
     from experiments import callbacks, records, runner

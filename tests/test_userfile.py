@@ -173,7 +173,7 @@ contents = st.lists(lines, max_size=3).flatmap(
 )
 
 
-@pytest.mark.promise("a data file of any bytes is read, or refused with the file and the line, never a traceback")
+@pytest.mark.promise("A data file of any bytes is read, or refused with the file and the line, never a traceback.")
 def test_any_bytes_are_read_or_refused(tmp_path, counted):
     read, refused = [], []
 

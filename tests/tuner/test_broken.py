@@ -48,7 +48,7 @@ def first(tensors) -> str:
 
 
 @pytest.mark.promise(
-    "an adapter of another model, of another rank, incomplete or not finite is refused when it is loaded"
+    "An adapter of another model or rank, incomplete, cut off or not finite is refused when it is loaded."
 )
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ class Bomb:
         return (Path.touch, (Path(self.path),))
 
 
-@pytest.mark.promise("no file of weights is unpickled as code")
+@pytest.mark.promise("No file of weights and no checkpoint is unpickled as code.")
 def test_an_adapter_is_never_unpickled_as_code(folder, tmp_path):
     (folder / WEIGHTS).unlink()
     torch.save({"x": Bomb(tmp_path / "went-off")}, folder / "adapter_model.bin")
