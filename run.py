@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import config as configuration
-from experiments import resolvers, storage
+from experiments import overrides, redact, resolvers, storage
 from experiments.errors import ConfigError, StorageError
 from experiments.explain import explain
 
@@ -33,14 +33,18 @@ def refuse(error: Exception) -> int:
     return storage.exit_code(error)
 
 
+@redact.streams()
 def main() -> int:
     codes: list[int] = []
+    begun = False
 
     # Errors are collected rather than raised, so that a sweep goes on after one bad cell.
     @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> float | None:
         from experiments import report, runner
 
+        nonlocal begun
+        begun = True
         try:
             config = configuration.parse(composed)
             record = runner.run(config)
@@ -59,12 +63,20 @@ def main() -> int:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     try:
+        overrides.check(sys.argv[1:], CONF)
         job()
     except KeyboardInterrupt:
         print("interrupted: the last checkpoint is kept; the same command goes on from there", file=sys.stderr)
         return 130
     except (HydraException, OmegaConfBaseException, ConfigError, OSError) as error:
         return refuse(error)
+    except SystemExit as end:  # Hydra has printed help, or what it cannot show
+        return 2 if end.code else 0
+    except Exception as error:
+        if begun:
+            raise
+        # Hydra's own hydra.* settings.
+        return refuse(ConfigError(f"Hydra cannot compose this: {type(error).__name__}: {error}"))
     return max(codes, default=0)
 
 

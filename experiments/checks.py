@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +13,26 @@ from . import shapes
 from .errors import ConfigError
 
 if TYPE_CHECKING:
-    from .config import Hardware, Method, RunConfig
+    from .config import Hardware, Method, RunConfig, Task
 
 
 # mora.config's, which cannot be imported before PEFT is; a test compares the two.
 AUTO_ROTATION_UP_TO = 32
+# What the methods of a family, a method with restarts, and a task read: null or absent elsewhere alone.
+ADAPTERS = {
+    "lora": ("rank", "alpha", "dropout", "target_modules"),
+    "mora": ("rank", "operator", "in_groups", "out_groups", "wrap", "surplus", "dropout", "target_modules"),
+}
+RESTARTS = ("restart_every", "restart_warmup", "restart_schedule", "optimizer_reset", "reset_scope", "reset_ratio")
+TASKS = {
+    "uuid": ("pairs", "eval_pairs"),
+    "instruct": ("prompt", "max_length", "heldout_rows"),
+    "math": ("prompt", "max_length", "heldout_rows", "new_tokens"),
+    "biomed": ("max_length", "heldout_rows"),
+    "finance": ("max_length", "heldout_rows"),
+    "pretrain": ("max_length",),
+}
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
 def operator_in_force(method: Method) -> Method:
@@ -48,10 +65,11 @@ def together(run: RunConfig) -> None:
     Raises:
         ConfigError: The first thing that does not fit.
     """
+    _complete(run)
     t, shape = run.training, shapes.of(run.model)
     if t.learning_rate is None and run.method.family != "none":
         raise ConfigError("training.learning_rate must be a positive number, got None")
-    if run.task.train_file and not Path(run.task.train_file).is_file():
+    if run.task.train_file and not _there(run.task.train_file, Path.is_file):
         raise ConfigError(f"task.train_file must be a file, got {run.task.train_file!r}")
     if t.checkpoint_every % t.log_every:
         raise ConfigError(
@@ -65,12 +83,12 @@ def together(run: RunConfig) -> None:
         )
     if run.task.pairs is not None and t.batch_size > run.task.pairs:
         raise ConfigError(f"training.batch_size must be at most task.pairs ({run.task.pairs}), got {t.batch_size}")
-    if "/" not in run.model and run.model not in shapes.NAMED and not Path(run.model).exists():
+    if not (run.model in shapes.NAMED or HUB_ID.fullmatch(run.model) or _there(run.model, Path.exists)):
         raise ConfigError(
             f"model must be one of {', '.join(n for n in shapes.NAMED if '/' not in n)}, "
             f"a folder, or an owner/name on the hub, got {run.model!r}"
         )
-    if Path(run.model).is_dir() and not (Path(run.model) / "config.json").is_file():
+    if _there(run.model, Path.is_dir) and not (Path(run.model) / "config.json").is_file():
         raise ConfigError(f"model is a folder without a config.json: {run.model}")
     if shape and run.method.target_modules:
         _adapters(run.method, shape, run.model)
@@ -78,9 +96,29 @@ def together(run: RunConfig) -> None:
         _restarts(run)
 
 
+def _complete(run: RunConfig) -> None:
+    m, t = run.method, run.task
+    restarts = m.name in ("relora", "remora") or m.restart_every is not None
+    needed: list[tuple[str, Method | Task, str]] = [
+        ("method", m, name) for name in (*ADAPTERS.get(m.family, ()), *(RESTARTS if restarts else ()))
+    ]
+    needed += [("task", t, name) for name in TASKS.get(t.name, ())]
+    for section, values, name in needed:
+        if getattr(values, name) is None:
+            raise ConfigError(f"{section}.{name} is missing; {section}={values.name} cannot do without")
+
+
+def _there(path: str, what: Callable[[Path], bool]) -> bool:
+    """Whether there is such a path; a text that can be no path at all is none either."""
+    try:
+        return what(Path(path))
+    except (OSError, ValueError):
+        return False
+
+
 def _restarts(run: RunConfig) -> None:
     m, steps = run.method, run.training.steps
-    assert m.restart_every is not None and m.restart_warmup is not None
+    assert m.restart_every is not None and m.restart_warmup is not None  # `_complete` has seen to it
     if m.restart_every >= steps:
         raise ConfigError(
             f"method.restart_every must be less than training.steps ({steps}), or nothing is ever merged; "

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from . import checks
+from . import checks, redact
 from .errors import ConfigError
 
 
@@ -22,6 +22,9 @@ class Check:
 
     passes: Callable[[Any], bool]
     allowed: str
+
+
+LARGEST = 2**32 - 1  # of any integer; a longer one overflows somewhere below
 
 
 def _is_int(value: Any) -> bool:
@@ -34,7 +37,8 @@ def _is_number(value: Any) -> bool:
 
 POSITIVE_INT = Check(lambda v: _is_int(v) and v > 0, "a positive integer")
 COUNT = Check(lambda v: _is_int(v) and v >= 0, "an integer of at least 0")
-SEED = Check(lambda v: _is_int(v) and 0 <= v < 2**32, "an integer from 0 to 4294967295")
+SEED = Check(lambda v: _is_int(v) and 0 <= v <= LARGEST, f"an integer from 0 to {LARGEST}")
+THREADS = Check(lambda v: _is_int(v) and 0 < v <= 1024, "an integer from 1 to 1024")
 POSITIVE = Check(lambda v: _is_number(v) and v > 0, "a positive number")
 NOT_NEGATIVE = Check(lambda v: _is_number(v) and v >= 0, "a number of at least 0")
 FRACTION = Check(lambda v: _is_number(v) and 0 <= v < 1, "a number in [0, 1)")
@@ -50,10 +54,10 @@ def one_of(*allowed: str) -> Check:
     return Check(lambda v: v in allowed, "one of " + ", ".join(allowed))
 
 
-def setting(check: Check, *, optional: bool = False) -> Any:
-    """A field of a section. An optional one may be null or left out."""
-    metadata = {"check": check, "optional": optional}
-    return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
+def setting(check: Check, *, optional: bool = False, nullable: bool = False) -> Any:
+    """A field of a section. An optional one is not in every section; a nullable one may be null where it is."""
+    metadata = {"check": check, "optional": optional or nullable, "nullable": nullable}
+    return field(default=None, metadata=metadata) if optional or nullable else field(metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,21 +97,21 @@ class Task:
     pairs: int | None = setting(POSITIVE_INT, optional=True)
     eval_pairs: int | None = setting(POSITIVE_INT, optional=True)
     data: str | None = setting(one_of("packages", "hub"), optional=True)
-    train_file: str | None = setting(TEXT, optional=True)
-    train_rows: int | None = setting(POSITIVE_INT, optional=True)
-    heldout_rows: int | None = setting(POSITIVE_INT, optional=True)
-    probe_documents: int | None = setting(COUNT, optional=True)
-    questions: int | None = setting(POSITIVE_INT, optional=True)
+    train_file: str | None = setting(TEXT, nullable=True)
+    train_rows: int | None = setting(POSITIVE_INT, nullable=True)
+    heldout_rows: int | None = setting(POSITIVE_INT, nullable=True)
+    probe_documents: int | None = setting(COUNT, nullable=True)
+    questions: int | None = setting(POSITIVE_INT, nullable=True)
     prompt: str | None = setting(one_of("alpaca", "open-instruct"), optional=True)
     max_length: int | None = setting(POSITIVE_INT, optional=True)
     new_tokens: int | None = setting(POSITIVE_INT, optional=True)
     drop_overlap: bool | None = setting(SWITCH, optional=True)
-    eval_batch_size: int | None = setting(POSITIVE_INT, optional=True)
+    eval_batch_size: int | None = setting(POSITIVE_INT, nullable=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    learning_rate: float = setting(POSITIVE, optional=True)  # None for method=none alone
+    learning_rate: float = setting(POSITIVE, nullable=True)  # None for method=none alone
     steps: int = setting(POSITIVE_INT)
     batch_size: int = setting(POSITIVE_INT)
     schedule: str = setting(one_of("linear", "cosine", "constant"))
@@ -127,21 +131,21 @@ class Hardware:
     name: str = setting(TEXT)
     device: str = setting(one_of("auto", "cpu", "gpu"))
     precision: str = setting(one_of("auto", "fp32", "bf16", "fp16"))
-    device_batch_size: int | None = setting(POSITIVE_INT, optional=True)
+    device_batch_size: int | None = setting(POSITIVE_INT, nullable=True)
     activation_checkpointing: bool = setting(SWITCH)
-    threads: int | None = setting(POSITIVE_INT, optional=True)
+    threads: int | None = setting(THREADS, nullable=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Logger:
     name: str = setting(one_of("none", "wandb"))
-    project: str | None = setting(TEXT, optional=True)
+    project: str | None = setting(TEXT, nullable=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
     results: str = setting(TEXT)
-    cache: str | None = setting(TEXT, optional=True)
+    cache: str | None = setting(TEXT, nullable=True)
 
     @property
     def cache_folder(self) -> Path:
@@ -181,7 +185,7 @@ def parse(config: DictConfig) -> RunConfig:
     Raises:
         ConfigError: The first thing that is wrong with it.
     """
-    return _checked(OmegaConf.to_container(config, resolve=True))
+    return _checked(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
 def from_record(values: Any) -> RunConfig:
@@ -194,10 +198,11 @@ def from_record(values: Any) -> RunConfig:
     """
     if not isinstance(values, dict) or type(values.get("scale")) is not str:
         raise ConfigError("config.scale is not a text")
-    return _checked({**values, "scale": {"name": values["scale"]}})
+    return _checked({**values, "scale": {"name": values["scale"]}}, nulls=True)
 
 
-def _checked(values: Any) -> RunConfig:
+def _checked(values: Any, *, nulls: bool = False) -> RunConfig:
+    """With `nulls`, as in a record, null stands for a setting that a section does not have."""
     sections: dict[str, Any] = {"method": Method, "task": Task, "training": Training, "hardware": Hardware}
     sections.update(logger=Logger, paths=Paths)
     top = {f.name: f for f in dataclasses.fields(RunConfig) if "check" in f.metadata}
@@ -205,23 +210,33 @@ def _checked(values: Any) -> RunConfig:
     if wrong := sorted(expected ^ set(values)):
         what = "is not a setting" if wrong[0] in values else "is missing"
         raise ConfigError(f"{wrong[0]} {what}; allowed: {', '.join(sorted(expected))}")
-    parsed = {name: _section(cls, name, values[name]) for name, cls in sections.items()}
+    scale = values["scale"]
+    if not isinstance(scale, dict) or not TEXT.passes(scale.get("name")):
+        raise ConfigError(f"scale must be a section with a name, got {scale!r}")
+    if not isinstance(values["protocol"], dict):
+        raise ConfigError(f"protocol must be a section of settings, got {values['protocol']!r}")
+    parsed = {name: _section(cls, name, values[name], nulls) for name, cls in sections.items()}
     parsed["method"] = checks.operator_in_force(parsed["method"])
     parsed["hardware"] = checks.hardware_in_force(parsed["hardware"])
     for name, f in top.items():
         _check_value(f, name, values[name])
-    run = RunConfig(
-        **parsed, **{name: values[name] for name in top}, scale=values["scale"]["name"], protocol=values["protocol"]
-    )
+    for name in (*top, "protocol"):
+        if redact.holds_secret(values[name]):
+            raise ConfigError(f"{name} holds a key or a token, which must not get into a record")
+    run = RunConfig(**parsed, **{name: values[name] for name in top}, scale=scale["name"], protocol=values["protocol"])
     checks.together(run)
     return run
 
 
-def _section(cls: Any, where: str, values: Any) -> Any:
+def _section(cls: Any, where: str, values: Any, nulls: bool) -> Any:
     if not isinstance(values, dict):
         raise ConfigError(f"{where} must be a section of settings, got {values!r}")
+    if nulls:
+        values = {name: value for name, value in values.items() if value is not None}
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name, value in values.items():
+        if redact.holds_secret(value):
+            raise ConfigError(f"{where}.{name} holds a key or a token, which must not get into a record")
         if name not in fields:
             raise ConfigError(f"{where}.{name} is not a setting; allowed: {', '.join(fields)}")
         _check_value(fields[name], f"{where}.{name}", value)
@@ -232,8 +247,10 @@ def _section(cls: Any, where: str, values: Any) -> Any:
 
 
 def _check_value(f: dataclasses.Field[Any], where: str, value: Any) -> None:
-    if value is None and f.metadata["optional"]:
+    if value is None and f.metadata["nullable"]:
         return
     check: Check = f.metadata["check"]
+    if type(value) is int and value > LARGEST:
+        raise ConfigError(f"{where} must be at most {LARGEST}, got a number of {len(f'{value:x}') * 4} bits")
     if not check.passes(value):
         raise ConfigError(f"{where} must be {check.allowed}, got {value!r}")

@@ -137,7 +137,15 @@ def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> st
 
 
 def copy_adapter(folder: Path, out: Path) -> None:
-    """The files of an adapter, without the Trainer's, which hold paths of the machine that trained."""
+    """The files of an adapter, without the Trainer's, which hold paths of the machine that trained.
+
+    Raises:
+        ConfigError: One of them is broken.
+    """
+    with saved.readable(folder):
+        saved.adapter_settings(folder)
+        for path in folder.glob("*.safetensors"):
+            saved.finite_weights(path)
     for name in ("adapter_config.json", "adapter_model.safetensors", BASE_FILE):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)

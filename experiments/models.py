@@ -19,6 +19,9 @@ def fingerprint(model: str) -> str:
     """What stands for the model in a run's key: independent of where a folder lies, light to compute.
 
     For a folder it covers every file's name and size, all of config.json, and the ends of the weight files.
+
+    Raises:
+        ConfigError: A file in the folder cannot be read.
     """
     if model == "tiny":
         return f"tiny-v{TINY_VERSION}"
@@ -26,15 +29,18 @@ def fingerprint(model: str) -> str:
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            if path.suffix == ".json":
-                digest.update(file.read())
-            else:
-                digest.update(file.read(1 << 20))
-                file.seek(max(0, path.stat().st_size - (1 << 20)))
-                digest.update(file.read())
+    try:
+        for path in sorted(p for p in folder.iterdir() if p.is_file()):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                if path.suffix == ".json":
+                    digest.update(file.read())
+                else:
+                    digest.update(file.read(1 << 20))
+                    file.seek(max(0, path.stat().st_size - (1 << 20)))
+                    digest.update(file.read())
+    except OSError as error:
+        raise ConfigError(f"model {model} cannot be read: {error.strerror}") from None
     return "folder-" + digest.hexdigest()[:16]
 
 
@@ -55,8 +61,9 @@ def load(model: str, cache: Path, dtype: Any, seed: int = 0) -> tuple[Any, Any, 
         return network.to(dtype), tokenizer, f"{model}-seed{seed}"
     source = str(smollm2(cache)) if model == "smollm2-135m" else model
     try:
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        # Code that comes with a model is never run, nor is the user asked at a prompt whether it should be.
+        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"model {model} cannot be loaded: {reason}") from error

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from . import storage
+from . import redact, storage
 from .config import RunConfig
 from .errors import ConfigError, StorageError
 
@@ -155,14 +155,14 @@ class Store:
             os.replace(self.path(key), self.path(key).with_suffix(".unreadable"))
 
     def write(self, record: Record) -> Path:
-        """Write a record; values that are not finite (a diverged run's) become null.
+        """Write a record; values that are not finite (a diverged run's) become null, and keys and tokens are hidden.
 
         Raises:
             StorageError: The disk does not take it; the record that was there before stands.
         """
         path = self.path(record.key)
         with storage.writing("the record", path.parent):
-            storage.write_json(path, finite(dataclasses.asdict(record)))
+            storage.write_json(path, finite(redact.everything(dataclasses.asdict(record))))
         return path
 
     @contextlib.contextmanager

@@ -12,9 +12,11 @@ from .errors import ConfigError
 
 def rates(table: Any, family: str, rank: int | None) -> dict[str, Any]:
     """The protocol's rates (`use`, `candidates`) for a method family at a rank; for one not listed, the nearest's."""
-    if family not in table:
+    ranks = table.get(family) if hasattr(table, "get") else None
+    if not ranks:
         raise ConfigError(f"the protocol lists no learning rate for {family}: set training.learning_rate")
-    ranks = table[family]
+    if not hasattr(ranks, "items") or not all(_is_number(r) and hasattr(entry, "items") for r, entry in ranks.items()):
+        raise ConfigError(f"protocol.learning_rates.{family} must be ranks with `use` and `candidates`, got {ranks}")
     if type(rank) is not int or rank <= 0:
         nearest = min(ranks)
     else:
@@ -22,12 +24,18 @@ def rates(table: Any, family: str, rank: int | None) -> dict[str, Any]:
     return ranks[nearest]
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
 def _learning_rate(table: Any, family: str, rank: int | None) -> float | None:
-    return None if family == "none" else rates(table, family, rank)["use"]
+    return None if family == "none" else rates(table, family, rank).get("use")
 
 
 def _lora_alpha(table: Any, rank: Any) -> float | None:
     """The published alpha for a rank; 2 r, so a scale of 2, where none is published."""
+    if not hasattr(table, "get"):
+        raise ConfigError(f"protocol.lora_alpha must be an alpha for each rank, got {table}")
     return table.get(rank, 2 * rank if type(rank) is int else None)
 
 

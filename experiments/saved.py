@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,11 @@ from . import config as configuration
 from . import models, tasks
 from .config import Paths, RunConfig
 from .errors import ConfigError
+from .explain import one_line
 from .records import Record, Store, finite, key_of
+
+KEY = re.compile(r"[0-9a-f]{16}")
+ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def finished(store: Store, key: str) -> Record:
@@ -20,6 +28,8 @@ def finished(store: Store, key: str) -> Record:
     Raises:
         ConfigError: There is none with this key, or its run did not end well.
     """
+    if not KEY.fullmatch(key):
+        raise ConfigError(f"KEY must be the name of a record without .json, 16 hexadecimal digits, got {key!r}")
     record = store.read(key)
     if record is None:
         raise ConfigError(f"there is no readable record {store.path(key)}")
@@ -48,6 +58,8 @@ def settings(record: Record, store: Store) -> RunConfig:
             f"{store.path(record.key)}: the same settings are another run by now (the data file, the model folder, "
             "or the version of the task has changed); run it again"
         )
+    if record.provenance.get("precision") not in ("fp32", "bf16", "fp16"):
+        raise ConfigError(f"{store.path(record.key)} does not say which precision the run had")
     return dataclasses.replace(
         config,
         paths=Paths(results=str(store.results), cache=os.environ.get("MORA_CACHE")),
@@ -71,23 +83,88 @@ def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
     """Bring `model`, adapted as before its training, to what was saved in `folder`.
 
     Raises:
-        ConfigError: The folder holds other weights than the model has.
+        ConfigError: The folder holds other weights than the model has, or broken ones.
     """
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-    from peft.utils import load_peft_weights
     from transformers import AutoModelForCausalLM
 
     from .restarts import Restarts
 
-    if not isinstance(model, PeftModel):
-        trained = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
-        model.load_state_dict(trained.state_dict())
-        return
-    Restarts(model, config).load(folder)
-    weights = load_peft_weights(str(folder), device="cpu")
-    if odd := weights.keys() ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
-        raise ConfigError(f"{folder} does not hold the adapter of this model: {sorted(odd)[0]} is in one of them alone")
-    set_peft_model_state_dict(model, weights)
+    with readable(folder):
+        if not isinstance(model, PeftModel):
+            for path in folder.glob("*.safetensors"):
+                finite_weights(path)
+            trained = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
+            model.load_state_dict(trained.state_dict())
+            return
+        weights = finite_weights(folder / ADAPTER_FILE)
+        if odd := weights.keys() ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+            raise ConfigError(
+                f"{folder} does not hold the adapter of this model: {sorted(odd)[0]} is in one of them alone"
+            )
+        same_adapter(folder, model.peft_config["default"])
+        Restarts(model, config).load(folder)
+        set_peft_model_state_dict(model, weights)
+
+
+@contextlib.contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """What PEFT, transformers and safetensors raise over broken files, in one line.
+
+    Raises:
+        ConfigError: Instead of theirs.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{folder} cannot be loaded: {one_line(reason)}") from error
+
+
+def finite_weights(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ConfigError: One of them holds NaN or infinity.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(path)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ConfigError(f"{path} is broken: {name} holds NaN or infinity")
+    return weights
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """What adapter_config.json holds.
+
+    Raises:
+        ConfigError: It is another JSON value than an object.
+    """
+    path = folder / "adapter_config.json"
+    values = json.loads(path.read_text())
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no settings")
+    return values
+
+
+def same_adapter(folder: Path, expected: Any) -> None:
+    """Whether the adapter's saved settings are those of the run: shapes alone do not tell operators apart.
+
+    Raises:
+        ConfigError: The kind of adapter or one of its settings is another.
+    """
+    saved, wanted = adapter_settings(folder), expected.to_dict()
+    for name in ("peft_type", "r", "operator", "wrap", "surplus", "lora_alpha", "use_dora"):
+        if name in wanted and saved.get(name, wanted[name]) != wanted[name]:
+            raise ConfigError(
+                f"{folder / 'adapter_config.json'} is of another adapter: {name} is {saved[name]!r}, "
+                f"the run has {wanted[name]!r}"
+            )
 
 
 def restore(record: Record, store: Store) -> tuple[Any, Any]:

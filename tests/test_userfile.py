@@ -1,11 +1,14 @@
 """A user's own training data, and one clear line for what is wrong with it."""
 
+import codecs
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from experiments.errors import ConfigError
-from experiments.tasks import userfile
+from experiments.tasks import prompts, userfile
 
 
 def write(path, *lines):
@@ -50,6 +53,20 @@ TURNS = [{"role": r, "content": "x"} for r in ("user", "assistant", "user", "ass
         ({"messages": []}, "line 2: messages must be a list that is not empty"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "line 2: each message needs a role"),
         ({"messages": [{"role": "user", "content": "x"}]}, "line 2: no message is the assistant's"),
+        ({"messages": [{"role": "assistant", "content": "x"}] * 2}, "line 2: task.prompt=alpaca holds one question"),
+        ({"messages": [{"role": [], "content": "x"}]}, "line 2: each message needs a role"),
+        ({"messages": [3]}, "line 2: each message needs a role"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "line 2: column content must be a text"),
+        (
+            {"two\nlines": 1},
+            r"line 2: needs the columns instruction and output; query and response; or messages; found: two\n",
+        ),
+        ({"instruction": "q", "output": "\ud800"}, "line 2: column output has half of a surrogate pair"),
+        ({"instruction": "q", "output": "a", "input": "\udfff"}, "line 2: column input has half of a surrogate pair"),
+        ("[" * 100_000, "line 2: not JSON lines"),
+        ('{"instruction": ' + "1" * 5000 + "}", "line 2: not JSON lines"),
+        ('{"instruction": "q", "output": NaN}', "line 2: column output must be a text"),
+        ("\0", "line 2: holds a zero byte"),
         ({"messages": TURNS}, "line 2: task.prompt=alpaca holds one question and one answer; use open-instruct"),
     ],
 )
@@ -108,3 +125,81 @@ def test_a_text_that_fills_no_window_is_an_error(smoke, tmp_path):
     path = write(tmp_path / "a.txt", "A few words.")
     with pytest.raises(ConfigError, match="1 documents do not fill one window of 256 tokens"):
         tasks.get("pretrain").prepare(smoke("task=pretrain", f"task.train_file={path}"), byte_level())
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, end):
+    (tmp_path / "a.jsonl").write_bytes(codecs.BOM_UTF8 + json.dumps(GOOD).encode() + end.encode())
+    assert len(userfile.conversations(str(tmp_path / "a.jsonl"), "alpaca")) == 1
+    (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + f"one{end}two".encode())
+    assert userfile.documents(str(tmp_path / "a.txt")) == [f"one{end}two".replace("\r", "")]
+
+
+def test_what_is_no_readable_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(userfile, "LONGEST", 100)
+    (tmp_path / "wide.txt").write_text("fine\n" + "x" * 101)
+    (tmp_path / "utf16.txt").write_text("fine\n", encoding="utf-16")
+    for name, message in (
+        (".", "cannot read .*Is a directory"),
+        ("nowhere", "cannot read .*No such file"),
+        ("wide.txt", "line 2: longer than 100 characters"),
+        ("utf16.txt", "line 1: not UTF-8 text"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            userfile.documents(str(tmp_path / name))
+
+
+def test_an_array_of_rows_is_told_from_json_lines(tmp_path):
+    path = write(tmp_path / "rows.json", *json.dumps([GOOD, GOOD], indent=1).split("\n"))
+    with pytest.raises(ConfigError, match="line 1: not JSON lines, one object a line"):
+        userfile.conversations(path, "alpaca")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+columns = st.sampled_from(
+    ["instruction", "output", "input", "query", "response", "messages", "text", "role", "content"]
+)
+messages = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "x"]), "content": json_values}
+)
+rows = st.dictionaries(columns, st.text(max_size=4) | json_values | st.lists(messages, max_size=3), max_size=4)
+lines = st.binary(max_size=40) | rows.map(lambda row: json.dumps(row).encode())
+contents = st.lists(lines, max_size=3).flatmap(
+    lambda parts: st.sampled_from([b"\n", b"\r\n", b"\n\n"]).map(lambda e: e.join(parts))
+)
+
+
+@pytest.mark.promise("A data file of any bytes is read, or refused with the file and the line, never a traceback.")
+def test_any_bytes_are_read_or_refused(tmp_path, counted):
+    read, refused = [], []
+
+    @settings(max_examples=500, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(contents, st.sampled_from(["alpaca", "open-instruct", None]), st.sampled_from([".jsonl", ".txt"]))
+    def check(content, form, suffix):
+        path = tmp_path / f"data{suffix}"
+        path.write_bytes(content)
+        try:
+            userfile.checked(str(path), form)
+        except ConfigError as error:
+            refused.append(str(error))
+            return
+        if form:
+            for conversation in userfile.conversations(str(path), form):
+                prompted = prompts.FORMS[form](conversation, "</s>")
+                prompted.text.encode()
+                assert any(last > first for first, last in prompted.spans)
+        read.append(content)
+
+    check()
+    assert read
+    assert refused
+    for message in refused:
+        assert message.startswith("task.train_file: ")
+        assert "\n" not in message
+        assert len(message) < 500
+        assert ", line " in message or message.endswith("is empty")
+    counted(len(read) + len(refused), "data files")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from .. import paper, storage
+from .. import paper, redact, storage
 from ..errors import ConfigError
+from ..explain import one_line
 from ..records import Record
 from . import output
 from .load import ResultsError, read_records
@@ -19,7 +21,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, f"error: {one_line(message)}\n")
 
 
 def parser(description: str | None) -> Parser:
@@ -41,13 +43,14 @@ def records(options: argparse.Namespace) -> list[Record]:
 
 
 def finish(files: Mapping[Path, bytes], check: bool, whole: Path | None = None) -> int:
-    """Write the files and name them, or only check them.
+    """Write the files and name them, or only check them. What looks like a key or a token in a record is hidden.
 
     Args:
         files: What the records give.
         check: Write nothing.
         whole: A folder that holds none but these files.
     """
+    files = {path: _redacted(content) for path, content in files.items()}
     if not check:
         output.write(files)
         for path in files:
@@ -64,14 +67,30 @@ def finish(files: Mapping[Path, bytes], check: bool, whole: Path | None = None) 
     return 1
 
 
+def _redacted(content: bytes) -> bytes:
+    try:
+        return redact.text(content.decode()).encode()
+    except UnicodeDecodeError:  # a picture
+        return content
+
+
+def not_negative(text: str) -> float:
+    """The type of a tolerance. nan would be smaller than nothing, and inf would accept everything."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise ValueError(text)
+    return number
+
+
+@redact.streams()
 def guarded(main: Callable[[], int]) -> int:
     """Run a script's main; what its user can cause is one line."""
     try:
         return main()
     except (ConfigError, ResultsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
         return storage.exit_code(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

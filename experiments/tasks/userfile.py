@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
@@ -12,6 +13,8 @@ from typing import Any
 from ..errors import ConfigError
 from .prompts import Message, pair
 
+ALPACA_ROLES = (["user", "assistant"], ["system", "user", "assistant"])
+LONGEST = 1 << 24  # characters of a line; one that is longer is some other kind of file
 PAIRS = (("instruction", "output"), ("query", "response"))  # Alpaca's names, MetaMath's names
 
 
@@ -42,7 +45,7 @@ def conversations(path: str, form: str) -> list[list[Message]]:
     rows = []
     for where, row in _json_lines(path):
         messages = _conversation(row, where)
-        if form == "alpaca" and sum(m["role"] != "system" for m in messages) != 2:
+        if form == "alpaca" and [m["role"] for m in messages] not in ALPACA_ROLES:
             raise ConfigError(f"{where}: task.prompt=alpaca holds one question and one answer; use open-instruct")
         rows.append(messages)
     return _filled(rows, path)
@@ -68,12 +71,19 @@ def _filled(rows: list[Any], path: str) -> list[Any]:
 
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
+        content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors mark their UTF-8 files
+        lines = content.decode().replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
-        line = Path(path).read_bytes()[: error.start].count(b"\n") + 1
+        line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"task.train_file: {path}, line {line}: not UTF-8 text") from None
     except OSError as error:
         raise ConfigError(f"task.train_file: cannot read {path}: {error.strerror}") from None
+    for number, text in enumerate(lines, 1):
+        if "\0" in text:
+            raise ConfigError(f"task.train_file: {path}, line {number}: holds a zero byte, so it is no text")
+        if len(text) > LONGEST:
+            raise ConfigError(f"task.train_file: {path}, line {number}: longer than {LONGEST:,} characters")
+    return lines
 
 
 def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -83,20 +93,30 @@ def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{where}: not JSON ({error})") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{where}: not JSON lines, one object a line ({error})") from None
         if not isinstance(row, dict):
-            raise ConfigError(f"{where}: must be an object with named columns, got {line[:40]}")
+            raise ConfigError(f"{where}: must be an object with named columns, got {line[:40]!r}")
         yield where, row
 
 
 def _text(row: dict[str, Any], column: str, where: str) -> str:
     if column not in row:
-        raise ConfigError(f"{where}: column {column} is missing; found: {', '.join(row) or 'none'}")
+        raise ConfigError(f"{where}: column {column} is missing; found: {_columns(row)}")
     value = row[column]
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where}: column {column} must be a text that is not empty, got {value!r}")
+        raise ConfigError(f"{where}: column {column} must be a text that is not empty, got {_shown(value)}")
+    if any("\ud800" <= c <= "\udfff" for c in value):  # JSON can escape what is no character; no tokenizer takes it
+        raise ConfigError(f"{where}: column {column} has half of a surrogate pair, which is no character")
     return value
+
+
+def _columns(row: dict[str, Any]) -> str:
+    return ", ".join(repr(name)[1:-1][:60] for name in [*row][:8]) or "none"
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:60]
 
 
 def _conversation(row: dict[str, Any], where: str) -> list[Message]:
@@ -106,10 +126,12 @@ def _conversation(row: dict[str, Any], where: str) -> list[Message]:
         if question in row:
             context = row.get("input") or ""
             if not isinstance(context, str):
-                raise ConfigError(f"{where}: column input must be a text, got {context!r}")
+                raise ConfigError(f"{where}: column input must be a text, got {_shown(context)}")
+            if context.strip():
+                _text(row, "input", where)
             return pair(_text(row, question, where), _text(row, answer, where), context)
     allowed = "; ".join(f"{q} and {a}" for q, a in PAIRS)
-    raise ConfigError(f"{where}: needs the columns {allowed}; or messages; found: {', '.join(row) or 'none'}")
+    raise ConfigError(f"{where}: needs the columns {allowed}; or messages; found: {_columns(row)}")
 
 
 def _messages(messages: Any, where: str) -> list[Message]:

@@ -1,18 +1,22 @@
 """Arithmetic word problems from gsm_symbolic's templates.
 
 The templates are generator functions, so this is the one place that runs something out of a package: the two files
-named in `sources`, pinned by sha256, in a Python of their own that sees nothing of this project.
+named in `sources`, in a Python of their own that sees nothing of this project nor of the user's environment. Their
+sums are checked each time, since the package's was only checked when it came.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..errors import ConfigError
 from ..sources import fetch
 from .corpora import Problem
 
@@ -33,10 +37,10 @@ utils = types.ModuleType("reasoning_gym.utils")
 utils.is_integer, utils.format_number = is_integer, format_number
 sys.modules["reasoning_gym"] = types.ModuleType("reasoning_gym")
 sys.modules["reasoning_gym.utils"] = utils
-each, files = int(sys.argv[1]), sys.argv[2:]
-for path in files:
+each = int(sys.argv[1])
+for code in json.load(sys.stdin):
     space = {}
-    exec(compile(open(path).read(), path, "exec"), space)
+    exec(compile(code, "<templates>", "exec"), space)
     for name in sorted(n for n in space if n.startswith("generate_")):
         for seed in range(each):
             try:
@@ -45,15 +49,19 @@ for path in files:
                 continue
             print(json.dumps([name, row["question"], row["metadata"]["answer_cot"], row["answer"]]))
 """
+SHA256 = {
+    "generators_00_49.py": "78b85da5a9225fec76d7fc27e1bad207b0dfb58b386d5e3c1089b9542c04b1e7",
+    "generators_50_99.py": "29e28c60ac623defb0acabdbf568771b4f43abb75027d2432c368d670ff4889e",
+}
 _equation = re.compile(r"(?<![\d/.*x-])(\d[\d,.]*) ([-+*/x]) (\d[\d,.]*) = \$?(\d[\d,.]*\d|\d)(?![\d/])")
 
 
 def generate(cache: Path, each: int) -> list[tuple[str, Problem]]:
     """(template, problem) for `each` draws of every template, without those whose worked answer is wrong."""
-    files = map(str, fetch("gsm-symbolic", cache).values())
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", _CHILD, str(each), *files], capture_output=True, text=True, check=True
-    )
+    code = json.dumps([_checked(path) for path in fetch("gsm-symbolic", cache).values()])
+    command = [sys.executable, "-I", "-c", _CHILD, str(each)]
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    done = subprocess.run(command, input=code, capture_output=True, text=True, check=True, env=kept)
     problems = []
     for line in done.stdout.splitlines():
         template, question, worked, answer = json.loads(line)
@@ -61,6 +69,20 @@ def generate(cache: Path, each: int) -> list[tuple[str, Problem]]:
         if solution and final.strip() == answer and answer.lstrip("-").isdigit() and consistent(solution):
             problems.append((template, Problem(question, solution, answer)))
     return problems
+
+
+def _checked(path: Path) -> str:
+    """The code in a file, if it is the one that was read by us.
+
+    Raises:
+        ConfigError: It has another sha256.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != SHA256[path.name]:
+        raise ConfigError(
+            f"{path} is not the file that was unpacked, and is not run; remove its folder to fetch it again"
+        )
+    return content.decode()
 
 
 def consistent(solution: str) -> bool:
