@@ -41,7 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if file := config.getoption("--promises"):
+    file = config.getoption("--promises")
+    if file and not hasattr(config, "workerinput"):  # with pytest-xdist the first process hears of all tests
         config.pluginmanager.register(Outcomes(file, config.rootpath))
 
 
