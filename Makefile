@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow check format setup clean
+.PHONY: demo test slow check scan audit format setup clean
 
 # In a folder of its own: results/ holds the project's records, this cell among them, and what is done is not run again.
 demo: $(READY)
@@ -19,6 +19,18 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(MAKE) scan
+
+# Keys in tracked files, by their shapes; without a network, so nothing is tried out. Entropy is left out: sums have it too.
+SCAN := --no-verify --disable-plugin HexHighEntropyString --disable-plugin Base64HighEntropyString
+scan: $(READY)
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook $(SCAN)
+
+# Known vulnerabilities of the exact versions. Needs the network; in a venv of its own, so that it changes none of ours.
+audit:
+	test -x .venv/audit/bin/pip-audit || $(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 format: $(READY)
 	$(BIN)/ruff format .
