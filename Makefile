@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo compare test slow reliability check results format setup clean
+.PHONY: demo compare test slow reliability check scan audit results format setup clean
 
 # In a folder of its own: results/ holds the project's records, this cell among them, and what is done is not run again.
 demo: $(READY)
@@ -34,12 +34,24 @@ check: $(READY)
 	$(BIN)/python scripts/make_tables.py --check --readme README.md
 	$(BIN)/python scripts/make_figures.py --check
 	$(BIN)/python scripts/make_report.py --check
+	$(MAKE) scan
 
 # All that regenerates from results/runs; `make check` fails where what is committed is something else.
 results: $(READY)
 	$(BIN)/python scripts/make_tables.py --readme README.md
 	$(BIN)/python scripts/make_figures.py
 	$(BIN)/python scripts/make_report.py
+
+# Keys in tracked files, by their shapes; without a network, so nothing is tried out. Entropy is left out: sums have it too.
+SCAN := --no-verify --disable-plugin HexHighEntropyString --disable-plugin Base64HighEntropyString
+scan: $(READY)
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook $(SCAN)
+
+# Known vulnerabilities of the exact versions. Needs the network; in a venv of its own, so that it changes none of ours.
+audit:
+	test -x .venv/audit/bin/pip-audit || $(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 format: $(READY)
 	$(BIN)/ruff format .

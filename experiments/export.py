@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mora.checkpoint import BASE_FILE
-
 from . import saved
 from .errors import ConfigError
 from .records import Record, Store
@@ -87,6 +85,8 @@ def merged(record: Record, store: Store, out: Path) -> str:
 
 def adapter(record: Record, store: Store, out: Path) -> str:
     """The adapter as training saved it, with what restarts or pretraining changed beside it."""
+    from mora.checkpoint import BASE_FILE
+
     folder = saved.folder_of(record, store)
     if not (folder / "adapter_config.json").is_file():
         raise ConfigError(f"{record.name} trained the whole model and has no adapter; --format merged exports it")
@@ -100,6 +100,8 @@ def adapter(record: Record, store: Store, out: Path) -> str:
 
 def lora(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
     """A LoRA adapter that stock PEFT loads onto the pretrained base model."""
+    from mora.checkpoint import BASE_FILE
+
     folder, family = saved.folder_of(record, store), record.config["method"]["family"]
     if family not in ("lora", "mora"):
         raise ConfigError(f"{record.name} trained the whole model and has no adapter; --format merged exports it")
@@ -142,6 +144,8 @@ def copy_adapter(folder: Path, out: Path) -> None:
     Raises:
         ConfigError: One of them is broken.
     """
+    from mora.checkpoint import BASE_FILE
+
     with saved.readable(folder):
         saved.adapter_settings(folder)
         for path in folder.glob("*.safetensors"):

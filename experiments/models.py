@@ -10,6 +10,7 @@ from typing import Any
 
 from . import scratch, shapes
 from .errors import ConfigError
+from .explain import one_line
 
 TINY_SEED = 0
 TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny` changes
@@ -62,11 +63,22 @@ def load(model: str, cache: Path, dtype: Any, seed: int = 0) -> tuple[Any, Any, 
     source = str(smollm2(cache)) if model == "smollm2-135m" else model
     try:
         # Code that comes with a model is never run, nor is the user asked at a prompt whether it should be.
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+        network, loading = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a folder can be wrong in more ways than the libraries have names for
+        if isinstance(error, MemoryError) or "memory" in str(error).lower():
+            raise
+        reason = one_line(str(error)) or type(error).__name__
+        if "ignore_mismatched_sizes" in reason:
+            reason = "the weights have other shapes than its config.json says"
         raise ConfigError(f"model {model} cannot be loaded: {reason}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ConfigError(
+            f"model {model} lacks weights, which would be random: {missing[0]} (and {len(missing) - 1} more)"
+        )
     revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
     return network, tokenizer, revision
 

@@ -46,14 +46,11 @@ def of(model: str) -> Shape | None:
         return NAMED[model]
     try:
         config = json.loads((Path(model) / "config.json").read_text())
-        return Shape(
-            config["hidden_size"],
-            config["intermediate_size"],
-            config["num_hidden_layers"],
-            config["num_attention_heads"],
-            config.get("num_key_value_heads", config["num_attention_heads"]),
-            config["vocab_size"],
-            config.get("tie_word_embeddings", False),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        heads = config["num_attention_heads"]
+        sizes = [config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")]
+        sizes += [heads, config.get("num_key_value_heads", heads), config["vocab_size"]]
+        if not all(type(size) is int and size > 0 for size in sizes):
+            return None
+        return Shape(*sizes, tied=bool(config.get("tie_word_embeddings", False)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

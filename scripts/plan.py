@@ -21,11 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hydra.errors import HydraException
 from tabulate import tabulate
 
-from experiments import overrides, paper
+from experiments import overrides, paper, tasks
 from experiments.aggregate import command_line, launch, planning
 from experiments.aggregate.fill import Results
 from experiments.aggregate.load import read_records
 from experiments.aggregate.protocol import CONF, Protocols
+from experiments.config import LARGEST
 from experiments.errors import ConfigError
 from experiments.explain import explain
 
@@ -34,7 +35,7 @@ HEADER = ("task", "method", "rank", "operator", "stage", "states", "learning rat
 
 def seeds(text: str) -> list[int]:
     found = [int(part) for part in text.split(",")]
-    if len(set(found)) != len(found) or min(found) < 0:
+    if len(set(found)) != len(found) or min(found) < 0 or max(found) > LARGEST:
         raise ValueError(text)
     return found
 
@@ -45,7 +46,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--table", type=int, action="append", default=[], choices=paper.TABLES)
     parser.add_argument("--figure", type=int, action="append", default=[], choices=paper.FIGURES)
-    parser.add_argument("--task", action="append", help="only the cells of this task (repeatable)")
+    parser.add_argument("--task", action="append", choices=tasks.NAMES, help="only the cells of this task (repeatable)")
     parser.add_argument("--method", action="append", choices=[*paper.METHODS], help="only this method (repeatable)")
     parser.add_argument("--scale", choices=paper.SCALES, default="laptop")
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -70,7 +71,10 @@ def cells(chosen: argparse.Namespace) -> list[paper.Cell]:
     found = [c for number in tables for c in paper.table_cells(number, chosen.scale)]
     found += [c for number in chosen.figure for c in paper.figure_cells(number)]
     kept = [c for c in dict.fromkeys(found) if chosen.task is None or c.task in chosen.task]
-    return [c for c in kept if chosen.method is None or c.method in chosen.method]
+    kept = [c for c in kept if chosen.method is None or c.method in chosen.method]
+    if not kept:
+        raise ConfigError("no cell of these tables and figures has this --task and this --method")
+    return kept
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -110,6 +110,62 @@ def test_scripts_refuse_a_broken_whole_model(trained, tmp_path, capsys):
     refused(evaluate.main, [key, "--results", tmp_path], capsys, "lm_head.weight holds NaN or infinity")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A model folder in which nothing is wrong."""
+    folder = tmp_path_factory.mktemp("whole")
+    models.tiny_model().save_pretrained(folder)
+    models.tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def config(**changed):
+    def act(folder):
+        (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changed))
+
+    return act
+
+
+def cut(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Bomb(folder / "went-off")}, folder / "pytorch_model.bin")
+
+
+BROKEN_BASES = {
+    "no json": (lambda f: (f / "config.json").write_text("{"), "not a valid JSON file"),
+    "a list": (lambda f: (f / "config.json").write_text("[1]"), "Unrecognized model"),
+    "deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "recursion"),
+    "a text as size": (config(hidden_size="a"), "expected int, got str"),
+    "no heads": (config(num_attention_heads=0), "cannot be loaded"),
+    "a negative size": (config(hidden_size=-4), "negative dimension"),
+    "other sizes": (config(hidden_size=128), "the weights have other shapes than its config.json says"),
+    "more layers": (config(num_hidden_layers=3), "lacks weights, which would be random: model.layers.2"),
+    "cut off": (cut, "invalid header length"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
+    "a broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "added_tokens"),
+    "code": (pickled, "Weights only load failed"),
+}
+
+
+@pytest.mark.promise("A model folder that is broken is refused in one line, and no weight of a model is left random.")
+@pytest.mark.parametrize("name", BROKEN_BASES)
+def test_a_broken_base_model_is_one_line(whole, tmp_path, name, smoke):
+    breaks, words = BROKEN_BASES[name]
+    folder = shutil.copytree(whole, tmp_path / "model")
+    models.load(str(folder), tmp_path, torch.float32)
+    breaks(folder)
+    with pytest.raises(ConfigError, match=r"^model .* (cannot be loaded: |lacks weights)") as caught:
+        models.load(smoke(f"model={folder}").model, tmp_path, torch.float32)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "went-off").exists()
+
+
 @pytest.mark.promise("Code that comes with a model is never run.")
 def test_code_in_a_model_folder_is_not_run(tmp_path):
     models.tiny_model().save_pretrained(tmp_path)

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from .conftest import ROOT
 
 WANDB_KEY = "0123456789abcdef" * 2 + "01234567"  # forty hexadecimal digits, as a commit has
 HF_TOKEN = "hf_" + "aB3" * 10
+LOGIN = "me" + ":pw"
 COMMIT = "7f7fe13" + "0" * 33
 
 
@@ -31,7 +33,7 @@ def test_a_secret_is_known_by_its_variable_or_its_prefix(keys, monkeypatch):
         assert secret not in redact.text(f"refused: {secret}.")
         assert redact.holds_secret({"a": [f"x={secret}"]})
         assert redact.everything({secret: [secret, 1]}) == {redact.HIDDEN: [redact.HIDDEN, 1]}
-    assert redact.text("pip: https://user:pass@host/simple") == "pip: https://[secret]@host/simple"
+    assert redact.text(f"pip: https://{LOGIN}@host/simple") == "pip: https://[secret]@host/simple"
     for harmless in (COMMIT, "ab" * 32, "task-uuid-laptop-mora-r8", "hf_datasets/hails/mmlu", "abc", "risk-adjusted-x"):
         assert redact.text(harmless) == harmless
 
@@ -40,7 +42,7 @@ def test_a_secret_is_known_by_its_variable_or_its_prefix(keys, monkeypatch):
 def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, monkeypatch, capsys, tmp_path):
     from experiments import training
 
-    said = f"401 for {WANDB_KEY} and {HF_TOKEN} at https://me:pw@hub/x, MY_SECRET=correct-horse-battery, {COMMIT}"
+    said = f"401 for {WANDB_KEY} and {HF_TOKEN} at https://{LOGIN}@hub/x, MY_SECRET=correct-horse-battery, {COMMIT}"
     monkeypatch.setattr(training, "train", lambda trainer: (_ for _ in ()).throw(RuntimeError(said)))
     config = smoke("method=lora", "training.steps=1", "training.warmup_steps=0")
 
@@ -63,7 +65,7 @@ def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, mon
     assert (tmp_path / "results" / "report.html") in made
     texts = [path.read_text(), out, err, *(p.read_text() for p in made)]
     for text in texts:
-        for secret in (WANDB_KEY, HF_TOKEN, "me:pw", "correct-horse-battery"):
+        for secret in (WANDB_KEY, HF_TOKEN, LOGIN, "correct-horse-battery"):
             assert secret not in text
     assert redact.HIDDEN in written["error"]["message"]
     assert COMMIT in written["error"]["message"]
@@ -112,6 +114,16 @@ def test_the_scan_sees_what_it_looks_for():
         assert SHAPES.search(line), line
     for line in (f"commit {COMMIT}", 'sha256 = "' + "ab" * 32 + '"', "token = tokenizer.eos_token_id"):
         assert not SHAPES.search(line), line
+
+
+def test_the_scan_of_make_check_finds_a_key_and_takes_no_sum_for_one(tmp_path):
+    """`make scan` knows more kinds of keys than the pattern above, and some fewer."""
+    (options,) = re.findall(r"^SCAN := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    scan = [str(Path(sys.executable).parent / "detect-secrets-hook"), "-c", "1", *options.split()]
+    (tmp_path / "a.py").write_text(f"gh = '{'ghp_' + 'aZ9' * 12}'\n")
+    assert subprocess.run([*scan, str(tmp_path / "a.py")], capture_output=True).returncode == 1
+    (tmp_path / "b.py").write_text(f"commit = '{COMMIT}'\nsha256 = '{'ab' * 32}'\n")
+    assert subprocess.run([*scan, str(tmp_path / "b.py")], capture_output=True).returncode == 0
 
 
 @pytest.mark.promise("No tracked file holds a key.")
