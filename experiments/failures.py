@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from .config import RunConfig
-from .errors import out_of_memory
+from .errors import SIGNS, out_of_memory
 
 
 def explain(error: Exception, config: RunConfig) -> dict[str, str]:
     """`error` as the record holds it: its type and message."""
     text = " ".join(str(error).split())
     if out_of_memory(error):
-        return {"type": "OutOfMemoryError", "message": f"out of memory ({_first(text)}); {remedies(config)}"}
+        return {"type": "OutOfMemoryError", "message": f"out of memory{_shortage(text)}; {remedies(config)}"}
     return {"type": type(error).__name__, "message": text}
 
 
@@ -24,7 +24,8 @@ def remedies(config: RunConfig) -> str:
     same += [f"task.eval_batch_size below {config.task.eval_batch_size}"] * ((config.task.eval_batch_size or 1) > 1)
     same += ["hardware.activation_checkpointing=true"] * (not h.activation_checkpointing)
     other = [f"method.rank below {m.rank}"] * ((m.rank or 1) > 1)
-    other += [f"quantization={name}" for name in ("nf4",) if config.quantization == "none" and _allowed(name)]
+    quantizable = m.rank and not m.restart_every and config.quantization == "none" and _allowed("nf4")
+    other += ["quantization=nf4"] * bool(quantizable)
     told = [f"the same cell with {' or '.join(same)}"] * bool(same)
     told += [f"another cell with {' or '.join(other)}"] * bool(other)
     return "less is needed for " + ", ".join(told) if told else "nothing is left to lower but the model and the batch"
@@ -35,6 +36,8 @@ def _allowed(quantization: str) -> bool:
     return bool(setting.metadata["check"].passes(quantization))
 
 
-def _first(text: str) -> str:
-    """Up to the end of the first sentence: torch goes on for pages."""
-    return text.split(". ")[0][:200]
+def _shortage(text: str) -> str:
+    """The sentence that says it, and the next, which says how much was asked for; torch goes on for pages."""
+    sentences = text.split(". ")
+    said = [i for i, sentence in enumerate(sentences) if any(sign in sentence.lower() for sign in SIGNS)]
+    return f" ({'. '.join(sentences[said[0] : said[0] + 2])})" if said else ""

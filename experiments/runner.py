@@ -143,8 +143,8 @@ def fail(record: Record, error: Exception, config: RunConfig) -> None:
     """Put the reason into the record, and say it."""
     record.status, record.error = "failed", failures.explain(error, config)
     print(f"failed: {record.error['type']}: {record.error['message']}", file=sys.stderr)
-    # Records are shared; the folders of a machine are not.
-    record.error["message"] = record.error["message"].replace(config.paths.results, "results")
+    if Path(config.paths.results).is_absolute():  # records are shared; the folders of a machine are not
+        record.error["message"] = record.error["message"].replace(str(Path(config.paths.results)), "results")
 
 
 def cell_of(config: RunConfig) -> dict[str, Any]:

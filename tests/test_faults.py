@@ -226,6 +226,28 @@ def test_a_full_disk(write, undisturbed, small_disk, tmp_path, counted):
     counted(1, "full disks")
 
 
+@pytest.mark.slow
+@pytest.mark.promise("Tables that find the disk full stay what they were, and the script says so in one line.")
+def test_tables_on_a_full_disk(undisturbed, small_disk, capsys, counted):
+    from experiments.aggregate import command_line  # here: every process that a test starts imports this file
+    from scripts import make_tables
+
+    shutil.copytree(undisturbed[1].with_name("whole") / "runs", small_disk / "runs")
+    arguments = ["--results", str(small_disk), "--table", "3"]
+    assert make_tables.main(arguments) == 0
+    tables = {p: p.read_bytes() for p in (small_disk / "tables").rglob("*") if p.is_file()}
+    assert tables
+    for path in tables:
+        path.write_text("of an earlier run")
+    fill(small_disk)
+    capsys.readouterr()
+    assert command_line.guarded(lambda: make_tables.main(arguments)) == 1
+    assert capsys.readouterr().err.endswith("No space left on device\n")
+    assert {p.read_text() for p in tables} == {"of an earlier run"}
+    assert half_written(small_disk) == []
+    counted(1, "full disks")
+
+
 def limit_files(size: int) -> None:
     """No file of this process may grow beyond `size` bytes, as under a quota."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
