@@ -63,7 +63,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, M: Tensor, operator: Operator) -> Tensor:
         ctx.operator = operator
-        # The update first: it warms the cache for the product that follows.
+        # Summing first brings x into the cache for the product.
         kept = _kernel(operator).keep(operator, x, M.dtype)
         out = _same_memory(torch.nn.functional.linear(x, weight, bias))
         _kernel(operator).add_(out, kept, M, operator)

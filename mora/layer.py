@@ -105,7 +105,8 @@ class MoraLinear(nn.Module, MoraLayer):
                 result = result + update.to(result.dtype)
             return result
         if self._base_is_a_product(x) and not self._drops(names[0]):
-            base, (first, *names) = self.base_layer, names
+            base: Any = self.base_layer
+            first, *names = names
             result = fused.linear(x, base.weight, base.bias, self.mora_M[first], self.mora_operator[first])
         else:
             result = self.base_layer(x, *args, **kwargs)
