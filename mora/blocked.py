@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .grouped import Grouping, strided
+from .grouped import CACHED, Grouping, strided
 
 ROTATION_BASE = 10_000.0
 
@@ -171,15 +171,19 @@ class Blocked:
 
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
         """``weight += sign * delta_weight(M)``, in place; only the blocks that M fills are touched."""
-        P, period = self.matrices(M), self.tiles.r_hat
-        for start in range(0, self.out_features, period):
-            tile = weight[start : start + period]
-            for run in self.runs:
-                for i in range(run.length):
-                    row, column = run.row + i * run.height, run.column + i * run.width
-                    rows = tile[row : row + run.height]
-                    block = P[run.block + i, : len(rows), run.offset : run.offset + run.width]
-                    rows[:, column : column + run.width].add_(block, alpha=sign)
+        period, at_once = self.tiles.r_hat, max(1, CACHED // self.r_hat)
+        cos, sin = self.tables(M)
+        for run in self.runs:
+            for i in range(run.length):
+                block, column = run.block + i, run.column + i * run.width
+                for top in range(0, run.height, at_once):
+                    part = M[top : min(top + at_once, run.height)]
+                    if self.rotate:
+                        part = turn(part, cos[block], -sin[block])
+                    part = part[:, run.offset : run.offset + run.width]
+                    for row in range(run.row + i * run.height + top, self.out_features, period):
+                        rows = weight[row : row + len(part), column : column + run.width]
+                        rows.add_(part[: len(rows)], alpha=sign)
         return weight
 
 

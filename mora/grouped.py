@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+CACHED = 2**17  # so many numbers of a temporary stay in a core's cache: half a megabyte
+
 
 class Segment(NamedTuple):
     """`repeat` features for each of `width` groups, laid out group-fastest (strided) or group-slowest."""
@@ -176,7 +178,22 @@ class Grouped:
             if s.strided:
                 self.outputs.add_spread_(s.fold(weight).movedim(0, -1), part.mT, sign)
             else:
-                # Runs of a few equal columns are too short to broadcast at speed: write out q of the d rows first.
-                part = part.repeat_interleave(s.repeat, dim=1)
-                self.outputs.add_spread_(weight[:, s.features].mT, part.mT, sign)
+                _add_runs_(weight[:, s.features], part, s.repeat, self.outputs, sign)
         return weight
+
+
+def _add_runs_(weight: Tensor, part: Tensor, repeat: int, outputs: Grouping, sign: float) -> None:
+    """Add `part`, each of its columns `repeat` times in a row, and its rows as `outputs` spreads them.
+
+    Runs of a few equal columns are too short to broadcast at speed: some rows of M at a time are written out.
+    """
+    at_once = max(1, CACHED // weight.shape[1])
+    for s in outputs.segments:
+        target = weight[s.features].unflatten(0, s.shape)
+        for first in range(0, s.width, at_once):
+            groups = slice(first, first + at_once)
+            rows = part[s.groups][groups].repeat_interleave(repeat, dim=1)
+            if s.strided:
+                target[:, groups].add_(rows, alpha=sign)
+            else:
+                target[groups].add_(rows.unsqueeze(1), alpha=sign)

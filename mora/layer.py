@@ -15,10 +15,11 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
 
+from . import fused
 from .config import MoraConfig
-from .fused import add_update
 from .grouped import Grouped
 from .operators import Operator
 
@@ -92,22 +93,43 @@ class MoraLinear(nn.Module, MoraLayer):
         """(..., k) -> (..., d)."""
         if self.disable_adapters and self.merged:
             self.unmerge()
-        result = self.base_layer(x, *args, **kwargs)
         names = [name for name in self.active_adapters if name in self.mora_M]
         if self.disable_adapters or self.merged or not names:
-            return result
+            return self.base_layer(x, *args, **kwargs)
         if torch.compiler.is_compiling():
             # The compiler fuses the plain composition by itself, and with what surrounds the layer.
+            result = self.base_layer(x, *args, **kwargs)
             for name in names:
                 M, inputs = self.mora_M[name], self.mora_dropout[name](x)
                 update = self.mora_operator[name].apply(self._cast_input_dtype(inputs, M.dtype), M)
                 result = result + update.to(result.dtype)
             return result
-        if not self._owns_base_output:
-            result = result.clone(memory_format=torch.contiguous_format)
+        if self._base_is_a_product(x) and not self._drops(names[0]):
+            base: Any = self.base_layer
+            first, *names = names
+            result = fused.linear(x, base.weight, base.bias, self.mora_M[first], self.mora_operator[first])
+        else:
+            result = self.base_layer(x, *args, **kwargs)
+            if not self._owns_base_output:
+                result = result.clone(memory_format=torch.contiguous_format)
         for name in names:
-            result = add_update(result, self.mora_dropout[name](x), self.mora_M[name], self.mora_operator[name])
+            inputs, M = self.mora_dropout[name](x), self.mora_M[name]
+            result = fused.add_update(result, inputs, M, self.mora_operator[name])
         return result
+
+    def _drops(self, name: str) -> bool:
+        dropout = self.mora_dropout[name]
+        return isinstance(dropout, nn.Dropout) and dropout.training
+
+    def _base_is_a_product(self, x: Tensor) -> bool:
+        # Then it need not be called: nobody is to see its input or output, and it is frozen.
+        base: Any = self.base_layer
+        if type(base) is not nn.Linear or type(base.weight) is not nn.Parameter or "forward" in vars(base):
+            return False
+        watched = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+        trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
+        plain = not watched and not trained and self.quantization_backend is None and not _has_any_global_hook()
+        return plain and x.dtype == base.weight.dtype and not torch.is_autocast_enabled(x.device.type)
 
     @property
     def _owns_base_output(self) -> bool:

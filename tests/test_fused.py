@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mora import MoraConfig, operators
+from mora import MoraConfig, fused, operators
 from mora.fused import add_update
 
 settings.register_profile("no deadline", deadline=None)  # how long a case takes depends on who else uses the machine
@@ -38,6 +38,15 @@ def tensors(k, d, q, leading=(4,), dtype=torch.float64):
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
 
+def assert_same(actual, expected, inputs):
+    """Equal values, and equal derivatives by each of `inputs`."""
+    torch.testing.assert_close(actual, expected)
+    direction = torch.randn_like(expected)
+    pairs = zip(*(torch.autograd.grad(y, inputs, direction) for y in (actual, expected)), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other)
+
+
 def in_fresh_memory(result, x, M, operator):
     return add_update(result.clone(), x, M, operator)
 
@@ -47,14 +56,17 @@ def test_equals_the_plain_composition(variant, k, d, q, leading):
     name, options = variant
     operator = operators.build(name, k, d, q, **options)
     inputs = tensors(k, d, q, leading)
-    fused = in_fresh_memory(*inputs, operator)
-    plain = inputs[0] + operator.apply(*inputs[1:])
-    torch.testing.assert_close(fused, plain)
-    direction = torch.randn_like(plain)
-    for actual, expected in zip(
-        torch.autograd.grad(fused, inputs, direction), torch.autograd.grad(plain, inputs, direction), strict=True
-    ):
-        torch.testing.assert_close(actual, expected)
+    assert_same(in_fresh_memory(*inputs, operator), inputs[0] + operator.apply(*inputs[1:]), inputs)
+
+
+@given(variants, sizes, sizes, squares, st.sampled_from([(), (3,), (2, 0), (2, 3)]), st.booleans())
+def test_with_the_base_equals_the_plain_composition(variant, k, d, q, leading, with_bias):
+    name, options = variant
+    operator = operators.build(name, k, d, q, **options)
+    _, *inputs = tensors(k, d, q, leading)
+    weight, bias = torch.randn(d, k, dtype=torch.float64), torch.randn(d, dtype=torch.float64) if with_bias else None
+    base = nn.functional.linear(inputs[0], weight, bias)
+    assert_same(fused.linear(inputs[0], weight, bias, inputs[1], operator), base + operator.apply(*inputs), inputs)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -62,7 +74,10 @@ def test_equals_the_plain_composition(variant, k, d, q, leading):
 def test_gradcheck(variant, shape):
     name, options = variant
     operator = operators.build(name, *shape, **options)
-    assert torch.autograd.gradcheck(lambda *inputs: in_fresh_memory(*inputs, operator), tensors(*shape, leading=(2,)))
+    result, x, M = tensors(*shape, leading=(2,))
+    assert torch.autograd.gradcheck(lambda *inputs: in_fresh_memory(*inputs, operator), (result, x, M))
+    weight = torch.randn(shape[1], shape[0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x, M: fused.linear(x, weight, None, M, operator), (x, M))
 
 
 @given(variants, sizes, sizes, squares, st.sampled_from([torch.bfloat16, torch.float16]))
@@ -107,6 +122,10 @@ def test_a_second_derivative_is_an_error_not_a_wrong_value(name):
     (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+    y = fused.linear(x, torch.randn(14, 10, dtype=torch.float64), None, M, operators.build(name, 10, 14, 6))
+    (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def bytes_saved(model: nn.Module, x: torch.Tensor) -> int:
@@ -146,3 +165,92 @@ def test_a_frozen_adapter_keeps_nothing(name):
     config = MoraConfig(operator=name, target_modules=["0"])
     model = get_peft_model(nn.Sequential(nn.Linear(20, 20, bias=False)), config).requires_grad_(False)
     assert bytes_saved(model, torch.randn(3, 20, requires_grad=True)) == 0
+
+
+def one_layer(operator="sharing", **options):
+    """A MoraLinear on a frozen layer, and an input for it."""
+    torch.manual_seed(0)
+    config = MoraConfig(r=2, operator=operator, init_weights=False, target_modules=["0"], **options)
+    model = get_peft_model(nn.Sequential(nn.Linear(10, 14)), config)
+    return model.get_base_model()[0], torch.randn(5, 10, requires_grad=True)
+
+
+def by_the_base(monkeypatch, layer, x):
+    """Whether the layer calls its base layer instead of computing it itself."""
+    computed = []
+    linear = fused.linear
+    monkeypatch.setattr(fused, "linear", lambda *inputs: computed.append(1) or linear(*inputs))
+    y = layer(x)
+    assert y.shape == (5, 14)
+    return not computed
+
+
+def test_a_plain_frozen_base_is_not_called(monkeypatch):
+    assert not by_the_base(monkeypatch, *one_layer())
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        lambda base: base.register_forward_hook(lambda *_: None),
+        lambda base: base.register_forward_pre_hook(lambda *_: None),
+        lambda base: base.register_full_backward_hook(lambda *_: None),
+        lambda base: base.register_full_backward_pre_hook(lambda *_: None),
+        lambda base: setattr(base, "forward", lambda x: nn.Linear.forward(base, x)),
+        lambda base: base.weight.requires_grad_(),
+        lambda base: base.bias.requires_grad_(),
+        lambda base: nn.utils.parametrizations.weight_norm(base),
+    ],
+    ids=[
+        "forward",
+        "forward pre",
+        "backward",
+        "backward pre",
+        "replaced",
+        "weight trains",
+        "bias trains",
+        "parametrized",
+    ],
+)
+def test_a_base_that_is_watched_or_trained_is_called(monkeypatch, watch):
+    layer, x = one_layer()
+    expected = layer(x)
+    watch(layer.base_layer)
+    assert by_the_base(monkeypatch, layer, x)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_hooks_on_all_modules_see_the_base(monkeypatch):
+    layer, x = one_layer()
+    seen = []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        assert by_the_base(monkeypatch, layer, x)
+    finally:
+        hook.remove()
+    assert layer.base_layer in seen
+
+
+def test_active_dropout_leaves_the_base_its_own_input(monkeypatch):
+    layer, x = one_layer(mora_dropout=0.5)
+    assert by_the_base(monkeypatch, layer.train(), x)
+    assert not by_the_base(monkeypatch, layer.eval(), x)
+
+
+@pytest.mark.parametrize("name", operators.NAMES)
+def test_the_gradient_of_another_use_of_the_input_is_left_alone(name):
+    """The update's gradient is added in place to the base's; that must be nobody else's tensor."""
+    layer, x = one_layer(name)
+    layer, x = layer.double(), x.detach().double().requires_grad_()
+    kept = []
+    y = x * 1.0
+    y.register_hook(kept.append)
+    total = layer(y).sum() + (y * 3).sum() + layer(y).square().sum()
+    (gradient,) = torch.autograd.grad(total, x, retain_graph=True)
+    first = [g.clone() for g in kept]
+    (again,) = torch.autograd.grad(total, x)
+    assert torch.equal(gradient, again)
+    assert torch.equal(kept[0], first[0])
+    W = layer.base_layer.weight + layer.get_delta_weight("default")
+    output = x @ W.T + layer.base_layer.bias
+    torch.testing.assert_close(gradient, W.sum(0) + 3 + 2 * output @ W)

@@ -1,0 +1,111 @@
+"""Measure speed and memory against PEFT's LoRA, dense arithmetic and a bare loop; write docs/performance.md.
+
+    python scripts/benchmark.py                       all parts, about eight minutes on two quiet cores
+    python scripts/benchmark.py --only linear,memory  these parts; what else was measured before stays
+    python scripts/benchmark.py --render              the page again, from what was measured
+
+A part is stored when it is finished, so an interrupted measurement goes on with --only. Exit codes: 0 done; 1 with
+--render --check: the page is stale; 2 a bad argument.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments.aggregate import command_line
+from experiments.errors import ConfigError
+from experiments.records import write_json
+from scripts.benchmarks import page
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = 1
+PARTS = tuple(page.TITLES)
+
+
+def names(text: str) -> list[str]:
+    """The parts of a list with commas, in the order in which they run."""
+    asked = text.split(",")
+    if unknown := sorted(set(asked) - set(PARTS)):
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no part; allowed: {', '.join(PARTS)}")
+    return [name for name in PARTS if name in asked]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command_line.Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--only", type=names, default=list(PARTS), metavar="A,B,...", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="few rounds: a first look")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmark.json", metavar="JSON")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", metavar="MARKDOWN")
+    parser.add_argument("--render", action="store_true", help="measure nothing")
+    parser.add_argument(
+        "--check", action="store_true", help="with --render: write nothing; exit 1 if the page is stale"
+    )
+    options = parser.parse_args(arguments)
+    if options.check and not options.render:
+        parser.error("--check goes with --render")
+    measured = read(options.output)
+    if not options.render:
+        # As run.py does, and before torch is imported: threads that spin would slow each other down.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        for name in options.only:
+            print(f"measuring: {name}", file=sys.stderr)
+            measured["parts"][name] = part(name, options.quick)
+            write_json(options.output, measured)
+    elif not measured["parts"]:
+        raise ConfigError(f"{options.output} holds no measurement; run without --render first")
+    text = page.render(measured)
+    print(text)
+    return command_line.finish({options.page: text.encode()}, options.check)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What was measured before.
+
+    Raises:
+        ConfigError: The file is something else.
+    """
+    try:
+        measured: dict[str, Any] = json.loads(path.read_text())
+        if measured["schema"] != SCHEMA or not isinstance(measured["parts"], dict):
+            raise ValueError(f"schema {measured['schema']}, this version reads {SCHEMA}")
+    except FileNotFoundError:
+        return {"schema": SCHEMA, "parts": {}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not a measurement ({error}); name another file with --output") from None
+    return measured
+
+
+def part(name: str, quick: bool) -> dict[str, Any]:
+    """Measure one part."""
+    load, start = os.getloadavg(), time.perf_counter()
+    measure = importlib.import_module(f"scripts.benchmarks.{name}").measure
+    import torch
+
+    from experiments import provenance
+
+    torch.manual_seed(0)
+    about = provenance.describe()
+    rows = list(measure(quick))
+    return {
+        "quick": quick,
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": [round(value, 2) for value in load],
+        "seconds": round(time.perf_counter() - start, 1),
+        "provenance": about,
+        "rows": rows,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.guarded(main))

@@ -1,0 +1,98 @@
+"""Tokens a second of run.py's Trainer, after its warm-up, against a bare loop on the same model and batch.
+
+The two take turns within one training: after every few steps of the Trainer, a callback takes as many steps of the
+bare loop on a copy of the model. The bare loop has its one batch ready; the Trainer fetches, collates, logs, steps its
+schedule and draws its progress bar meanwhile. Points of the curve and checkpoints are work that was asked for, and
+are left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from experiments import callbacks, config, methods, models, resolvers, tasks, training
+from experiments.aggregate.protocol import composition
+from experiments.hardware import place
+
+from . import steps, timing
+
+METHODS = ("lora", "mora")
+WARM_UP = 20
+SEGMENT = 10
+
+
+class Turns(TrainerCallback):
+    """Times segments of the Trainer's steps, and after each one as many calls of `bare`."""
+
+    def __init__(self, bare: Callable[[], None]) -> None:
+        self.bare = bare
+        self.samples: timing.Samples = {"bare loop": [], "run.py": []}
+        self.since = 0.0
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take a turn of the bare loop where a segment ends; the first one counts for neither."""
+        past = state.global_step - WARM_UP
+        if past < 0 or past % SEGMENT:
+            return
+        if past > 0:
+            self.samples["run.py"].append(time.perf_counter() - self.since)
+        start = time.perf_counter()
+        for _ in range(SEGMENT):
+            self.bare()
+        if past > 0:
+            self.samples["bare loop"].append(time.perf_counter() - start)
+        self.since = time.perf_counter()
+
+
+def measure(quick: bool) -> Iterator[dict[str, Any]]:
+    """Two rows for each method, of the UUID task at laptop scale."""
+    segments = 3 if quick else 20
+    for method in METHODS:
+        samples, tokens = train(method, segments)
+        for name, times in samples.items():
+            summary = timing.summary(times)
+            # The ratio of speeds is the inverse of that of times.
+            against = timing.ratio(samples, "bare loop", name)
+            row = {"method": method, "loop": name, "tokens_per_second": round(tokens / summary["median"], 1)}
+            yield row | {"time": summary, "ratio": against}
+
+
+def train(method: str, segments: int) -> tuple[timing.Samples, int]:
+    """Train `method` for so many segments; also the tokens of a segment."""
+    resolvers.register()
+    never = 1_000_000
+    steps_in_all = WARM_UP + SEGMENT * segments
+    with tempfile.TemporaryDirectory(prefix="mora-benchmark-") as folder:
+        run = config.parse(
+            composition(
+                [
+                    f"method={method}",
+                    "task=uuid",
+                    "scale=laptop",
+                    "hardware=cpu",
+                    "method.dropout=0.0",
+                    f"training.steps={steps_in_all}",
+                    f"training.evaluate_every={never}",
+                    f"training.checkpoint_every={never}",
+                ]
+            )
+        )
+        training.quiet()
+        network, tokenizer, _ = models.load(run.model, run.paths.cache_folder, methods.base_dtype(run, place(run)))
+        prepared = tasks.get("uuid").prepare(run, tokenizer)
+        training.set_seed(run.seed)
+        adapted = methods.adapt(network, run)
+        batch = training.collate([prepared.train[i] for i in range(run.training.batch_size)])
+        turns = Turns(steps.step(copy.deepcopy(adapted.model).train(), batch))
+        trainer = training.build(adapted, prepared.train, lambda: {}, run, place(run), Path(folder))
+        trainer.add_callback(callbacks.ProgressBar())
+        trainer.add_callback(turns)
+        training.train(trainer)
+        return turns.samples, SEGMENT * batch["input_ids"].numel()

@@ -1,0 +1,71 @@
+"""A whole training step: forward, backward, clipping and AdamW, with LoRA, with MoRA, and with MoRA composed plainly.
+
+Plainly is the authors' way: compress, multiply, decompress and add are operations of their own, and rotation turns
+the activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig
+
+from mora import MoraConfig
+
+from . import memory, models, timing
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is timed; tokens a step are rows times length."""
+
+    model: str
+    r: int
+    operator: str
+    rows: int
+    length: int
+    seconds: float
+
+
+SETTINGS = (
+    Setting("tiny", 8, "sharing", 16, 74, 6.0),  # the batch of the UUID task
+    Setting("smollm2-135m", 8, "sharing", 4, 128, 60.0),
+    Setting("smollm2-135m", 8, "rotation", 4, 128, 30.0),
+    Setting("llama-250m", 128, "sharing", 2, 128, 40.0),
+)
+
+
+def step(model: Any, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+    """One optimizer step on `batch`, as a bare loop does it."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
+
+    def call() -> None:
+        model(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return call
+
+
+def measure(quick: bool) -> Iterator[dict[str, Any]]:
+    """A row for each setting and method."""
+    for s in SETTINGS:
+        base = models.base(s.model)
+        ids = torch.randint(3, base.config.vocab_size, (s.rows, s.length), generator=torch.Generator().manual_seed(0))
+        batch = {"input_ids": ids, "labels": ids}
+        mora = MoraConfig(r=s.r, operator=s.operator, target_modules=models.TARGETS)
+        calls = {
+            "lora": step(models.adapted(base, LoraConfig(r=s.r, target_modules=models.TARGETS)), batch),
+            "mora": step(models.adapted(base, mora), batch),
+            "mora, composed plainly": step(models.compose_plainly(models.adapted(base, mora)), batch),
+        }
+        samples = timing.alternate(calls, s.seconds / 10 if quick else s.seconds, (2, 3) if quick else (5, 60))
+        for name, call in calls.items():
+            against = timing.ratio(samples, name, "lora")
+            row = {"model": s.model, "r": s.r, "operator": s.operator, "tokens": s.rows * s.length, "method": name}
+            yield row | {"time": timing.summary(samples[name]), "ratio": against, "peak": memory.peak_bytes(call)}

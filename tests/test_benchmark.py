@@ -1,0 +1,169 @@
+"""The benchmark measures what it says and writes it down whole. No test here looks at a time."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from experiments.aggregate import command_line
+from scripts import benchmark
+from scripts.benchmarks import linear, memory, models, page, targets, timing
+
+from .conftest import ROOT
+
+JSON, PAGE = ROOT / "results" / "benchmark.json", ROOT / "docs" / "performance.md"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(linear, "SHAPES", ((24, 40),))
+    monkeypatch.setattr(linear, "RANKS", (8,))
+    monkeypatch.setattr(linear, "TOKENS", 16)
+    monkeypatch.setattr(memory, "SHAPES", ((24, 40), (4096, 4096)))
+
+
+def run(tmp_path, *arguments):
+    files = ["--output", str(tmp_path / "b.json"), "--page", str(tmp_path / "b.md")]
+    return command_line.guarded(lambda: benchmark.main([*arguments, *files]))
+
+
+def test_a_part_is_measured_stored_and_rendered_and_another_joins_it(small, tmp_path, capsys):
+    assert run(tmp_path, "--quick", "--only", "memory") == 0
+    first = json.loads((tmp_path / "b.json").read_text())
+    assert list(first["parts"]) == ["memory"]
+    part = first["parts"]["memory"]
+    assert part["quick"] is True
+    assert part["provenance"]["packages"]["torch"]
+    assert len(part["load_average"]) == 3
+    assert {row["method"] for row in part["rows"]} == {"frozen", "lora", "dora", *linear.OPERATORS}
+    text = (tmp_path / "b.md").read_text()
+    assert text == page.render(first)
+    assert text in capsys.readouterr().out
+    assert "| met" in text  # the bytes of sharing are a count, the same on every machine
+    assert run(tmp_path, "--quick", "--only", "linear") == 0
+    both = json.loads((tmp_path / "b.json").read_text())
+    assert both["parts"].keys() == {"memory", "linear"}
+    assert both["parts"]["memory"] == part
+    rows = both["parts"]["linear"]["rows"]
+    assert all(0 < r["time"]["min"] <= r["time"]["q1"] <= r["time"]["median"] <= r["time"]["q3"] for r in rows)
+    assert all("against_lora" in row for row in rows if row["method"] != "frozen")
+    assert run(tmp_path, "--render", "--check") == 0
+
+
+def test_the_committed_page_is_what_the_committed_measurement_gives():
+    done = subprocess.run(
+        [sys.executable, "scripts/benchmark.py", "--render", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_committed_measurement_speaks_to_every_target():
+    parts = json.loads(JSON.read_text())["parts"]
+    assert list(page.TITLES) == [name for name in page.TITLES if name in parts]
+    assert "not measured" not in PAGE.read_text()
+    for target in targets.TARGETS:
+        assert target.worst(parts[target.part]["rows"])
+
+
+def test_a_stale_page_is_noticed_and_left(tmp_path, capsys):
+    shutil.copy(JSON, tmp_path / "b.json")
+    (tmp_path / "b.md").write_text("old")
+    assert run(tmp_path, "--render", "--check") == 1
+    assert (tmp_path / "b.md").read_text() == "old"
+
+
+@pytest.mark.parametrize("arguments", [("--only", "everything"), ("--only", ""), ("--check",), ("--speed",)])
+def test_a_bad_argument_is_one_line_and_2(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, *arguments)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 99, "parts": {}}', '{"parts": {}}'])
+def test_a_file_that_is_no_measurement_is_one_line_and_left_alone(content, tmp_path, capsys):
+    (tmp_path / "b.json").write_text(content)
+    assert run(tmp_path, "--quick", "--only", "memory") == 2
+    assert (tmp_path / "b.json").read_text() == content
+    error = capsys.readouterr().err
+    assert "is not a measurement" in error
+    assert error.count("\n") == 1
+
+
+def test_an_interrupted_part_leaves_those_before_it(small, tmp_path, monkeypatch):
+    assert run(tmp_path, "--quick", "--only", "memory") == 0
+    before = (tmp_path / "b.json").read_bytes()
+    monkeypatch.setattr(linear, "measure", lambda quick: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run(tmp_path, "--quick", "--only", "linear") == 130
+    assert (tmp_path / "b.json").read_bytes() == before
+
+
+def test_candidates_take_turns_in_both_directions():
+    calls = []
+    samples = timing.alternate({n: lambda n=n: calls.append(n) for n in "abc"}, 0.0, (3, 5))
+    assert "".join(calls) == "abc" + "abc" + "cba" + "abc"
+    assert {name: len(times) for name, times in samples.items()} == dict.fromkeys("abc", 3)
+
+
+def test_ratios_are_of_medians_with_the_quartiles_within_rounds():
+    samples = {"base": [1.0, 1.0, 2.0], "lora": [3.0, 3.0, 5.0], "mora": [2.0, 1.5, 3.0]}
+    assert timing.ratio(samples, "mora", "base")["value"] == 2.0
+    less = timing.ratio(samples, "mora", "lora", less="base")
+    assert less["value"] == 0.5
+    assert (less["q1"], less["q3"]) == (0.2917, 0.4167)  # of 0.5, 0.25 and 1 / 3
+    assert less["of_minima"] == 0.25
+    assert timing.summary([4.0, 1.0, 3.0, 2.0]) == {"median": 2.5, "q1": 1.75, "q3": 3.25, "min": 1.0, "rounds": 4}
+
+
+def started(command, median):
+    time = {"median": median, "q1": median, "q3": median, "min": median, "rounds": 3}
+    return {"command": command, "time": time}
+
+
+def test_the_worst_case_decides_and_a_miss_names_its_cases():
+    rows = [started("run.py --help", 1.0), started("run.py --cfg job", 1.6), started("a finished cell", 1.9)]
+    part = {"load_average": [7.0, 1.0, 1.0], "cores": 2, "rows": rows}
+    text = page.targets({"startup": part})
+    (missed,) = (line for line in text.splitlines() if "not met" in line and line.startswith("|"))
+    assert "1.60 s" in missed
+    (reason,) = (line for line in text.splitlines() if line.startswith("* "))
+    assert "(run.py --cfg job)" in reason
+    assert "a load of 7.0 on 2 cores" in reason
+    (met,) = (line for line in text.splitlines() if "| met" in line)
+    assert "a finished cell" in met
+    assert text.count("not measured") == len(targets.TARGETS) - 2
+
+
+def test_at_least_is_not_at_most():
+    (target,) = (t for t in targets.TARGETS if t.part == "harness")
+    rows = [{"loop": "run.py", "method": m, "ratio": {"value": v}} for m, v in (("lora", 0.99), ("mora", 0.94))]
+    row, value = target.worst(rows)
+    assert row["method"] == "mora"
+    assert not target.met(value["value"])
+    assert target.met(0.95)
+
+
+def test_peak_memory_is_what_was_held_at_once():
+    assert memory.peak_bytes(lambda: [torch.empty(1000) for _ in range(3)]) == 12_000
+    assert memory.peak_bytes(lambda: [torch.empty(1000).numel() for _ in range(3)]) == 4_000
+
+
+def test_copies_share_the_frozen_weights_and_the_plain_way_is_the_same_function():
+    from mora import MoraConfig
+
+    base = models.base("tiny")
+    config = MoraConfig(operator="rotation", target_modules=models.TARGETS, init_weights=False)
+    torch.manual_seed(0)
+    fused = models.adapted(base, config)
+    torch.manual_seed(0)
+    plain = models.compose_plainly(models.adapted(base, config))
+    weights = [dict(m.named_parameters())["base_model.model.lm_head.weight"] for m in (fused, plain)]
+    assert weights[0] is weights[1] is base.lm_head.weight
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(fused(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(plain(ids).logits, base(ids).logits, rtol=1e-2, atol=1e-2)
