@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -51,6 +51,6 @@ def of(model: str) -> Shape | None:
         sizes += [heads, config.get("num_key_value_heads", heads), config["vocab_size"]]
         if not all(type(size) is int and size > 0 for size in sizes):
             return None
-        return Shape(*sizes, tied=bool(config.get("tie_word_embeddings", False)))
+        return replace(Shape(*sizes), tied=bool(config.get("tie_word_embeddings", False)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

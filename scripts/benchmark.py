@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.aggregate import command_line
 from experiments.errors import ConfigError
-from experiments.records import write_json
+from experiments.storage import write_json
 from scripts.benchmarks import page
 
 ROOT = Path(__file__).resolve().parent.parent
