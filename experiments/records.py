@@ -139,12 +139,16 @@ class Store:
         return self.results / "models" / key
 
     def read(self, key: str, *, quietly: bool = False) -> Record | None:
-        """The record with this key. None where there is none, or none that this version can read."""
+        """The record with this key. None where there is none, or none that this version can read.
+
+        Raises:
+            OSError: There is one, and the disk does not give it: that must not look like a cell never run.
+        """
         try:
             return from_json(self.path(key).read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             if not quietly:
                 print(f"warning: {self.path(key)} is not a readable record ({error}); it is ignored", file=sys.stderr)
             return None

@@ -17,7 +17,7 @@ from experiments.records import CELL_FIELDS, Record, Store, key_of
 from experiments.runner import cell_identity
 from experiments.storage import write_json
 
-from .conftest import ROOT
+from .conftest import ROOT, compose
 from .processes import SMOKE, begin, half_written, launch, outcome, printed, the_record
 
 CELL = dict.fromkeys(CELL_FIELDS) | {"seed": 0}
@@ -68,6 +68,20 @@ def test_an_unreadable_record_is_kept_aside(tmp_path, counted):
     assert json.loads(path.read_text())["schema"] == 1
     assert path.with_suffix(".unreadable").read_text() == newer
     counted(1, "records of a newer schema")
+
+
+@pytest.mark.promise("A record that is there but cannot be read from the disk ends the run, and is not written over.")
+def test_a_record_that_the_disk_does_not_give(tmp_path, counted):
+    """As root reads everything: a folder in its place."""
+    arguments = ["method=none", *SMOKE, f"paths.results={tmp_path / 'results'}"]
+    path = Store(tmp_path / "results").path(key_of(cell_identity(compose(*arguments))))
+    path.mkdir(parents=True)
+    done = launch(*arguments, log=tmp_path / "log")
+    assert done.code == 2
+    assert len(done.said) == 1
+    assert str(path) in done.said[0]
+    assert path.is_dir()
+    counted(1, "unreadable records")
 
 
 @pytest.mark.promise("A write that fails leaves what was there, and nothing beside it.")
