@@ -92,8 +92,9 @@ def part(name: str, quick: bool) -> dict[str, Any]:
     measure = importlib.import_module(f"scripts.benchmarks.{name}").measure
     import torch
 
-    from experiments import provenance
+    from experiments import provenance, training
 
+    training.quiet()
     torch.manual_seed(0)
     about = provenance.describe()
     rows = list(measure(quick))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from mora import operators
+from mora import blocked, grouped, operators
 
 settings.register_profile("no deadline", deadline=None)  # how long a case takes depends on who else uses the machine
 settings.load_profile("no deadline")
@@ -125,6 +125,18 @@ def test_add_delta_is_the_dense_sum(variant, k, d, q, sign):
     for target in (weight.clone(), weight.T.clone(memory_format=torch.contiguous_format).T):
         operator.add_delta_(target, M, sign)
         torch.testing.assert_close(target, weight + sign * operator.delta_weight(M), rtol=0, atol=1e-12)
+
+
+@given(variants, sizes, sizes, squares, st.integers(1, 300))
+def test_delta_is_the_same_whatever_fits_the_cache(variant, k, d, q, cached):
+    """The sizes above fit it whole; large layers are merged a piece at a time."""
+    name, options = variant
+    operator, M = operators.build(name, k, d, q, **options), generic(q)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (grouped, blocked):
+            patch.setattr(module, "CACHED", cached)
+        pieces = operator.delta_weight(M)
+    assert torch.equal(pieces, operator.delta_weight(M))
 
 
 @given(variants, sizes, sizes, squares)

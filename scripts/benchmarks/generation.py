@@ -12,7 +12,7 @@ from mora import MoraConfig
 
 from . import models, timing
 
-CASES = (("tiny", 32, 36), ("smollm2-135m", 8, 16))  # model, prompts, new tokens
+CASES = (("tiny", 32, 36), ("smollm2-135m", 4, 12))  # model, prompts, new tokens
 PROMPT = 38  # tokens
 
 
@@ -29,7 +29,7 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
             "one by one, without cache": partial(generate, model, one, length, cache=False),
             "batched": partial(generate, model, [ids], length),
         }
-        samples = timing.alternate(ways, 1.0 if quick else 12.0, (2, 3) if quick else (3, 15))
+        samples = timing.alternate(ways, 1.0 if quick else 8.0, (2, 3) if quick else (3, 15))
         for way, times in samples.items():
             summary = timing.summary(times)
             speed = round(count * length / summary["median"], 1)

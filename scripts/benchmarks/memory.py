@@ -40,7 +40,6 @@ def bytes_saved(layer: nn.Module, x: torch.Tensor) -> int:
 
 def peak_bytes(call: Callable[[], object]) -> int:
     """The most bytes that `call`, which frees what it allocates, has allocated at one moment."""
-    call()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
     with tempfile.TemporaryDirectory(prefix="mora-profile-") as folder:

@@ -28,7 +28,7 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
             "a finished cell": (cell, 0),
         }
         calls = {name: lambda arguments=arguments: call(*arguments) for name, arguments in commands.items()}
-        samples = timing.alternate(calls, 0.0 if quick else 30.0, (3, 15))
+        samples = timing.alternate(calls, 0.0 if quick else 20.0, (3, 15))
         for name, times in samples.items():
             yield {"command": name, "time": timing.summary(times)}
 
