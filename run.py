@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import config as configuration
-from experiments import resolvers
+from experiments import ranks, resolvers
 from experiments.errors import ConfigError
 from experiments.explain import explain
 
@@ -29,7 +29,8 @@ CONF = Path(__file__).parent / "conf"
 
 def refuse(error: Exception) -> None:
     """One line: what was wrong, where, which values are allowed."""
-    print(f"error: {explain(error, sys.argv[1:], CONF)}", file=sys.stderr)
+    if ranks.first():
+        print(f"error: {explain(error, sys.argv[1:], CONF)}", file=sys.stderr)
 
 
 def main() -> int:
@@ -47,8 +48,11 @@ def main() -> int:
             refuse(error)
             codes.append(2)
             return None
-        report.show(record, config)
+        if ranks.first():
+            report.show(record, config)
         codes.append(0 if record.status == "finished" else 1)
+        if codes[-1] and ranks.given():
+            sys.exit(1)  # ranks that wait for this one must not go on waiting through a sweep
         return report.headline(record)
 
     resolvers.register()
@@ -61,11 +65,13 @@ def main() -> int:
     try:
         job()
     except KeyboardInterrupt:
-        print("interrupted: the last checkpoint is kept; the same command goes on from there", file=sys.stderr)
+        if ranks.first():
+            print("interrupted: the last checkpoint is kept; the same command goes on from there", file=sys.stderr)
         return 130
     except (HydraException, OmegaConfBaseException, ConfigError, OSError) as error:
         refuse(error)
         return 2
+    ranks.leave()
     return max(codes, default=0)
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import ranks
 from .config import RunConfig
 from .errors import ConfigError
 
@@ -28,7 +29,10 @@ SCHEMA = 1
 NOT_IN_KEY = {
     "task": {"train_file", "eval_batch_size"},  # what is in the file counts, not where it lies
     "training": {"checkpoint_every", "keep_checkpoints"},
-    "hardware": {"name", "device", "device_batch_size", "activation_checkpointing", "threads"},
+    "hardware": {
+        *("name", "device", "device_batch_size", "activation_checkpointing", "threads"),
+        *("processes", "nodes", "sharding", "compile"),  # the same sums in another order
+    },
 }
 
 
@@ -125,8 +129,9 @@ class Store:
             return None
 
     def write(self, record: Record) -> Path:
-        """Write a record; values that are not finite (a diverged run's) become null."""
-        write_json(self.path(record.key), finite(dataclasses.asdict(record)))
+        """Write a record; values that are not finite (a diverged run's) become null. Of several ranks rank 0 writes."""
+        if ranks.first():
+            write_json(self.path(record.key), finite(dataclasses.asdict(record)))
         return self.path(record.key)
 
     @contextlib.contextmanager

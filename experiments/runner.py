@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from typing import Any
 
-from . import models, tasks
+from . import models, ranks, tasks
 from .config import RunConfig
 from .records import Record, Store, identity, key_of
 from .tasks import userfile
@@ -15,20 +16,29 @@ from .tasks import userfile
 def run(config: RunConfig) -> Record:
     """Run the cell that `config` describes, unless its record says that this was done.
 
-    An interrupted cell goes on from its last checkpoint. The record is written when the run starts (`running`) and
+    On several ranks: those that torchrun or srun started all come here, and follow rank 0; else this process starts
+    them, and each of them goes through `execute`. Rank 0's record is the one. An interrupted cell goes on from its last checkpoint. The record is written when the run starts (`running`) and
     when it ends (`finished`, `failed`, `interrupted`).
 
     Raises:
         ConfigError: The configuration does not fit the model or the machine; no record is left.
     """
+    if ranks.given():
+        ranks.join(config.hardware.device)
+        config = ranks.agree(config)
     task = tasks.get(config.task.name)
     key = key_of(cell_identity(config))
     store = Store(config.paths.results)
-    with store.claim(key):
-        record = store.read(key)
+    with store.claim(key) if ranks.first() else contextlib.nullcontext():
+        record = ranks.agree(store.read(key))
         if record and record.status == "finished":
-            print(f"{record.name}: finished before, at {record.provenance['finished_at']}")
+            if ranks.first():
+                print(f"{record.name}: finished before, at {record.provenance['finished_at']}")
             return record
+        if config.hardware.distributed and not ranks.given():
+            from . import launch
+
+            return launch.run(config, key, store)
         return execute(config, task, key, store)
 
 
@@ -40,7 +50,7 @@ def cell_identity(config: RunConfig) -> dict[str, Any]:
 
 
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
-    """Train and measure; the caller holds the claim on `key`."""
+    """Train and measure; the caller holds the claim on `key`. On several ranks each of them comes here."""
     from . import callbacks, cost, methods, provenance, spectrum, training
     from .hardware import place
     from .tracking import WandbMirror
@@ -49,7 +59,8 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     placement = place(config)
     dtype = methods.base_dtype(config, placement)
     network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
-    prepared = task.prepare(config, tokenizer)
+    with ranks.one_first():
+        prepared = task.prepare(config, tokenizer)
     training.set_seed(config.seed)  # adapters may start at random
     adapted = methods.adapt(network.to(placement.device), config)
 
@@ -70,13 +81,17 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         "task_version": task.version,
         "device": placement.device,
         "precision": placement.precision,
+        "processes": config.hardware.processes,
+        "nodes": config.hardware.nodes,
+        "sharding": config.hardware.sharding,
+        "compile": config.hardware.compile,
         "adapter_dtype": cost.adapter_dtype(adapted.model),
         **prepared.notes,
     }
     store.write(record)
 
-    mirror = WandbMirror(config, record) if config.logger.name == "wandb" else None
-    for callback in (callbacks.ProgressBar(), mirror):
+    mirror = WandbMirror(config, record) if config.logger.name == "wandb" and ranks.first() else None
+    for callback in (callbacks.ProgressBar() if ranks.first() else None, mirror):
         if callback:
             trainer.add_callback(callback)
     try:
@@ -94,18 +109,20 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
             record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
         record.status = "finished"
     except KeyboardInterrupt:
-        record.status = "interrupted"
+        record.error = ranks.failure()  # a rank that fails has the others stopped
+        record.status = "failed" if record.error else "interrupted"
         raise
     except Exception as error:
         record.metrics["curve"] = callbacks.curve(trainer.state.log_history)
-        record.status, record.error = "failed", {"type": type(error).__name__, "message": str(error)}
-        print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
+        record.status, record.error = "failed", ranks.fail(error)
+        if record.error["message"] == str(error):
+            print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
     finally:
         record.provenance["finished_at"] = provenance.now()
         store.write(record)
         if mirror:
             mirror.finish(record)
-    if record.status == "finished":
+    if record.status == "finished" and ranks.first():
         shutil.rmtree(store.checkpoints(key), ignore_errors=True)
     return record
 

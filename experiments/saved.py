@@ -14,6 +14,9 @@ from .errors import ConfigError
 from .records import Record, Store, finite, key_of
 
 
+ALONE = {"processes": 1, "nodes": 1, "sharding": "none"}
+
+
 def finished(store: Store, key: str) -> Record:
     """The record of a finished run.
 
@@ -29,7 +32,7 @@ def finished(store: Store, key: str) -> Record:
 
 
 def settings(record: Record, store: Store) -> RunConfig:
-    """The record's own configuration, with the folders and the device of this machine and the precision of the run.
+    """The record's own configuration, with the folders, the device and one process of this machine and the precision of the run.
 
     Raises:
         ConfigError: This version of the project, or this machine, has another meaning for it: data, model, or settings.
@@ -38,7 +41,7 @@ def settings(record: Record, store: Store) -> RunConfig:
 
     values = dict(record.config)
     if isinstance(values.get("hardware"), dict):
-        values["hardware"] = values["hardware"] | {"device": "auto"}
+        values["hardware"] = values["hardware"] | {"device": "auto"} | ALONE
     try:
         config = configuration.from_record(values)
     except ConfigError as error:
