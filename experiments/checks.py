@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import ranks, shapes
 from .errors import ConfigError
@@ -48,13 +48,14 @@ def _ranks_in_force(hardware: Hardware) -> Hardware:
     """`processes` and `nodes` by number: those of torchrun or srun, else one process a GPU on this machine."""
     here = _gpus() if hardware.device == "gpu" else None
     if rank := ranks.given():
-        for name, value in (("processes", rank.local_count), ("nodes", rank.count // rank.local_count)):
+        started: dict[str, Any] = {"processes": rank.local_count, "nodes": rank.count // rank.local_count}
+        for name, value in started.items():
             if getattr(hardware, name) not in (None, value):
                 raise ConfigError(
                     f"hardware.{name} is {getattr(hardware, name)}, but this run was started as {rank.count} ranks, "
                     f"{rank.local_count} on each node; allowed: {value}, or null as in hardware=ddp"
                 )
-            hardware = dataclasses.replace(hardware, **{name: value})
+        hardware = dataclasses.replace(hardware, **started)
     elif (hardware.nodes or 1) > 1:
         raise ConfigError(
             f"hardware.nodes is {hardware.nodes}, but run.py starts ranks on its own machine alone; "

@@ -29,8 +29,8 @@ def run(config: RunConfig, key: str, store: Store) -> Record:
         ConfigError: A rank found that the configuration does not fit.
         KeyboardInterrupt: The run was interrupted; its record says so.
     """
-    from torch.distributed import TCPStore
-    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
     count = config.hardware.ranks
     board = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -89,7 +89,7 @@ def stop(processes: list[Any]) -> None:
 def work(index: int, config: RunConfig, key: str, count: int, port: int, parent: int) -> None:
     """One rank. Exit codes: 0 done, 1 failed, 2 the configuration is wrong, 130 interrupted."""
     import torch
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     from . import runner, tasks
 

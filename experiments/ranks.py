@@ -68,6 +68,7 @@ def join(device: str, store: Any = None) -> None:
     """
     import torch
     from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
 
     if distributed.is_initialized():
         return
@@ -83,7 +84,7 @@ def join(device: str, store: Any = None) -> None:
     if store is None:
         os.environ.setdefault("MASTER_ADDR", slurm_first_host())
         os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20_000))
-        store, *_ = next(iter(distributed.rendezvous("env://", rank.index, rank.count, timeout=PATIENCE)))
+        store, *_ = next(iter(rendezvous("env://", rank.index, rank.count, timeout=PATIENCE)))
     if device == "gpu":
         torch.cuda.set_device(rank.local)
     distributed.init_process_group(

@@ -16,9 +16,9 @@ from .tasks import userfile
 def run(config: RunConfig) -> Record:
     """Run the cell that `config` describes, unless its record says that this was done.
 
-    On several ranks: those that torchrun or srun started all come here, and follow rank 0; else this process starts
-    them, and each of them goes through `execute`. Rank 0's record is the one. An interrupted cell goes on from its last checkpoint. The record is written when the run starts (`running`) and
-    when it ends (`finished`, `failed`, `interrupted`).
+    An interrupted cell goes on from its last checkpoint. The record is written when the run starts (`running`) and
+    when it ends (`finished`, `failed`, `interrupted`). The ranks that torchrun or srun started all come here; where
+    several are wanted and none were started, this process starts them, and each goes through `execute`.
 
     Raises:
         ConfigError: The configuration does not fit the model or the machine; no record is left.
@@ -53,6 +53,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     """Train and measure; the caller holds the claim on `key`. On several ranks each of them comes here."""
     from . import callbacks, cost, methods, provenance, spectrum, training
     from .hardware import place
+    from .sharding import gathered
     from .tracking import WandbMirror
 
     training.quiet()
@@ -106,7 +107,8 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         record.cost = meter.read(state, prepared, config, store.model(key))
         if config.training.record_spectrum:
             start, *_ = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
-            record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
+            with gathered(adapted.model):
+                record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
         record.status = "finished"
     except KeyboardInterrupt:
         record.error = ranks.failure()  # a rank that fails has the others stopped
@@ -115,7 +117,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     except Exception as error:
         record.metrics["curve"] = callbacks.curve(trainer.state.log_history)
         record.status, record.error = "failed", ranks.fail(error)
-        if record.error["message"] == str(error):
+        if record.error.get("rank", "0") == str(ranks.current().index):
             print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
     finally:
         record.provenance["finished_at"] = provenance.now()

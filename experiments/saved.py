@@ -13,7 +13,6 @@ from .config import Paths, RunConfig
 from .errors import ConfigError
 from .records import Record, Store, finite, key_of
 
-
 ALONE = {"processes": 1, "nodes": 1, "sharding": "none"}
 
 
@@ -32,7 +31,7 @@ def finished(store: Store, key: str) -> Record:
 
 
 def settings(record: Record, store: Store) -> RunConfig:
-    """The record's own configuration, with the folders, the device and one process of this machine and the precision of the run.
+    """The record's own configuration with the precision of the run; folders, device and one process of this machine.
 
     Raises:
         ConfigError: This version of the project, or this machine, has another meaning for it: data, model, or settings.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from torch import Tensor, nn
@@ -96,8 +95,3 @@ def check(checkpoints: Sequence[Path], config: RunConfig) -> None:
             f"hardware.sharding is {config.hardware.sharding}, but this cell was interrupted under another one and "
             f"goes on from its checkpoint; allowed: {found} (or remove {last.parent})"
         )
-
-
-def any_sharded(model: Any) -> bool:
-    """Whether a model's weights are spread over ranks."""
-    return any(hasattr(p, "full_tensor") for p in model.parameters())

@@ -75,7 +75,7 @@ class RunTrainer(Trainer):
     def __init__(self, config: RunConfig, adapted: Adapted, **kwargs: Any) -> None:
         super().__init__(model=adapted.model, **kwargs)
         self.folder = Path(self.args.output_dir or "")
-        self.config, self.rates = config, adapted.rates
+        self.config, self.rates, self.network = config, adapted.rates, adapted.model
         self.restarts = Restarts(adapted.model, config) if isinstance(adapted.model, PeftModel) else None
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -115,7 +115,7 @@ class RunTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         folder = Path(output_dir or self.folder)
         if self.is_fsdp_enabled and not _internal_call:
-            whole = sharding.whole_weights(self.model)  # by all ranks; kept by rank 0
+            whole = sharding.whole_weights(self.network)  # by all ranks; kept by rank 0
             if ranks.first():
                 self._save(str(folder), state_dict=whole)
         else:
@@ -200,9 +200,10 @@ def build(
         **training_arguments(config, placement, sharding.blocks(adapted.model)),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are several processes
+    examples: Any = train
     if config.hardware.ranks > 1 and hasattr(train, "__len__"):
-        train = Filled(train, config.device_batch * config.hardware.ranks)
-    trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=train, data_collator=collate)
+        examples = Filled(train, config.device_batch * config.hardware.ranks)
+    trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=examples, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
     # In this order: a point of the curve is the model as the optimizer left it, then comes a merge.
     for callback in (Curve(adapted.model, measure, config), trainer.restarts):

@@ -155,7 +155,7 @@ def restart(
 
 def start_lora_anew(layer: LoraLinear, adapter: str) -> None:
     """A drawn again as PEFT draws it, B zero. A sharded A is drawn whole, so that ranks draw what one process would."""
-    A, B = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    A, B = cast(Any, layer.lora_A[adapter].weight), cast(Any, layer.lora_B[adapter].weight)
     if not sharded.is_sharded(A):
         layer.reset_lora_parameters(adapter, True)
         return

@@ -7,7 +7,7 @@ and nothing of torch.distributed is imported for them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -20,12 +20,12 @@ class Part(NamedTuple):
     columns: slice
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Any) -> bool:
     """Whether the tensor is spread over ranks."""
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
     """The whole of a tensor, on every rank. All ranks must ask for it."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
@@ -36,31 +36,35 @@ def part(weight: Tensor) -> Part:
     Raises:
         ValueError: The matrix is sharded over more than one axis of ranks.
     """
-    if not is_sharded(weight):
-        return Part(weight, slice(0, weight.shape[0]), slice(0, weight.shape[1]))
-    if weight.device_mesh.ndim != 1:
-        raise ValueError(f"weights sharded over several axes of ranks cannot be merged into: {weight.placements}")
-    (placement,) = weight.placements
     spans = [slice(0, weight.shape[0]), slice(0, weight.shape[1])]
-    local = weight.to_local()
-    if placement.is_shard():
-        size, dim = weight.shape[placement.dim], placement.dim
-        # As torch.chunk cuts: every part but the last ones is as long as the first.
-        longest = -(-size // weight.device_mesh.size())
-        first = min(size, longest * weight.device_mesh.get_local_rank())
-        spans[dim] = slice(first, first + local.shape[dim])
-    return Part(local, spans[0], spans[1])
+    if not is_sharded(weight):
+        return Part(weight, *spans)
+    local, axis, span = _owned(weight)
+    spans[axis] = span
+    return Part(local, *spans)
 
 
 def write_(tensor: Tensor, values: Tensor) -> None:
-    """Give a tensor of any number of axes whole new values, each rank its own part of them."""
+    """``tensor.copy_(values)``, where of a sharded tensor each rank writes its own part of the whole values."""
     if not is_sharded(tensor):
         tensor.copy_(values)
         return
+    local, axis, span = _owned(tensor)
+    local.copy_(values.narrow(axis, span.start, span.stop - span.start))
+
+
+def _owned(tensor: Any) -> tuple[Tensor, int, slice]:
+    """The memory of this rank's part, the axis that is cut, and which of its entries the part has."""
+    if tensor.device_mesh.ndim != 1:
+        raise ValueError(
+            f"only tensors that are sharded over one axis of ranks can be written, not {tensor.placements}"
+        )
     (placement,) = tensor.placements
     local = tensor.to_local()
-    if placement.is_shard():
-        longest = -(-tensor.shape[placement.dim] // tensor.device_mesh.size())
-        first = min(tensor.shape[placement.dim], longest * tensor.device_mesh.get_local_rank())
-        values = values.narrow(placement.dim, first, local.shape[placement.dim])
-    local.copy_(values)
+    axis = placement.dim if placement.is_shard() else 0
+    if not placement.is_shard():
+        return local, axis, slice(0, tensor.shape[0])
+    # As torch.chunk cuts: every part is as long as the first, but for the last ones.
+    longest = -(-tensor.shape[axis] // tensor.device_mesh.size())
+    first = min(tensor.shape[axis], longest * tensor.device_mesh.get_local_rank())
+    return local, axis, slice(first, first + local.shape[axis])
