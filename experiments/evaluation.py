@@ -208,7 +208,8 @@ def ask(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark], batch_size:
                 bootstrap_iters=0,
                 log_samples=True,
             )
-    return {b.name: _answers(b, output) for b in benchmarks}
+    # lm-eval sums up on the first rank of a node alone.
+    return ranks.agree({b.name: _answers(b, output) for b in benchmarks} if output else {})
 
 
 def _answers(benchmark: Benchmark, output: dict[str, Any]) -> Answers:

@@ -19,6 +19,9 @@ from . import ranks
 class DividedLM(HFLM):  # type: ignore[misc]
     """`HFLM` that answers each batch on one rank."""
 
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[Any]:
+        return list(super().loglikelihood(requests, disable_tqdm=disable_tqdm or not ranks.first()))
+
     def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> list[Any]:
         # A request is (texts, context, continuation). Those that differ in the last token alone share one computation.
         def shared(request: Any) -> tuple[int, ...]:
@@ -53,6 +56,10 @@ class DividedLM(HFLM):  # type: ignore[misc]
         batches = [[i for i, _ in batch] for batch in order.get_batched(n=self.batch_size)]
         answer = super().generate_until
         return _divided(batches, lambda batch: answer([requests[i] for i in batch], disable_tqdm=True), len(requests))
+
+    def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+        # Left to itself, generate would wait at each token for ranks that have no such batch.
+        return super()._model_generate(*args, **kwargs, synced_gpus=False)
 
 
 def _divided(batches: Sequence[list[int]], answer: Any, count: int) -> list[Any]:

@@ -59,8 +59,8 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     training.quiet()
     placement = place(config)
     dtype = methods.base_dtype(config, placement)
-    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
     with ranks.one_first():
+        network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
         prepared = task.prepare(config, tokenizer)
     training.set_seed(config.seed)  # adapters may start at random
     adapted = methods.adapt(network.to(placement.device), config)

@@ -106,6 +106,7 @@ class UuidTask:
                     min_new_tokens=longest,
                     pad_token_id=pad,
                     use_cache=True,
+                    synced_gpus=False,  # each rank has the whole weights, and batches of its own
                 )
             texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
             values = (value for _, value in data.pairs[first : first + len(prompts)])
