@@ -46,7 +46,7 @@ def hardware_in_force(hardware: Hardware) -> Hardware:
 
 def _ranks_in_force(hardware: Hardware) -> Hardware:
     """`processes` and `nodes` by number: those of torchrun or srun, else one process a GPU on this machine."""
-    here = _gpus() if hardware.device == "gpu" else None
+    here = _gpus() if hardware.device == "gpu" and hardware.processes != 1 else None
     if rank := ranks.given():
         started: dict[str, Any] = {"processes": rank.local_count, "nodes": rank.count // rank.local_count}
         for name, value in started.items():

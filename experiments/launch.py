@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from multiprocessing import resource_tracker
 from typing import Any
 
 from . import ranks
@@ -34,7 +35,9 @@ def run(config: RunConfig, key: str, store: Store) -> Record:
 
     count = config.hardware.ranks
     board = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    # A terminal sends SIGINT to the ranks too. It is for this process to pass it on, once.
+    # A terminal sends SIGINT to the ranks too. It is for this process to pass it on, once. (The tracker is started
+    # before: that would undo the block.)
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         arguments = (config, key, count, board.port, os.getpid())

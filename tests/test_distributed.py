@@ -69,18 +69,25 @@ def test_rows_of_unequal_length_count_by_their_tokens(alone, tmp_path):
 
 @pytest.mark.parametrize("hardware", ["ddp", "fsdp"])
 def test_interrupted_ranks_stop_and_the_same_command_goes_on(hardware, alone, tmp_path):
-    """SIGTERM to the parent: status, exit code, no process left; then the end is that of an undisturbed run."""
+    """Status, exit code, no process left; then the end is that of an undisturbed run.
+
+    SIGTERM goes to the parent alone, as from a scheduler, and SIGINT to parent and ranks, as from a terminal.
+    """
     arguments = settings("remora", "training.steps=24", "method.restart_every=4")
     command = [*arguments, *TWO, f"hardware={hardware}", f"paths.results={tmp_path}"]
-    process = start(command)
+    process = start(command, start_new_session=True)
     deadline = time.monotonic() + 240
     while not list(tmp_path.glob("checkpoints/*/checkpoint-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     left = children(process.pid)
-    process.send_signal(signal.SIGTERM)
+    if hardware == "fsdp":
+        process.send_signal(signal.SIGTERM)
+    else:
+        os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "the same command goes on from there" in err
+    assert "Traceback" not in err
     assert only_record(tmp_path).status == "interrupted"
     assert gone(left)
     (kept,) = tmp_path.glob("checkpoints/*")

@@ -149,7 +149,7 @@ def test_a_checkpoint_of_another_sharding_is_refused(environ, tmp_path):
         sharding.check([folder], alone)
 
 
-def test_two_processes_are_one_run(smoke, tmp_path):
+def test_two_processes_are_one_run(tmp_path):
     """run.py starts two ranks over gloo; one record, whose curve and weights are those of one process."""
     from experiments import runner
 
