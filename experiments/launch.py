@@ -61,8 +61,11 @@ def run(config: RunConfig, key: str, store: Store) -> Record:
         record = store.read(key)
         if record is None:
             raise
-        if told is None:
-            told = {"type": type(ended).__name__, "message": ended.msg.strip().splitlines()[-1]}
+        # What the others say once a rank has been killed only follows from that.
+        killed = getattr(ended, "signal_name", None)
+        if killed or told is None:
+            how = f"was ended by {killed}" if killed else "ended without a word"
+            told = {"type": type(ended).__name__, "message": f"rank {ended.error_index} {how}"}
             print(f"failed: {told['message']}", file=sys.stderr)
         record.status, record.error = "failed", told
         store.write(record)
