@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import config as configuration
-from experiments import overrides, redact, resolvers, storage
+from experiments import overrides, ranks, redact, resolvers, storage
 from experiments.errors import ConfigError, StorageError
 from experiments.explain import explain
 
@@ -29,7 +29,8 @@ CONF = Path(__file__).parent / "conf"
 
 def refuse(error: Exception) -> int:
     """One line: what was wrong, where, which values are allowed. Gives the exit code."""
-    print(f"error: {explain(error, sys.argv[1:], CONF)}", file=sys.stderr)
+    if ranks.first():
+        print(f"error: {explain(error, sys.argv[1:], CONF)}", file=sys.stderr)
     return storage.exit_code(error)
 
 
@@ -51,8 +52,11 @@ def main() -> int:
         except (ConfigError, OmegaConfBaseException, StorageError, OSError) as error:
             codes.append(refuse(error))
             return None
-        report.show(record, config)
+        if ranks.first():
+            report.show(record, config)
         codes.append(0 if record.status == "finished" else 1)
+        if codes[-1] and ranks.given():
+            sys.exit(1)  # ranks that wait for this one must not go on waiting through a sweep
         return report.headline(record)
 
     resolvers.register()
@@ -66,17 +70,21 @@ def main() -> int:
         overrides.check(sys.argv[1:], CONF)
         job()
     except KeyboardInterrupt:
-        print("interrupted: the last checkpoint is kept; the same command goes on from there", file=sys.stderr)
+        if ranks.first():
+            print("interrupted: the last checkpoint is kept; the same command goes on from there", file=sys.stderr)
         return 130
     except (HydraException, OmegaConfBaseException, ConfigError, OSError) as error:
         return refuse(error)
     except SystemExit as end:  # Hydra has printed help, or what it cannot show
+        if begun:
+            raise
         return 2 if end.code else 0
     except Exception as error:
         if begun:
             raise
         # Hydra's own hydra.* settings.
         return refuse(ConfigError(f"Hydra cannot compose this: {type(error).__name__}: {error}"))
+    ranks.leave()
     return max(codes, default=0)
 
 

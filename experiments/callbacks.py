@@ -12,17 +12,18 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from .config import RunConfig
+from .sharding import gathered
 
 Measure = Callable[[], dict[str, float]]
 
 
 @contextlib.contextmanager
 def measuring(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode, with the global random state and the mode put back as they were found."""
+    """Evaluation mode on whole weights; the global random state and the mode are put back as they were found."""
     was_training = model.training
     model.eval()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), gathered(model):
             yield
     finally:
         model.train(was_training)

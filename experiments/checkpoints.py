@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def newest(folder: Path) -> Path | None:
     if paths:
         print(f"warning: no checkpoint in {folder} can be used; the run starts from the beginning", file=sys.stderr)
     return None
+
+
+def prune(folder: Path, step_now: int, keep: int) -> None:
+    """Remove all but the last `keep` checkpoints up to `step_now`."""
+    # Those of later steps are damaged, or they would have been used.
+    usable = [c for c in found(folder) if step(c) <= step_now]
+    for old in set(found(folder)) - set(usable[-keep:]):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sum(path: Path) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import shapes
+from . import ranks, shapes
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,7 +57,45 @@ def hardware_in_force(hardware: Hardware) -> Hardware:
         precision = "bf16" if gpu and _has_bf16() else "fp32"
     if precision == "fp16" and not gpu:
         raise ConfigError("hardware.precision: fp16 needs a GPU; allowed on the CPU: fp32, bf16")
-    return dataclasses.replace(hardware, device="gpu" if gpu else "cpu", precision=precision)
+    hardware = dataclasses.replace(hardware, device="gpu" if gpu else "cpu", precision=precision)
+    return _engine_in_force(_ranks_in_force(hardware))
+
+
+def _ranks_in_force(hardware: Hardware) -> Hardware:
+    """`processes` and `nodes` by number: those of torchrun or srun, else one process a GPU on this machine."""
+    here = _gpus() if hardware.device == "gpu" and hardware.processes != 1 else None
+    if rank := ranks.given():
+        started: dict[str, Any] = {"processes": rank.local_count, "nodes": rank.count // rank.local_count}
+        for name, value in started.items():
+            if getattr(hardware, name) not in (None, value):
+                raise ConfigError(
+                    f"hardware.{name} is {getattr(hardware, name)}, but this run was started as {rank.count} ranks, "
+                    f"{rank.local_count} on each node; allowed: {value}, or null as in hardware=ddp"
+                )
+        hardware = dataclasses.replace(hardware, **started)
+    elif (hardware.nodes or 1) > 1:
+        raise ConfigError(
+            f"hardware.nodes is {hardware.nodes}, but run.py starts ranks on its own machine alone; "
+            "allowed: 1, or start it on every node with torchrun or srun (docs/scaling.md)"
+        )
+    processes = hardware.processes or here or 1
+    if here is not None and processes > here:
+        raise ConfigError(f"hardware.processes is {processes}, but this machine has fewer GPUs; allowed: 1 to {here}")
+    return dataclasses.replace(hardware, processes=processes, nodes=hardware.nodes or 1)
+
+
+def _engine_in_force(hardware: Hardware) -> Hardware:
+    sharding = hardware.sharding or "none"
+    if sharding == "zero2" and hardware.device != "gpu":
+        raise ConfigError(
+            "hardware.sharding: zero2 is DeepSpeed's, which runs on GPUs; allowed on the CPU: none, full, gradients"
+        )
+    if sharding == "zero2" and not _has_deepspeed():
+        raise ConfigError(
+            "hardware.sharding: zero2 needs the package deepspeed, which is not installed (pip install deepspeed); "
+            "allowed without it: none, full, gradients"
+        )
+    return dataclasses.replace(hardware, sharding=sharding, compile=bool(hardware.compile))
 
 
 def together(run: RunConfig) -> None:
@@ -76,11 +115,7 @@ def together(run: RunConfig) -> None:
             f"training.checkpoint_every must be a multiple of training.log_every ({t.log_every}), "
             f"or the curve of a resumed run would differ; got {t.checkpoint_every}"
         )
-    micro = run.hardware.device_batch_size
-    if micro is not None and t.batch_size % min(micro, t.batch_size):
-        raise ConfigError(
-            f"training.batch_size must be a multiple of hardware.device_batch_size ({micro}), got {t.batch_size}"
-        )
+    _batches(run)
     if run.task.pairs is not None and t.batch_size > run.task.pairs:
         raise ConfigError(f"training.batch_size must be at most task.pairs ({run.task.pairs}), got {t.batch_size}")
     if not (run.model in shapes.NAMED or HUB_ID.fullmatch(run.model) or _there(run.model, Path.exists)):
@@ -116,6 +151,32 @@ def _there(path: str, what: Callable[[Path], bool]) -> bool:
         return False
 
 
+def _batches(run: RunConfig) -> None:
+    """The global batch is the protocol's on any hardware, so it must divide over ranks and device batches."""
+    hardware, batch = run.hardware, run.training.batch_size
+    if batch % hardware.ranks:
+        allowed = [n for n in _divisors(batch) if n % (hardware.nodes or 1) == 0]
+        over = f" on {hardware.nodes} nodes" if (hardware.nodes or 1) > 1 else ""
+        raise ConfigError(
+            f"training.batch_size ({batch}) must be a multiple of the number of processes, got {hardware.ranks}; "
+            f"allowed: {_listed(allowed)} processes in all{over}"
+        )
+    if run.rank_batch % run.device_batch:
+        of = f" of training.batch_size {batch} over {hardware.ranks} processes" if hardware.ranks > 1 else ""
+        raise ConfigError(
+            f"hardware.device_batch_size must divide the {run.rank_batch} examples a process has at each step{of}, "
+            f"got {run.device_batch}; allowed: {_listed(_divisors(run.rank_batch))}"
+        )
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values))
+
+
 def _restarts(run: RunConfig) -> None:
     m, steps = run.method, run.training.steps
     assert m.restart_every is not None and m.restart_warmup is not None  # `_complete` has seen to it
@@ -139,6 +200,11 @@ def _restarts(run: RunConfig) -> None:
         raise ConfigError(
             f"method.operator must be sharing for method={m.name}, got {m.operator}: "
             "only sharing has a second grouping to change to at a restart"
+        )
+    if run.hardware.sharding == "zero2":
+        raise ConfigError(
+            f"hardware.sharding must not be zero2 for method={m.name}: DeepSpeed's ZeRO keeps float32 copies of the "
+            "adapter that a restart does not reach; allowed: none, full, gradients"
         )
     if run.quantization != "none":
         raise ConfigError(
@@ -175,6 +241,16 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _has_deepspeed() -> bool:
+    return importlib.util.find_spec("deepspeed") is not None
 
 
 def _has_bf16() -> bool:

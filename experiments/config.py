@@ -134,6 +134,20 @@ class Hardware:
     device_batch_size: int | None = setting(POSITIVE_INT, nullable=True)
     activation_checkpointing: bool = setting(SWITCH)
     threads: int | None = setting(THREADS, nullable=True)
+    processes: int | None = setting(POSITIVE_INT, nullable=True)  # on each node
+    nodes: int | None = setting(POSITIVE_INT, nullable=True)
+    sharding: str | None = setting(one_of("none", "full", "gradients", "zero2"), optional=True)
+    compile: bool | None = setting(SWITCH, optional=True)
+
+    @property
+    def ranks(self) -> int:
+        """Processes over all nodes."""
+        return (self.processes or 1) * (self.nodes or 1)
+
+    @property
+    def distributed(self) -> bool:
+        """Whether the run needs a process group: several ranks, or an engine that shards over one."""
+        return self.ranks > 1 or self.sharding not in (None, "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +184,16 @@ class RunConfig:
     logger: Logger
     paths: Paths
     protocol: dict[str, Any]
+
+    @property
+    def rank_batch(self) -> int:
+        """Examples of each global batch that one rank trains on."""
+        return self.training.batch_size // self.hardware.ranks
+
+    @property
+    def device_batch(self) -> int:
+        """Examples that a device computes at once; it accumulates gradients until they are `rank_batch`."""
+        return min(self.hardware.device_batch_size or self.rank_batch, self.rank_batch)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import ranks
 from .tasks.rows import Rows
 
 TOKENS_A_BATCH = 2048  # padded tokens whose logits are held at once
@@ -144,19 +145,26 @@ class Loss:
 
         from .training import collate
 
-        nats, tokens = 0.0, 0
+        batches = []
         order = sorted(range(len(rows)), key=lambda i: rows.lengths[i], reverse=True)
+        while order:
+            size = max(1, TOKENS_A_BATCH // int(rows.lengths[order[0]]))
+            batches.append(order[:size])
+            order = order[size:]
+
+        def measure(indices: list[int]) -> tuple[float, int]:
+            batch = {k: v.to(model.device) for k, v in collate([rows[i] for i in indices]).items()}
+            labels = batch.pop("labels")[:, 1:]
+            logits = model(**batch, use_cache=False).logits[:, :-1]
+            wanted = labels >= 0
+            each = torch.nn.functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="none")
+            return each.double().sum().item(), int(wanted.sum())
+
+        nats, tokens = 0.0, 0
         with undisturbed(model):
-            while order:
-                size = max(1, TOKENS_A_BATCH // int(rows.lengths[order[0]]))
-                batch = {k: v.to(model.device) for k, v in collate([rows[i] for i in order[:size]]).items()}
-                order = order[size:]
-                labels = batch.pop("labels")[:, 1:]
-                logits = model(**batch, use_cache=False).logits[:, :-1]
-                wanted = labels >= 0
-                each = torch.nn.functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="none")
-                nats += each.double().sum().item()
-                tokens += int(wanted.sum())
+            for batch_nats, batch_tokens in ranks.divided(batches, measure):
+                nats += batch_nats
+                tokens += batch_tokens
         return cls(nats, tokens)
 
     @property
@@ -184,20 +192,24 @@ def ask(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark], batch_size:
 
     with undisturbed(model), tempfile.TemporaryDirectory(prefix="mora-lm-eval-") as folder, _quiet():
         from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
+
+        from .lm import DividedLM
 
         starts_with_bos = tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
         with torch.inference_mode():
             output = simple_evaluate(
-                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=starts_with_bos),
+                model=DividedLM(
+                    pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=starts_with_bos
+                ),
                 tasks=[b.as_task(Path(folder)) for b in benchmarks],
                 task_manager=TaskManager(include_path=folder, include_defaults=False),
                 num_fewshot=0,
                 bootstrap_iters=0,
                 log_samples=True,
             )
-    return {b.name: _answers(b, output) for b in benchmarks}
+    # lm-eval sums up on the first rank of a node alone.
+    return ranks.agree({b.name: _answers(b, output) for b in benchmarks} if output else {})
 
 
 def _answers(benchmark: Benchmark, output: dict[str, Any]) -> Answers:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from . import redact, storage
+from . import ranks, redact, storage
 from .config import RunConfig
 from .errors import ConfigError, StorageError
 
@@ -30,7 +30,10 @@ CELL_FIELDS = {"method", "rank", "operator", "task", "scale", "model", "learning
 NOT_IN_KEY = {
     "task": {"train_file", "eval_batch_size"},  # what is in the file counts, not where it lies
     "training": {"checkpoint_every", "keep_checkpoints"},
-    "hardware": {"name", "device", "device_batch_size", "activation_checkpointing", "threads"},
+    "hardware": {
+        *("name", "device", "device_batch_size", "activation_checkpointing", "threads"),
+        *("processes", "nodes", "sharding", "compile"),  # the same sums in another order
+    },
 }
 
 
@@ -161,12 +164,15 @@ class Store:
     def write(self, record: Record) -> Path:
         """Write a record; values that are not finite (a diverged run's) become null, and keys and tokens are hidden.
 
+        Of several ranks rank 0 writes.
+
         Raises:
             StorageError: The disk does not take it; the record that was there before stands.
         """
         path = self.path(record.key)
-        with storage.writing("the record", path.parent):
-            storage.write_json(path, finite(redact.everything(dataclasses.asdict(record))))
+        if ranks.first():
+            with storage.writing("the record", path.parent):
+                storage.write_json(path, finite(redact.everything(dataclasses.asdict(record))))
         return path
 
     @contextlib.contextmanager

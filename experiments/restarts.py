@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from mora import checkpoint, restart
 
+from . import ranks
 from .config import RunConfig
 from .errors import ConfigError
 
@@ -52,14 +53,19 @@ class Restarts(TrainerCallback):
         if state.global_step >= self.config.training.steps:
             return
         assert m.optimizer_reset and m.reset_ratio
-        self.updates += restart.restart(self.model, cycle=self.cycle)
-        everything = m.reset_scope == "all"
-        chosen = [p for name, p in self.model.named_parameters() if everything or self.model.base_model.prefix in name]
-        restart.reset_optimizer(inner(optimizer), chosen, m.optimizer_reset, m.reset_ratio)
+        with ranks.same_randomness():
+            self.updates += restart.restart(self.model, cycle=self.cycle)
+            everything, prefix = m.reset_scope == "all", self.model.base_model.prefix
+            chosen = [p for name, p in self.model.named_parameters() if everything or prefix in name]
+            restart.reset_optimizer(inner(optimizer), chosen, m.optimizer_reset, m.reset_ratio)
 
     def save(self, folder: Path) -> None:
-        """Add to a saved adapter the base weights that restarts or pretraining changed."""
-        checkpoint.save_base(self.model, self.updates, folder)
+        """Add to a saved adapter the base weights that restarts or pretraining changed, and the grouping in force."""
+        if ranks.first():
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "adapter_config.json").is_file():  # a checkpoint that ranks write in parts has none
+                self.model.peft_config["default"].save_pretrained(str(folder))
+        checkpoint.save_base(self.model, self.updates, folder, write=ranks.first())
 
     def load(self, folder: Path) -> None:
         """Bring the base weights, and the grouping in force, to those of a saved adapter. The adapter is not read."""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import failures, models, tasks
+from . import failures, models, ranks, tasks
 from .config import RunConfig
 from .errors import ConfigError, StorageError
 from .records import Record, Store, identity, key_of
@@ -19,24 +19,32 @@ def run(config: RunConfig) -> Record:
     """Run the cell that `config` describes, unless its record says that this was done.
 
     An interrupted cell goes on from its last checkpoint. The record is written when the run starts (`running`) and
-    when it ends (`finished`, `failed`, `interrupted`).
+    when it ends (`finished`, `failed`, `interrupted`). The ranks that torchrun or srun started all come here; where
+    several are wanted and none were started, this process starts them, and each goes through `execute`.
 
     Raises:
         ConfigError: The configuration does not fit the model or the machine; no record is left.
         StorageError: The disk does not take the record.
     """
+    if ranks.given():
+        ranks.join(config.hardware.device)
+        config = ranks.agree(config)
     task = tasks.get(config.task.name)
     key = key_of(cell_identity(config))
     store = Store(config.paths.results)
     # Asked before the claim as well, so that a finished cell in a folder that cannot be written is still recognised.
-    if record := finished_before(store.read(key, quietly=True)):
+    if record := finished_before(ranks.agree(store.read(key, quietly=True))):
         return record
-    with store.claim(key):
-        record = store.read(key)
+    with store.claim(key) if ranks.first() else contextlib.nullcontext():
+        record = ranks.agree(store.read(key))
         if done := finished_before(record):
             return done
-        if record is None:
+        if record is None and ranks.first():
             store.set_aside(key)
+        if config.hardware.distributed and not ranks.given():
+            from . import launch
+
+            return launch.run(config, key, store)
         return execute(config, task, key, store)
 
 
@@ -44,7 +52,8 @@ def finished_before(record: Record | None) -> Record | None:
     """The record of a finished run, which is said; None for any other."""
     if record is None or record.status != "finished":
         return None
-    print(f"{record.name}: finished before, at {record.provenance.get('finished_at')}")
+    if ranks.first():
+        print(f"{record.name}: finished before, at {record.provenance.get('finished_at')}")
     return record
 
 
@@ -56,9 +65,10 @@ def cell_identity(config: RunConfig) -> dict[str, Any]:
 
 
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
-    """Train and measure; the caller holds the claim on `key`."""
+    """Train and measure; the caller holds the claim on `key`. On several ranks each of them comes here."""
     from . import callbacks, cost, methods, provenance, spectrum, training
     from .hardware import place
+    from .sharding import gathered
     from .tracking import WandbMirror
 
     record = Record(key, name_of(config), "running", cell_of(config), config.for_record())
@@ -67,8 +77,9 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         training.quiet()
         placement = place(config)
         dtype = methods.base_dtype(config, placement)
-        network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
-        prepared = task.prepare(config, tokenizer)
+        with ranks.one_first():
+            network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
+            prepared = task.prepare(config, tokenizer)
         training.set_seed(config.seed)  # adapters may start at random
         adapted = methods.adapt(network.to(placement.device), config)
         meter = cost.Meter(adapted.model, placement)
@@ -93,20 +104,24 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         "task_version": task.version,
         "device": placement.device,
         "precision": placement.precision,
+        "processes": config.hardware.processes,
+        "nodes": config.hardware.nodes,
+        "sharding": config.hardware.sharding,
+        "compile": config.hardware.compile,
         "adapter_dtype": cost.adapter_dtype(adapted.model),
         **prepared.notes,
     }
     store.write(record)
 
-    mirror = WandbMirror(config, record) if config.logger.name == "wandb" else None
-    bar = callbacks.ProgressBar()
+    mirror = WandbMirror(config, record) if config.logger.name == "wandb" and ranks.first() else None
+    bar = callbacks.ProgressBar() if ranks.first() else None
     for callback in (bar, mirror):
         if callback:
             trainer.add_callback(callback)
     try:
         trains = config.method.family != "none"
         before = task.baseline(adapted.model, tokenizer, prepared) if trains else {}
-        with contextlib.closing(bar):
+        with contextlib.closing(bar) if bar else contextlib.nullcontext():
             state = training.train(trainer) if trains else trainer.state
         with callbacks.measuring(adapted.model):
             final = before | task.evaluate(adapted.model, tokenizer, prepared)
@@ -116,10 +131,12 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         record.cost = meter.read(state, prepared, config, store.model(key))
         if config.training.record_spectrum:
             start, *_ = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
-            record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
+            with gathered(adapted.model):
+                record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
         record.status = "finished"
     except KeyboardInterrupt:
-        record.status = "interrupted"
+        record.error = ranks.failure()  # a rank that fails has the others stopped
+        record.status = "failed" if record.error else "interrupted"
         raise
     except Exception as error:
         record.metrics["curve"] = callbacks.curve(trainer.state.log_history)
@@ -134,15 +151,17 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         finally:
             if mirror:
                 mirror.finish(record)
-    if record.status == "finished":
+    if record.status == "finished" and ranks.first():
         shutil.rmtree(store.checkpoints(key), ignore_errors=True)
     return record
 
 
 def fail(record: Record, error: Exception, config: RunConfig) -> None:
-    """Put the reason into the record, and say it."""
-    record.status, record.error = "failed", failures.explain(error, config)
-    print(f"failed: {record.error['type']}: {record.error['message']}", file=sys.stderr)
+    """Put the reason into the record, and say it. Of several ranks the one that failed first says it."""
+    own = failures.explain(error, config)
+    record.status, record.error = "failed", ranks.fail(own)
+    if record.error.get("rank", "0") == str(ranks.current().index):
+        print(f"failed: {own['type']}: {own['message']}", file=sys.stderr)
     if Path(config.paths.results).is_absolute():  # records are shared; the folders of a machine are not
         record.error["message"] = record.error["message"].replace(str(Path(config.paths.results)), "results")
 

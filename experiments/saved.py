@@ -20,6 +20,7 @@ from .records import Record, Store, finite, key_of
 
 KEY = re.compile(r"[0-9a-f]{16}")
 ADAPTER_FILE = "adapter_model.safetensors"
+ALONE = {"processes": 1, "nodes": 1, "sharding": "none"}
 
 
 def finished(store: Store, key: str) -> Record:
@@ -39,7 +40,7 @@ def finished(store: Store, key: str) -> Record:
 
 
 def settings(record: Record, store: Store) -> RunConfig:
-    """The record's own configuration, with the folders and the device of this machine and the precision of the run.
+    """The record's own configuration with the precision of the run; folders, device and one process of this machine.
 
     Raises:
         ConfigError: This version of the project, or this machine, has another meaning for it: data, model, or settings.
@@ -48,7 +49,7 @@ def settings(record: Record, store: Store) -> RunConfig:
 
     values = dict(record.config)
     if isinstance(values.get("hardware"), dict):
-        values["hardware"] = values["hardware"] | {"device": "auto"}
+        values["hardware"] = values["hardware"] | {"device": "auto"} | ALONE
     try:
         config = configuration.from_record(values)
     except ConfigError as error:

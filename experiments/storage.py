@@ -90,6 +90,13 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
+def replace(folder: Path, final: Path) -> None:
+    """Put a folder, written aside on the same disk, in the place of `final`."""
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(folder, final)
+    sync_names(final.parent)
+
+
 def sync(folder: Path) -> None:
     """Flush every file below `folder` to the disk."""
     for path in folder.rglob("*"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,12 +23,13 @@ from transformers.trainer_utils import set_seed as set_seed
 
 from mora import schedules
 
-from . import checkpoints, storage
+from . import checkpoints, ranks, sharding, storage
 from .callbacks import Curve, Measure
 from .config import RunConfig
-from .hardware import Placement
+from .hardware import Placement, training_arguments
 from .methods import Adapted
 from .restarts import Restarts
+from .sampling import Filled, Order
 from .tasks.base import IGNORED
 
 
@@ -73,7 +74,7 @@ class RunTrainer(Trainer):
     def __init__(self, config: RunConfig, adapted: Adapted, **kwargs: Any) -> None:
         super().__init__(model=adapted.model, **kwargs)
         self.folder = Path(self.args.output_dir or "")
-        self.config, self.rates = config, adapted.rates
+        self.config, self.rates, self.network = config, adapted.rates, adapted.model
         self.restarts = Restarts(adapted.model, config) if isinstance(adapted.model, PeftModel) else None
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -97,14 +98,29 @@ class RunTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def create_accelerator_and_postprocess(self) -> None:
+        with sharding.on_cpus_too() if self.args.fsdp else contextlib.nullcontext():
+            super().create_accelerator_and_postprocess()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if isinstance(self.train_dataset, Filled):
+            return Order(self.train_dataset, self.config.seed)
+        return super()._get_train_sampler(train_dataset)
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not used; the original walks over all parameters at every step."""
         return 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call)
+        folder = Path(output_dir or self.folder)
+        if self.is_fsdp_enabled and not _internal_call:
+            whole = sharding.whole_weights(self.network)  # by all ranks; kept by rank 0
+            if ranks.first():
+                self._save(str(folder), state_dict=whole)
+        else:
+            super().save_model(output_dir, _internal_call)
         if self.restarts:
-            self.restarts.save(Path(output_dir) if output_dir else self.folder)
+            self.restarts.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.restarts:
@@ -112,26 +128,28 @@ class RunTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Written aside and renamed: a checkpoint folder that can be seen is complete.
+        # Written aside and renamed: a checkpoint folder that can be seen is complete, with the parts of all ranks.
         final, step = self.folder, self.state.global_step
         staging = final / "incomplete"
-        shutil.rmtree(staging, ignore_errors=True)
+        if ranks.first():
+            shutil.rmtree(staging, ignore_errors=True)
+        ranks.barrier()
         self.args.output_dir = str(staging)
         try:
             with storage.writing("a checkpoint", final):
                 super()._save_checkpoint(model, trial)
-                (folder,) = staging.iterdir()
-                checkpoints.seal(folder)
-                shutil.rmtree(final / folder.name, ignore_errors=True)
-                os.rename(folder, final / folder.name)
-                storage.sync_names(final)
+                ranks.barrier()
+                if ranks.first():
+                    (folder,) = staging.iterdir()
+                    checkpoints.seal(folder)
+                    storage.replace(folder, final / folder.name)
         finally:
             self.args.output_dir = str(final)
-            shutil.rmtree(staging, ignore_errors=True)
-        # Those of later steps are damaged, or they would have been used.
-        usable = [c for c in checkpoints.found(final) if checkpoints.step(c) <= step]
-        for old in set(checkpoints.found(final)) - set(usable[-self.config.training.keep_checkpoints :]):
-            shutil.rmtree(old, ignore_errors=True)
+            if ranks.first():
+                shutil.rmtree(staging, ignore_errors=True)
+        if ranks.first():
+            checkpoints.prune(final, step, self.config.training.keep_checkpoints)
+        ranks.barrier()
 
 
 def build(
@@ -142,9 +160,13 @@ def build(
     placement: Placement,
     folder: Path,
 ) -> RunTrainer:
-    """The trainer of one run; `folder` receives its checkpoints."""
-    t, micro = config.training, config.hardware.device_batch_size or config.training.batch_size
-    micro = min(micro, t.batch_size)
+    """The trainer of one run; `folder` receives its checkpoints.
+
+    Raises:
+        ConfigError: The checkpoints there were written under another sharding.
+    """
+    t = config.training
+    sharding.check(checkpoints.found(folder), config)
     set_seed(config.seed)
     if config.hardware.activation_checkpointing:
         # Without it no gradient would flow into a checkpointed block whose inputs are all frozen.
@@ -152,24 +174,22 @@ def build(
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=t.steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=t.batch_size // micro,
         max_grad_norm=t.max_grad_norm,
         seed=config.seed,
         data_seed=config.seed,
-        use_cpu=placement.device == "cpu",
-        bf16=placement.precision == "bf16" and placement.device != "cpu",
-        fp16=placement.precision == "fp16",
-        activation_checkpointing=config.hardware.activation_checkpointing,
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
         logging_nan_inf_filter=False,
-        dataloader_pin_memory=placement.device != "cpu",
+        **training_arguments(config, placement, sharding.blocks(adapted.model)),
     )
-    trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=train, data_collator=collate)
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are several processes
+    examples: Any = train
+    if config.hardware.ranks > 1 and hasattr(train, "__len__"):
+        examples = Filled(train, config.device_batch * config.hardware.ranks)
+    trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=examples, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
     # In this order: a point of the curve is the model as the optimizer left it, then comes a merge.
     for callback in (Curve(adapted.model, measure, config), trainer.restarts):
@@ -180,7 +200,9 @@ def build(
 
 def train(trainer: RunTrainer) -> TrainerState:
     """Train from the newest checkpoint that is whole, or from the start where there is none."""
-    kept = checkpoints.newest(trainer.folder)
+    kept = ranks.agree(checkpoints.newest(trainer.folder) if ranks.first() else None)
+    if rank := ranks.current().index:
+        torch.manual_seed(trainer.config.seed + rank)  # dropout differs between ranks; rank 0 draws as one process does
     trainer.train(resume_from_checkpoint=str(kept) if kept else None)
     return trainer.state
 
@@ -192,13 +214,16 @@ def save(trainer: RunTrainer, folder: Path) -> None:
         StorageError: The disk does not take it.
     """
     staging = folder.with_name(f".{folder.name}.incomplete")
-    shutil.rmtree(staging, ignore_errors=True)
+    if ranks.first():
+        shutil.rmtree(staging, ignore_errors=True)
+    ranks.barrier()
     try:
         with storage.writing("the trained model", folder.parent):
             trainer.save_model(str(staging))
-            storage.sync(staging)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.rename(staging, folder)
-            storage.sync_names(folder.parent)
+            if ranks.first():
+                storage.sync(staging)
+                storage.replace(staging, folder)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if ranks.first():
+            shutil.rmtree(staging, ignore_errors=True)
+    ranks.barrier()

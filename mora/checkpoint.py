@@ -18,21 +18,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from . import sharded
 from .restart import Update, adapted_layers, base_weight
 
 BASE_FILE = "base.safetensors"
 
 
-def save_base(model: PeftModel, updates: Sequence[Update], folder: str | Path, adapter: str = "default") -> None:
+def save_base(
+    model: PeftModel, updates: Sequence[Update], folder: str | Path, adapter: str = "default", write: bool = True
+) -> None:
     """Write the base weights that differ from the pretrained ones; no file where none does.
+
+    Sharded weights are gathered one at a time. For that every rank must call this, one of them with `write`.
 
     Args:
         model: The model in training.
         updates: All that restarts have merged so far, in order.
         folder: Where the adapter is saved too.
         adapter: Its name.
+        write: Whether this rank writes the file.
     """
-    tensors = {f"weight:{name}": p.detach().cpu().contiguous() for name, p in trained_rest(model)}
+
+    def whole(tensor: Tensor) -> Tensor:
+        gathered = sharded.whole(tensor.detach())
+        return gathered.cpu().contiguous() if write else gathered.new_empty(0)
+
+    tensors = {f"weight:{name}": whole(p) for name, p in trained_rest(model)}
     merged = {name: base_weight(layer).detach() for name, layer in adapted_layers(model, adapter)} if updates else {}
     as_updates = sum(size(t) for update in updates for t in update.tensors.values())
     described: list[dict[str, Any]] = []
@@ -41,8 +52,8 @@ def save_base(model: PeftModel, updates: Sequence[Update], folder: str | Path, a
             described.append({"layer": update.layer, "operator": update.operator})
             tensors |= {f"update:{i}:{key}": t.contiguous() for key, t in update.tensors.items()}
     else:
-        tensors |= {f"merged:{name}": t.cpu().contiguous() for name, t in merged.items()}
-    if tensors:
+        tensors |= {f"merged:{name}": whole(t) for name, t in merged.items()}
+    if tensors and write:
         save_file(tensors, Path(folder) / BASE_FILE, metadata={"updates": json.dumps(described)})
 
 
@@ -155,4 +166,4 @@ def _copy(target: Tensor | None, source: Tensor, name: str, path: Path) -> None:
         raise ValueError(f"{path} holds weights of {name}, which the model does not have")
     if target.shape != source.shape:
         raise ValueError(f"{path}: {name} has shape {tuple(source.shape)}, the model's has {tuple(target.shape)}")
-    target.copy_(source)
+    sharded.write_(target, source)

@@ -42,6 +42,28 @@ class Segment(NamedTuple):
         """A view of the features of this segment: (..., size) -> (..., *shape)."""
         return x[..., self.features].unflatten(-1, self.shape)
 
+    def part(self, first: int, stop: int) -> list[Segment]:
+        """The features from `first` up to `stop` that are of this segment, as segments, numbered from 0 at `first`."""
+        begin, end = max(first, self.feature), min(stop, self.features.stop)
+        pieces = []
+        while begin < end:
+            done = begin - self.feature
+            along, across = (self.width, 1) if self.strided else (self.repeat, self.repeat)
+            within = done % along  # how far into a round of all groups, or into the run of one group
+            if within or end - begin < along:
+                size = min(along - within, end - begin)
+                # The piece of a round is a feature each for some groups; the piece of a run, some features for one.
+                shape = (1, size, True) if self.strided else (size, 1, False)
+                group = self.group + (within if self.strided else done // across)
+            else:
+                rounds = (end - begin) // along
+                size = rounds * along
+                shape = (rounds, self.width, True) if self.strided else (self.repeat, rounds, False)
+                group = self.group + (0 if self.strided else done // across)
+            pieces.append(Segment(begin - first, group, *shape))
+            begin += size
+        return pieces
+
     @property
     def repeat_axis(self) -> int:
         """The axis of `shape`, counted from the end, that is summed over or broadcast along."""
@@ -86,6 +108,10 @@ class Grouping:
                 s.fold(out).add_(y[..., s.groups].unsqueeze(s.repeat_axis))
         out[..., written:] = 0
         return out
+
+    def part(self, first: int, stop: int) -> Grouping:
+        """The same map on the features from `first` up to `stop` alone: a slice of `spread`."""
+        return Grouping(stop - first, self.r_hat, tuple(p for s in self.segments for p in s.part(first, stop)))
 
     def add_spread_(self, out: Tensor, y: Tensor, sign: float = 1.0) -> Tensor:
         """``out += sign * spread(y)`` in place, without building what is spread. `out` may have another dtype."""
@@ -170,6 +196,12 @@ class Grouped:
     def delta_weight(self, M: Tensor) -> Tensor:
         """(q, q) -> (d, k)."""
         return self.add_delta_(M.new_zeros(self.out_features, self.in_features), M)
+
+    def part(self, rows: slice, columns: slice) -> Grouped:
+        """The operator whose delta is ``delta[rows, columns]`` of this one."""
+        return Grouped(
+            self.name, self.inputs.part(columns.start, columns.stop), self.outputs.part(rows.start, rows.stop)
+        )
 
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
         """``weight += sign * delta_weight(M)``, in place; M is broadcast over views of the weight."""

@@ -14,6 +14,7 @@ small enough to be saved in place of the changed base weights, and replayed with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,7 +26,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from . import operators
+from . import operators, sharded
+from .grouped import Grouped
 from .layer import MoraLinear
 
 # (in_groups, out_groups) in the order that restarts step through. The paper has two groupings; the authors' code can
@@ -50,12 +52,18 @@ class Update:
 
     @torch.no_grad()
     def add_(self, weight: Tensor) -> None:
-        """``weight += update``, weight (out, in)."""
+        """``weight += update``, weight (out, in). Of a sharded weight each rank updates the part that it owns."""
         tensors = {name: t.to(weight.device) for name, t in self.tensors.items()}
+        here, rows, columns = sharded.part(weight)
         if "M" in tensors:
-            operators.build(**self.operator).add_delta_(weight, tensors["M"])
+            operator = operators.build(**self.operator)
+            if sharded.is_sharded(weight):
+                assert isinstance(operator, Grouped)  # `check` refuses the others
+                operator = operator.part(rows, columns)
+            operator.add_delta_(here, tensors["M"])
         else:
-            weight += (tensors["B"] @ tensors["A"] * self.operator["scale"]).to(weight.dtype)
+            A, B = tensors["A"][:, columns], tensors["B"][rows]
+            here += (B @ A * self.operator["scale"]).to(weight.dtype)
 
 
 def adapted_layers(model: PeftModel, adapter: str = "default") -> Iterator[tuple[str, MoraLinear | LoraLinear]]:
@@ -137,12 +145,22 @@ def restart(
         if isinstance(layer, MoraLinear):
             layer.mora_M[adapter].zero_()
         else:
-            layer.reset_lora_parameters(adapter, True)
+            start_lora_anew(layer, adapter)
     config: Any = model.peft_config[adapter]
     if hasattr(config, "in_groups"):
         order = list(cycle)
         regroup(model, *order[(order.index((config.in_groups, config.out_groups)) + 1) % len(order)], adapter=adapter)
     return updates
+
+
+def start_lora_anew(layer: LoraLinear, adapter: str) -> None:
+    """A drawn again as PEFT draws it, B zero. A sharded A is drawn whole, so that ranks draw what one process would."""
+    A, B = cast(Any, layer.lora_A[adapter].weight), cast(Any, layer.lora_B[adapter].weight)
+    if not sharded.is_sharded(A):
+        layer.reset_lora_parameters(adapter, True)
+        return
+    sharded.write_(A, nn.init.kaiming_uniform_(torch.empty(A.shape, dtype=A.dtype, device=A.device), a=math.sqrt(5)))
+    B.zero_()
 
 
 def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "default") -> None:
@@ -166,9 +184,9 @@ def pending_update(name: str, layer: MoraLinear | LoraLinear, config: Any, adapt
             "out_groups": config.out_groups,
             "wrap": config.wrap,
         }
-        return Update(name, {"M": layer.mora_M[adapter].detach().cpu().clone()}, arguments)
+        return Update(name, {"M": sharded.whole(layer.mora_M[adapter].detach()).cpu().clone()}, arguments)
     factors = {"A": layer.lora_A[adapter].weight, "B": layer.lora_B[adapter].weight}
-    tensors = {key: weight.detach().cpu().clone() for key, weight in factors.items()}
+    tensors = {key: sharded.whole(weight.detach()).cpu().clone() for key, weight in factors.items()}
     return Update(name, tensors, {"scale": float(layer.scaling[adapter])})
 
 
@@ -215,12 +233,16 @@ def reset_optimizer(
             moment = state[name]
             if how == "zero":
                 moment.zero_()
-            elif how == "magnitude":
-                count = round(ratio * moment.numel())
-                smallest = moment.flatten().abs().topk(count, largest=False).indices
-                moment.view(-1)[smallest] = 0
+                continue
+            whole = sharded.whole(moment)
+            if how == "magnitude":
+                count = round(ratio * whole.numel())
+                smallest = whole.flatten().abs().topk(count, largest=False).indices
+                whole.view(-1)[smallest] = 0
             else:
-                moment.mul_(torch.rand_like(moment) >= ratio)
+                whole.mul_(torch.rand_like(whole) >= ratio)
+            if whole is not moment:
+                sharded.write_(moment, whole)
         if how == "zero":
             state["step"].zero_()
     return touched

@@ -38,7 +38,14 @@ WRONG = [
     ("training.batch_size=0", "training.batch_size must be a positive integer, got 0"),
     ("training.batch_size=-4", "training.batch_size must be a positive integer, got -4"),
     ("training.batch_size=17", "training.batch_size must be at most task.pairs (16), got 17"),
-    ("training.batch_size=6 hardware.device_batch_size=4", "a multiple of hardware.device_batch_size (4), got 6"),
+    ("training.batch_size=6 hardware.device_batch_size=4", "hardware.device_batch_size", "got 4; allowed: 1, 2, 3, 6"),
+    ("hardware=ddp hardware.processes=3", "training.batch_size (8) must be a multiple", "allowed: 1, 2, 4, 8"),
+    ("hardware.processes=2 hardware.device_batch_size=3", "the 4 examples", "got 3; allowed: 1, 2, 4"),
+    ("hardware.processes=0", "hardware.processes must be a positive integer, got 0"),
+    ("hardware.nodes=2", "starts ranks on its own machine alone", "allowed: 1, or", "torchrun or srun"),
+    ("hardware.sharding=foo", "hardware.sharding must be one of none, full, gradients, zero2, got 'foo'"),
+    ("hardware.compile=1", "hardware.compile must be true or false, got 1"),
+    ("hardware=cpu hardware.sharding=zero2", "runs on GPUs; allowed on the CPU: none, full, gradients"),
     ("training.steps=-1", "training.steps must be a positive integer, got -1"),
     ("training.learning_rate=0", "training.learning_rate must be a positive number, got 0"),
     ("training.learning_rate=-1e-3", "training.learning_rate must be a positive number"),
@@ -217,6 +224,9 @@ def test_the_key_does_not_change_with_anything_else(no_gpu):
         ("hardware=cpu",),
         ("hardware=cpu", "hardware.precision=auto"),
         ("hardware.device_batch_size=4",),
+        ("hardware=ddp", "hardware.processes=2"),
+        ("hardware=fsdp",),
+        ("hardware.compile=true",),
     )
     assert {key(*change) for change in changes} == {key()}
 

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from mora import MoraConfig, checkpoint, restart
+from mora import MoraConfig, checkpoint, operators, restart
 from mora.spectrum import numerical_rank, spectra
 
 TOKENS = torch.arange(24).view(2, 12) % 64
@@ -54,6 +54,28 @@ MAKERS = {
 @torch.no_grad()
 def logits(model) -> torch.Tensor:
     return model(TOKENS).logits
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+@pytest.mark.parametrize("groups", restart.FOUR_GROUPINGS, ids="-".join)
+def test_ranks_that_add_their_rows_or_columns_merge_what_one_process_merges(groups, wrap):
+    """To the bit, over shapes that divide by nothing; as torch.chunk cuts a weight for its ranks."""
+    for inputs, outputs, r_hat in [(48, 33, 6), (7, 16, 5), (12, 9, 11), (5, 4, 13)]:
+        operator = operators.build(
+            "sharing", inputs, outputs, r_hat, in_groups=groups[0], out_groups=groups[1], wrap=wrap
+        )
+        M, weight = torch.randn(r_hat, r_hat), torch.randn(outputs, inputs)
+        whole = operator.add_delta_(weight.clone(), M)
+        for ranks in (2, 3, 5):
+            parts = zip(weight.chunk(ranks), whole.chunk(ranks), strict=True)
+            first = 0
+            for part, expected in parts:
+                rows = slice(first, first := first + len(part))
+                assert torch.equal(operator.part(rows, slice(0, inputs)).add_delta_(part.clone(), M), expected)
+            first = 0
+            for part, expected in zip(weight.chunk(ranks, 1), whole.chunk(ranks, 1), strict=True):
+                columns = slice(first, first := first + part.shape[1])
+                assert torch.equal(operator.part(slice(0, outputs), columns).add_delta_(part.clone(), M), expected)
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

@@ -15,6 +15,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from .. import ranks
 from ..config import RunConfig
 from .base import Prepared
 
@@ -89,8 +90,8 @@ class UuidTask:
         count = min(count, len(data.pairs))
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         longest = max(map(len, data.answers[:count]))
-        right = 0.0
-        for first in range(0, count, EVALUATION_BATCH):
+
+        def right(first: int) -> float:
             prompts = data.prompts[first : min(first + EVALUATION_BATCH, count)]
             width = max(map(len, prompts))
             ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
@@ -105,11 +106,13 @@ class UuidTask:
                     min_new_tokens=longest,
                     pad_token_id=pad,
                     use_cache=True,
+                    synced_gpus=False,  # each rank has the whole weights, and batches of its own
                 )
             texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
             values = (value for _, value in data.pairs[first : first + len(prompts)])
-            right += sum(character_accuracy(text, value) for text, value in zip(texts, values, strict=True))
-        return 100.0 * right / count
+            return sum(character_accuracy(text, value) for text, value in zip(texts, values, strict=True))
+
+        return 100.0 * sum(ranks.divided(range(0, count, EVALUATION_BATCH), right)) / count
 
     def losses(self, model: Any, prepared: Prepared) -> tuple[float, float]:
         """Mean cross-entropy in nats a token, over all keys (with the colon) and over all values."""
@@ -118,9 +121,8 @@ class UuidTask:
         from ..training import collate
 
         data: Data = prepared.data
-        totals = torch.zeros(2, dtype=torch.float64)
-        counts = torch.zeros(2, dtype=torch.float64)
-        for first in range(0, len(data.pairs), EVALUATION_BATCH):
+
+        def sums(first: int) -> list[tuple[float, int]]:
             rows = list(range(first, min(first + EVALUATION_BATCH, len(data.pairs))))
             batch = {k: v.to(model.device) for k, v in collate([prepared.train[i] for i in rows]).items()}
             labels = batch.pop("labels")
@@ -132,10 +134,13 @@ class UuidTask:
             position = torch.arange(1, labels.shape[1], device=labels.device)
             boundary = torch.tensor([len(data.prompts[i]) for i in rows], device=labels.device)[:, None]
             counted = labels[:, 1:] >= 0
-            for part, where in enumerate((counted & (position < boundary), counted & (position >= boundary))):
-                totals[part] += loss[where].double().sum().cpu()
-                counts[part] += where.sum().cpu()
-        key, value = (totals / counts).tolist()
+            parts = (counted & (position < boundary), counted & (position >= boundary))
+            return [(loss[where].double().sum().item(), int(where.sum())) for where in parts]
+
+        batches = ranks.divided(range(0, len(data.pairs), EVALUATION_BATCH), sums)
+        key, value = (
+            sum(nats for nats, _ in part) / sum(tokens for _, tokens in part) for part in zip(*batches, strict=True)
+        )
         return key, value
 
 
