@@ -51,6 +51,8 @@ def of(model: str) -> Shape | None:
         sizes += [heads, config.get("num_key_value_heads", heads), config["vocab_size"]]
         if not all(type(size) is int and size > 0 for size in sizes):
             return None
-        return Shape(*sizes, tied=bool(config.get("tie_word_embeddings", False)))
+        hidden, intermediate, layers, heads, kv_heads, vocabulary = sizes
+        tied = bool(config.get("tie_word_embeddings", False))
+        return Shape(hidden, intermediate, layers, heads, kv_heads, vocabulary, tied)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
