@@ -76,7 +76,9 @@ def _walk(path: list[str], overrides: list[str], conf: Path) -> tuple[list[str],
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    groups = [o for o in overrides if o.split("=")[0] in GROUPS and (conf / f"{o.replace('=', '/')}.yaml").is_file()]
+    searched = [o for o in overrides if o.startswith("hydra.searchpath=")]
+    groups = [o for o in overrides if o.split("=")[0] in GROUPS and re.fullmatch(r"\w+=[\w-]+", o)]
+    groups = [o for o in groups if searched or (conf / f"{o.replace('=', '/')}.yaml").is_file()] + searched
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base=None):
         node: Any = compose("config", overrides=groups)

@@ -41,10 +41,18 @@ def check(arguments: list[str], conf: Path) -> None:
                 "allowed: the environment, such as WANDB_API_KEY or HF_TOKEN"
             )
     flags = _flags(arguments)
-    folders = [conf, *([Path(flags.config_dir)] if flags.config_dir else [])]
-    for made in _parsed(flags.overrides):
+    parsed = _parsed(flags.overrides)
+    folders = [conf, *([Path(flags.config_dir)] if flags.config_dir else []), *_searched(parsed)]
+    for made in parsed:
         if made.key_or_group.split(".")[0].split("/")[0] != "hydra":
             _check(made, folders, flags.overrides)
+
+
+def _searched(parsed: list[Override]) -> list[Path]:
+    """The folders that hydra.searchpath adds: the files in them are chosen as ours are."""
+    added = [made.value() for made in parsed if made.key_or_group == "hydra.searchpath"]
+    entries = [str(entry) for value in added if isinstance(value, list) for entry in value]
+    return [Path(entry.removeprefix("file://")) for entry in entries if "://" not in entry.removeprefix("file://")]
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:

@@ -262,9 +262,17 @@ one = st.builds(
     st.sampled_from(["", "", "", "", "", "@foo", "@method", "@"]),
     values,
 )
+chosen = st.builds(
+    lambda group, names, form: f"{group}={form(names)}",
+    st.sampled_from(["method", "method", "task", "logger"]),
+    st.lists(st.sampled_from(["lora", "fft", "uuid", "none"]), min_size=1, max_size=2),
+    st.sampled_from([lambda n: n[0], lambda n: "[" + ",".join(n) + "]", ",".join, lambda n: f"'{n[0]}'"]),
+)
 command_lines = st.tuples(
     st.sampled_from([[], [], [], ["-m"]]),
-    st.lists(one | keys.map("~{}".format) | texts.filter(lambda t: not t.startswith("-")), min_size=1, max_size=2),
+    st.lists(
+        one | chosen | keys.map("~{}".format) | texts.filter(lambda t: not t.startswith("-")), min_size=1, max_size=2
+    ),
 ).map(lambda parts: [*parts[0], *parts[1]])
 
 
@@ -294,8 +302,10 @@ def holds(call, arguments):
             name, _, value = argument.lstrip("+").partition("=")
             if name in TYPES and value.lstrip("-").isdigit() and "-m" not in arguments:
                 assert at(config, name) == int(value)
-            if name in ("method", "task"):
-                assert getattr(config, name).name in value or "-m" in arguments
+            if name in ("method", "task", "hardware", "logger") and "-m" not in arguments:
+                last = [x for x in arguments if x.startswith(f"{name}=")][-1:]
+                assert not last or last[0].partition("=")[2].strip("'\" ") == getattr(config, name).name
+            assert not argument.startswith(("~", "+method", "+task")), argument
 
 
 FUZZ = {
@@ -339,6 +349,7 @@ def test_thousands_of_random_command_lines(call, counted):
     counted(len(tried), "command lines")
 
 
+SPECIAL = [None, math.nan, math.inf, -math.inf, 0, -1, 2**40, 1e-3, True, "", "???", [], [[]], {}]
 any_value = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -357,8 +368,6 @@ def test_values_of_any_type(smoke, counted):
     places += [(name, None) for name in whole]
     tried, said = [], []
 
-    @settings(max_examples=300, derandomize=True, **FUZZ)
-    @given(st.sampled_from(places), any_value)
     def check(place, value):
         tried.append(value)
         section, name = place
@@ -373,8 +382,12 @@ def test_values_of_any_type(smoke, counted):
             said.append((section, str(error)))
             return
         for name, passes in TYPES.items():
-            assert passes(at(config, name)), name
+            assert passes(at(config, name)), (name, value)
 
-    check()
+    for place in places:
+        for value in SPECIAL:
+            check(place, value)
+    fuzzed = settings(max_examples=150, derandomize=True, **FUZZ)(given(st.sampled_from(places), any_value)(check))
+    fuzzed()
     assert all(section in message for section, message in said)
     counted(len(tried), "values")
