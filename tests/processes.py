@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from experiments.records import Store
 
+# As run.py does, and before torch is imported: threads that spin starve each other where cores are few.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(["transformers", "peft", "experiments.training", "experiments.tracking", "mora", "run"])
 
@@ -37,7 +39,9 @@ def launch(*arguments: str, log: Path, before: Callable[[], None] | None = None,
     """Run `run.py` with these arguments to its end; `before` is called in the new process, to prepare its fate."""
     process = begin(*arguments, log=log, before=before)
     process.join(limit)
-    assert process.exitcode is not None, "the run hangs"
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"not done in {limit:g} seconds")
     return printed(process.exitcode, log)
 
 

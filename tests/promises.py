@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from experiments.storage import write_json
+
 ROOT = Path(__file__).parent.parent
 DATA, PAGE = ROOT / "docs" / "reliability.json", ROOT / "docs" / "reliability.md"
 INTRODUCTION = """# Reliability
@@ -53,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Outcomes:
-    """Adds up the cases of each promised test, and writes them at the end."""
+    """Adds up the cases of each promised test. Written after each: a run of an hour may be cut short."""
 
     def __init__(self, file: Path, root: Path) -> None:
         self.file, self.root = file, root
@@ -64,17 +66,20 @@ class Outcomes:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         texts = [text for name, text in report.user_properties if name == "promise"]
-        if not texts or (report.when != "call" and report.passed):
+        if not texts:
             return
         test = report.nodeid.split("[")[0]
         self.promises[test] = texts
-        self.outcomes.setdefault(test, {})[report.nodeid] = report.outcome
+        if report.when == "call" or not report.passed:
+            self.outcomes.setdefault(test, {})[report.nodeid] = report.outcome
         if report.when == "call":
             for name, value in report.user_properties:
                 if name == "counted":
                     self.counts.setdefault(test, Counter())[value[1]] += value[0]
+        if report.when == "teardown":
+            self.write()
 
-    def pytest_sessionfinish(self) -> None:
+    def write(self) -> None:
         known = json.loads(self.file.read_text()) if self.file.is_file() else {}
         for test, cases in self.outcomes.items():
             known[test] = {
@@ -84,7 +89,7 @@ class Outcomes:
                 **self.at,
             }
         known = {test: entry for test, entry in known.items() if (self.root / test.split("::")[0]).is_file()}
-        self.file.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        write_json(self.file, known)
 
 
 def commit() -> str:

@@ -21,7 +21,8 @@ ARGUMENTS = (
     "training.log_every=1",
     "training.evaluate_every=4",
     "training.checkpoint_every=2",
-    "task.pairs=8",
+    "training.batch_size=2",
+    "task.pairs=2",
     "task.eval_pairs=2",
     "protocol.restart_every=2",
 )
