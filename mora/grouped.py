@@ -209,6 +209,8 @@ class Grouped:
             part = M[:, s.groups]
             if s.strided:
                 self.outputs.add_spread_(s.fold(weight).movedim(0, -1), part.mT, sign)
+            elif s.repeat == 1:
+                self.outputs.add_spread_(weight[:, s.features].mT, part.mT, sign)
             else:
                 _add_runs_(weight[:, s.features], part, s.repeat, self.outputs, sign)
         return weight

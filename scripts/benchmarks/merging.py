@@ -55,7 +55,7 @@ def merges(quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def restarts(quick: bool) -> Iterator[dict[str, Any]]:
-    """Merge, regroup and clear the optimizer, against one read and write of the weights that carry an adapter."""
+    """Merge, regroup and clear the optimizer, against one read and write of all weights, M among them."""
     seconds, rounds = (1.0, (3, 5)) if quick else (6.0, (7, 40))
     for name, r in MODELS:
         config = MoraConfig(r=r, operator="sharing", target_modules=models.TARGETS)
@@ -65,7 +65,7 @@ def restarts(quick: bool) -> Iterator[dict[str, Any]]:
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        weights = [restart.base_weight(layer) for _, layer in restart.adapted_layers(model)]
+        weights = [p.detach() for p in model.parameters()]
 
         samples = timing.alternate(
             {"read and write": partial(read_and_write, weights), "restart": partial(once, model, optimizer)},
@@ -84,7 +84,6 @@ def once(model: Any, optimizer: torch.optim.Optimizer) -> None:
     restart.reset_optimizer(optimizer, [p for p in model.parameters() if p.requires_grad])
 
 
-@torch.no_grad()
 def read_and_write(weights: list[torch.Tensor]) -> None:
     for weight in weights:
         weight.mul_(1.0)

@@ -33,7 +33,7 @@ NOTES = {
     "(parameters and inputs not counted). Counts, the same at every run.",
     "merging": "A merge adds one update to a weight in place; `W += D` adds a matrix of that size that lies ready. A "
     "restart merges, regroups and clears the optimizer's state of every adapted layer; beside it one read and write of "
-    "the weights that carry an adapter.",
+    "all weights of the model.",
     "steps": "Forward, backward, clipping, AdamW; all seven projections adapted, no dropout. *Composed plainly* is the "
     "authors' way: compress, multiply, decompress and add one after the other, each in memory of its own.",
     "harness": "The UUID task at laptop scale on `tiny`, where a step is shortest and overhead weighs most. The bare "

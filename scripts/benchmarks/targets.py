@@ -87,6 +87,11 @@ SUMS = (
     "At r = 8 sharing passes once over each of the four tensors, input, output and their gradients, and multiplies "
     "as much as LoRA. Where the output is the smaller side, LoRA's passes over it are short, and the quotient is worst."
 )
+COPIES = (
+    "At rank 128 in the 250M shape the matrices hold a fifth as many numbers as all weights. Beside the addition, a "
+    "restart copies them to memory of its own, because checkpoints keep what was merged, and clears them and both of "
+    "their moments in the optimizer."
+)
 TARGETS = (
     Target(
         "sharing, r = 8: overhead over the frozen layer against LoRA's", "linear", 0.4, overhead(8, "sharing"), SUMS
@@ -101,7 +106,7 @@ TARGETS = (
     ),
     Target("bytes saved for backward, sharing, 4096 x 4096, r = 8, against LoRA's", "memory", 0.1, saved),
     Target("merge, 4096 x 11008, every operator, against adding a ready dense matrix", "merging", 2.0, merge),
-    Target("restart of a whole model against one read and write of its weights", "merging", 3.0, restart),
+    Target("restart of a whole model against one read and write of its weights", "merging", 3.0, restart, COPIES),
     Target("training step, smollm2-135m, sharing against LoRA, r = 8", "steps", 0.97, step),
     Target("run.py's tokens a second against a bare loop's", "harness", 0.95, trainer, at_most=False),
     Target(
