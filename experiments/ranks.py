@@ -83,7 +83,8 @@ def join(device: str, store: Any = None) -> None:
     os.environ.update({name: str(value) for name, value in names.items()})
     if store is None:
         os.environ.setdefault("MASTER_ADDR", slurm_first_host())
-        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20_000))
+        step = int(os.environ.get("SLURM_JOB_ID", 0)) + int(os.environ.get("SLURM_STEP_ID", 0))
+        os.environ.setdefault("MASTER_PORT", str(20_000 + step % 20_000))
         store, *_ = next(iter(rendezvous("env://", rank.index, rank.count, timeout=PATIENCE)))
     if device == "gpu":
         torch.cuda.set_device(rank.local)
