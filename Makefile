@@ -12,7 +12,9 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# Some of these need the optional packages; they are not installed otherwise, since importing them slows every run down.
 slow: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[experiments,dev,quantized,slurm]'
 	$(BIN)/python -m pytest -m slow
 
 check: $(READY)

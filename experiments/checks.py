@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +77,27 @@ def together(run: RunConfig) -> None:
         _adapters(run.method, shape, run.model)
     if run.method.restart_every:
         _restarts(run)
+    if run.quantization != "none":
+        _quantized(run)
+
+
+def _quantized(run: RunConfig) -> None:
+    m, why = run.method, ""
+    if m.family not in ("lora", "mora"):
+        why = f"for method={m.name}: a quantized base is frozen, and only an adapter beside it could train"
+    elif m.train_rest:
+        why = "with method.train_rest: what trains beside the adapters would have to be kept in full precision"
+    elif (m.name, run.quantization) == ("dora", "int8"):
+        why = "or nf4 for method=dora: PEFT's DoRA loses the scales of int8 layers after the first step"
+    elif run.training.record_spectrum:
+        why = "with training.record_spectrum: the update is merged for it, and a quantized base would round it"
+    if why:
+        raise ConfigError(f"quantization must be none {why}; got {run.quantization}")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"quantization={run.quantization} needs the package bitsandbytes, which is not installed: "
+            "pip install --constraint constraints.txt --editable '.[quantized]'"
+        )
 
 
 def _restarts(run: RunConfig) -> None:

@@ -159,7 +159,7 @@ class RunConfig:
     task: Task
     scale: str
     model: str = setting(TEXT)
-    quantization: str = setting(one_of("none"))
+    quantization: str = setting(one_of("none", "nf4", "int8"))
     seed: int = setting(SEED)
     training: Training
     hardware: Hardware

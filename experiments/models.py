@@ -38,30 +38,38 @@ def fingerprint(model: str) -> str:
     return "folder-" + digest.hexdigest()[:16]
 
 
-def load(model: str, cache: Path, dtype: Any, seed: int = 0) -> tuple[Any, Any, str]:
-    """The base model in `dtype`, its tokenizer, and the revision that was loaded.
+def load(
+    model: str, cache: Path, dtype: Any, seed: int = 0, *, quantization: str = "none", device: str = "cpu"
+) -> tuple[Any, Any, str]:
+    """The base model in `dtype` on `device`, its tokenizer, and the revision that was loaded.
 
-    `seed` draws the weights of models that start from random ones.
+    `seed` draws the weights of models that start from random ones. With `quantization`, `dtype` is that of what is
+    not quantized; such a model is made on its device and cannot be moved from there.
 
     Raises:
         ConfigError: It is not there, or not a causal language model.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if model == "tiny":
-        return tiny_model().to(dtype), tiny_tokenizer(), fingerprint(model)
-    if model in scratch.NAMES:
-        network, tokenizer = scratch.load(model, cache, seed)
-        return network.to(dtype), tokenizer, f"{model}-seed{seed}"
-    source = str(smollm2(cache)) if model == "smollm2-135m" else model
-    try:
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model {model} cannot be loaded: {reason}") from error
-    revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
-    return network, tokenizer, revision
+    from . import quantized
+
+    options = quantized.options(quantization, dtype, device)
+    if model == "tiny" or model in scratch.NAMES:
+        if model == "tiny":
+            network, tokenizer, revision = tiny_model(), tiny_tokenizer(), fingerprint(model)
+        else:
+            network, tokenizer, revision = *scratch.load(model, cache, seed), f"{model}-seed{seed}"
+        network = quantized.again(network.to(dtype), options) if options else network.to(dtype)
+    else:
+        source = str(smollm2(cache)) if model == "smollm2-135m" else model
+        try:
+            network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"model {model} cannot be loaded: {reason}") from error
+        revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
+    return quantized.keep_trainable(network) if options else network.to(device), tokenizer, revision
 
 
 def tiny_model() -> Any:

@@ -48,10 +48,17 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     training.quiet()
     placement = place(config)
     dtype = methods.base_dtype(config, placement)
-    network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
+    network, tokenizer, revision = models.load(
+        config.model,
+        config.paths.cache_folder,
+        dtype,
+        config.seed,
+        quantization=config.quantization,
+        device=placement.device,
+    )
     prepared = task.prepare(config, tokenizer)
     training.set_seed(config.seed)  # adapters may start at random
-    adapted = methods.adapt(network.to(placement.device), config)
+    adapted = methods.adapt(network, config)
 
     meter = cost.Meter(adapted.model, placement)
     trainer = training.build(
