@@ -40,9 +40,10 @@ def keep_trainable(network: nn.Module) -> nn.Module:
     It would do so for good, round the scales to bf16, and let no gradient through any more: a run measures its model
     before and while it trains.
     """
-    for module in network.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    layer: Any
+    for layer in network.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
     return network
 
 

@@ -186,8 +186,8 @@ class MoraLinear(nn.Module, MoraLayer):
             return
         share = (lost / self.get_delta_weight(adapter).norm()).item()
         raise ValueError(
-            f"the base weight is quantized ({self.quantization_backend.backend_name}): storing the merged weight in its "
-            f"format would be off by {share:.3g} times the update (Frobenius norm) on {self._describe(adapter)}. "
+            f"the base weight is quantized ({self.quantization_backend.backend_name}): storing the merged weight in "
+            f"its format would be off by {share:.3g} times the update (Frobenius norm) on {self._describe(adapter)}. "
             "Nothing was changed. Keep the adapter beside the base, or dequantize the base model, load the adapter "
             "onto that, and merge: there it is exact"
         )

@@ -1,4 +1,4 @@
-"""Quantized base layers, through PEFT's backends, with a stand-in for one; tests/test_quantization.py has a real one."""
+"""Quantized base layers, through PEFT's backends, by a stand-in; tests/test_quantization.py has a real one."""
 
 import pytest
 import torch
