@@ -3,6 +3,7 @@
     python run.py method=mora task=uuid                                  now, on this machine
     python run.py -m method=lora,mora method.rank=8,32 seed=0,1,2        a sweep; finished cells are skipped
     python run.py method=mora task=uuid scale=paper hardware=gpu         the published protocol
+    python run.py method=mora task=uuid scale=paper dry_run=true         what that would need and cost; nothing is run
 
 Exit codes: 0 done or already done; 1 a run failed; 2 the configuration is wrong; 130 interrupted.
 """
@@ -38,10 +39,14 @@ def main() -> int:
     # Errors are collected rather than raised, so that a sweep goes on after one bad cell.
     @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> float | None:
-        from experiments import report, runner
+        from experiments import dry_run, report, runner
 
         try:
             config = configuration.parse(composed)
+            if config.dry_run:
+                print(dry_run.table(config))
+                codes.append(0)
+                return None
             record = runner.run(config)
         except (ConfigError, OmegaConfBaseException) as error:
             refuse(error)
