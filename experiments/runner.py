@@ -100,7 +100,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
             start, *_ = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
             record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
         record.status = "finished"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter is how submitit leaves when it has queued the job again
         record.status = "interrupted"
         raise
     except Exception as error:

@@ -26,6 +26,7 @@ from mora import schedules
 from .callbacks import Curve, Measure
 from .config import RunConfig
 from .hardware import Placement
+from .interruption import StopWithCheckpoint
 from .methods import Adapted
 from .restarts import Restarts
 from .tasks.base import IGNORED
@@ -74,6 +75,7 @@ class RunTrainer(Trainer):
         self.folder = Path(self.args.output_dir or "")
         self.config, self.rates = config, adapted.rates
         self.restarts = Restarts(adapted.model, config) if isinstance(adapted.model, PeftModel) else None
+        self.interruption = StopWithCheckpoint(config)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -180,8 +182,8 @@ def build(
     )
     trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=train, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
-    # In this order: a point of the curve is the model as the optimizer left it, then comes a merge.
-    for callback in (Curve(adapted.model, measure, config), trainer.restarts):
+    # In this order: a point of the curve is the model as the optimizer left it, then comes a merge, then what saves.
+    for callback in (Curve(adapted.model, measure, config), trainer.restarts, trainer.interruption):
         if callback:
             trainer.add_callback(callback)
     return trainer
@@ -190,7 +192,8 @@ def build(
 def train(trainer: RunTrainer) -> TrainerState:
     """Train from the newest checkpoint, or from the start where there is none."""
     kept = checkpoints(trainer.folder)
-    trainer.train(resume_from_checkpoint=str(kept[-1]) if kept else None)
+    with trainer.interruption.listening():
+        trainer.train(resume_from_checkpoint=str(kept[-1]) if kept else None)
     return trainer.state
 
 

@@ -10,7 +10,9 @@ of its own had, less what it had before it made the model. Each line takes a pro
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -50,39 +52,40 @@ def measure(config: RunConfig) -> dict[str, float]:
     """Two real steps, in this process."""
     import torch
 
-    from experiments import methods, shapes, training
+    from experiments import methods, scratch, shapes, training
 
     training.quiet()
-    rows, length = SIZES[config.model]
+    shape, kept = shapes.NAMED[config.model], dict[int, int]()
+
+    def train(shape: shapes.Shape, rows: int, length: int) -> None:
+        network = scratch.llama(shape, 0, bos=0, eos=1, pad=2)
+        model: Any = methods.adapt(network, config).model.train()
+        if config.hardware.activation_checkpointing:
+            model.enable_input_require_grads()
+            model.activation_checkpointing_enable()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+        ids = torch.randint(3, 200, (rows, length))
+        weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            memory = tensor.untyped_storage()
+            if memory.data_ptr() not in weights:
+                kept[memory.data_ptr()] = memory.nbytes()
+            return tensor
+
+        for _ in range(2):
+            kept.clear()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    train(dataclasses.replace(shape, layers=1), 1, 8)  # loads the libraries' last parts
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
-    from experiments import scratch
-
-    network = scratch.llama(shapes.NAMED[config.model], 0, bos=0, eos=1, pad=2)
-    model: Any = methods.adapt(network, config).model.train()
-    if config.hardware.activation_checkpointing:
-        model.enable_input_require_grads()
-        model.activation_checkpointing_enable()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    ids = torch.randint(3, 200, (rows, length))
-    weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        memory = tensor.untyped_storage()
-        if memory.data_ptr() not in weights:
-            kept[memory.data_ptr()] = memory.nbytes()
-        return tensor
-
-    for _ in range(2):
-        kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-        saved = sum(kept.values())
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    train(shape, *SIZES[config.model])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
-    return {"saved": saved, "peak": peak - before}
+    return {"saved": sum(kept.values()), "peak": peak - before}
 
 
 def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:
@@ -93,7 +96,9 @@ def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:
     config = planned(model, METHODS[name], checkpointing)
     step = trace.step(config, shapes.NAMED[model], Placement("cpu", "fp32"), *SIZES[model])
     command = [sys.executable, __file__, "--measure", model, name, str(int(checkpointing))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Each tensor in pages of its own, given back when it ends: what is measured is tensors, not the allocator's habits.
+    pages = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=pages)
     real = json.loads(done.stdout.splitlines()[-1])
     return {
         "saved": step.plain.saved,
