@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 def explain(error: Exception, overrides: list[str], conf: Path) -> str:
     """One line for an error of Hydra's or OmegaConf's: what was wrong, where, and which values are allowed."""
     text = " ".join(str(error).split())
+    if "Could not find 'hydra/launcher/submitit_" in text:
+        return "hardware=slurm and hydra/launcher=submitit_* need hydra-submitit-launcher: pip install '.[slurm]'"
     if match := re.search(r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*?) Config search", text):
         group, value, allowed = match.groups()
         if group == "protocol":
