@@ -19,7 +19,9 @@ compare: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+# Some of these need the optional packages; they are not installed otherwise, since importing them slows every run down.
 slow: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[experiments,dev,quantized,slurm]'
 	$(BIN)/python -m pytest -m slow
 
 # Every test that proves a promise, the slow ones too, and the page that says so: half an hour and more.

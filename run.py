@@ -3,6 +3,7 @@
     python run.py method=mora task=uuid                                  now, on this machine
     python run.py -m method=lora,mora method.rank=8,32 seed=0,1,2        a sweep; finished cells are skipped
     python run.py method=mora task=uuid scale=paper hardware=gpu         the published protocol
+    python run.py method=mora task=uuid scale=paper dry_run=true         what that would need and cost; nothing is run
 
 Exit codes: 0 done or already done; 1 a run failed, or the disk is full; 2 the configuration is wrong; 130 interrupted.
 """
@@ -12,60 +13,38 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import config as configuration
-from experiments import overrides, ranks, redact, resolvers, storage
-from experiments.errors import ConfigError, StorageError
-from experiments.explain import explain
-
-CONF = Path(__file__).parent / "conf"
-
-
-def refuse(error: Exception) -> int:
-    """One line: what was wrong, where, which values are allowed. Gives the exit code."""
-    if ranks.first():
-        print(f"error: {explain(error, sys.argv[1:], CONF)}", file=sys.stderr)
-    return storage.exit_code(error)
+from experiments import command, overrides, ranks, redact, resolvers
+from experiments.command import CONF
+from experiments.errors import ConfigError, JobFailedError
 
 
 @redact.streams()
 def main() -> int:
     codes: list[int] = []
+    here = os.getpid()
     begun = False
 
-    # Errors are collected rather than raised, so that a sweep goes on after one bad cell.
+    # Exit codes are collected rather than raised, so that a sweep goes on after one bad cell.
     @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> float | None:
-        from experiments import report, runner
-
         nonlocal begun
         begun = True
-        try:
-            config = configuration.parse(composed)
-            record = runner.run(config)
-        except (ConfigError, OmegaConfBaseException, StorageError, OSError) as error:
-            codes.append(refuse(error))
-            return None
-        if ranks.first():
-            report.show(record, config)
-        codes.append(0 if record.status == "finished" else 1)
-        if codes[-1] and ranks.given():
-            sys.exit(1)  # ranks that wait for this one must not go on waiting through a sweep
-        return report.headline(record)
+        resolvers.register()  # in a job of a cluster nothing else has
+        code, headline = command.answer(composed)
+        codes.append(code)
+        if code and os.getpid() != here:  # submitit runs it elsewhere, on a copy of the list
+            raise JobFailedError(code)
+        if code and ranks.given():
+            sys.exit(code)  # ranks that wait for this one must not go on waiting through a sweep
+        return headline
 
-    resolvers.register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach the lines below instead of a page of traceback
-    # Threads that wait spin, by default for so long that two runs on two cores slow each other down twentyfold. This
-    # many turns cost a run of its own nothing measurable, and two runs a third. Read when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.default_int_handler)
+    prepare_environment()
     try:
         overrides.check(sys.argv[1:], CONF)
         job()
@@ -73,8 +52,11 @@ def main() -> int:
         if ranks.first():
             print("interrupted: the last checkpoint is kept; the same command goes on from there", file=sys.stderr)
         return 130
+    except JobFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
     except (HydraException, OmegaConfBaseException, ConfigError, OSError) as error:
-        return refuse(error)
+        return command.refuse(error)
     except SystemExit as end:  # Hydra has printed help, or what it cannot show
         if begun:
             raise
@@ -83,9 +65,22 @@ def main() -> int:
         if begun:
             raise
         # Hydra's own hydra.* settings.
-        return refuse(ConfigError(f"Hydra cannot compose this: {type(error).__name__}: {error}"))
+        return command.refuse(ConfigError(f"Hydra cannot compose this: {type(error).__name__}: {error}"))
     ranks.leave()
     return max(codes, default=0)
+
+
+def prepare_environment() -> None:
+    """What must be set before Hydra composes and torch is imported."""
+    resolvers.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach main instead of a page of traceback
+    # Threads that wait spin, by default for so long that two runs on two cores slow each other down twentyfold. This
+    # many turns cost a run of its own nothing measurable, and two runs a third. Read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Jobs on a cluster import this project, wherever they were sent from.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(CONF.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(stop, signal.default_int_handler)
 
 
 if __name__ == "__main__":

@@ -43,18 +43,20 @@ def operator_in_force(method: Method) -> Method:
     return dataclasses.replace(method, operator="rotation" if method.rank <= AUTO_ROTATION_UP_TO else "sharing")
 
 
-def hardware_in_force(hardware: Hardware) -> Hardware:
+def hardware_in_force(hardware: Hardware, planned: bool = False) -> Hardware:
     """`auto` by what it comes to on this machine: the number format changes a result, so it is part of the key.
+
+    For a run that is only `planned` it is a GPU with bf16, whatever this machine has.
 
     Raises:
         ConfigError: A GPU is asked for where there is none, or a format that the device cannot compute in.
     """
-    gpu = hardware.device != "cpu" and _has_gpu()
+    gpu = hardware.device != "cpu" and (planned or _has_gpu())
     if hardware.device == "gpu" and not gpu:
         raise ConfigError("hardware.device is gpu, but torch finds no GPU here; allowed: auto, cpu")
     precision = hardware.precision
     if precision == "auto":
-        precision = "bf16" if gpu and _has_bf16() else "fp32"
+        precision = "bf16" if gpu and (planned or _has_bf16()) else "fp32"
     if precision == "fp16" and not gpu:
         raise ConfigError("hardware.precision: fp16 needs a GPU; allowed on the CPU: fp32, bf16")
     hardware = dataclasses.replace(hardware, device="gpu" if gpu else "cpu", precision=precision)
@@ -129,6 +131,27 @@ def together(run: RunConfig) -> None:
         _adapters(run.method, shape, run.model)
     if run.method.restart_every:
         _restarts(run)
+    if run.quantization != "none":
+        _quantized(run)
+
+
+def _quantized(run: RunConfig) -> None:
+    m, why = run.method, ""
+    if m.family not in ("lora", "mora"):
+        why = f"for method={m.name}: a quantized base is frozen, and only an adapter beside it could train"
+    elif m.train_rest:
+        why = "with method.train_rest: what trains beside the adapters would have to be kept in full precision"
+    elif (m.name, run.quantization) == ("dora", "int8"):
+        why = "or nf4 for method=dora: PEFT's DoRA loses the scales of int8 layers after the first step"
+    elif run.training.record_spectrum:
+        why = "with training.record_spectrum: the update is merged for it, and a quantized base would round it"
+    if why:
+        raise ConfigError(f"quantization must be none {why}; got {run.quantization}")
+    if not run.dry_run and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"quantization={run.quantization} needs the package bitsandbytes, which is not installed: "
+            "pip install --constraint constraints.txt --editable '.[quantized]'"
+        )
 
 
 def _complete(run: RunConfig) -> None:

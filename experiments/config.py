@@ -177,8 +177,9 @@ class RunConfig:
     task: Task
     scale: str
     model: str = setting(TEXT)
-    quantization: str = setting(one_of("none"))
+    quantization: str = setting(one_of("none", "nf4", "int8"))
     seed: int = setting(SEED)
+    dry_run: bool = setting(SWITCH, optional=True)  # a question, no run: records have none
     training: Training
     hardware: Hardware
     logger: Logger
@@ -200,7 +201,9 @@ class RunConfig:
 
     def for_record(self) -> dict[str, Any]:
         """`as_dict` with the default folders: where a machine keeps its files is no part of what ran."""
-        return self.as_dict() | {"paths": dataclasses.asdict(Paths(results="results"))}
+        values = self.as_dict() | {"paths": dataclasses.asdict(Paths(results="results"))}
+        del values["dry_run"]
+        return values
 
 
 def parse(config: DictConfig) -> RunConfig:
@@ -231,6 +234,7 @@ def _checked(values: Any, *, nulls: bool = False) -> RunConfig:
     sections.update(logger=Logger, paths=Paths)
     top = {f.name: f for f in dataclasses.fields(RunConfig) if "check" in f.metadata}
     expected = {*sections, *top, "scale", "protocol"}
+    values = {name: None for name, f in top.items() if f.metadata["optional"]} | values
     if wrong := sorted(expected ^ set(values)):
         what = "is not a setting" if wrong[0] in values else "is missing"
         raise ConfigError(f"{wrong[0]} {what}; allowed: {', '.join(sorted(expected))}")
@@ -241,7 +245,7 @@ def _checked(values: Any, *, nulls: bool = False) -> RunConfig:
         raise ConfigError(f"protocol must be a section of settings, got {values['protocol']!r}")
     parsed = {name: _section(cls, name, values[name], nulls) for name, cls in sections.items()}
     parsed["method"] = checks.operator_in_force(parsed["method"])
-    parsed["hardware"] = checks.hardware_in_force(parsed["hardware"])
+    parsed["hardware"] = checks.hardware_in_force(parsed["hardware"], planned=bool(values["dry_run"]))
     for name, f in top.items():
         _check_value(f, name, values[name])
     for name in (*top, "protocol"):

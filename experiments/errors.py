@@ -1,4 +1,4 @@
-"""The errors that are no defect of this project: a wrong setting, a disk or a memory that is full."""
+"""The errors that are no defect of this project: wrong settings, full disks and memories, jobs that failed elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ class ConfigError(Exception):
 
 class StorageError(Exception):
     """A file could not be written: the disk is full, or gone. The message is one line that names the folder."""
+
+
+class JobFailedError(Exception):
+    """A job that was sent elsewhere did not end well; its own output says why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"a job ended with {self.code}: its output is below <results>/hydra/.submitit"
 
 
 SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")

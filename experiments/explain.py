@@ -22,6 +22,8 @@ def _reason(error: Exception, overrides: list[str], conf: Path) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override, text)
+    if "Could not find 'hydra/launcher/submitit_" in text:
+        return "hardware=slurm and hydra/launcher=submitit_* need hydra-submitit-launcher: pip install '.[slurm]'"
     if match := re.search(r"Could not find '([\w/]+)/([^'/]*)' Available options in '[\w/]+': (.*?) Config sear", text):
         group, value, allowed = match.groups()
         if group == "protocol":

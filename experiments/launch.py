@@ -18,7 +18,7 @@ from .errors import ConfigError
 from .records import Record, Store
 
 GRACE = 10.0  # seconds that ranks have to end by themselves once one of them has failed
-STOPPING = 60.0  # seconds that interrupted ranks have to write what they must
+STOPPING = 60.0  # seconds that ranks have to end after another one has failed
 
 
 def run(config: RunConfig, key: str, store: Store) -> Record:
@@ -48,7 +48,7 @@ def run(config: RunConfig, key: str, store: Store) -> Record:
         while not started.join(grace_period=GRACE):
             pass
     except KeyboardInterrupt:
-        stop(started.processes)
+        stop(started.processes, None)  # they end with a checkpoint
         record = store.read(key)
         if record and record.status != "finished":
             record.status, record.error = "interrupted", None
@@ -76,15 +76,15 @@ def run(config: RunConfig, key: str, store: Store) -> Record:
     return record
 
 
-def stop(processes: list[Any]) -> None:
-    """Ask processes to end, and end those that do not. A second interrupt does not wait."""
+def stop(processes: list[Any], patience: float | None = STOPPING) -> None:
+    """Ask processes to end, and end those that have not after `patience` seconds, or at an interrupt meanwhile."""
     try:
         for process in processes:
             if process.is_alive():
                 process.terminate()
-        deadline = time.monotonic() + STOPPING
+        deadline = time.monotonic() + (patience or 0.0)
         for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
+            process.join(None if patience is None else max(0.0, deadline - time.monotonic()))
     finally:
         for process in processes:
             if process.is_alive():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import scratch, shapes
-from .errors import ConfigError
+from .errors import ConfigError, out_of_memory
 from .explain import one_line
 
 TINY_SEED = 0
@@ -45,31 +45,47 @@ def fingerprint(model: str) -> str:
     return "folder-" + digest.hexdigest()[:16]
 
 
-def load(model: str, cache: Path, dtype: Any, seed: int = 0) -> tuple[Any, Any, str]:
-    """The base model in `dtype`, its tokenizer, and the revision that was loaded.
+def load(
+    model: str, cache: Path, dtype: Any, seed: int = 0, *, quantization: str = "none", device: str = "cpu"
+) -> tuple[Any, Any, str]:
+    """The base model in `dtype` on `device`, its tokenizer, and the revision that was loaded.
 
-    `seed` draws the weights of models that start from random ones.
+    `seed` draws the weights of models that start from random ones. With `quantization`, `dtype` is that of what is
+    not quantized; such a model is made on its device and cannot be moved from there.
 
     Raises:
         ConfigError: It is not there, or not a causal language model.
     """
+    from . import quantized
+
+    options = quantized.options(quantization, dtype, device)
+    if model == "tiny":
+        network, tokenizer, revision = tiny_model(), tiny_tokenizer(), fingerprint(model)
+    elif model in scratch.NAMES:
+        network, tokenizer, revision = *scratch.load(model, cache, seed), f"{model}-seed{seed}"
+    else:
+        source = str(smollm2(cache)) if model == "smollm2-135m" else model
+        network, tokenizer = _pretrained(model, source, dtype, options)
+        revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
+        return quantized.keep_trainable(network) if options else network.to(device), tokenizer, revision
+    network = network.to(dtype)
+    if options:
+        network = quantized.keep_trainable(quantized.again(network, options))
+    return network if options else network.to(device), tokenizer, revision
+
+
+def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if model == "tiny":
-        return tiny_model().to(dtype), tiny_tokenizer(), fingerprint(model)
-    if model in scratch.NAMES:
-        network, tokenizer = scratch.load(model, cache, seed)
-        return network.to(dtype), tokenizer, f"{model}-seed{seed}"
-    source = str(smollm2(cache)) if model == "smollm2-135m" else model
     try:
         # Code that comes with a model is never run, nor is the user asked at a prompt whether it should be.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=False, output_loading_info=True
+            source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
         )
         network, loading = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # a folder can be wrong in more ways than the libraries have names for
-        if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        if out_of_memory(error):
             raise
         reason = one_line(str(error)) or type(error).__name__
         if "ignore_mismatched_sizes" in reason:
@@ -79,8 +95,7 @@ def load(model: str, cache: Path, dtype: Any, seed: int = 0) -> tuple[Any, Any, 
         raise ConfigError(
             f"model {model} lacks weights, which would be random: {missing[0]} (and {len(missing) - 1} more)"
         )
-    revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
-    return network, tokenizer, revision
+    return network, tokenizer
 
 
 def tiny_model() -> Any:

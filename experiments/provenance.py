@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "lm_eval", "hydra-core", "numpy")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "lm_eval", "hydra-core", "numpy", "bitsandbytes")
 
 
 def now() -> str:

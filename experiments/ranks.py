@@ -123,6 +123,11 @@ def agree(value: T) -> T:
     return box[0]
 
 
+def agree_on_any(value: bool) -> bool:
+    """Whether it is true on any rank."""
+    return any(_gather(value))
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     _gather(None)

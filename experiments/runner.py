@@ -78,10 +78,17 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         placement = place(config)
         dtype = methods.base_dtype(config, placement)
         with ranks.one_first():
-            network, tokenizer, revision = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
+            network, tokenizer, revision = models.load(
+                config.model,
+                config.paths.cache_folder,
+                dtype,
+                config.seed,
+                quantization=config.quantization,
+                device=placement.device,
+            )
             prepared = task.prepare(config, tokenizer)
         training.set_seed(config.seed)  # adapters may start at random
-        adapted = methods.adapt(network.to(placement.device), config)
+        adapted = methods.adapt(network, config)
         meter = cost.Meter(adapted.model, placement)
         trainer = training.build(
             adapted,
@@ -134,7 +141,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
             with gathered(adapted.model):
                 record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
         record.status = "finished"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter is how submitit leaves when it has queued the job again
         record.error = ranks.failure()  # a rank that fails has the others stopped
         record.status = "failed" if record.error else "interrupted"
         raise

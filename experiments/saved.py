@@ -171,21 +171,23 @@ def same_adapter(folder: Path, expected: Any) -> None:
 def restore(record: Record, store: Store) -> tuple[Any, Any]:
     """The model in float32 on the CPU, with its adapter if it has one, in evaluation mode; and its tokenizer.
 
-    The base weights are first loaded in the run's own number format, so that they are the ones it was trained on;
-    in float32 nothing of an update is then rounded away when it is merged.
+    The base weights are first loaded in the run's own number format, quantized ones quantized, so that they are the
+    ones it was trained on; in float32 nothing of an update is then rounded away when it is merged.
 
     Raises:
         ConfigError: The run cannot be restored here.
     """
-    from . import methods
+    from . import methods, quantized
     from .hardware import Placement
     from .training import quiet
 
     quiet()
     folder, config = folder_of(record, store), settings(record, store)
     dtype = methods.base_dtype(config, Placement("cpu", config.hardware.precision))
-    network, tokenizer, _ = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
-    model = methods.adapt(network, config).model
+    network, tokenizer, _ = models.load(
+        config.model, config.paths.cache_folder, dtype, config.seed, quantization=config.quantization
+    )
+    model = methods.adapt(quantized.dequantized(network), config).model
     load_trained(model, config, folder)
     return model.float().eval(), tokenizer
 
@@ -209,10 +211,17 @@ def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
     folder = folder_of(record, store) if trains else None
     placement = place(config)
     dtype = methods.base_dtype(config, placement)
-    network, tokenizer, _ = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
+    network, tokenizer, _ = models.load(
+        config.model,
+        config.paths.cache_folder,
+        dtype,
+        config.seed,
+        quantization=config.quantization,
+        device=placement.device,
+    )
     prepared = task.prepare(config, tokenizer)
     training.set_seed(config.seed)
-    model = methods.adapt(network.to(placement.device), config).model
+    model = methods.adapt(network, config).model
     before = task.baseline(model, tokenizer, prepared) if trains else {}
     if folder:
         load_trained(model, config, folder)

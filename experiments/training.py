@@ -27,6 +27,7 @@ from . import checkpoints, ranks, sharding, storage
 from .callbacks import Curve, Measure
 from .config import RunConfig
 from .hardware import Placement, training_arguments
+from .interruption import StopWithCheckpoint
 from .methods import Adapted
 from .restarts import Restarts
 from .sampling import Filled, Order
@@ -76,6 +77,7 @@ class RunTrainer(Trainer):
         self.folder = Path(self.args.output_dir or "")
         self.config, self.rates, self.network = config, adapted.rates, adapted.model
         self.restarts = Restarts(adapted.model, config) if isinstance(adapted.model, PeftModel) else None
+        self.interruption = StopWithCheckpoint(config)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -191,8 +193,8 @@ def build(
         examples = Filled(train, config.device_batch * config.hardware.ranks)
     trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=examples, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
-    # In this order: a point of the curve is the model as the optimizer left it, then comes a merge.
-    for callback in (Curve(adapted.model, measure, config), trainer.restarts):
+    # In this order: a point of the curve is the model as the optimizer left it, then comes a merge, then what saves.
+    for callback in (Curve(adapted.model, measure, config), trainer.restarts, trainer.interruption):
         if callback:
             trainer.add_callback(callback)
     return trainer
@@ -203,7 +205,8 @@ def train(trainer: RunTrainer) -> TrainerState:
     kept = ranks.agree(checkpoints.newest(trainer.folder) if ranks.first() else None)
     if rank := ranks.current().index:
         torch.manual_seed(trainer.config.seed + rank)  # dropout differs between ranks; rank 0 draws as one process does
-    trainer.train(resume_from_checkpoint=str(kept) if kept else None)
+    with trainer.interruption.listening():
+        trainer.train(resume_from_checkpoint=str(kept) if kept else None)
     return trainer.state
 
 

@@ -7,6 +7,7 @@ Legend: k = in_features, d = out_features, q = r_hat. W: (d, k), in transformers
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from typing import Any
@@ -72,6 +73,16 @@ class MoraLayer(BaseTunerLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Exact at LoRA rank r_hat for truncation and sharing. Blocks give an update of full rank: not convertible."""
         return isinstance(self.mora_operator.get(adapter_name), Grouped)
+
+
+class _Copy:
+    """A copy of a base layer, as PEFT's backends write to one: they are handed what owns it."""
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        self.base_layer = copy.deepcopy(base_layer)
+
+    def get_base_layer(self) -> nn.Module:
+        return self.base_layer
 
 
 class MoraLinear(nn.Module, MoraLayer):
@@ -151,7 +162,8 @@ class MoraLinear(nn.Module, MoraLayer):
             adapter_names: Which ones; the active ones by default.
 
         Raises:
-            ValueError: With `safe_merge`, when the merged weight is not finite. The base weight is then untouched.
+            ValueError: With `safe_merge`, when the merged weight is not finite. Always, when the base layer is
+                quantized and its format would round the merged weight. The base weight is then untouched.
             TypeError: The base layer is quantized in a way that PEFT cannot write back.
         """
         for name in check_adapters_to_merge(self, adapter_names):
@@ -161,6 +173,8 @@ class MoraLinear(nn.Module, MoraLayer):
             if safe_merge:
                 weight = weight.clone()
             self._add_delta_(weight, name)
+            if self.quantization_backend is not None:
+                self._refuse_rounding(weight, name)
             if safe_merge and not torch.isfinite(weight).all():
                 raise ValueError(
                     f"the merged weight is not finite: adapter {name!r} on {self._describe(name)} is broken"
@@ -183,6 +197,22 @@ class MoraLinear(nn.Module, MoraLayer):
         target = weight.T if self._transposed else weight
         M = self.mora_M[adapter].to(weight.device)
         self.mora_operator[adapter].add_delta_(target, M, sign)
+
+    def _refuse_rounding(self, merged: Tensor, adapter: str) -> None:
+        # What would be stored is tried on a copy. The steps between quantized weights are often larger than an update.
+        trial = _Copy(self.get_base_layer())
+        assert self.quantization_backend is not None
+        self.quantization_backend.set_base_weight(trial, merged.clone())
+        lost = (self.quantization_backend.get_base_weight(trial.base_layer).to(merged.dtype) - merged).norm()
+        if lost <= torch.finfo(merged.dtype).eps * merged.norm():
+            return
+        share = (lost / self.get_delta_weight(adapter).norm()).item()
+        raise ValueError(
+            f"the base weight is quantized ({self.quantization_backend.backend_name}): storing the merged weight in "
+            f"its format would be off by {share:.3g} times the update (Frobenius norm) on {self._describe(adapter)}. "
+            "Nothing was changed. Keep the adapter beside the base, or dequantize the base model, load the adapter "
+            "onto that, and merge: there it is exact"
+        )
 
     @property
     def _transposed(self) -> bool:

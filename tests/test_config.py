@@ -20,7 +20,13 @@ WRONG = [
     ("logger=foo", "logger must be one of none, wandb"),
     ("experiment=foo", "experiment must be one of"),
     ("model=foo", "model must be one of tiny, ", "smollm2-135m", "a folder", "'foo'"),
-    ("quantization=foo", "quantization must be one of none"),
+    ("quantization=foo", "quantization must be one of none, nf4, int8"),
+    ("quantization=nf4 method=fft", "quantization must be none for method=fft", "frozen", "got nf4"),
+    ("quantization=int8 method=none", "quantization must be none for method=none", "got int8"),
+    ("quantization=nf4 method.train_rest=true", "quantization must be none with method.train_rest", "full precision"),
+    ("quantization=int8 method=dora", "quantization must be none or nf4 for method=dora"),
+    ("quantization=nf4 training.record_spectrum=true", "quantization must be none with training.record_spectrum"),
+    ("quantization=int8 method=relora", "quantization must be none for method=relora, got int8", "every merge would"),
     ("trainin.steps=3", "trainin.steps is not a setting", "training"),
     ("training.step=3", "training.step is not a setting", "allowed below training: learning_rate, steps"),
     ("+foo=3", "foo is not a setting"),
@@ -109,6 +115,12 @@ def test_nothing_heavy_is_imported_before_an_error(arguments):
     )
     done = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
+
+
+def test_a_package_that_is_not_there(main, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(monkeypatch, "scale=smoke", "quantization=nf4") == 2
+    assert "needs the package bitsandbytes, which is not installed: pip install" in capsys.readouterr().err
 
 
 def test_a_gpu_that_is_not_there(main, monkeypatch, capsys):

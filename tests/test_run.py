@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -114,28 +112,6 @@ def test_a_run_that_diverges_fails_and_says_at_which_step(tmp_path):
     assert record["error"]["type"] == "FloatingPointError"
     assert "diverged at step" in record["error"]["message"]
     assert record["metrics"]["curve"]
-
-
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_exits_130_and_keeps_its_checkpoint(stop, tmp_path):
-    arguments = [
-        "method=mora",
-        *SMOKE,
-        f"paths.results={tmp_path}",
-        "training.steps=4000",
-        "training.evaluate_every=4000",
-    ]
-    process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), *arguments], cwd=ROOT, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("checkpoints/*/checkpoint-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(stop)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert b"the same command goes on from there" in err
-    (path,) = (tmp_path / "runs").glob("*.json")
-    assert json.loads(path.read_text())["status"] == "interrupted"
-    assert list(tmp_path.glob("checkpoints/*/checkpoint-*"))
 
 
 def test_wandb_offline_mirrors_the_record_and_its_failure_fails_nothing(tmp_path):

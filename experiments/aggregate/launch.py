@@ -83,18 +83,23 @@ def hydra_lines(plans: Sequence[Plan], extra: Sequence[str]) -> list[str]:
 
 
 def slurm_script(plans: Sequence[Plan], extra: Sequence[str]) -> str:
-    """An sbatch array, a task a sweep. Resources are the cluster's business: give them to sbatch."""
+    """An sbatch array, a task a sweep, a record a cell. What sbatch's command line says wins over the lines here."""
     lines = hydra_lines(plans, extra)
     cases = "\n".join(f"  {i}) set -- {line} ;;" for i, line in enumerate(lines))
     return f"""#!/bin/bash
 #SBATCH --job-name=mora
 #SBATCH --array=0-{max(0, len(lines) - 1)}
-#SBATCH --signal=INT@120
+#SBATCH --ntasks=1
+#SBATCH --time=24:00:00
+#SBATCH --signal=USR2@180
 #SBATCH --requeue
-# Two minutes before the time limit the run keeps a checkpoint and ends with 130: it is queued again and goes on.
+#SBATCH --open-mode=append
+# Three minutes before the time limit, or when its place is taken, the run gets USR2: it keeps a checkpoint at the next
+# step that it logs, ends with {INTERRUPTED}, is queued again and goes on. Cells that are done are skipped then.
 # The other seeds can be planned when the search has ended: run plan.py again then.
 case "$SLURM_ARRAY_TASK_ID" in
 {cases}
+  *) echo "there is nothing to run" >&2; exit 0 ;;
 esac
 srun --ntasks=1 "$@"
 code=$?

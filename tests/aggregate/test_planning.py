@@ -130,13 +130,34 @@ def test_a_failed_cell_does_not_stop_the_others():
     assert sum(r.status == "failed" for r in fake.records.values()) == 1
 
 
-def test_the_slurm_script_is_bash(tmp_path):
+@pytest.mark.parametrize(("code", "requeued"), [(0, []), (1, []), (130, ["requeue 7_1"])])
+def test_the_slurm_script_runs_its_sweep_and_queues_itself_again(tmp_path, code, requeued):
+    """With stand-ins for srun and scontrol that write down what they are told."""
     script = tmp_path / "job.sh"
     script.write_text(launch.slurm_script([plan([]), plan([], CELLS[1])], ["paths.results=a b"]))
-    subprocess.run(["bash", "-n", script], check=True)
+    for name, ending in (("srun", f"exit {code}"), ("scontrol", "")):
+        stand_in = tmp_path / name
+        stand_in.write_text(f"""#!/bin/bash\n(IFS='|'; echo "{name}|$*") >> {tmp_path}/told\n{ending}\n""")
+        stand_in.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    assert subprocess.run(["bash", script], env=env).returncode == code
+    srun, *scontrol = (tmp_path / "told").read_text().splitlines()
+    _, ntasks, *command = srun.split("|")
+    assert ntasks == "--ntasks=1"
+    assert command[:3] == ["python", "run.py", "-m"]
+    assert "method=mora" in command
+    assert command[-1] == "paths.results=a b"
+    assert [line.replace("|", " ") for line in scontrol] == [f"scontrol {r}" for r in requeued]
     text = script.read_text()
-    assert "#SBATCH --array=0-1" in text
-    assert "'paths.results=a b'" in text
+    for wanted in ("array=0-1", "time=24:00:00", "signal=USR2@180", "requeue", "open-mode=append"):
+        assert f"#SBATCH --{wanted}\n" in text
+
+
+def test_the_slurm_script_of_nothing_does_nothing(tmp_path):
+    done = subprocess.run(
+        ["bash", "-c", launch.slurm_script([], [])], env={"SLURM_ARRAY_TASK_ID": "0"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "there is nothing to run\n")
 
 
 INTERRUPTIBLE = """

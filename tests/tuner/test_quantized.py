@@ -1,4 +1,4 @@
-"""Quantized base layers, through PEFT's backends. The real ones need hardware; the interface is what is tested."""
+"""Quantized base layers, through PEFT's backends, by a stand-in; tests/test_quantization.py has a real one."""
 
 import pytest
 import torch
@@ -71,17 +71,34 @@ def test_training_on_a_quantized_base(adapted):
 
 
 @pytest.mark.parametrize("safe_merge", [True, False])
-def test_merging_quantizes_again(adapted, safe_merge):
+def test_merging_is_refused_where_it_would_round_and_says_by_how_much(adapted, safe_merge):
     model = adapted(Int8Backend())
     layer = model.base_model.model[0]
+    base, update = layer.get_base_layer(), layer.get_delta_weight("default")
+    stored, scale = base.weight.clone(), base.scale.clone()
+    wanted = base.dequantize() + update
+    again = Int8Linear(nn.Linear(20, 14))
+    again.quantize(wanted)
+    lost = ((again.dequantize() - wanted).norm() / update.norm()).item()
+    with pytest.raises(ValueError, match=f"off by {lost:.3g} times the update"):
+        layer.merge(safe_merge=safe_merge)
+    assert torch.equal(base.weight, stored)
+    assert torch.equal(base.scale, scale)
+    assert not layer.merged
+
+
+def test_an_update_that_the_format_can_hold_is_merged(adapted):
+    model = adapted(Int8Backend())
+    layer = model.base_model.model[0]
+    with torch.no_grad():
+        layer.mora_M["default"].zero_()
     before = layer.get_base_weight()
-    expected = before + layer.get_delta_weight("default")
-    layer.merge(safe_merge=safe_merge)
+    model.merge_adapter()
+    assert layer.merged
     assert layer.get_base_layer().weight.dtype == torch.int8
-    step = layer.get_base_layer().scale.max().item()
-    torch.testing.assert_close(layer.get_base_weight(), expected, rtol=0, atol=0.51 * step)
-    layer.unmerge()
-    torch.testing.assert_close(layer.get_base_weight(), before, rtol=0, atol=1.1 * step)
+    torch.testing.assert_close(layer.get_base_weight(), before, rtol=1e-6, atol=0)
+    model.unmerge_adapter()
+    torch.testing.assert_close(layer.get_base_weight(), before, rtol=1e-6, atol=0)
 
 
 def test_a_backend_that_cannot_write_back_says_so(adapted):

@@ -1,0 +1,139 @@
+"""How far the dry run's memory is off: real training steps on this machine's CPU, beside the estimate for them.
+
+    python scripts/check_dry_run.py                        tiny and smollm2-135m, by several methods: a Markdown table
+    python scripts/check_dry_run.py --model tiny
+
+Saved: bytes that autograd keeps for the backward pass, counted by its own hooks. Peak: the most memory that a process
+of its own had, less what it had before it made the model. Each line takes a process and some seconds to a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tabulate import tabulate
+
+from experiments import config as configuration
+from experiments import dry_run, resolvers
+from experiments.aggregate import command_line
+from experiments.aggregate.protocol import composition
+from experiments.config import RunConfig
+
+METHODS = {
+    "fft": ["method=fft"],
+    "lora r=8": ["method=lora", "method.rank=8"],
+    "mora r=8 sharing": ["method=mora", "method.rank=8", "method.operator=sharing"],
+    "mora r=8 rotation": ["method=mora", "method.rank=8", "method.operator=rotation"],
+}
+SIZES = {"tiny": (16, 512), "smollm2-135m": (4, 256)}  # rows, tokens
+UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+
+
+def planned(model: str, arguments: list[str], checkpointing: bool) -> RunConfig:
+    rows, length = SIZES[model]
+    resolvers.register()
+    own = [f"model={model}", "task=math", "scale=paper", "hardware=cpu", f"task.max_length={length}"]
+    own += [f"training.batch_size={rows}", f"hardware.device_batch_size={rows}"]
+    own += [f"hardware.activation_checkpointing={str(checkpointing).lower()}"]
+    return configuration.parse(composition([*own, *arguments]))
+
+
+def measure(config: RunConfig) -> dict[str, float]:
+    """Two real steps, in this process."""
+    import torch
+
+    from experiments import methods, scratch, shapes, training
+
+    training.quiet()
+    shape, kept = shapes.NAMED[config.model], dict[int, int]()
+
+    def train(shape: shapes.Shape, rows: int, length: int) -> None:
+        network = scratch.llama(shape, 0, bos=0, eos=1, pad=2)
+        model: Any = methods.adapt(network, config).model.train()
+        if config.hardware.activation_checkpointing:
+            model.enable_input_require_grads()
+            model.activation_checkpointing_enable()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+        ids = torch.randint(3, 200, (rows, length))
+        weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            memory = tensor.untyped_storage()
+            if memory.data_ptr() not in weights:
+                kept[memory.data_ptr()] = memory.nbytes()
+            return tensor
+
+        for _ in range(2):
+            kept.clear()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    train(dataclasses.replace(shape, layers=1), 1, 8)  # loads the libraries' last parts
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+    train(shape, *SIZES[config.model])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+    return {"saved": sum(kept.values()), "peak": peak - before}
+
+
+def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:
+    """Estimate and measurement, bytes. The measurement is taken in a process of its own."""
+    from experiments import shapes, trace
+    from experiments.hardware import Placement
+
+    config = planned(model, METHODS[name], checkpointing)
+    step = trace.step(config, shapes.NAMED[model], Placement("cpu", "fp32"), *SIZES[model])
+    command = [sys.executable, __file__, "--measure", model, name, str(int(checkpointing))]
+    # Each tensor in pages of its own, given back when it ends: what is measured is tensors, not the allocator's habits.
+    pages = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=pages)
+    real = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "saved": step.plain.saved,
+        "saved_measured": real["saved"],
+        "peak": dry_run.estimate(config).peak[int(checkpointing)],
+        "peak_measured": real["peak"],
+    }
+
+
+def line(model: str, name: str, checkpointing: bool) -> list[str]:
+    found = compared(model, name, checkpointing)
+
+    def beside(what: str) -> list[str]:
+        guess, real = found[what], found[f"{what}_measured"]
+        return [f"{guess / 2**20:,.1f}", f"{real / 2**20:,.1f}", f"{100 * (guess / real - 1):+.1f} %"]
+
+    # With checkpointing what is kept is no saved tensor of autograd's, but held by the function that recomputes.
+    saved = ["", "", ""] if checkpointing else beside("saved")
+    return [model, name, "yes" if checkpointing else "no", *saved, *beside("peak")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command_line.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SIZES, action="append", help="only this one (repeatable)")
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.measure:
+        model, name, checkpointing = options.measure
+        print(json.dumps(measure(planned(model, METHODS[name], checkpointing == "1"))))
+        return 0
+    header = ("model", "method", "checkpointing", "saved, MiB", "measured", "off", "peak, MiB", "measured", "off")
+    rows = [line(m, name, c) for m in options.model or SIZES for name in METHODS for c in (False, True)]
+    print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.guarded(main))

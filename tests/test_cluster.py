@@ -1,0 +1,147 @@
+"""Cells as jobs, sent by Hydra's submitit launcher: on this machine, and to a stand-in for SLURM.
+
+The stand-in takes what submitit really sends: it keeps the script that sbatch is given, runs it with the variables
+that SLURM would set, and runs it again when scontrol is told to.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="needs the extra `slurm`"),
+]
+SMOKE = ("scale=smoke", "logger=none", "hardware.threads=1")
+PATIENCE = 300
+
+STAND_INS = {
+    "sbatch": """
+import os, re, subprocess, sys
+from pathlib import Path
+folder = Path(os.environ["STAND_IN"])
+text = Path(sys.argv[-1]).read_text()
+(folder / "script.sh").write_text(text)
+for i in range(int(re.search("--array=0-([0-9]+)", text)[1]) + 1):
+    task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(i), "SLURM_JOB_ID": str(8 + i), "SLURM_NTASKS": "1"}
+    task |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1"}
+    again = f"while bash script.sh; [ -e again-7_{i} ]; do rm again-7_{i}; done; touch ended-{i}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen(["bash", "-c", again], cwd=folder, env={**os.environ, **task}, **quiet)
+print("Submitted batch job 7")
+""",
+    "srun": """
+import os, sys
+from pathlib import Path
+task, command = os.environ["SLURM_ARRAY_TASK_ID"], sys.argv[1:]
+while command[0].startswith("--"):
+    option, *command = command
+    if option in ("--output", "--error"):
+        name, *command = command
+        name = name.replace("%A", "7").replace("%a", task).replace("%t", "0")
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1 if option == "--output" else 2)
+Path(os.environ["STAND_IN"], f"pid-{task}").write_text(str(os.getpid()))
+os.execvp(command[0], command)
+""",
+    "scontrol": """
+import os, sys
+from pathlib import Path
+folder, (verb, job) = Path(os.environ["STAND_IN"]), sys.argv[1:]
+assert verb == "requeue"
+(folder / f"again-{job}").touch()
+with (folder / "requeued").open("a") as file:
+    print(job, file=file)
+""",
+    "sacct": """
+import os
+from pathlib import Path
+print("JobID|State|NodeList")
+for i in range(2):
+    ended = Path(os.environ["STAND_IN"], f"ended-{i}").exists()
+    print(f"7_{i}|{'COMPLETED' if ended else 'RUNNING'}|here")
+""",
+}
+
+
+def run(*arguments: str, env=None, **options) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}, **options
+    )
+
+
+def records(results: Path) -> dict[str, dict]:
+    found = [json.loads(p.read_text()) for p in (results / "runs").glob("*.json")]
+    return {r["cell"]["method"]: r for r in found}
+
+
+def test_a_job_a_cell_on_this_machine(tmp_path):
+    local = ("hydra/launcher=submitit_local", "hardware=cpu", f"paths.results={tmp_path / 'results'}")
+    process = run(*local, *SMOKE, "method=lora,mora", cwd=tmp_path)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert {m: r["status"] for m, r in records(tmp_path / "results").items()} == {
+        "lora": "finished",
+        "mora": "finished",
+    }
+    assert os.listdir(tmp_path) == ["results"]
+
+
+def test_a_job_that_does_not_end_well_is_an_exit_code(tmp_path):
+    local = ("hydra/launcher=submitit_local", "hardware=cpu", f"paths.results={tmp_path}")
+    for wrong, code in (("training.learning_rate=1e30", 1), ("method.rank=-1", 2)):
+        process = run(*local, *SMOKE, wrong, cwd=ROOT)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == code, err
+        assert f"a job ended with {code}" in err
+
+
+@pytest.fixture
+def slurm(tmp_path) -> dict[str, str]:
+    """The environment in which the stand-in is the cluster."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name, code in STAND_INS.items():
+        (folder / name).write_text(f"#!{sys.executable}\n{code}")
+        (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "STAND_IN": str(folder)}
+
+
+def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path, slurm):
+    results, folder = tmp_path / "results", Path(slurm["STAND_IN"])
+    # On this machine there may be no GPU, and the first checkpoint but for the notice's would be that of the end.
+    own = (*SMOKE, "hardware.device=cpu", "hardware.precision=fp32")
+    own += ("training.steps=40", "training.checkpoint_every=40", "training.evaluate_every=40")
+    process = run("hardware=slurm", *own, "method=lora,mora", f"paths.results={results}", env=slurm, cwd=ROOT)
+    deadline = time.monotonic() + PATIENCE
+    while not any("loss=" in p.read_text() for p in results.glob("hydra/.submitit/*/7_1_*.err")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(int((folder / "pid-1").read_text()), signal.SIGUSR2)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    (log,) = results.glob("hydra/.submitit/*/7_1_*.err")
+    assert "SIGUSR2: stops with a checkpoint, within 2 steps" in log.read_text()
+    assert (folder / "requeued").read_text() == "7_1\n"
+    found = records(results)
+    assert {m: r["status"] for m, r in found.items()} == {"lora": "finished", "mora": "finished"}
+
+    script = (folder / "script.sh").read_text()
+    for wanted in ("array=0-1%64", "signal=USR2@180", "time=240", "requeue", "open-mode=append", "gpus-per-node=1"):
+        assert f"#SBATCH --{wanted}\n" in script
+    assert re.search(r"^srun --unbuffered .* -m submitit.core._submit ", script, re.MULTILINE)
+
+    left_alone = run("hardware=cpu", *own, "method=mora", f"paths.results={tmp_path / 'alone'}", cwd=ROOT)
+    assert left_alone.wait(PATIENCE) == 0
+    assert records(tmp_path / "alone")["mora"]["metrics"] == found["mora"]["metrics"]
