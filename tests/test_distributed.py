@@ -51,9 +51,9 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(method, hardware, alone
     assert provenance["sharding"] == {"ddp": "none", "fsdp": "full"}[hardware]
 
 
-@pytest.mark.parametrize("method", ["relora method.optimizer_reset=random", "remora method.train_rest=true"])
+@pytest.mark.parametrize("method", ["relora", "remora method.train_rest=true"])
 def test_what_restarts_draw_and_what_trains_beside_is_the_same_under_fsdp(method, alone, tmp_path):
-    arguments = settings(*method.split())
+    arguments = settings(*method.split(), "training.steps=6", "method.restart_every=2")
     code, err = run([*arguments, *TWO, "hardware=fsdp", f"paths.results={tmp_path}"])
     assert code == 0, err
     assert_same_run(tmp_path, alone(*arguments))

@@ -209,6 +209,34 @@ def test_pruning_clears_a_share(how):
     assert kept / total == pytest.approx(0.25, abs=0.02)
 
 
+@pytest.mark.parametrize("how", ["zero", "magnitude", "random"])
+def test_sharded_moments_are_cleared_as_whole_ones_are(how):
+    from torch import distributed
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        plain = torch.nn.Parameter(torch.randn(6, 5))
+        optimizer = torch.optim.AdamW([plain])
+        plain.grad = torch.randn(6, 5)
+        optimizer.step()
+        sharded = torch.nn.Parameter(distribute_tensor(plain.detach().clone(), mesh, [Shard(0)]))
+        other = torch.optim.AdamW([sharded])
+        other.state[sharded] = {
+            name: distribute_tensor(value.clone(), mesh, [Shard(0)]) if value.ndim else value.clone()
+            for name, value in optimizer.state[plain].items()
+        }
+        for each, parameter in ((optimizer, plain), (other, sharded)):
+            torch.manual_seed(1)
+            assert restart.reset_optimizer(each, [parameter], how) == 1
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(optimizer.state[plain][name], other.state[sharded][name].full_tensor())
+            assert (optimizer.state[plain][name] == 0).sum() >= 20
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_a_reset_refuses_what_it_does_not_know():
     _, optimizer = stepped()
     with pytest.raises(ValueError, match="one of zero, magnitude, random, got 'half'"):
