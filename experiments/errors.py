@@ -1,4 +1,4 @@
-"""The errors that are no defect of this project: wrong settings, full disks and memories, jobs that failed elsewhere."""
+"""Errors that are no defect of this project: wrong settings, full disks and memories, jobs that failed elsewhere."""
 
 from __future__ import annotations
 
