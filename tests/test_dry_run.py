@@ -117,7 +117,7 @@ def test_flops_are_those_of_the_products():
 
 
 def test_the_saved_adapter_has_the_size_that_was_said(trained):
-    _results, records = trained
+    _, records = trained
     for name in ("mora", "lora"):
         record = records[name]
         arguments = ["scale=smoke", "hardware=cpu", "dry_run=true", f"method={name}"]
