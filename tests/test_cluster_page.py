@@ -1,4 +1,4 @@
-"""The commands of docs/scaling_parts.md: all are right configurations, and those that this machine can run do run."""
+"""The commands of docs/cluster.md: all are right configurations, and those that this machine can run do run."""
 
 import importlib.util
 import shlex
@@ -10,7 +10,7 @@ import pytest
 from .conftest import ROOT, compose
 from .test_docs import blocks
 
-LINES = [shlex.split(line) for b in blocks("docs/scaling_parts.md", "sh") for line in b.splitlines()]
+LINES = [shlex.split(line) for b in blocks("docs/cluster.md", "sh") for line in b.splitlines()]
 RUNS = [c[2:] for c in LINES if c[:2] == ["python", "run.py"]]
 DRY = [c for c in RUNS if "dry_run=true" in c]
 
