@@ -179,7 +179,7 @@ class RunConfig:
     model: str = setting(TEXT)
     quantization: str = setting(one_of("none", "nf4", "int8"))
     seed: int = setting(SEED)
-    dry_run: bool = setting(SWITCH, optional=True)  # a question, no run: records have none
+    dry_run: bool | None = setting(SWITCH, nullable=True)  # a question, no run: records have none
     training: Training
     hardware: Hardware
     logger: Logger

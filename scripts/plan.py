@@ -18,26 +18,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hydra.errors import HydraException
 from tabulate import tabulate
 
-from experiments import overrides, paper, tasks
+from experiments import paper
 from experiments.aggregate import command_line, launch, planning
 from experiments.aggregate.fill import Results
 from experiments.aggregate.load import read_records
-from experiments.aggregate.protocol import CONF, Protocols
-from experiments.config import LARGEST
+from experiments.aggregate.protocol import Protocols
 from experiments.errors import ConfigError
-from experiments.explain import explain
 
 HEADER = ("task", "method", "rank", "operator", "stage", "states", "learning rate", "still to run")
-
-
-def seeds(text: str) -> list[int]:
-    found = [int(part) for part in text.split(",")]
-    if len(set(found)) != len(found) or min(found) < 0 or max(found) > LARGEST:
-        raise ValueError(text)
-    return found
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
@@ -46,23 +36,20 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--table", type=int, action="append", default=[], choices=paper.TABLES)
     parser.add_argument("--figure", type=int, action="append", default=[], choices=paper.FIGURES)
-    parser.add_argument("--task", action="append", choices=tasks.NAMES, help="only the cells of this task (repeatable)")
+    parser.add_argument(
+        "--task", action="append", choices=command_line.TASKS, help="only the cells of this task (repeatable)"
+    )
     parser.add_argument("--method", action="append", choices=[*paper.METHODS], help="only this method (repeatable)")
     parser.add_argument("--scale", choices=paper.SCALES, default="laptop")
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--seeds", type=seeds, default=[0, 1, 2], help="comma-separated (default: 0,1,2)")
+    parser.add_argument("--seeds", type=command_line.seeds, default=[0, 1, 2], help="comma-separated (default: 0,1,2)")
     parser.add_argument("--rate-search", choices=("on", "off"), default="on", help="off: the protocol's own rate")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--run", action="store_true", help="run what is missing")
     action.add_argument("--print", choices=("hydra", "slurm"), help="print the commands of what can be run now")
     parser.add_argument("run_arguments", nargs="*", metavar="name=value", help="more settings for run.py")
     made = parser.parse_args(arguments)
-    if wrong := [a for a in made.run_arguments if "=" not in a]:
-        parser.error(f"{wrong[0]!r} is not name=value")
-    try:
-        overrides.check(made.run_arguments, CONF)
-    except (ConfigError, HydraException) as error:
-        parser.error(explain(error, made.run_arguments, CONF))
+    command_line.check_overrides(parser, made.run_arguments)
     return made
 
 

@@ -189,7 +189,7 @@ SLOW = pytest.mark.slow
 )
 def test_a_checkpoint_is_not_unpickled_as_code(smoke, tmp_path, name, monkeypatch):
     """The Trainer's own files are pickles: it reads them as weights only. A run that cannot resume has failed."""
-    from experiments import callbacks, records, runner
+    from experiments import callbacks, checkpoints, records, runner
 
     def stop(self, args, state, control, **kwargs):
         if state.global_step == 3:
@@ -204,6 +204,8 @@ def test_a_checkpoint_is_not_unpickled_as_code(smoke, tmp_path, name, monkeypatc
     (checkpoint,) = store.checkpoints(key).glob("checkpoint-*")
     assert (checkpoint / name).is_file()
     torch.save({"x": Bomb(Path(tmp_path) / "went-off")}, checkpoint / name)
+    (checkpoint / checkpoints.SEAL).unlink()
+    checkpoints.seal(checkpoint)  # whoever can write the one file can write the other
     record = runner.run(config)
     assert not (tmp_path / "went-off").exists()
     assert record.status == "failed"

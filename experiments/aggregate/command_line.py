@@ -9,12 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from .. import paper, redact, storage
+from .. import paper, redact, storage, tasks
+from ..config import LARGEST
 from ..errors import ConfigError
-from ..explain import one_line
+from ..explain import explain, one_line
 from ..records import Record
 from . import output
 from .load import ResultsError, read_records
+from .protocol import CONF
+
+TASKS = tasks.NAMES
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,6 +76,28 @@ def _redacted(content: bytes) -> bytes:
         return redact.text(content.decode()).encode()
     except UnicodeDecodeError:  # a picture
         return content
+
+
+def seeds(text: str) -> list[int]:
+    """The type of a list of seeds, such as 0,1,2."""
+    found = [int(part) for part in text.split(",")]
+    if len(set(found)) != len(found) or min(found) < 0 or max(found) > LARGEST:
+        raise ValueError(text)
+    return found
+
+
+def check_overrides(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """Refuse what run.py would refuse before it composes."""
+    from hydra.errors import HydraException
+
+    from .. import overrides
+
+    if wrong := [a for a in arguments if "=" not in a]:
+        parser.error(f"{wrong[0]!r} is not name=value")
+    try:
+        overrides.check(arguments, CONF)
+    except (ConfigError, HydraException) as error:
+        parser.error(explain(error, arguments, CONF))
 
 
 def not_negative(text: str) -> float:

@@ -176,7 +176,8 @@ time.sleep(30)
 
 def test_an_interrupt_reaches_the_run_once_and_is_waited_for():
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"import signal, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "from experiments.aggregate import launch\n"
         f"sys.exit(launch.sweep([sys.executable, '-c', {INTERRUPTIBLE!r}]))"
     )
