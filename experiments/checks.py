@@ -60,6 +60,8 @@ def hardware_in_force(hardware: Hardware, planned: bool = False) -> Hardware:
     if precision == "fp16" and not gpu:
         raise ConfigError("hardware.precision: fp16 needs a GPU; allowed on the CPU: fp32, bf16")
     hardware = dataclasses.replace(hardware, device="gpu" if gpu else "cpu", precision=precision)
+    if planned:  # for the machine that it is planned for
+        return dataclasses.replace(hardware, processes=hardware.processes or 1, nodes=hardware.nodes or 1)
     return _engine_in_force(_ranks_in_force(hardware))
 
 

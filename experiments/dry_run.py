@@ -157,7 +157,16 @@ def stored(name: str, parameter: Any, quantization: str) -> float:
     return parameter.numel() + 4 * len(parameter)
 
 
-def table(config: RunConfig, devices: int = 1, sharded: frozenset[str] = frozenset()) -> str:
+# What processes divide among them. With `gradients`, weights are whole from the forward to the backward pass.
+SHARDED = {
+    "none": frozenset[str](),
+    "gradients": frozenset({"gradients", "optimizer"}),
+    "zero2": frozenset({"gradients", "optimizer"}),
+    "full": frozenset({"weights", "gradients", "optimizer"}),
+}
+
+
+def table(config: RunConfig) -> str:
     """The estimate as a page for people, beside that of LoRA at the same rank."""
     from tabulate import tabulate
 
@@ -166,6 +175,7 @@ def table(config: RunConfig, devices: int = 1, sharded: frozenset[str] = frozens
 
     quiet()
     h, t, m = config.hardware, config.training, config.method
+    devices, sharded = h.ranks, SHARDED[h.sharding or "none"]
     columns = {m.name: estimate(config, devices, sharded)}
     if m.rank is not None and m.name != "lora":
         # What LoRA's scale is makes no difference here.

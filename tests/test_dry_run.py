@@ -192,3 +192,21 @@ def test_real_steps_peak_where_the_estimate_says():
         for checkpointing in (False, True):
             found = compared("tiny", name, checkpointing)
             assert found["peak"] == pytest.approx(found["peak_measured"], rel=0.2), (name, checkpointing)
+
+
+def test_processes_share_the_batch_and_what_is_sharded():
+    """Planned for GPUs that are not here."""
+    own = ["task=math", "scale=paper", "dry_run=true", "hardware.device_batch_size=1"]
+
+    def memory(*arguments: str) -> dict[str, float]:
+        page = dry_run.table(compose(*own, *arguments))
+        found = {line[:20].strip(): line for line in page.splitlines() if "GiB" in line}
+        return {name: float(found[name].split()[-4]) for name in ("weights", "optimizer (AdamW)")}
+
+    alone, eight = memory("hardware=gpu"), memory("hardware=ddp", "hardware.processes=4", "hardware.nodes=2")
+    assert eight == alone
+    full = memory("hardware=fsdp", "hardware.processes=4", "hardware.nodes=2")
+    assert full["weights"] == pytest.approx(alone["weights"] / 8, abs=0.01)
+    zero = memory("hardware=deepspeed", "hardware.processes=8")
+    assert zero["weights"] == alone["weights"]
+    assert zero["optimizer (AdamW)"] == pytest.approx(alone["optimizer (AdamW)"] / 8, abs=0.01)
