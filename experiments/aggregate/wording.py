@@ -137,4 +137,9 @@ def footnotes(made: Made) -> list[str]:
         notes.append(
             "A column marked ours is in place of the paper's metrics, or beside them: the paper has no value for it."
         )
+    if made.details():
+        notes.append(
+            "Seconds are those on the clock of each run's machine, whatever else it did; docs/performance.md compares "
+            "methods side by side."
+        )
     return notes + list(made.table.footnotes)
