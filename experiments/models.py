@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import scratch, shapes
+from .config import RunConfig
 from .errors import ConfigError, out_of_memory
 from .explain import one_line
 
@@ -43,6 +44,12 @@ def fingerprint(model: str) -> str:
     except OSError as error:
         raise ConfigError(f"model {model} cannot be read: {error.strerror}") from None
     return "folder-" + digest.hexdigest()[:16]
+
+
+def of_run(config: RunConfig, dtype: Any, device: str = "cpu") -> tuple[Any, Any, str]:
+    """`load` what a run starts from."""
+    cache, quantization = config.paths.cache_folder, config.quantization
+    return load(config.model, cache, dtype, config.seed, quantization=quantization, device=device)
 
 
 def load(

@@ -78,14 +78,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         placement = place(config)
         dtype = methods.base_dtype(config, placement)
         with ranks.one_first():
-            network, tokenizer, revision = models.load(
-                config.model,
-                config.paths.cache_folder,
-                dtype,
-                config.seed,
-                quantization=config.quantization,
-                device=placement.device,
-            )
+            network, tokenizer, revision = models.of_run(config, dtype, placement.device)
             prepared = task.prepare(config, tokenizer)
         training.set_seed(config.seed)  # adapters may start at random
         adapted = methods.adapt(network, config)
@@ -137,7 +130,7 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
             training.save(trainer, store.model(key))
         record.cost = meter.read(state, prepared, config, store.model(key))
         if config.training.record_spectrum:
-            start, *_ = models.load(config.model, config.paths.cache_folder, dtype, config.seed)
+            start, *_ = models.of_run(config, dtype)
             with gathered(adapted.model):
                 record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
         record.status = "finished"

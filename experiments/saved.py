@@ -184,9 +184,7 @@ def restore(record: Record, store: Store) -> tuple[Any, Any]:
     quiet()
     folder, config = folder_of(record, store), settings(record, store)
     dtype = methods.base_dtype(config, Placement("cpu", config.hardware.precision))
-    network, tokenizer, _ = models.load(
-        config.model, config.paths.cache_folder, dtype, config.seed, quantization=config.quantization
-    )
+    network, tokenizer, _ = models.of_run(config, dtype)
     model = methods.adapt(quantized.dequantized(network), config).model
     load_trained(model, config, folder)
     return model.float().eval(), tokenizer
@@ -211,14 +209,7 @@ def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
     folder = folder_of(record, store) if trains else None
     placement = place(config)
     dtype = methods.base_dtype(config, placement)
-    network, tokenizer, _ = models.load(
-        config.model,
-        config.paths.cache_folder,
-        dtype,
-        config.seed,
-        quantization=config.quantization,
-        device=placement.device,
-    )
+    network, tokenizer, _ = models.of_run(config, dtype, placement.device)
     prepared = task.prepare(config, tokenizer)
     training.set_seed(config.seed)
     model = methods.adapt(network, config).model
