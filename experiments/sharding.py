@@ -46,7 +46,8 @@ def gathered(model: nn.Module) -> Iterator[None]:
     from torch.distributed.fsdp import FSDPModule
 
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    kept = [(group, group.post_forward_mesh_info) for m in shards for group in m._get_fsdp_state()._fsdp_param_groups]
+    states = [shard._get_fsdp_state() for shard in shards]
+    kept = [(group, group.post_forward_mesh_info) for state in states for group in state._fsdp_param_groups]
     for shard in shards:
         shard.set_reshard_after_forward(False, recurse=False)
         shard.unshard()
@@ -55,6 +56,11 @@ def gathered(model: nn.Module) -> Iterator[None]:
     finally:
         for group, mesh in kept:
             group.post_forward_mesh_info = mesh
+            # The next backward pass prefetches by the order of the forward passes before it. Ranks that have measured
+            # different numbers of batches would prefetch different layers and wait for one another for ever.
+            group._post_forward_indices.clear()
+        for state in states:
+            state._comm_ctx.post_forward_order.clear()
         for shard in shards:
             shard.reshard()
 
