@@ -65,7 +65,7 @@ def targets(parts: dict[str, Any]) -> str:
             continue
         row, value = worst
         met = target.met(value["value"])
-        shown = [f"{value['value']:.2f}{target.unit}", spread(value), number(value.get("of_minima"))]
+        shown = [f"{value['value']:.3f}{target.unit}", spread(value), number(value.get("of_minima"))]
         rows.append([target.what, limit, *shown, where(row), "met" if met else "**not met**"])
         if not met:
             reasons.append(reason(target, part))
@@ -77,7 +77,7 @@ def reason(target: Target, part: dict[str, Any]) -> str:
     """Why a target is missed: what profiling shows, and whether the machine was busy."""
     load, cores = part["load_average"][0], part["cores"]
     missed = [where(row) for row in part["rows"] if (v := target.pick(row)) and not target.met(v["value"])]
-    busy = f" The machine was busy: a load of {load:.1f} on {cores} cores at the start." if load > cores / 2 else ""
+    busy = f" The machine was busy: a load of {load:.1f} on {cores} cores at the start." if load > cores + 0.5 else ""
     return f"* {target.what} ({'; '.join(missed)}). {target.reason or 'The cause is not known.'}{busy}"
 
 
