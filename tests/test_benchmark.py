@@ -130,7 +130,7 @@ def test_the_worst_case_decides_and_a_miss_names_its_cases():
     part = {"load_average": [7.0, 1.0, 1.0], "cores": 2, "rows": rows}
     text = page.targets({"startup": part})
     (missed,) = (line for line in text.splitlines() if "not met" in line and line.startswith("|"))
-    assert "1.60 s" in missed
+    assert "1.600 s" in missed
     (reason,) = (line for line in text.splitlines() if line.startswith("* "))
     assert "(run.py --cfg job)" in reason
     assert "a load of 7.0 on 2 cores" in reason
