@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -48,11 +48,9 @@ class StopWithCheckpoint(TrainerCallback):
             self.answer(number)
             return
         self.asked = number
-        print(
-            f"\n{signal.Signals(number).name}: stops with a checkpoint, within {self.log_every} steps; "
-            "once more stops at once",
-            file=sys.stderr,
-        )
+        said = f"{signal.Signals(number).name}: stops with a checkpoint, within {self.log_every} steps"
+        # Not through sys.stderr: the signal may have come in the middle of a write to it.
+        os.write(2, f"\n{said}; once more stops at once\n".encode())
 
     def answer(self, number: int) -> None:
         """Do what the signal would have done without this."""
