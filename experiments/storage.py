@@ -71,14 +71,13 @@ def _free(folder: Path) -> str:
     return ""
 
 
-def write_json(path: Path, value: Any) -> None:
+def write(path: Path, content: bytes) -> None:
     """Write to a temporary name, flush to the disk, rename: a reader sees the old file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
-            file.write("\n")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -88,6 +87,11 @@ def write_json(path: Path, value: Any) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write` a value as JSON; ValueError for what JSON does not have."""
+    write(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
 def replace(folder: Path, final: Path) -> None:

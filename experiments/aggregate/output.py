@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from .. import storage
 from ..errors import ConfigError
 
 Files = dict[Path, bytes]
 
 
 def write(files: Mapping[Path, bytes]) -> None:
-    """Write each file to a temporary name beside it and rename. A file that is already right is left alone."""
+    """Write each file whole. One that is already right is left alone."""
     for path, content in files.items():
-        if path.is_file() and path.read_bytes() == content:
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        if not path.is_file() or path.read_bytes() != content:
+            storage.write(path, content)
 
 
 def between_marks(path: Path, name: str, content: str) -> bytes:
