@@ -1,6 +1,6 @@
 """Measure speed and memory against PEFT's LoRA, dense arithmetic and a bare loop; write docs/performance.md.
 
-    python scripts/benchmark.py                       all parts, about eight minutes on two quiet cores
+    python scripts/benchmark.py                       all parts, about fifteen minutes on two quiet cores
     python scripts/benchmark.py --only linear,memory  these parts; what else was measured before stays
     python scripts/benchmark.py --render              the page again, from what was measured
 

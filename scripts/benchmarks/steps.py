@@ -32,7 +32,7 @@ class Setting:
 
 SETTINGS = (
     Setting("tiny", 8, "sharing", 16, 74, 6.0),  # the batch of the UUID task
-    Setting("smollm2-135m", 8, "sharing", 4, 128, 45.0),
+    Setting("smollm2-135m", 8, "sharing", 4, 128, 120.0),
     Setting("smollm2-135m", 8, "rotation", 4, 128, 20.0),
     Setting("llama-250m", 128, "sharing", 2, 128, 25.0),
 )
