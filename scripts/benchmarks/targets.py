@@ -91,11 +91,10 @@ SUMS = (
     "the output is the smaller side, LoRA's passes over it are short, and the quotient is worst."
 )
 COPIES = (
-    "Adding a ready matrix to every adapted weight of smollm2-135m takes 1.3 times a read and write of all weights. The "
-    "rows of M that a restart adds are short there (78 to 129 numbers, hundreds of small additions), and take 2.1 times. "
-    " The rest copies M, because checkpoints keep what was merged, and clears M and both of its moments in "
-    "the optimizer: little at rank 8, but at rank 128 in the 250M shape the matrices hold a fifth as many numbers as "
-    "all weights."
+    "Adding a ready matrix to every adapted weight of smollm2-135m takes 1.3 times a read and write of all weights. "
+    "The rows of M that a restart adds are short there (78 to 129 numbers, many small additions): 2.1 times. The rest "
+    "copies M, because checkpoints keep what was merged, and clears M and both of its moments in the optimizer: little "
+    "at rank 8, but at rank 128 in the 250M shape M holds a fifth as many numbers as all weights."
 )
 REST = (
     "Most of a step is the frozen layers, attention and the head, the same for both; what an adapter adds is all that "
