@@ -1,4 +1,4 @@
-"""The typed run configuration. A wrong value is found here, before anything heavy is imported; see also `checks.py`."""
+"""The typed run configuration. Wrong values are found here and in `checks`, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from . import checks, redact
+from . import checks, machine, redact
 from .errors import ConfigError
 
 
@@ -245,7 +245,7 @@ def _checked(values: Any, *, nulls: bool = False) -> RunConfig:
         raise ConfigError(f"protocol must be a section of settings, got {values['protocol']!r}")
     parsed = {name: _section(cls, name, values[name], nulls) for name, cls in sections.items()}
     parsed["method"] = checks.operator_in_force(parsed["method"])
-    parsed["hardware"] = checks.hardware_in_force(parsed["hardware"], planned=bool(values["dry_run"]))
+    parsed["hardware"] = machine.hardware_in_force(parsed["hardware"], planned=bool(values["dry_run"]))
     for name, f in top.items():
         _check_value(f, name, values[name])
     for name in (*top, "protocol"):

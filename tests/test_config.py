@@ -206,18 +206,18 @@ def test_the_key_changes_with_all_that_can_change_the_result():
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    from experiments import checks
+    from experiments import machine
 
-    monkeypatch.setattr(checks, "GPU_DRIVERS", ())
+    monkeypatch.setattr(machine, "GPU_DRIVERS", ())
 
 
 def test_auto_is_what_the_machine_has(monkeypatch, no_gpu):
-    from experiments import checks
+    from experiments import machine
 
     hardware = compose("scale=smoke").hardware
     assert (hardware.device, hardware.precision) == ("cpu", "fp32")
-    monkeypatch.setattr(checks, "_has_gpu", lambda: True)
-    monkeypatch.setattr(checks, "_has_bf16", lambda: True)
+    monkeypatch.setattr(machine, "_has_gpu", lambda: True)
+    monkeypatch.setattr(machine, "_has_bf16", lambda: True)
     hardware = compose("scale=smoke").hardware
     assert (hardware.device, hardware.precision) == ("gpu", "bf16")
     assert compose("scale=smoke", "hardware=cpu").hardware.device == "cpu"

@@ -7,7 +7,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from torch.utils.data import BatchSampler
 
-from experiments import checks, ranks
+from experiments import machine, ranks
 from experiments.errors import ConfigError
 from experiments.hardware import Placement, training_arguments
 from experiments.sampling import Filled, Order
@@ -95,10 +95,10 @@ def test_fsdp_is_the_trainers(environ):
 
 @pytest.fixture
 def two_gpus(monkeypatch, environ):
-    monkeypatch.setattr(checks, "_has_gpu", lambda: True)
-    monkeypatch.setattr(checks, "_has_bf16", lambda: True)
-    monkeypatch.setattr(checks, "_gpus", lambda: 2)
-    monkeypatch.setattr(checks, "_has_deepspeed", lambda: True)
+    monkeypatch.setattr(machine, "_has_gpu", lambda: True)
+    monkeypatch.setattr(machine, "_has_bf16", lambda: True)
+    monkeypatch.setattr(machine, "_gpus", lambda: 2)
+    monkeypatch.setattr(machine, "_has_deepspeed", lambda: True)
 
 
 def test_deepspeed_is_zero_2_of_the_trainers(two_gpus):
@@ -121,7 +121,7 @@ def test_a_process_a_gpu_and_no_more(two_gpus):
 def test_what_deepspeed_cannot_is_one_line(two_gpus, monkeypatch):
     with pytest.raises(ConfigError, match=r"must not be zero2 for method=remora: .*float32 copies"):
         compose("hardware=deepspeed", "method=remora")
-    monkeypatch.setattr(checks, "_has_deepspeed", lambda: False)
+    monkeypatch.setattr(machine, "_has_deepspeed", lambda: False)
     with pytest.raises(ConfigError, match=r"needs the package deepspeed, .*pip install deepspeed"):
         compose("hardware=deepspeed")
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments import checks
+from experiments import machine
 
 from .conftest import ROOT, compose
 from .on_ranks import environment, only_record
@@ -39,10 +39,10 @@ def test_the_page_shows_every_kind():
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_the_commands_are_right_configurations(words, monkeypatch):
     """As on a machine with eight GPUs, or as one of the ranks that the command's launcher starts."""
-    monkeypatch.setattr(checks, "_has_gpu", lambda: True)
-    monkeypatch.setattr(checks, "_has_bf16", lambda: True)
-    monkeypatch.setattr(checks, "_gpus", lambda: 8)
-    monkeypatch.setattr(checks, "_has_deepspeed", lambda: True)
+    monkeypatch.setattr(machine, "_has_gpu", lambda: True)
+    monkeypatch.setattr(machine, "_has_bf16", lambda: True)
+    monkeypatch.setattr(machine, "_gpus", lambda: 8)
+    monkeypatch.setattr(machine, "_has_deepspeed", lambda: True)
     if words[0] != "python":
         ranks = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"}
         for name, value in ranks.items():
