@@ -21,7 +21,7 @@ class Filled(Dataset[Any]):
     """Rows, and behind them so many blank ones that the length is a multiple of `multiple`."""
 
     def __init__(self, rows: Sequence[Any], multiple: int) -> None:
-        self.rows = rows
+        self.rows, self.epoch = rows, 0
         self.length = -(-len(rows) // multiple) * multiple
 
     def __len__(self) -> int:
@@ -31,6 +31,10 @@ class Filled(Dataset[Any]):
         if index < len(self.rows):
             return self.rows[index]
         return {"input_ids": torch.zeros(1, dtype=torch.long), "labels": torch.full((1,), IGNORED)}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before a pass that a resumed run enters in the middle: it then misses the sampler."""
+        self.epoch = epoch
 
 
 class Order(Sampler[int]):
@@ -44,10 +48,11 @@ class Order(Sampler[int]):
         self.shuffled = SeedableRandomSampler(filled.rows, data_seed=seed, generator=torch.Generator())
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each pass."""
-        self.shuffled.set_epoch(epoch)
+        """Called by accelerate before each other pass."""
+        self.filled.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
+        self.shuffled.set_epoch(self.filled.epoch)
         yield from self.shuffled
         yield from range(len(self.filled.rows), len(self.filled))
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
-from torch.utils.data import BatchSampler
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler, prepare_data_loader, skip_first_batches
+from torch.utils.data import BatchSampler, DataLoader
 
 from experiments import machine, ranks
 from experiments.errors import ConfigError
@@ -71,6 +71,27 @@ def test_the_ranks_together_take_what_one_process_takes(rows, count, micro):
             taken = [i for share in shares for i in share[step]]
             assert sorted(i for i in taken if i < rows) == sorted(expected)
             assert all((filled[i]["labels"] == -100).all() for i in taken if i >= rows)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_pass_entered_in_the_middle_is_the_rest_of_that_pass(rank):
+    """As the Trainer enters it when a run is resumed: a fresh loader, its first batches skipped, then set_epoch."""
+
+    def loader():
+        filled = Filled([{"row": i} for i in range(13)], 2)
+        of_order = DataLoader(
+            filled, batch_size=1, sampler=Order(filled, 3), collate_fn=lambda rows: rows[0].get("row")
+        )
+        return prepare_data_loader(of_order, num_processes=2, process_index=rank, put_on_device=False, rng_types=[])
+
+    def rows_of(loader, epoch):
+        loader.set_epoch(epoch)
+        return list(loader)
+
+    whole = loader()
+    passes = [rows_of(whole, epoch) for epoch in range(3)]
+    assert passes[0] != passes[1]
+    assert rows_of(skip_first_batches(loader(), 3), 1) == passes[1][3:]
 
 
 def test_gradients_accumulate_to_the_global_batch(environ):
