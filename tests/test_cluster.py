@@ -144,5 +144,6 @@ def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path, slurm):
     assert re.search(r"^srun --unbuffered .* -m submitit.core._submit ", script, re.MULTILINE)
 
     left_alone = run("hardware=cpu", *own, "method=mora", f"paths.results={tmp_path / 'alone'}", cwd=ROOT)
-    assert left_alone.wait(PATIENCE) == 0
+    _, err = left_alone.communicate(timeout=PATIENCE)
+    assert left_alone.returncode == 0, err
     assert records(tmp_path / "alone")["mora"]["metrics"] == found["mora"]["metrics"]
