@@ -59,6 +59,14 @@ def add_update(result: Tensor, x: Tensor, M: Tensor, operator: Operator) -> Tens
     return _Add.apply(result, x, M, operator)
 
 
+def pays(operator: Operator, x: Tensor) -> bool:
+    """Whether this is faster than the plain composition, which turns T rows of x where this turns the q rows of M.
+
+    It is not for a block operator and few tokens, as in decoding.
+    """
+    return isinstance(operator, Grouped) or x.numel() // x.shape[-1] >= operator.r_hat
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, M: Tensor, operator: Operator) -> Tensor:

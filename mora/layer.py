@@ -107,12 +107,13 @@ class MoraLinear(nn.Module, MoraLayer):
         names = [name for name in self.active_adapters if name in self.mora_M]
         if self.disable_adapters or self.merged or not names:
             return self.base_layer(x, *args, **kwargs)
-        if torch.compiler.is_compiling():
+        operators = [self.mora_operator[name] for name in names]
+        if torch.compiler.is_compiling() or not all(fused.pays(operator, x) for operator in operators):
             # The compiler fuses the plain composition by itself, and with what surrounds the layer.
             result = self.base_layer(x, *args, **kwargs)
-            for name in names:
+            for name, operator in zip(names, operators, strict=True):
                 M, inputs = self.mora_M[name], self.mora_dropout[name](x)
-                update = self.mora_operator[name].apply(self._cast_input_dtype(inputs, M.dtype), M)
+                update = operator.apply(self._cast_input_dtype(inputs, M.dtype), M)
                 result = result + update.to(result.dtype)
             return result
         if self._base_is_a_product(x) and not self._drops(names[0]):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from mora import MoraConfig, MoraLinear, operators
+from mora import MoraConfig, MoraLinear, fused, operators
 
 BASES = {
     "linear": lambda k, d: nn.Linear(k, d),
@@ -56,6 +56,16 @@ def assert_same_gradients(layer, function, reference, x):
 def test_equals_the_dense_update(base, operator, k, d):
     layer = adapted(base(k, d), operator)
     x = torch.randn(3, 5, k, dtype=torch.float64, requires_grad=True)
+    assert_same_gradients(layer, MoraLinear.__call__, dense, x)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 6])
+def test_equals_the_dense_update_for_few_tokens(base, operator, tokens):
+    """Block operators turn whichever is fewer: the tokens or the rows of M."""
+    layer = adapted(base(10, 14), operator)
+    assert layer.mora_operator["default"].r_hat == 6
+    x = torch.randn(tokens, 10, dtype=torch.float64, requires_grad=True)
+    assert fused.pays(layer.mora_operator["default"], x) == (tokens == 6 or operator in ("truncation", "sharing"))
     assert_same_gradients(layer, MoraLinear.__call__, dense, x)
 
 
