@@ -76,7 +76,7 @@ FOUND = [
     (["method=lora", "protocol.lora_alpha=3"], "method.alpha: protocol.lora_alpha must be an alpha for each rank"),
     (["training={steps:5,foo:3}"], "training.foo is not a setting; allowed below training: learning_rate, steps"),
     (["hydra.mode=foo"], "expected one of [RUN, MULTIRUN]"),
-    (["hydra/launcher=foo"], "hydra/launcher must be one of basic, got 'foo'"),
+    (["hydra/launcher=foo"], "hydra/launcher must be one of basic", "got 'foo'"),  # plugins add to the list
     (["seed=${}"], "seed=${} cannot be read", "allowed: name=value"),
     (["training.steps='"], "cannot be read", "a quote without its end"),
     (["method.rank=${method.rank}"], "method.rank: Recursive interpolation"),
