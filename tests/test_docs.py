@@ -84,7 +84,8 @@ def test_the_readmes_runs_run(arguments, tmp_path):
     if any(a.startswith("model=") for a in own):
         own = [a for a in own if not a.startswith("training.")] + ["training.steps=2", "training.warmup_steps=1"]
     done = subprocess.run(
-        [sys.executable, "run.py", *own, "scale=smoke", "hardware=cpu", "logger=none", f"paths.results={tmp_path}"],
+        # Before its options: Hydra takes no settings after one.
+        [sys.executable, "run.py", "scale=smoke", "hardware=cpu", "logger=none", f"paths.results={tmp_path}", *own],
         cwd=ROOT,
         capture_output=True,
         text=True,
