@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerState
 
+from . import memory
 from .config import RunConfig
 from .hardware import Placement
 from .tasks import Prepared
@@ -20,9 +19,11 @@ class Meter:
     """Started before training, read after it."""
 
     def __init__(self, model: nn.Module, placement: Placement) -> None:
-        self.model, self.placement = model, placement
-        if placement.device == "cuda":
+        self.model, self.on_gpu = model, placement.device == "cuda"
+        if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
+        else:
+            memory.reset()
 
     def read(self, state: TrainerState, prepared: Prepared, config: RunConfig, saved: Path) -> dict[str, Any]:
         """Seconds are those of training, the curve's points included, over all the sessions of a resumed run.
@@ -41,15 +42,9 @@ class Meter:
             "seconds": round(seconds, 3),
             "tokens": tokens,
             "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
-            "peak_memory_bytes": self.peak_memory(),
+            "peak_memory_bytes": torch.cuda.max_memory_allocated() if self.on_gpu else memory.peak(),
             "adapter_bytes": sum(p.stat().st_size for p in saved.rglob("*.safetensors")),
         }
-
-    def peak_memory(self) -> int:
-        if self.placement.device == "cuda":
-            return torch.cuda.max_memory_allocated()
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

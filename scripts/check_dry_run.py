@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tabulate import tabulate
 
 from experiments import config as configuration
-from experiments import dry_run, resolvers
+from experiments import dry_run, memory, resolvers
 from experiments.aggregate import command_line
 from experiments.aggregate.protocol import composition
 from experiments.config import RunConfig
@@ -36,7 +35,6 @@ METHODS = {
     "mora r=8 rotation": ["method=mora", "method.rank=8", "method.operator=rotation"],
 }
 SIZES = {"tiny": (16, 512), "smollm2-135m": (4, 256)}  # rows, tokens
-UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 
 def planned(model: str, arguments: list[str], checkpointing: bool) -> RunConfig:
@@ -82,10 +80,9 @@ def measure(config: RunConfig) -> dict[str, float]:
             optimizer.zero_grad()
 
     train(dataclasses.replace(shape, layers=1), 1, 8)  # loads the libraries' last parts
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+    before = memory.peak()
     train(shape, *SIZES[config.model])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
-    return {"saved": sum(kept.values()), "peak": peak - before}
+    return {"saved": sum(kept.values()), "peak": memory.peak() - before}
 
 
 def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:
