@@ -10,9 +10,8 @@ from .conftest import ROOT
 from .processes import half_written
 
 CELLS, WARM = 200, 40
-MEGABYTES = (
-    25  # by which memory may grow after cell 40; it was 6 in 100 cells, 27 while Hydra kept their configurations
-)
+# By which memory may grow after cell 40. It was 6 in a hundred cells, and 27 while Hydra kept their configurations.
+MEGABYTES = 25
 ARGUMENTS = (
     "scale=smoke",
     "logger=none",
