@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import matplotlib
 
@@ -12,6 +14,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
+from experiments import storage
+from experiments.aggregate import plots
 from mora import operators
 
 IN, OUT, R_HAT = 40, 24, 8
@@ -39,9 +43,7 @@ def main(path: Path = Path(__file__).parent.parent / "docs" / "operators.svg") -
         axis.set(xticks=[], yticks=[])
     figure.supxlabel(f"{IN} inputs", fontsize=9)
     figure.supylabel(f"{OUT} outputs", fontsize=9)
-    temporary = path.with_suffix(".tmp.svg")
-    figure.savefig(temporary, metadata={"Date": None})
-    os.replace(temporary, path)
+    storage.write(path, plots.saved(figure)[".svg"])
 
 
 if __name__ == "__main__":

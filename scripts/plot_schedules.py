@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from experiments import storage
+from experiments.aggregate import plots
 from mora.schedules import jagged, official_lifted, plain
 
 STEPS, PEAK = 10_000, 5e-4
@@ -36,9 +40,7 @@ def main(path: Path = Path(__file__).parent.parent / "docs" / "schedules.svg") -
     axes.set(xlabel="step", ylabel="learning rate", xlim=(0, STEPS), ylim=(0, 1.15 * PEAK))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     axes.legend(loc="upper right", frameon=False, fontsize=8)
-    temporary = path.with_suffix(".tmp.svg")
-    figure.savefig(temporary, metadata={"Date": None})
-    os.replace(temporary, path)
+    storage.write(path, plots.saved(figure)[".svg"])
 
 
 if __name__ == "__main__":
