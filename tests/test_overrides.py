@@ -1,6 +1,7 @@
 """Whatever stands on run.py's command line: a run of just that, or one line and exit code 2. Never anything else."""
 
 import contextlib
+import importlib.util
 import io
 import math
 import subprocess
@@ -17,6 +18,8 @@ from .conftest import ROOT
 
 TOKEN = "hf_" + "aB3" * 10
 
+# The extra `slurm` brings two more.
+LAUNCHERS = "basic, submitit_local, submitit_slurm" if importlib.util.find_spec("submitit") else "basic"
 # Each was found by the fuzz test below, or by thinking like it. Arguments -> words that the line must hold.
 FOUND = [
     # Hydra merges the files of a list into one section, and a run starts that nobody meant.
@@ -76,7 +79,7 @@ FOUND = [
     (["method=lora", "protocol.lora_alpha=3"], "method.alpha: protocol.lora_alpha must be an alpha for each rank"),
     (["training={steps:5,foo:3}"], "training.foo is not a setting; allowed below training: learning_rate, steps"),
     (["hydra.mode=foo"], "expected one of [RUN, MULTIRUN]"),
-    (["hydra/launcher=foo"], "hydra/launcher must be one of basic", "got 'foo'"),  # plugins add to the list
+    (["hydra/launcher=foo"], f"hydra/launcher must be one of {LAUNCHERS}, got 'foo'"),
     (["seed=${}"], "seed=${} cannot be read", "allowed: name=value"),
     (["training.steps='"], "cannot be read", "a quote without its end"),
     (["method.rank=${method.rank}"], "method.rank: Recursive interpolation"),
