@@ -19,8 +19,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import command, overrides, ranks, redact, resolvers
-from experiments.command import CONF
+from experiments import redact
+from experiments.cli import command, overrides, resolvers
+from experiments.cli.command import CONF
+from experiments.distributed import ranks
 from experiments.errors import ConfigError, JobFailedError
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from .config import RunConfig
-from .sharding import gathered
+from .distributed.sharding import gathered
 
 Measure = Callable[[], dict[str, float]]
 

@@ -1,8 +1,13 @@
-"""Errors that are no defect of this project: wrong settings, full disks and memories, jobs that failed elsewhere."""
+"""Errors that are no defect of this project: wrong settings, full disks and memories, jobs that failed elsewhere.
+
+What they say is one line: `one_line` makes it so.
+"""
 
 from __future__ import annotations
 
 import errno
+
+LONGEST = 600  # characters of a message: a value may be of any length
 
 
 class ConfigError(Exception):
@@ -32,3 +37,12 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, without control characters and of a length that a terminal shows."""
+    text = " ".join(text.split())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST * 2 // 3]} ... {text[-LONGEST // 3 :]}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import ranks
+from .distributed import ranks
 from .tasks.rows import Rows
 
 TOKENS_A_BATCH = 2048  # padded tokens whose logits are held at once

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from . import ranks
 from .config import RunConfig
+from .distributed import ranks
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from . import ranks
 from .config import RunConfig
+from .distributed import ranks
 
 # A user, a scheduler that ends a job, and the notices of SLURM that a job's time is nearly up or its place taken.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)

@@ -13,7 +13,7 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import Collator
 
-from . import ranks
+from .distributed import ranks
 
 
 class DividedLM(HFLM):  # type: ignore[misc]

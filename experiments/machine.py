@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import ranks
+from .distributed import ranks
 from .errors import ConfigError
 
 if TYPE_CHECKING:

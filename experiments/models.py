@@ -10,8 +10,7 @@ from typing import Any
 
 from . import scratch, shapes
 from .config import RunConfig
-from .errors import ConfigError, out_of_memory
-from .explain import one_line
+from .errors import ConfigError, one_line, out_of_memory
 
 TINY_SEED = 0
 TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny` changes

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from . import ranks, redact, storage
+from . import redact, storage
 from .config import RunConfig
+from .distributed import ranks
 from .errors import ConfigError, StorageError
 
 SCHEMA = 1

@@ -11,8 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from mora import checkpoint, restart
 
-from . import ranks
 from .config import RunConfig
+from .distributed import ranks
 from .errors import ConfigError
 
 

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import failures, models, ranks, tasks
+from . import failures, models, tasks
 from .config import RunConfig
+from .distributed import ranks
 from .errors import ConfigError, StorageError
 from .records import Record, Store, identity, key_of
 from .tasks import userfile
@@ -42,7 +43,7 @@ def run(config: RunConfig) -> Record:
         if record is None and ranks.first():
             store.set_aside(key)
         if config.hardware.distributed and not ranks.given():
-            from . import launch
+            from .distributed import launch
 
             return launch.run(config, key, store)
         return execute(config, task, key, store)
@@ -67,8 +68,8 @@ def cell_identity(config: RunConfig) -> dict[str, Any]:
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
     """Train and measure; the caller holds the claim on `key`. On several ranks each of them comes here."""
     from . import callbacks, cost, methods, provenance, spectrum, training
+    from .distributed.sharding import gathered
     from .hardware import place
-    from .sharding import gathered
     from .tracking import WandbMirror
 
     record = Record(key, name_of(config), "running", cell_of(config), config.for_record())

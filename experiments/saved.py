@@ -14,8 +14,7 @@ from typing import Any
 from . import config as configuration
 from . import models, tasks
 from .config import Paths, RunConfig
-from .errors import ConfigError
-from .explain import one_line
+from .errors import ConfigError, one_line
 from .records import Record, Store, finite, key_of
 
 KEY = re.compile(r"[0-9a-f]{16}")

@@ -27,8 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from .errors import ConfigError
-from .explain import one_line
+from .errors import ConfigError, one_line
 
 MEGABYTE = 1 << 20
 UNPACKED_LIMIT = 256 * MEGABYTE

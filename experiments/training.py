@@ -23,14 +23,15 @@ from transformers.trainer_utils import set_seed as set_seed
 
 from mora import schedules
 
-from . import checkpoints, ranks, sharding, storage
+from . import checkpoints, storage
 from .callbacks import Curve, Measure
 from .config import RunConfig
+from .distributed import ranks, sharding
+from .distributed.sampling import Filled, Order
 from .hardware import Placement, training_arguments
 from .interruption import StopWithCheckpoint
 from .methods import Adapted
 from .restarts import Restarts
-from .sampling import Filled, Order
 from .tasks.base import IGNORED
 
 

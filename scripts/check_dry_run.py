@@ -23,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tabulate import tabulate
 
 from experiments import config as configuration
-from experiments import dry_run, memory, resolvers
+from experiments import dry_run, memory
 from experiments.aggregate import command_line
 from experiments.aggregate.protocol import composition
+from experiments.cli import resolvers
 from experiments.config import RunConfig
 
 METHODS = {

@@ -22,12 +22,13 @@ from omegaconf.errors import OmegaConfBaseException
 from tabulate import tabulate
 
 from experiments import config as configuration
-from experiments import resolvers, saved, tasks
+from experiments import saved, tasks
 from experiments.aggregate import command_line
 from experiments.aggregate.protocol import CONF, composition
+from experiments.cli import resolvers
+from experiments.cli.explain import explain
 from experiments.config import RunConfig
 from experiments.errors import ConfigError
-from experiments.explain import explain
 from experiments.records import Store
 
 

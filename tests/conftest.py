@@ -21,7 +21,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from experiments import resolvers
+from experiments.cli import resolvers
 from experiments.config import RunConfig, parse
 from experiments.records import Record
 

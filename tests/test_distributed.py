@@ -187,7 +187,8 @@ def measured(index: int, port: int, out: str) -> None:
 
     from torch.distributed import TCPStore
 
-    from experiments import evaluation, models, ranks
+    from experiments import evaluation, models
+    from experiments.distributed import ranks
     from experiments.evaluation import Benchmark, Choice, Loss, Open
     from experiments.tasks import uuid
     from experiments.tasks.rows import Rows

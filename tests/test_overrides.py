@@ -100,7 +100,8 @@ class Ended:
     def __init__(self, run, monkeypatch, results, arguments):
         from hydra.core.global_hydra import GlobalHydra
 
-        from experiments import report, runner
+        from experiments import runner
+        from experiments.cli import report
 
         ran, err = [], io.StringIO()
 

@@ -7,10 +7,11 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler, prepare_data_loader, skip_first_batches
 from torch.utils.data import BatchSampler, DataLoader
 
-from experiments import machine, ranks
+from experiments import machine
+from experiments.distributed import ranks
+from experiments.distributed.sampling import Filled, Order
 from experiments.errors import ConfigError
 from experiments.hardware import Placement, training_arguments
-from experiments.sampling import Filled, Order
 
 from .conftest import compose
 from .on_ranks import TWO, assert_same_run, run, settings
@@ -156,7 +157,7 @@ def test_given_ranks_are_not_overruled(environ):
 
 
 def test_a_checkpoint_of_another_sharding_is_refused(environ, tmp_path):
-    from experiments import sharding
+    from experiments.distributed import sharding
 
     config = compose("hardware=fsdp", "hardware.device=cpu")
     folder = tmp_path / "checkpoint-2"

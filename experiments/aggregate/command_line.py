@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import paper, redact, storage, tasks
+from ..cli.explain import explain
 from ..config import LARGEST
-from ..errors import ConfigError
-from ..explain import explain, one_line
+from ..errors import ConfigError, one_line
 from ..records import Record
 from . import output
 from .load import ResultsError, read_records
@@ -90,7 +90,7 @@ def check_overrides(parser: argparse.ArgumentParser, arguments: list[str]) -> No
     """Refuse what run.py would refuse before it composes."""
     from hydra.errors import HydraException
 
-    from .. import overrides
+    from ..cli import overrides
 
     if wrong := [a for a in arguments if "=" not in a]:
         parser.error(f"{wrong[0]!r} is not name=value")

@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import config as configuration
-from .. import paper, resolvers
+from .. import paper
+from ..cli import resolvers
 from ..errors import ConfigError
 from ..paper import Cell
 from ..records import NOT_IN_KEY, key_of

@@ -15,8 +15,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from .. import ranks
 from ..config import RunConfig
+from ..distributed import ranks
 from .base import Prepared
 
 HEX_DIGITS = 32

@@ -17,8 +17,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from experiments import callbacks, config, methods, models, resolvers, tasks, training
+from experiments import callbacks, config, methods, models, tasks, training
 from experiments.aggregate.protocol import composition
+from experiments.cli import resolvers
 from experiments.hardware import place
 
 from . import steps, timing

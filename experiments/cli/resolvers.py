@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 
 def rates(table: Any, family: str, rank: int | None) -> dict[str, Any]:

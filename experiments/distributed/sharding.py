@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mora.sharded import whole
 
+from ..config import RunConfig
+from ..errors import ConfigError
 from . import ranks
-from .config import RunConfig
-from .errors import ConfigError
 
 SHARDED_FOLDER = "pytorch_model_fsdp_0"  # accelerate's, in a checkpoint that ranks wrote in parts
 

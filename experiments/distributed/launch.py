@@ -12,10 +12,10 @@ import time
 from multiprocessing import resource_tracker
 from typing import Any
 
+from ..config import RunConfig
+from ..errors import ConfigError
+from ..records import Record, Store
 from . import ranks
-from .config import RunConfig
-from .errors import ConfigError
-from .records import Record, Store
 
 GRACE = 10.0  # seconds that ranks have to end by themselves once one of them has failed
 STOPPING = 60.0  # seconds that ranks have to end after another one has failed
@@ -97,7 +97,7 @@ def work(index: int, config: RunConfig, key: str, count: int, port: int, parent:
     import torch
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    from . import runner, tasks
+    from .. import runner, tasks
 
     die_with(parent)
     signal.signal(signal.SIGTERM, interrupt)

@@ -9,8 +9,9 @@ from typing import Any
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
+from ..errors import one_line
+
 GROUPS = ("method", "task", "scale", "hardware", "logger", "experiment")  # of which the command line chooses
-LONGEST = 600  # characters of an error: a value may be of any length
 
 
 def explain(error: Exception, overrides: list[str], conf: Path) -> str:
@@ -45,15 +46,6 @@ def _unreadable(override: str, text: str) -> str:
     if text.startswith("LexerNoViableAlt"):
         text = "an odd character, or a quote without its end"
     return f"{override} cannot be read ({text}); allowed: name=value, with quotes around a value that is no plain word"
-
-
-def one_line(text: str) -> str:
-    """`text` on one line, without control characters and of a length that a terminal shows."""
-    text = " ".join(text.split())
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    if len(text) <= LONGEST:
-        return text
-    return f"{text[: LONGEST * 2 // 3]} ... {text[-LONGEST // 3 :]}"
 
 
 def setting_is_known(name: str, overrides: list[str], conf: Path) -> bool:

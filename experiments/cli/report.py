@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import paper, tasks
-from .config import RunConfig
-from .records import Record, Store
+from .. import paper, tasks
+from ..config import RunConfig
+from ..records import Record, Store
 
 PAPER_MODEL = {"pretrain": "LLaMA 250M"}  # every other task: LLaMA-2 7B
 

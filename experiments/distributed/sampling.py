@@ -14,7 +14,7 @@ import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Dataset, Sampler
 
-from .tasks.base import IGNORED
+from ..tasks.base import IGNORED
 
 
 class Filled(Dataset[Any]):

@@ -8,22 +8,24 @@ from pathlib import Path
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from . import config as configuration
-from . import ranks, storage
-from .errors import ConfigError, StorageError
+from .. import config as configuration
+from .. import storage
+from ..distributed import ranks
+from ..errors import ConfigError, StorageError
 from .explain import explain
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def answer(composed: DictConfig) -> tuple[int, float | None]:
     """(exit code, the value of the task's first metric where there is one)."""
-    from . import report, runner
+    from .. import runner
+    from . import report
 
     try:
         config = configuration.parse(composed)
         if config.dry_run:
-            from . import dry_run
+            from .. import dry_run
 
             print(dry_run.table(config))
             return 0, None

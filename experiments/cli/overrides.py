@@ -15,8 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.errors import HydraException
 
-from . import redact
-from .errors import ConfigError
+from .. import redact
+from ..errors import ConfigError
 from .explain import GROUPS, setting_is_known, unknown_setting
 
 BRACKETS = 100  # in one argument; Hydra's parser recurses
