@@ -1,4 +1,4 @@
-"""FINDINGS.md: each claim of the paper, the rule, the numbers, the verdict."""
+"""FINDINGS.md: each claim of the paper and a question of ours, the rule, the numbers, the verdict."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def look(index: int) -> dict[str, Any]:
 
 
 def look_of(cell: Cell) -> dict[str, Any]:
-    """The same look for a method at a rank in every figure that compares methods."""
-    low, extra = cell.rank == LOW, 2 if cell.options else 0
+    """The same look for a method at a rank in every figure that compares methods; a variant has its colour."""
+    low, extra = cell.rank == LOW, len(COLOURS) if cell.options else 0
     places = {
         "fft": 0,
         "lora": 1 if low or cell.rank == PRETRAINING else 3,

@@ -33,7 +33,9 @@ def _learning_rate(table: Any, family: str, rank: int | None) -> float | None:
 
 
 def _lora_alpha(table: Any, rank: Any) -> float | None:
-    """The published alpha for a rank; 2 r, so a scale of 2, where none is published."""
+    """The published alpha for a rank; 2 r, so a scale of 2, where none is published or the table is null."""
+    if table is None:
+        table = {}
     if not hasattr(table, "get"):
         raise ConfigError(f"protocol.lora_alpha must be an alpha for each rank, got {table}")
     return table.get(rank, 2 * rank if type(rank) is int else None)

@@ -40,7 +40,7 @@ class FixedProtocols:
 
     def _arguments(self, cell: Cell) -> list[str]:
         made = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]
-        return made + ([f"method.rank={RANKS[cell.rank]}"] if cell.rank else [])
+        return made + ([f"method.rank={RANKS[cell.rank]}"] if cell.rank else []) + list(cell.options)
 
 
 def noise(*what: Any) -> float:

@@ -105,7 +105,15 @@ def test_a_number_format_of_its_own_still_fills_the_cell(protocols):
 
 def test_paper_scale_ranks_are_the_papers():
     made = Protocols("paper")
-    assert [made.setting(c).rank for c in paper.figure_cells(2)] == [None, 256, 128, 64, 32, 16, 8]
+    assert [made.setting(c).rank for c in paper.figure_cells(2)] == [None, 256, 128, 64, 32, 16, 8, 256]
+
+
+@pytest.mark.parametrize(("scale", "task", "alphas"), [("paper", "uuid", [128, 512]), ("laptop", "pretrain", [16, 64])])
+def test_lora_at_the_papers_scale_and_at_two(scale, task, alphas):
+    made = Protocols(scale)
+    number, rank = (2, paper.HIGH) if task == "uuid" else (3, paper.PRETRAINING)
+    cells = [c for c in paper.table_cells(number, "laptop") if (c.method, c.rank) == ("lora", rank)]
+    assert [made.setting(c).identity["method"]["alpha"] for c in cells] == alphas
 
 
 @pytest.mark.parametrize(

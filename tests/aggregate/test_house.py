@@ -65,11 +65,11 @@ def test_notebook_executes(tmp_path):
     protocols = Protocols("smoke")
     made = [r for c in paper.table_cells(2, "smoke") for r in synthetic.searched(protocols.setting(c), (0, 1))]
     synthetic.write(made, tmp_path)
-    source = "\n".join(cells(ROOT / "notebooks" / "results.ipynb")) + "\nassert len(results.records) == 20"
+    source = "\n".join(cells(ROOT / "notebooks" / "results.ipynb")) + "\nassert len(results.records) == 24"
     environment = os.environ | {"MORA_RESULTS": str(tmp_path), "MORA_SCALE": "smoke"}
     subprocess.run([sys.executable, "-c", source], cwd=ROOT / "notebooks", env=environment, check=True)
     empty = environment | {"MORA_SCALE": "paper"}
-    source = source.replace("== 20", "== 0")
+    source = source.replace("== 24", "== 0")
     subprocess.run([sys.executable, "-c", source], cwd=ROOT / "notebooks", env=empty, check=True)
 
 
