@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -63,15 +64,20 @@ class Curve(TrainerCallback):
             raise FloatingPointError(f"diverged at step {state.global_step}: the loss is {loss}")
 
 
+def bar(**options: Any) -> Any:
+    """A progress bar on standard error; where that is a file, it grows by a line a minute and one a logged loss."""
+    from tqdm import tqdm
+
+    return tqdm(**options, dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60)
+
+
 class ProgressBar(TrainerCallback):
     """One line: step, loss, and the task's metric once there is one. Closed by who adds it, however training ends."""
 
     bar: Any = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+        self.bar = bar(total=state.max_steps, initial=state.global_step, unit="step")
         self.shown: dict[str, str] = {}
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import Collator
 
+from .callbacks import bar
 from .distributed import ranks
 
 
@@ -64,16 +65,14 @@ class DividedLM(HFLM):  # type: ignore[misc]
 
 def _divided(batches: Sequence[list[int]], answer: Any, count: int) -> list[Any]:
     """The answers to `count` requests, asked a batch of indices at a time, with one bar over all."""
-    from tqdm import tqdm
-
-    bar = tqdm(total=len(batches), unit="batch", desc="questions", disable=not ranks.first(), dynamic_ncols=True)
+    shown = bar(total=len(batches), unit="batch", desc="questions", disable=not ranks.first())
 
     def do(batch: list[int]) -> list[Any]:
         answers = answer(batch)
-        bar.update(ranks.current().count)
+        shown.update(ranks.current().count)
         return list(answers)
 
-    with bar:
+    with shown:
         answered = ranks.divided(batches, do)
     found: list[Any] = [None] * count
     for batch, answers in zip(batches, answered, strict=True):

@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+
+from experiments import callbacks
 
 from .conftest import ROOT
 
@@ -132,3 +135,11 @@ def test_a_run_leaves_nothing_where_it_was_started(sweep, tmp_path):
     command = [sys.executable, str(ROOT / "run.py"), "-m", "method=mora", *SMOKE, f"paths.results={results}"]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
     assert os.listdir(tmp_path) == []
+
+
+def test_a_log_file_does_not_get_a_line_a_step(capsys):
+    with callbacks.bar(total=20, unit="step") as shown:
+        for _ in range(20):
+            time.sleep(0.05)  # a terminal would get ten
+            shown.update(1)
+    assert capsys.readouterr().err.count("step/s") <= 2
