@@ -1,0 +1,97 @@
+"""Full disks, real ones and quotas."""
+
+import functools
+import json
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments import checkpoints
+
+from ..processes import half_written, launch, outcome
+from .causes import RUN, WRITES, instead
+
+
+def fill(folder: Path, leave: int = 0) -> None:
+    """Fill the disk but for `leave` bytes."""
+    free = shutil.disk_usage(folder).free - leave
+    with open(folder / "filler", "ab") as file:
+        os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), free)
+
+
+FULL = (
+    "Where the disk is full a run ends with one line that names the folder, and exit code 1; nothing half-written is "
+    "left, what was there stands, and once there is room the same command ends as if nothing had been."
+)
+CHEAP = "the second checkpoint"
+
+
+@pytest.mark.promise(FULL)
+@pytest.mark.parametrize(
+    "write", [pytest.param(w, marks=[] if w == CHEAP else pytest.mark.slow, id=w.replace(" ", "-")) for w in WRITES]
+)
+def test_a_full_disk(write, undisturbed, small_disk, tmp_path, counted):
+    function, count = WRITES[write]
+    arguments = [*RUN, f"paths.results={small_disk / 'results'}"]
+    before = functools.partial(instead, function, count, functools.partial(fill, small_disk))
+    done = launch(*arguments, log=tmp_path / "log", before=before)
+    assert done.code == 1, done
+    assert len(done.said) == 1, done.said
+    assert str(small_disk / "results") in done.said[0]
+    assert "(0.0 MB are free)" in done.said[0]
+    assert half_written(small_disk) == []
+    for run in (small_disk / "results" / "checkpoints").glob("*"):
+        assert all(checkpoints.damage(c) is None for c in checkpoints.found(run))
+    records = [json.loads(p.read_text()) for p in (small_disk / "results").glob("runs/*.json")]
+    assert {r["status"] for r in records} <= {"running", "failed"}
+    (small_disk / "filler").unlink()
+    done = launch(*arguments, log=tmp_path / "log")
+    assert done.code == 0, done.err
+    assert outcome(small_disk / "results") == undisturbed[0]
+    counted(1, "full disks")
+
+
+@pytest.mark.slow
+@pytest.mark.promise("Tables that find the disk full stay what they were, and the script says so in one line.")
+def test_tables_on_a_full_disk(undisturbed, small_disk, capsys, counted):
+    from experiments.aggregate import command_line  # here: every process that a test starts imports this file
+    from scripts import make_tables
+
+    shutil.copytree(undisturbed[1].with_name("whole") / "runs", small_disk / "runs")
+    arguments = ["--results", str(small_disk), "--table", "3"]
+    assert make_tables.main(arguments) == 0
+    tables = {p: p.read_bytes() for p in (small_disk / "tables").rglob("*") if p.is_file()}
+    assert tables
+    for path in tables:
+        path.write_text("of an earlier run")
+    fill(small_disk)
+    capsys.readouterr()
+    assert command_line.guarded(lambda: make_tables.main(arguments)) == 1
+    assert capsys.readouterr().err.endswith("No space left on device\n")
+    assert {p.read_text() for p in tables} == {"of an earlier run"}
+    assert half_written(small_disk) == []
+    counted(1, "full disks")
+
+
+def limit_files(size: int) -> None:
+    """No file of this process may grow beyond `size` bytes, as under a quota."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.slow
+@pytest.mark.promise(FULL)
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_a_limit_on_the_size_of_files(size, undisturbed, tmp_path, counted):
+    """Below the size of a record, and below that of an adapter: no root is needed for this one."""
+    results = tmp_path / "results"
+    before = functools.partial(limit_files, size)
+    done = launch(*RUN, f"paths.results={results}", log=Path("/dev/shm") / tmp_path.name, before=before)
+    assert done.code == 1, done
+    assert half_written(results) == []
+    assert list(results.glob("checkpoints/*/*")) == []
+    assert launch(*RUN, f"paths.results={results}", log=tmp_path / "log").code == 0
+    assert outcome(results) == undisturbed[0]
+    counted(1, "full disks")
