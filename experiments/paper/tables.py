@@ -63,9 +63,11 @@ class Table:
         return Cell(column.task, row.method, rank, row.operator, column.model, row.options)
 
 
-# The paper's LoRA has a scale (alpha / r) of 2 at r = 8 and of 0.5 at r = 128 and 256, and so has ours; MoRA's is 1.
-# What the lower one costs LoRA is a row of its own.
 ONE_SCALE = ("protocol.lora_alpha=null",)
+ALPHA = (
+    "LoRA's scale, alpha / r, is the paper's: 2 at r = 8, and 0.5 at r = 128 and 256. What the lower one costs LoRA is a "
+    "row of its own, alpha = 2 r. MoRA has no alpha; its scale is 1."
+)
 
 SINGLE_RUNS = "The paper's values are single runs: it gives no seeds and no deviations."
 
@@ -129,7 +131,7 @@ def _table2() -> Table:
         published()["table2"]["title"],
         columns,
         rows,
-        (SINGLE_RUNS, "The paper trains for 1,000 steps; the columns are the same parts of ours."),
+        (SINGLE_RUNS, "The paper trains for 1,000 steps; the columns are the same parts of ours.", ALPHA),
     )
 
 
@@ -146,7 +148,7 @@ def _table3() -> Table:
         Row("full training", "fft", in_paper=False),
     )
     return Table(
-        3, published()["table3"]["title"], columns, rows, (SINGLE_RUNS, "The paper has no row of full training.")
+        3, published()["table3"]["title"], columns, rows, (SINGLE_RUNS, "The paper has no row of full training.", ALPHA)
     )
 
 
