@@ -65,8 +65,8 @@ class Table:
 
 ONE_SCALE = ("protocol.lora_alpha=null",)
 ALPHA = (
-    "LoRA's scale, alpha / r, is the paper's: 2 at r = 8, and 0.5 at r = 128 and 256. What the lower one costs LoRA is a "
-    "row of its own, alpha = 2 r. MoRA has no alpha; its scale is 1."
+    "LoRA's scale, alpha / r, is the paper's: 2 at r = 8, and 0.5 at r = 128 and 256. What the lower one costs LoRA is "
+    "a row of its own, alpha = 2 r. MoRA has no alpha; its scale is 1."
 )
 
 SINGLE_RUNS = "The paper's values are single runs: it gives no seeds and no deviations."
