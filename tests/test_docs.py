@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,30 +13,42 @@ import pytest
 
 from .conftest import ROOT, compose
 
+TABLE2 = "results/tables/smoke/table2.md"
+
 
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-def test_the_ninth_method_of_the_page_runs(tmp_path):
-    """Put the page's two blocks where it says, in a copy of the configuration, and run the new method."""
+def insert(path: Path, after: str, text: str) -> None:
+    before, line, rest = path.read_text().partition(after)
+    path.write_text(before + line + text + rest)
+
+
+def test_the_ninth_method_of_the_page_runs_and_has_a_row(tmp_path):
+    """Put the page's blocks where it says, in a copy of the project, and do what it says."""
     (yaml,) = blocks("docs/adding.md", "yaml")
-    (code,) = blocks("docs/adding.md", "python")
-    folder = tmp_path / "conf" / "method"
-    folder.mkdir(parents=True)
-    (folder / "rslora.yaml").write_text(yaml)
-    probe = f"import sys, run; from experiments import methods;exec({code!r}, vars(methods)); sys.exit(run.main())"
-    arguments = [
-        "method=rslora",
-        "scale=smoke",
-        "logger=none",
-        "hardware=cpu",
-        f"paths.results={tmp_path / 'results'}",
-        f"hydra.searchpath=[file://{tmp_path / 'conf'}]",
-    ]
-    done = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "uuid-smoke-rslora-r8" in done.stdout
+    function, row = blocks("docs/adding.md", "python")
+    for name in ("conf", "experiments", "mora", "scripts", "results/paper"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "run.py", tmp_path)
+    (tmp_path / "conf" / "method" / "rslora.yaml").write_text(yaml)
+    with open(tmp_path / "experiments" / "methods.py", "a") as file:
+        file.write(f"\n\n{function}")
+    insert(tmp_path / "experiments" / "paper" / "names.py", "METHODS = {\n", '    "rslora": "rsLoRA",\n')
+    insert(tmp_path / "experiments" / "paper" / "tables.py", "lora_at_one_scale(HIGH))\n", row)
+
+    def call(*arguments: str) -> str:
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run = ["run.py", "method=rslora", "task=uuid", "scale=smoke", "logger=none", "hardware=cpu"]
+    assert "uuid-smoke-rslora-r8" in call(*run)
+    assert re.search("rslora +64 .*3 missing", call("scripts/plan.py", "--table", "2", "--scale", "smoke"))
+    call(*run, "method.rank=64", "training.learning_rate=1e-3")
+    call("scripts/make_tables.py", "--scale", "smoke", "--table", "2")
+    assert re.search(r"\| rsLoRA, r = 256 \(not in the paper\) +\|.* \(1\)", (tmp_path / TABLE2).read_text())
 
 
 @pytest.mark.parametrize("name", ["schedules", "operators"])
