@@ -126,7 +126,7 @@ def test_the_error_of_any_rank_is_that_of_the_run(tmp_path):
         "import sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "import run\n"
-        "from experiments import ranks\n"
+        "from experiments.distributed import ranks\n"
         "from experiments.tasks import uuid\n"
         "def measure(*a):\n"
         "    if ranks.current().index:\n"

@@ -96,13 +96,10 @@ def test_the_readmes_runs_run(arguments, tmp_path):
     own = [a for a in arguments if not a.startswith(("scale=", "hardware="))]
     if any(a.startswith("model=") for a in own):
         own = [a for a in own if not a.startswith("training.")] + ["training.steps=2", "training.warmup_steps=1"]
-    done = subprocess.run(
-        # Before its options: Hydra takes no settings after one.
-        [sys.executable, "run.py", "scale=smoke", "hardware=cpu", "logger=none", f"paths.results={tmp_path}", *own],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    first = [own.pop(0)] if own[0] == "-m" else []  # Hydra wants all settings in one piece
+    ours = ["scale=smoke", "hardware=cpu", "logger=none", f"paths.results={tmp_path}"]
+    command = [sys.executable, "run.py", *first, *ours, *own]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
