@@ -29,8 +29,8 @@ PANELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@matplotlib.rc_context({"svg.hashsalt": "mora", "svg.fonttype": "none"})
 def main(path: Path = Path(__file__).parent.parent / "docs" / "operators.svg") -> None:
-    plt.rcParams.update({"svg.hashsalt": "mora", "svg.fonttype": "none"})
     figure, axes = plt.subplots(2, 3, figsize=(9, 4.4), layout="constrained")
     # A wave across M shows where its copies lie and which way round; the diagonal gives it full rank.
     side = torch.arange(R_HAT) / (R_HAT - 1)

@@ -22,8 +22,8 @@ RUN: dict[str, Any] = {"steps": STEPS, "warmup": 1_000, "shape": "cosine"}
 RESTARTS: dict[str, Any] = {"every": 2_000, "rewarm": 50}
 
 
+@matplotlib.rc_context({"svg.hashsalt": "mora", "svg.fonttype": "none"})
 def main(path: Path = Path(__file__).parent.parent / "docs" / "schedules.svg") -> None:
-    plt.rcParams.update({"svg.hashsalt": "mora", "svg.fonttype": "none"})
     steps = range(STEPS)
     figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
     curves = {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from .conftest import ROOT, compose
@@ -54,7 +55,9 @@ def test_the_ninth_method_of_the_page_runs_and_has_a_row(tmp_path):
 @pytest.mark.parametrize("name", ["schedules", "operators"])
 def test_a_plot_of_the_docs_is_what_its_script_draws(name, tmp_path):
     drawn = tmp_path / f"{name}.svg"
+    settings = matplotlib.rcParams.find_all("svg")
     importlib.import_module(f"scripts.plot_{name}").main(drawn)
+    assert matplotlib.rcParams.find_all("svg") == settings  # those of other figures that this process draws
     assert drawn.read_bytes() == (ROOT / "docs" / drawn.name).read_bytes()
     assert os.listdir(tmp_path) == [drawn.name]
 
