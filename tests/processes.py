@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pkgutil
 import re
 import signal
 import sys
@@ -71,6 +72,25 @@ def _main(arguments: tuple[str, ...], log: Path, before: Callable[[], None] | No
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_call(function: str, count: int, act: Callable[[], None], *, after: bool = False) -> None:
+    """Let `act` happen right before the `count`-th call of module.function, or right after it."""
+    where, _, name = function.rpartition(".")
+    place, calls = pkgutil.resolve_name(where), [0]
+    original = getattr(place, name)
+
+    def acting(*args, **kwargs):
+        calls[0] += 1
+        meant = calls[0] == count
+        if meant and not after:
+            act()
+        result = original(*args, **kwargs)
+        if meant and after:
+            act()
+        return result
+
+    setattr(place, name, acting)
 
 
 def the_record(results: Path) -> dict:

@@ -15,7 +15,7 @@ from experiments import checkpoints
 from experiments.records import from_json
 
 from .conftest import compose
-from .processes import die, half_written, outcome, server
+from .processes import at_call, die, half_written, outcome, server
 
 KILLED = "A run that is killed goes on from its last checkpoint and ends in the same bits."
 METHODS = ("fft", "lora", "lora_plus", "asylora", "dora", "mora", "relora", "remora")
@@ -50,27 +50,8 @@ def child(arguments: list[str], after: float | None, at: str | None, count: int)
     if after is not None:
         threading.Timer(after, die).start()
     if at is not None:
-        arm(at, count)
+        at_call(at, count, die, after=count % 2 == 1)  # half of the times after its work
     runner.run(config)
-
-
-def arm(at: str, count: int) -> None:
-    """Make the `count`-th call of module.function kill this process, half of the times after its work."""
-    import importlib
-
-    module_name, _, name = at.rpartition(".")
-    module, calls = importlib.import_module(module_name), [0]
-    original = getattr(module, name)
-
-    def killing(*args, **kwargs):
-        calls[0] += 1
-        if calls[0] == count:
-            if count % 2:
-                original(*args, **kwargs)
-            die()
-        return original(*args, **kwargs)
-
-    setattr(module, name, killing)
 
 
 def start(arguments: list[str], after: float | None = None, at: str | None = None, count: int = 1) -> int:

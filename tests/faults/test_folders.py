@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ..processes import launch, outcome
-from .causes import RUN, WRITES, instead
+from ..processes import at_call, launch, outcome
+from .causes import RUN, WRITES
 
 
 @pytest.mark.promise(
@@ -46,7 +46,7 @@ def cover_read_only(folder: Path) -> None:
 @pytest.mark.parametrize("write", ["the first record", "the second checkpoint", "the last record"])
 def test_a_results_folder_that_becomes_read_only(write, undisturbed, small_disk, tmp_path, counted):
     results = small_disk / "results"
-    before = functools.partial(instead, *WRITES[write], functools.partial(cover_read_only, results))
+    before = functools.partial(at_call, *WRITES[write], functools.partial(cover_read_only, results))
     arguments = [*RUN, f"paths.results={results}"]
     done = launch(*arguments, log=tmp_path / "log", before=before)
     assert done.code == 1

@@ -11,8 +11,8 @@ import pytest
 
 from experiments import checkpoints
 
-from ..processes import half_written, launch, outcome
-from .causes import RUN, WRITES, instead
+from ..processes import at_call, half_written, launch, outcome
+from .causes import RUN, WRITES
 
 
 def fill(folder: Path, leave: int = 0) -> None:
@@ -36,7 +36,7 @@ CHEAP = "the second checkpoint"
 def test_a_full_disk(write, undisturbed, small_disk, tmp_path, counted):
     function, count = WRITES[write]
     arguments = [*RUN, f"paths.results={small_disk / 'results'}"]
-    before = functools.partial(instead, function, count, functools.partial(fill, small_disk))
+    before = functools.partial(at_call, function, count, functools.partial(fill, small_disk))
     done = launch(*arguments, log=tmp_path / "log", before=before)
     assert done.code == 1, done
     assert len(done.said) == 1, done.said
