@@ -20,10 +20,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import redact
-from experiments.cli import command, overrides, resolvers
-from experiments.cli.command import CONF
-from experiments.distributed import ranks
+from experiments.cli import command, overrides
 from experiments.errors import ConfigError, JobFailedError
+from experiments.spec import compose, ranks
+from experiments.spec.compose import CONF
 
 
 @redact.streams()
@@ -37,7 +37,7 @@ def main() -> int:
     def job(composed: DictConfig) -> float | None:
         nonlocal begun
         begun = True
-        resolvers.register()  # in a job of a cluster nothing else has
+        compose.register()  # in a job of a cluster nothing else has
         code, headline = command.answer(composed)
         codes.append(code)
         if code and os.getpid() != here:  # submitit runs it elsewhere, on a copy of the list
@@ -74,7 +74,7 @@ def main() -> int:
 
 def prepare_environment() -> None:
     """What must be set before Hydra composes and torch is imported."""
-    resolvers.register()
+    compose.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach main instead of a page of traceback
     # Threads that wait spin, by default for so long that two runs on two cores slow each other down twentyfold. This
     # many turns cost a run of its own nothing measurable, and two runs a third. Read when torch is imported.

@@ -6,14 +6,15 @@ import contextlib
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
-from . import failures, models, tasks
-from .config import RunConfig
-from .distributed import ranks
+from . import tasks
 from .errors import ConfigError, StorageError
-from .records import Record, Store, identity, key_of
-from .tasks import userfile
+from .identity import cell_identity, cell_of, key_of, name_of
+from .spec import ranks
+from .spec.run_config import RunConfig
+from .store import failures
+from .store.records import Record, Store, curve
+from .train import base_models
 
 
 def run(config: RunConfig) -> Record:
@@ -43,9 +44,9 @@ def run(config: RunConfig) -> Record:
         if record is None and ranks.first():
             store.set_aside(key)
         if config.hardware.distributed and not ranks.given():
-            from .distributed import launch
+            from .train import spawn
 
-            return launch.run(config, key, store)
+            return spawn.run(config, key, store)
         return execute(config, task, key, store)
 
 
@@ -58,31 +59,27 @@ def finished_before(record: Record | None) -> Record | None:
     return record
 
 
-def cell_identity(config: RunConfig) -> dict[str, Any]:
-    """All that can change the result of `config`, known without loading a thing; `key_of` it is the key."""
-    t = config.task
-    data = userfile.checked(t.train_file, t.prompt) if t.train_file else ""
-    return identity(config, tasks.get(config.task.name).version, models.fingerprint(config.model), data)
-
-
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
     """Train and measure; the caller holds the claim on `key`. On several ranks each of them comes here."""
-    from . import callbacks, cost, methods, provenance, spectrum, training
-    from .distributed.sharding import gathered
-    from .hardware import place
-    from .tracking import WandbMirror
+    from .measure import update_spectrum
+    from .store import provenance
+    from .store.wandb_mirror import WandbMirror
+    from .train import adapt, callbacks, cost
+    from .train import trainer as training
+    from .train.placement import base_dtype, place
+    from .train.sharding import gathered
 
     record = Record(key, name_of(config), "running", cell_of(config), config.for_record())
     record.provenance = provenance.describe()
     try:
         training.quiet()
         placement = place(config)
-        dtype = methods.base_dtype(config, placement)
+        dtype = base_dtype(config, placement)
         with ranks.one_first():
-            network, tokenizer, revision = models.of_run(config, dtype, placement.device)
+            network, tokenizer, revision = base_models.of_run(config, dtype, placement.device)
             prepared = task.prepare(config, tokenizer)
         training.set_seed(config.seed)  # adapters may start at random
-        adapted = methods.adapt(network, config)
+        adapted = adapt.adapt(network, config)
         meter = cost.Meter(adapted.model, placement)
         trainer = training.build(
             adapted,
@@ -126,21 +123,21 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
             state = training.train(trainer) if trains else trainer.state
         with callbacks.measuring(adapted.model):
             final = before | task.evaluate(adapted.model, tokenizer, prepared)
-        record.metrics = {"final": final, "curve": callbacks.curve(state.log_history)}
+        record.metrics = {"final": final, "curve": curve(state.log_history)}
         if trains:
             training.save(trainer, store.model(key))
         record.cost = meter.read(state, prepared, config, store.model(key))
         if config.training.record_spectrum:
-            start, *_ = models.of_run(config, dtype)
+            start, *_ = base_models.of_run(config, dtype)
             with gathered(adapted.model):
-                record.metrics["spectrum"] = spectrum.of_run(adapted.model, start)
+                record.metrics["spectrum"] = update_spectrum.of_run(adapted.model, start)
         record.status = "finished"
     except (KeyboardInterrupt, SystemExit):  # the latter is how submitit leaves when it has queued the job again
         record.error = ranks.failure()  # a rank that fails has the others stopped
         record.status = "failed" if record.error else "interrupted"
         raise
     except Exception as error:
-        record.metrics["curve"] = callbacks.curve(trainer.state.log_history)
+        record.metrics["curve"] = curve(trainer.state.log_history)
         fail(record, error, config)
     finally:
         record.provenance["finished_at"] = provenance.now()
@@ -165,34 +162,3 @@ def fail(record: Record, error: Exception, config: RunConfig) -> None:
         print(f"failed: {own['type']}: {own['message']}", file=sys.stderr)
     if Path(config.paths.results).is_absolute():  # records are shared; the folders of a machine are not
         record.error["message"] = record.error["message"].replace(str(Path(config.paths.results)), "results")
-
-
-def cell_of(config: RunConfig) -> dict[str, Any]:
-    """What identifies the cell to a reader of tables."""
-    m = config.method
-    return {
-        "method": m.name,
-        "rank": m.rank,
-        "operator": m.operator,
-        "task": config.task.name,
-        "scale": config.scale,
-        "model": config.model,
-        "learning_rate": config.training.learning_rate,
-        "seed": config.seed,
-    }
-
-
-def name_of(config: RunConfig) -> str:
-    """A short name for people; the key is what identifies a run."""
-    m = config.method
-    parts = [config.task.name, config.scale, m.name, f"r{m.rank}" if m.rank else "", m.operator or ""]
-    if m.surplus == "fold":
-        parts.append("fold")
-    if m.groupings == "four":
-        parts.append("four")
-    if config.model != config.protocol["model"]:
-        parts.append(Path(config.model).name)
-    if config.training.learning_rate is not None:
-        parts.append(f"lr{config.training.learning_rate:g}")
-    parts.append(f"seed{config.seed}")
-    return "-".join(p for p in parts if p)

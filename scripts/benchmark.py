@@ -21,9 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.aggregate import command_line
+from experiments.cli import script
 from experiments.errors import ConfigError
-from experiments.storage import write_json
+from experiments.store.storage import write_json
 from scripts.benchmarks import page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ def names(text: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.Parser(
+    parser = script.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--only", type=names, default=list(PARTS), metavar="A,B,...", help=f"of {', '.join(PARTS)}")
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise ConfigError(f"{options.output} holds no measurement; run without --render first")
     text = page.render(measured)
     print(text)
-    return command_line.finish({options.page: text.encode()}, options.check)
+    return script.finish({options.page: text.encode()}, options.check)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -92,7 +92,8 @@ def part(name: str, quick: bool) -> dict[str, Any]:
     measure = importlib.import_module(f"scripts.benchmarks.{name}").measure
     import torch
 
-    from experiments import provenance, training
+    from experiments.store import provenance
+    from experiments.train import trainer as training
 
     training.quiet()
     torch.manual_seed(0)
@@ -109,4 +110,4 @@ def part(name: str, quick: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.guarded(main))
+    sys.exit(script.guarded(main))

@@ -22,12 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tabulate import tabulate
 
-from experiments import config as configuration
-from experiments import dry_run, memory
-from experiments.aggregate import command_line
-from experiments.aggregate.protocol import composition
-from experiments.cli import resolvers
-from experiments.config import RunConfig
+from experiments.cli import script
+from experiments.estimate import dry_run
+from experiments.spec import compose
+from experiments.spec.compose import composition
+from experiments.spec.parse import parse
+from experiments.spec.run_config import RunConfig
+from experiments.train import peak_memory
 
 METHODS = {
     "fft": ["method=fft"],
@@ -40,25 +41,27 @@ SIZES = {"tiny": (16, 512), "smollm2-135m": (4, 256)}  # rows, tokens
 
 def planned(model: str, arguments: list[str], checkpointing: bool) -> RunConfig:
     rows, length = SIZES[model]
-    resolvers.register()
+    compose.register()
     own = [f"model={model}", "task=math", "scale=paper", "hardware=cpu", f"task.max_length={length}"]
     own += [f"training.batch_size={rows}", f"hardware.device_batch_size={rows}"]
     own += [f"hardware.activation_checkpointing={str(checkpointing).lower()}"]
-    return configuration.parse(composition([*own, *arguments]))
+    return parse(composition([*own, *arguments]))
 
 
 def measure(config: RunConfig) -> dict[str, float]:
     """Two real steps, in this process."""
     import torch
 
-    from experiments import methods, scratch, shapes, training
+    from experiments.spec import shapes
+    from experiments.train import adapt, scratch
+    from experiments.train import trainer as training
 
     training.quiet()
     shape, kept = shapes.NAMED[config.model], dict[int, int]()
 
     def train(shape: shapes.Shape, rows: int, length: int) -> None:
         network = scratch.llama(shape, 0, bos=0, eos=1, pad=2)
-        model: Any = methods.adapt(network, config).model.train()
+        model: Any = adapt.adapt(network, config).model.train()
         if config.hardware.activation_checkpointing:
             model.enable_input_require_grads()
             model.activation_checkpointing_enable()
@@ -81,15 +84,16 @@ def measure(config: RunConfig) -> dict[str, float]:
             optimizer.zero_grad()
 
     train(dataclasses.replace(shape, layers=1), 1, 8)  # loads the libraries' last parts
-    before = memory.peak()
+    before = peak_memory.peak()
     train(shape, *SIZES[config.model])
-    return {"saved": sum(kept.values()), "peak": memory.peak() - before}
+    return {"saved": sum(kept.values()), "peak": peak_memory.peak() - before}
 
 
 def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:
     """Estimate and measurement, bytes. The measurement is taken in a process of its own."""
-    from experiments import shapes, trace
-    from experiments.hardware import Placement
+    from experiments.estimate import trace
+    from experiments.spec import shapes
+    from experiments.train.placement import Placement
 
     config = planned(model, METHODS[name], checkpointing)
     step = trace.step(config, shapes.NAMED[model], Placement("cpu", "fp32"), *SIZES[model])
@@ -119,7 +123,7 @@ def line(model: str, name: str, checkpointing: bool) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SIZES, action="append", help="only this one (repeatable)")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -134,4 +138,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.guarded(main))
+    sys.exit(script.guarded(main))

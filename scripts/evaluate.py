@@ -21,33 +21,34 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from tabulate import tabulate
 
-from experiments import config as configuration
-from experiments import saved, tasks
-from experiments.aggregate import command_line
-from experiments.aggregate.protocol import CONF, composition
-from experiments.cli import resolvers
+from experiments import tasks
+from experiments.cli import script
 from experiments.cli.explain import explain
-from experiments.config import RunConfig
 from experiments.errors import ConfigError
-from experiments.records import Store
+from experiments.reuse import load
+from experiments.spec import compose
+from experiments.spec.compose import CONF, composition
+from experiments.spec.parse import parse
+from experiments.spec.run_config import RunConfig
+from experiments.store.records import Store
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("key", metavar="KEY")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
     parser.add_argument("--task", choices=tasks.NAMES, help="another task; nothing is compared")
     parser.add_argument(
-        "--tolerance", type=command_line.not_negative, default=0.0, help="largest difference that is equal (default: 0)"
+        "--tolerance", type=script.not_negative, default=0.0, help="largest difference that is equal (default: 0)"
     )
     options = parser.parse_args(arguments)
     store = Store(options.results)
-    record = saved.finished(store, options.key)
-    config = saved.settings(record, store)
+    record = load.finished(store, options.key)
+    config = load.settings(record, store)
     other = options.task not in (None, config.task.name)
     if other:
         config = with_task(config, options.task)
-    now = saved.score(record, store, config)
+    now = load.score(record, store, config)
     print(f"{record.name}, scored on {config.task.name}:")
     if other:
         print(tabulate([*now.items()], ("metric", "now"), disable_numparse=True))
@@ -57,9 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def with_task(config: RunConfig, task: str) -> RunConfig:
     """The configuration of a run, with the task section that `task` has at its scale."""
-    resolvers.register()
+    compose.register()
     try:
-        composed = configuration.parse(composition(["method=fft", f"task={task}", f"scale={config.scale}"]))
+        composed = parse(composition(["method=fft", f"task={task}", f"scale={config.scale}"]))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"--task: {explain(error, [], CONF)}") from None
     if composed.model != config.model:
@@ -84,4 +85,4 @@ def compare(recorded: dict[str, Any], now: dict[str, Any], tolerance: float) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.guarded(main))
+    sys.exit(script.guarded(main))

@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments import export, saved
-from experiments.aggregate import command_line
-from experiments.records import Store
+from experiments.cli import script
+from experiments.reuse import export, load
+from experiments.store.records import Store
 
 
 def positive(text: str) -> int:
@@ -28,7 +28,7 @@ def positive(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("key", metavar="KEY")
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     loss = parser.add_mutually_exclusive_group()
     loss.add_argument(
         "--tolerance",
-        type=command_line.not_negative,
+        type=script.not_negative,
         default=export.ROUNDING,
         help="lora: largest relative error (default: %(default)s)",
     )
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--push", metavar="REPO", help="upload OUT to this hub repository")
     options = parser.parse_args(arguments)
     store = Store(options.results)
-    record = saved.finished(store, options.key)
+    record = load.finished(store, options.key)
     limits = export.LoraLimits(options.rank, options.tolerance, options.force)
     written = export.export(record, store, options.out, options.format, limits)
     print(f"{options.out}: {written}")
@@ -55,4 +55,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.guarded(main))
+    sys.exit(script.guarded(main))

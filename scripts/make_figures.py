@@ -15,23 +15,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments import paper
-from experiments.aggregate import command_line, figures, output, pages
+from experiments.cli import script
+from experiments.report import figures, output, pages
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__)
+    parser = script.parser(__doc__)
     parser.add_argument("--figure", type=int, action="append", choices=paper.FIGURES, help="only this one (repeatable)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     options = parser.parse_args(arguments)
     files: output.Files = {}
-    for results in pages.by_scale(command_line.records(options), options.scale):
+    for results in pages.by_scale(script.records(options), options.scale):
         made, without = figures.figure_files(results, options.figure, options.results / "figures")
         files |= made
         if without:
             print(f"no runs at scale {results.scale} for: {', '.join(without)}", file=sys.stderr)
     everything = not options.figure and not options.scale
-    return command_line.finish(files, options.check, options.results / "figures" if everything else None)
+    return script.finish(files, options.check, options.results / "figures" if everything else None)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.guarded(main))
+    sys.exit(script.guarded(main))

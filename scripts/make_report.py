@@ -11,20 +11,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.aggregate import command_line, pages, report
-from experiments.aggregate.load import read_records
+from experiments.cli import script
+from experiments.report import html, pages
+from experiments.store.folder import read_records
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__)
+    parser = script.parser(__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
     options = parser.parse_args(arguments)
     records, problems = read_records(options.results)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
-    page = report.html(records, pages.by_scale(records, options.scale), problems)
-    return command_line.finish({options.results / "report.html": page.encode()}, options.check)
+    page = html.html(records, pages.by_scale(records, options.scale), problems)
+    return script.finish({options.results / "report.html": page.encode()}, options.check)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.guarded(main))
+    sys.exit(script.guarded(main))

@@ -16,16 +16,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments import paper
-from experiments.aggregate import command_line, output, pages
+from experiments.cli import script
+from experiments.report import output, pages
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__)
+    parser = script.parser(__doc__)
     parser.add_argument("--table", type=int, action="append", choices=paper.TABLES, help="only this table (repeatable)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     parser.add_argument("--readme", type=Path, help="a file that shows the claims at the laptop scale")
     options = parser.parse_args(arguments)
-    records = command_line.records(options)
+    records = script.records(options)
     all_results = pages.by_scale(records, options.scale)
     files: output.Files = {}
     for results in all_results:
@@ -41,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         files |= pages.findings_file(records, all_results, options.results / "FINDINGS.md")
     if options.readme:
         files |= pages.readme_file(records, all_results, options.readme)
-    return command_line.finish(files, options.check, options.results / "tables" if everything else None)
+    return script.finish(files, options.check, options.results / "tables" if everything else None)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.guarded(main))
+    sys.exit(script.guarded(main))

@@ -21,35 +21,36 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tabulate import tabulate
 
 from experiments import paper
-from experiments.aggregate import command_line, launch, planning
-from experiments.aggregate.fill import Results
-from experiments.aggregate.load import read_records
-from experiments.aggregate.protocol import Protocols
+from experiments.cli import script
 from experiments.errors import ConfigError
+from experiments.store.folder import read_records
+from experiments.study import planning, start
+from experiments.study.cells import Protocols
+from experiments.study.fill import Results
 
 HEADER = ("task", "method", "rank", "operator", "stage", "states", "learning rate", "still to run")
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = command_line.Parser(
+    parser = script.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--table", type=int, action="append", default=[], choices=paper.TABLES)
     parser.add_argument("--figure", type=int, action="append", default=[], choices=paper.FIGURES)
     parser.add_argument(
-        "--task", action="append", choices=command_line.TASKS, help="only the cells of this task (repeatable)"
+        "--task", action="append", choices=script.TASKS, help="only the cells of this task (repeatable)"
     )
     parser.add_argument("--method", action="append", choices=[*paper.METHODS], help="only this method (repeatable)")
     parser.add_argument("--scale", choices=paper.SCALES, default="laptop")
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--seeds", type=command_line.seeds, default=[0, 1, 2], help="comma-separated (default: 0,1,2)")
+    parser.add_argument("--seeds", type=script.seeds, default=[0, 1, 2], help="comma-separated (default: 0,1,2)")
     parser.add_argument("--rate-search", choices=("on", "off"), default="on", help="off: the protocol's own rate")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--run", action="store_true", help="run what is missing")
     action.add_argument("--print", choices=("hydra", "slurm"), help="print the commands of what can be run now")
     parser.add_argument("run_arguments", nargs="*", metavar="name=value", help="more settings for run.py")
     made = parser.parse_args(arguments)
-    command_line.check_overrides(parser, made.run_arguments)
+    script.check_overrides(parser, made.run_arguments)
     return made
 
 
@@ -81,15 +82,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     extra = [f"paths.results={chosen.results}", *chosen.run_arguments]
     if chosen.run:
-        return launch.run_all(
+        return start.run_all(
             len(wanted), lambda i, tried: plan(wanted[i], results(), tried), extra, lambda line: print(line, flush=True)
         )
     now = results()
     plans = [plan(cell, now) for cell in wanted]
     if chosen.print == "hydra":
-        print("\n".join(launch.hydra_lines(plans, extra)))
+        print("\n".join(start.hydra_lines(plans, extra)))
     elif chosen.print == "slurm":
-        print(launch.slurm_script(plans, extra), end="")
+        print(start.slurm_script(plans, extra), end="")
     else:
         show(plans, now)
     return 0
@@ -126,4 +127,4 @@ def show(plans: list[planning.Plan], results: Results) -> None:
 if __name__ == "__main__":
     # A job that is told to end stops as one that is interrupted: with a checkpoint.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(command_line.guarded(main))
+    sys.exit(script.guarded(main))

@@ -14,8 +14,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from experiments import storage
-from experiments.aggregate import plots
+from experiments.report import plots
+from experiments.store import storage
 from mora import operators
 
 IN, OUT, R_HAT = 40, 24, 8

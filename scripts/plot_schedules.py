@@ -13,8 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from experiments import storage
-from experiments.aggregate import plots
+from experiments.report import plots
+from experiments.store import storage
 from mora.schedules import jagged, official_lifted, plain
 
 STEPS, PEAK = 10_000, 5e-4

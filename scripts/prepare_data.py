@@ -15,14 +15,14 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments import catalogue, sources
-from experiments.aggregate import command_line
-from experiments.config import Paths
+from experiments.cli import script
+from experiments.data import catalogue, sources
 from experiments.errors import ConfigError
+from experiments.spec.run_config import Paths
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fetch nothing")
     parser.add_argument(
         "--cache",
@@ -62,4 +62,4 @@ def show(names: list[str], cache: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.guarded(main))
+    sys.exit(script.guarded(main))

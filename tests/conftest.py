@@ -21,9 +21,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from experiments.cli import resolvers
-from experiments.config import RunConfig, parse
-from experiments.records import Record
+from experiments.spec.compose import register
+from experiments.spec.parse import parse
+from experiments.spec.run_config import RunConfig
+from experiments.store.records import Record
 
 ROOT = Path(__file__).parent.parent
 pytest_plugins = ["tests.promises"]
@@ -35,7 +36,7 @@ def compose(*overrides: str) -> RunConfig:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    resolvers.register()
+    register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         return parse(hydra_compose("config", overrides=list(overrides)))

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.records import Store
+from experiments.store.records import Store
 
 # As run.py does, and before torch is imported: threads that spin starve each other where cores are few.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["transformers", "peft", "experiments.training", "experiments.tracking", "mora", "run"])
+server.set_forkserver_preload(
+    ["transformers", "peft", "experiments.train.trainer", "experiments.store.wandb_mirror", "mora", "run"]
+)
 
 SMOKE = ("scale=smoke", "logger=none", "hardware=cpu", "hardware.threads=1")
 

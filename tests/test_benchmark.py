@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from experiments.aggregate import command_line
+from experiments.cli import script
 from scripts import benchmark
 from scripts.benchmarks import linear, memory, models, page, targets, timing
 
@@ -27,7 +27,7 @@ def small(monkeypatch):
 
 def run(tmp_path, *arguments):
     files = ["--output", str(tmp_path / "b.json"), "--page", str(tmp_path / "b.md")]
-    return command_line.guarded(lambda: benchmark.main([*arguments, *files]))
+    return script.guarded(lambda: benchmark.main([*arguments, *files]))
 
 
 def test_a_part_is_measured_stored_and_rendered_and_another_joins_it(small, tmp_path, capsys):

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import config as configuration
-from .. import storage
-from ..distributed import ranks
 from ..errors import ConfigError, StorageError
+from ..spec import ranks
+from ..spec.compose import CONF
+from ..spec.parse import parse
+from ..store import storage
 from .explain import explain
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def answer(composed: DictConfig) -> tuple[int, float | None]:
     """(exit code, the value of the task's first metric where there is one)."""
     from .. import runner
-    from . import report
+    from . import summary
 
     try:
-        config = configuration.parse(composed)
+        config = parse(composed)
         if config.dry_run:
-            from .. import dry_run
+            from ..estimate import dry_run
 
             print(dry_run.table(config))
             return 0, None
@@ -33,8 +31,8 @@ def answer(composed: DictConfig) -> tuple[int, float | None]:
     except (ConfigError, OmegaConfBaseException, StorageError, OSError) as error:
         return refuse(error), None
     if ranks.first():
-        report.show(record, config)
-    return (0 if record.status == "finished" else 1), report.headline(record)
+        summary.show(record, config)
+    return (0 if record.status == "finished" else 1), summary.headline(record)
 
 
 def refuse(error: Exception) -> int:

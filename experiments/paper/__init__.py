@@ -4,10 +4,10 @@ A number of the paper is only ever read from `results/paper/paper.json`. A `Cell
 256, 128 for pretraining); what they are at another scale is the business of `aggregate.protocol`.
 """
 
-from .figures import FIGURES, PAPER_STEPS, PROJECTIONS, Series, figure, figure_cells
+from .layout import ONE_SCALE, TABLES, Cell, Column, Row, Table, arithmetic_notes, table, table_cells
 from .lookup import all_cells, beside, places, printed
 from .names import HIGH, LOW, METHODS, METRICS, PRETRAINING, SCALES, STAND_INS, Metric, published
-from .tables import ONE_SCALE, TABLES, Cell, Column, Row, Table, arithmetic_notes, table, table_cells
+from .series import FIGURES, PAPER_STEPS, PROJECTIONS, Series, figure, figure_cells
 
 __all__ = [
     "FIGURES", "HIGH", "LOW", "METHODS", "METRICS", "ONE_SCALE", "PAPER_STEPS", "PRETRAINING", "PROJECTIONS", "SCALES",

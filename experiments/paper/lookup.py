@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .figures import FIGURES, figure_cells
+from .layout import TABLES, Cell, Column, Row, table, table_cells
 from .names import HIGH, LOW, PRETRAINING
-from .tables import TABLES, Cell, Column, Row, table, table_cells
+from .series import FIGURES, figure_cells
 
 
 def places(cell: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[tuple[int, Row, Column]]:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from ..config import RunConfig
-
-IGNORED = -100  # the label of a token on which no loss counts
+from ..spec.run_config import RunConfig
 
 
 @dataclass(frozen=True)

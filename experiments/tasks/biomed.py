@@ -10,9 +10,11 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ..config import RunConfig
-from ..evaluation import Answers, Benchmark
-from . import corpora, hub, overlap, questions, reading, scorers, userfile
+from ..data import corpora, hub, overlap, questions, reading, userfile
+from ..data.questions import Benchmark
+from ..measure import scorers
+from ..measure.evaluation import Answers
+from ..spec.run_config import RunConfig
 from .base import Prepared
 from .finetuning import FineTuning, chosen_per_token, general_text, on_text, origins
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import sources
-from ..config import RunConfig
-from ..evaluation import Answers, Benchmark, Loss, ask
-from . import corpora, hub, prompts
+from ..data import corpora, hub, prompts, sources
+from ..data.prompts import FORMS, Message, encode
+from ..data.questions import Benchmark
+from ..data.rows import Rows, fingerprint
+from ..data.windows import packed
+from ..measure.evaluation import Answers, Loss, ask
+from ..measure.scorers import per_token_choice
+from ..spec.run_config import RunConfig
 from .base import Prepared
-from .packing import packed
-from .prompts import FORMS, Message, encode
-from .rows import Rows, fingerprint
-from .scorers import per_token_choice
 
 ON_THE_WAY = 8  # held-out rows that a point of the curve looks at
 PROBE_WINDOW = 512

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config import RunConfig
-from . import corpora, hub, overlap, prompts, questions, userfile
+from ..data import corpora, hub, overlap, prompts, questions, userfile
+from ..data.prompts import Message
+from ..data.questions import lettered
+from ..spec.run_config import RunConfig
 from .base import Prepared
 from .finetuning import FineTuning, general_text, on_conversations, origins
-from .prompts import Message
-from .questions import lettered
 
 
 class InstructTask(FineTuning):

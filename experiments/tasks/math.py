@@ -11,13 +11,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig
-from ..evaluation import Answers, Benchmark
-from . import corpora, hub, overlap, prompts, questions, scorers, userfile, wordproblems
+from ..data import corpora, hub, overlap, prompts, questions, userfile, wordproblems
+from ..data.corpora import Problem
+from ..data.prompts import Message
+from ..data.questions import Benchmark
+from ..measure import scorers
+from ..measure.evaluation import Answers
+from ..spec.run_config import RunConfig
 from .base import Prepared
-from .corpora import Problem
 from .finetuning import FineTuning, general_text, on_conversations, origins
-from .prompts import Message
 
 GSM8K_HELD_OUT = 200
 GENERATED_EACH = 10  # word problems drawn from each template

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import RunConfig
-from ..evaluation import Loss
-from . import corpora, hub, overlap, userfile
+from ..data import corpora, hub, overlap, userfile
+from ..data.rows import Rows, fingerprint
+from ..data.windows import packed, windows
+from ..measure.evaluation import Loss
+from ..spec.run_config import RunConfig
 from .base import Prepared
 from .finetuning import origins
-from .packing import packed, windows
-from .rows import Rows, fingerprint
 
 ON_THE_WAY = 16  # held-out windows that a point of the curve looks at
 HUB_HELD_OUT = 10_000  # validation documents of C4, some 10 million tokens as in ReLoRA's evaluation

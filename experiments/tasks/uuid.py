@@ -15,8 +15,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import RunConfig
-from ..distributed import ranks
+from ..spec import ranks
+from ..spec.run_config import RunConfig
 from .base import Prepared
 
 HEX_DIGITS = 32
@@ -118,7 +118,7 @@ class UuidTask:
         """Mean cross-entropy in nats a token, over all keys (with the colon) and over all values."""
         import torch
 
-        from ..training import collate
+        from ..data.rows import collate
 
         data: Data = prepared.data
 

@@ -17,10 +17,14 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from experiments import callbacks, config, methods, models, tasks, training
-from experiments.aggregate.protocol import composition
-from experiments.cli import resolvers
-from experiments.hardware import place
+from experiments import tasks
+from experiments.data.rows import collate
+from experiments.spec import compose
+from experiments.spec.compose import composition
+from experiments.spec.parse import parse
+from experiments.train import adapt, base_models, callbacks
+from experiments.train import trainer as training
+from experiments.train.placement import base_dtype, place
 
 from . import steps, timing
 
@@ -67,11 +71,11 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
 
 def train(method: str, segments: int) -> tuple[timing.Samples, int]:
     """Train `method` for so many segments; also the tokens of a segment."""
-    resolvers.register()
+    compose.register()
     never = 1_000_000
     steps_in_all = WARM_UP + SEGMENT * segments
     with tempfile.TemporaryDirectory(prefix="mora-benchmark-") as folder:
-        run = config.parse(
+        run = parse(
             composition(
                 [
                     f"method={method}",
@@ -86,11 +90,11 @@ def train(method: str, segments: int) -> tuple[timing.Samples, int]:
             )
         )
         training.quiet()
-        network, tokenizer, _ = models.load(run.model, run.paths.cache_folder, methods.base_dtype(run, place(run)))
+        network, tokenizer, _ = base_models.load(run.model, run.paths.cache_folder, base_dtype(run, place(run)))
         prepared = tasks.get("uuid").prepare(run, tokenizer)
         training.set_seed(run.seed)
-        adapted = methods.adapt(network, run)
-        batch = training.collate([prepared.train[i] for i in range(run.training.batch_size)])
+        adapted = adapt.adapt(network, run)
+        batch = collate([prepared.train[i] for i in range(run.training.batch_size)])
         turns = Turns(steps.step(copy.deepcopy(adapted.model).train(), batch))
         trainer = training.build(adapted, prepared.train, lambda: {}, run, place(run), Path(folder))
         trainer.add_callback(callbacks.ProgressBar())

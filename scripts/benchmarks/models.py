@@ -8,8 +8,9 @@ from typing import Any
 from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
 
-from experiments import models, scratch, shapes
-from experiments.config import Paths
+from experiments.spec import shapes
+from experiments.spec.run_config import Paths
+from experiments.train import base_models, scratch
 from mora import MoraLinear
 
 TARGETS = list(shapes.PROJECTIONS)
@@ -25,7 +26,7 @@ def base(name: str) -> Any:
         model = scratch.llama(shapes.NAMED[name], 0, bos=None, eos=1, pad=0)
     else:
         cache = Paths(results="results", cache=os.environ.get("MORA_CACHE")).cache_folder
-        model, *_ = models.load(name, cache, torch.float32)
+        model, *_ = base_models.load(name, cache, torch.float32)
     return model.requires_grad_(False).train()
 
 

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from experiments import checkpoints
+from experiments.train import checkpoints
 
 from ..processes import launch, outcome
 from .causes import RUN, die_at
@@ -15,7 +15,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     whole, killed = folder / "whole", folder / "killed"
     assert launch(*RUN, f"paths.results={whole}", log=folder / "log").code == 0
-    before = functools.partial(die_at, "experiments.checkpoints.seal", 5)
+    before = functools.partial(die_at, "experiments.train.checkpoints.seal", 5)
     assert launch(*RUN, f"paths.results={killed}", log=folder / "log", before=before).code == -9
     (run,) = (killed / "checkpoints").iterdir()
     assert [p.name for p in checkpoints.found(run)] == ["checkpoint-6", "checkpoint-8"]

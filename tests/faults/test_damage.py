@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import checkpoints
+from experiments.train import checkpoints
 
 from ..processes import launch, outcome
 from .causes import RUN, die_at
@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_never_pushes_a_whole_one_out(undisturbed, tmp_path
     (run,) = (results / "checkpoints").iterdir()
     truncate(run / "checkpoint-6" / "optimizer.pt")
     truncate(run / "checkpoint-8" / "optimizer.pt")
-    before = functools.partial(die_at, "experiments.checkpoints.seal", 3)
+    before = functools.partial(die_at, "experiments.train.checkpoints.seal", 3)
     assert launch(*RUN, f"paths.results={results}", log=tmp_path / "log", before=before).code == -9
     assert [p.name for p in checkpoints.found(run)] == ["checkpoint-2", "checkpoint-4"]
     done = launch(*RUN, f"paths.results={results}", log=tmp_path / "log")

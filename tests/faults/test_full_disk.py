@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import checkpoints
+from experiments.train import checkpoints
 
 from ..processes import at_call, half_written, launch, outcome
 from .causes import RUN, WRITES
@@ -57,7 +57,7 @@ def test_a_full_disk(write, undisturbed, small_disk, tmp_path, counted):
 @pytest.mark.slow
 @pytest.mark.promise("Tables that find the disk full stay what they were, and the script says so in one line.")
 def test_tables_on_a_full_disk(undisturbed, small_disk, capsys, counted):
-    from experiments.aggregate import command_line  # here: every process that a test starts imports this file
+    from experiments.cli import script  # here: every process that a test starts imports this file
     from scripts import make_tables
 
     shutil.copytree(undisturbed[1].with_name("whole") / "runs", small_disk / "runs")
@@ -69,7 +69,7 @@ def test_tables_on_a_full_disk(undisturbed, small_disk, capsys, counted):
         path.write_text("of an earlier run")
     fill(small_disk)
     capsys.readouterr()
-    assert command_line.guarded(lambda: make_tables.main(arguments)) == 1
+    assert script.guarded(lambda: make_tables.main(arguments)) == 1
     assert capsys.readouterr().err.endswith("No space left on device\n")
     assert {p.read_text() for p in tables} == {"of an earlier run"}
     assert half_written(small_disk) == []

@@ -74,7 +74,7 @@ def test_what_counts_as_out_of_memory(error, expected):
 
 def unwind_clock() -> None:
     """Every look at the clock finds it an hour earlier than the last: a machine whose time is set while it works."""
-    from experiments import provenance
+    from experiments.store import provenance
 
     clock = [time.time()]
 
@@ -104,7 +104,7 @@ def kill_wandb() -> None:
     """Kill W&B's own processes when the second row of the curve is sent."""
     import psutil
 
-    from experiments.tracking import WandbMirror
+    from experiments.store.wandb_mirror import WandbMirror
 
     def kill() -> None:
         mine = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("wandb")]

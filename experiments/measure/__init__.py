@@ -1,0 +1,1 @@
+"""Measuring a model in memory: losses, benchmarks, spectra; the scorers."""

@@ -1,0 +1,13 @@
+"""The progress bar of a run and of its questions."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def bar(**options: Any) -> Any:
+    """A progress bar on standard error; where that is a file, it grows by a line a minute and one a logged loss."""
+    from tqdm import tqdm
+
+    return tqdm(**options, dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60)

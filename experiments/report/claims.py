@@ -1,0 +1,239 @@
+"""Each claim of the paper, and a question of ours, as parts that an interval over seeds decides.
+
+A part is a difference between two cells, over the seeds that both have: `better` (its interval lies above zero, signed
+so that above is what the paper says), `no worse` (above minus a margin), or `on par` (within the margin, both sides).
+It is reproduced when the interval says so, not reproduced when the interval says the opposite, undecided otherwise.
+A claim is reproduced when all its parts are, not reproduced when one is not, not run when none was run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .. import paper
+from ..paper import HIGH, LOW, PRETRAINING, Cell
+from ..store.records import Record
+from ..study import measures
+
+TABLE2_POINTS = tuple(int(s) / paper.PAPER_STEPS for s in ("300", "500", "700", "900"))
+HALF = 50.0  # percent of characters: the middle of the way
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is compared: a number of a record, its name, whether more is better, and if it stands in for the paper's.
+
+    `published` gives the paper's number for a cell, None where it prints none.
+    """
+
+    name: str
+    read: Callable[[Record], float | None]
+    higher_is_better: bool
+    published: Callable[[Cell], float | None] = lambda cell: None
+    stand_in: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """`ours` against `theirs`. Of several measures the first that both cells hold counts.
+
+    Attributes:
+        kind: "better", "no worse" or "on par".
+        margins: One a measure, in its unit; for "better" they are not used.
+        times: `theirs` is multiplied by this first ("many more" is more than twice as many).
+    """
+
+    label: str
+    ours: Cell
+    theirs: Cell
+    measures: tuple[Measure, ...]
+    kind: str = "better"
+    margins: tuple[float, ...] = ()
+    times: float = 1.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper, where it stands, the rule in words; `stand_ins` decide where no part was run."""
+
+    name: str
+    statement: str
+    where: str
+    rule: str
+    parts: tuple[Part, ...]
+    stand_ins: tuple[Part, ...] = ()
+
+
+def final(name: str, *, stand_in: bool = False) -> Measure:
+    metric = paper.METRICS[name]
+    return Measure(
+        metric.label,
+        lambda r: measures.final(r, name),
+        metric.higher_is_better,
+        lambda c: paper.printed(c, name),
+        stand_in,
+    )
+
+
+def table2_points(cell: Cell) -> list[tuple[int, float]]:
+    """(step, accuracy) of a cell as Table 2 prints them; none for what is not in it."""
+    return next((list(s.points) for s in paper.figure(1) if s.cell == cell), [])
+
+
+def _published_mean(cell: Cell) -> float | None:
+    points = table2_points(cell)
+    return sum(value for _, value in points) / len(points) if points else None
+
+
+UUID_POINTS = Measure(
+    "mean character accuracy at 30, 50, 70 and 90 % of training",
+    lambda r: measures.mean_at(r, "char_accuracy", TABLE2_POINTS),
+    True,
+    _published_mean,
+)
+STEPS_TO_HALF = Measure(
+    "steps to 50 % character accuracy",
+    lambda r: measures.steps_to(r, "char_accuracy", HALF),
+    False,
+    lambda cell: measures.crossing(table2_points(cell), HALF),
+)
+SINGULAR_VALUES = Measure(
+    "singular values of dW above 0.1, mean over layers and projections", measures.large_singular_values, True
+)
+
+
+def _uuid(method: str, rank: int | None = None, operator: str | None = None) -> Cell:
+    return Cell("uuid", method, rank, operator)
+
+
+def _pretrain(method: str) -> Cell:
+    return Cell("pretrain", method, PRETRAINING)
+
+
+def _at_both_ranks(task: str, measured: tuple[Measure, ...], kind: str, margins: tuple[float, ...]) -> list[Part]:
+    return [
+        Part(f"{task}, r = {r}: MoRA, LoRA", Cell(task, "mora", r), Cell(task, "lora", r), measured, kind, margins)
+        for r in (LOW, HIGH)
+    ]
+
+
+def _at_one_scale(task: str, rank: int) -> Cell:
+    return Cell(task, "lora", rank, options=paper.ONE_SCALE)
+
+
+def _order(better: str, worse: str) -> Part:
+    label = f"{paper.METRICS['perplexity'].label}: {paper.METHODS[better]} below {paper.METHODS[worse]}"
+    return Part(label, _pretrain(better), _pretrain(worse), PERPLEXITY)
+
+
+def _against_truncation(task: str, measured: Measure) -> tuple[Part, ...]:
+    return tuple(
+        Part(
+            f"{task}, r = {rank}: {operator}, truncation",
+            Cell(task, "mora", rank, operator),
+            Cell(task, "mora", rank, "truncation"),
+            (measured,),
+        )
+        for operator in ("sharing", "decouple", "rotation")
+        for rank in (LOW, HIGH)
+    )
+
+
+PERPLEXITY = (final("perplexity"),)
+BITS = final("answer_bits_per_byte", stand_in=True)
+PAR_POINTS, PAR_BITS, KEEP_UP = 1.0, 0.02, 5.0
+
+CLAIMS = (
+    Claim(
+        "low-rank-limit",
+        "Low-rank LoRA cannot memorise UUIDs as full fine-tuning does.",
+        "Table 2, Figure 2",
+        "FFT's mean accuracy over the points of Table 2 is above that of LoRA at r = 8.",
+        (Part("FFT, LoRA at r = 8", _uuid("fft"), _uuid("lora", LOW), (UUID_POINTS,)),),
+    ),
+    Claim(
+        "fewer-steps",
+        "MoRA needs fewer steps than LoRA to memorise UUIDs at equal parameters.",
+        "Table 2, Figure 3",
+        "Steps until 50 % of the characters are right (interpolated; a run that never gets there counts with its last "
+        "step) are fewer for MoRA, at both ranks.",
+        tuple(Part(f"r = {r}: MoRA, LoRA", _uuid("mora", r), _uuid("lora", r), (STEPS_TO_HALF,)) for r in (LOW, HIGH)),
+    ),
+    Claim(
+        "keeps-up-with-fft",
+        "High-rank MoRA keeps up with full fine-tuning on UUIDs.",
+        "Table 2, Figure 3",
+        f"MoRA's mean accuracy over the points of Table 2 at r = 256 is no more than {KEEP_UP:g} points below FFT's.",
+        (Part("MoRA at r = 256, FFT", _uuid("mora", HIGH), _uuid("fft"), (UUID_POINTS,), "no worse", (KEEP_UP,)),),
+    ),
+    Claim(
+        "instruction-par",
+        "On instruction tuning MoRA and LoRA are on par.",
+        "Table 1",
+        f"5-shot MMLU differs by at most {PAR_POINTS:g} point (stand-in: held-out answers by at most "
+        f"{PAR_BITS:g} bits a byte), at both ranks.",
+        tuple(_at_both_ranks("instruct", (final("mmlu_5shot"), BITS), "on par", (PAR_POINTS, PAR_BITS))),
+    ),
+    Claim(
+        "math-par",
+        "On mathematical reasoning MoRA and LoRA are on par.",
+        "Table 1",
+        f"GSM8K differs by at most {PAR_POINTS:g} point (stand-in: held-out answers by at most "
+        f"{PAR_BITS:g} bits a byte), at both ranks.",
+        tuple(_at_both_ranks("math", (final("gsm8k"), BITS), "on par", (PAR_POINTS, PAR_BITS))),
+    ),
+    Claim(
+        "continual-pretraining",
+        "In continual pretraining MoRA is ahead of LoRA.",
+        "Tables 1, 6, 7",
+        "The averages of BioMed and Finance (stand-in: held-out perplexity) are better for MoRA, at both ranks.",
+        tuple(
+            part
+            for task in ("biomed", "finance")
+            for part in _at_both_ranks(
+                task, (final(f"{task}_avg"), final("heldout_perplexity", stand_in=True)), "better", ()
+            )
+        ),
+    ),
+    Claim(
+        "pretraining-order",
+        "In pretraining ReMoRA is better than MoRA, MoRA than ReLoRA, ReLoRA than LoRA.",
+        "Table 3",
+        "Each of the three differences in perplexity has the paper's sign.",
+        (_order("remora", "mora"), _order("mora", "relora"), _order("relora", "lora")),
+    ),
+    Claim(
+        "more-singular-values",
+        "MoRA's update has many more large singular values than LoRA's.",
+        "Figure 5",
+        "MoRA has more than twice as many singular values above 0.1 as LoRA, and ReMoRA as ReLoRA.",
+        tuple(
+            Part(
+                f"{paper.METHODS[a]}, twice {paper.METHODS[b]}",
+                _pretrain(a), _pretrain(b), (SINGULAR_VALUES,), times=2.0,
+            )
+            for a, b in (("mora", "lora"), ("remora", "relora"))
+        ),
+    ),
+    Claim(
+        "operators-beat-truncation",
+        "Sharing, decouple and rotation beat truncation.",
+        "Table 4",
+        "GSM8K (stand-in: mean UUID accuracy over the points of Table 2) is better than with truncation, at both "
+        "ranks.",
+        _against_truncation("math", final("gsm8k")),
+        _against_truncation("uuid", Measure(UUID_POINTS.name, UUID_POINTS.read, True, stand_in=True)),
+    ),
+    Claim(
+        "ahead-at-one-scale",
+        "MoRA is ahead of LoRA at a high rank also where LoRA's alpha is 2 r, not r / 2 (our question).",
+        "Tables 2, 3",
+        "MoRA's mean accuracy over the points of Table 2 at r = 256, and its perplexity in Table 3, are better than "
+        "those of LoRA with alpha = 2 r.",
+        (
+            Part("uuid, r = 256: MoRA, LoRA", _uuid("mora", HIGH), _at_one_scale("uuid", HIGH), (UUID_POINTS,)),
+            Part("perplexity: MoRA below LoRA", _pretrain("mora"), _at_one_scale("pretrain", PRETRAINING), PERPLEXITY),
+        ),
+    ),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""A finished run again: scored without training, or exported for others."""

@@ -1,0 +1,173 @@
+"""A trained run as what others can load: a merged model, a LoRA adapter, or the adapter as it was saved."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..store.records import Record, Store
+from . import load
+
+FORMATS = ("merged", "lora", "adapter")
+ROUNDING = 1e-6  # a relative error up to this is that of float32 itself
+
+
+@dataclass(frozen=True)
+class LoraLimits:
+    """How far a LoRA may be from the update that it stands for.
+
+    Attributes:
+        rank: None: exact factors where there are such, else the rank whose parameters the run spent.
+        tolerance: Largest relative error (Frobenius norm, worst layer) that passes.
+        force: Whatever the error is, it passes.
+    """
+
+    rank: int | None = None
+    tolerance: float = ROUNDING
+    force: bool = False
+
+
+@contextlib.contextmanager
+def appears_whole(out: Path) -> Iterator[Path]:
+    """A folder to write to that becomes `out` when all went well, and is removed when not.
+
+    Raises:
+        ConfigError: `out` exists, or cannot be made.
+    """
+    if out.exists() or out.is_symlink():
+        raise ConfigError(f"OUT exists already and is left as it is: {out}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise ConfigError(f"OUT cannot be written: {out}: {error.strerror}") from None
+    try:
+        staging.chmod(0o755)
+        yield staging
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimits) -> str:
+    """Write the model of `record` to the new folder `out`, in one of `FORMATS`.
+
+    Returns:
+        One line that says what was written and how to load it.
+
+    Raises:
+        ConfigError: The run has no such form; nothing is left behind.
+    """
+    with appears_whole(out) as staging:
+        if form == "merged":
+            return merged(record, store, staging)
+        if form == "lora":
+            return lora(record, store, staging, limits)
+        return adapter(record, store, staging)
+
+
+def merged(record: Record, store: Store, out: Path) -> str:
+    """The whole model with its update in the base weights, in float32, and its tokenizer."""
+    from peft import PeftModel
+
+    model, tokenizer = load.restore(record, store)
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload(safe_merge=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return "a whole model, in float32, with its tokenizer: AutoModelForCausalLM.from_pretrained loads it"
+
+
+def adapter(record: Record, store: Store, out: Path) -> str:
+    """The adapter as training saved it, with what restarts or pretraining changed beside it."""
+    from mora.checkpoint import BASE_FILE
+
+    folder = load.folder_of(record, store)
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"{record.name} trained the whole model and has no adapter; --format merged exports it")
+    copy_adapter(folder, out)
+    if (out / BASE_FILE).is_file():
+        return f"an adapter and {BASE_FILE}, the base weights it needs: mora.checkpoint.load_restarted loads both"
+    return "an adapter: PeftModel.from_pretrained loads it" + (
+        " after `import mora`" if record.config["method"]["family"] == "mora" else ""
+    )
+
+
+def lora(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
+    """A LoRA adapter that stock PEFT loads onto the pretrained base model."""
+    from mora.checkpoint import BASE_FILE
+
+    folder, family = load.folder_of(record, store), record.config["method"]["family"]
+    if family not in ("lora", "mora"):
+        raise ConfigError(f"{record.name} trained the whole model and has no adapter; --format merged exports it")
+    if (folder / BASE_FILE).is_file():
+        raise ConfigError(
+            f"{record.name} changed base weights too (restarts, or pretraining beside the adapters): a LoRA of its "
+            "last adapter makes sense on that base alone, not on the pretrained one; --format merged exports the sum"
+        )
+    if family == "lora":
+        copy_adapter(folder, out)
+        return "the run's own LoRA adapter: PeftModel.from_pretrained loads it"
+    return converted(record, store, out, limits)
+
+
+def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
+    """A MoRA adapter as LoRA, unless too much of it would be lost."""
+    from safetensors.torch import save_file
+
+    from mora import conversion
+
+    method = record.config["method"]
+    exact = method["operator"] in ("truncation", "sharing") and limits.rank is None
+    rank = None if exact else limits.rank or method["rank"]
+    model, _ = load.restore(record, store)
+    made = conversion.as_lora(model, rank=rank)
+    lost = f"{made.error:.3g} of the update is lost (relative Frobenius norm) in the worst layer, {made.worst}"
+    if made.error > limits.tolerance and not limits.force:
+        raise ConfigError(
+            f"{record.name} is no LoRA of rank {rank} (operator {method['operator']}): {lost}; "
+            "a higher --rank loses less, --tolerance or --force accepts it, --format merged loses nothing"
+        )
+    made.config.save_pretrained(str(out))
+    save_file(made.weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    return "a LoRA adapter, " + (f"rank {rank}: {lost}" if rank else "exact, of rank r_hat")
+
+
+def copy_adapter(folder: Path, out: Path) -> None:
+    """The files of an adapter, without the Trainer's, which hold paths of the machine that trained.
+
+    Raises:
+        ConfigError: One of them is broken.
+    """
+    from mora.checkpoint import BASE_FILE
+
+    with load.readable(folder):
+        load.adapter_settings(folder)
+        for path in folder.glob("*.safetensors"):
+            load.finite_weights(path)
+    for name in ("adapter_config.json", "adapter_model.safetensors", BASE_FILE):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
+
+
+def push(out: Path, repository: str) -> str:
+    """Upload the folder `out` to a hub repository, made private if it is new; its address.
+
+    Raises:
+        ConfigError: The hub refuses, or is not reached. The folder stays.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    try:
+        hub = HfApi()
+        hub.create_repo(repository, private=True, exist_ok=True)
+        return str(hub.upload_folder(folder_path=out, repo_id=repository))
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"--push {repository}: {reason} ({out} is kept)") from error

@@ -1,0 +1,222 @@
+"""The trained model of a finished run, back in memory: to score it again, or to export it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .. import tasks
+from ..errors import ConfigError, one_line
+from ..identity import key_of
+from ..spec.parse import from_record
+from ..spec.run_config import Paths, RunConfig
+from ..store.records import Record, Store, finite
+from ..train import base_models
+
+KEY = re.compile(r"[0-9a-f]{16}")
+ADAPTER_FILE = "adapter_model.safetensors"
+ALONE = {"processes": 1, "nodes": 1, "sharding": "none"}
+
+
+def finished(store: Store, key: str) -> Record:
+    """The record of a finished run.
+
+    Raises:
+        ConfigError: There is none with this key, or its run did not end well.
+    """
+    if not KEY.fullmatch(key):
+        raise ConfigError(f"KEY must be the name of a record without .json, 16 hexadecimal digits, got {key!r}")
+    record = store.read(key)
+    if record is None:
+        raise ConfigError(f"there is no readable record {store.path(key)}")
+    if record.status != "finished":
+        raise ConfigError(f"{store.path(key)} is of a run that is {record.status}, not finished")
+    return record
+
+
+def settings(record: Record, store: Store) -> RunConfig:
+    """The record's own configuration with the precision of the run; folders, device and one process of this machine.
+
+    Raises:
+        ConfigError: This version of the project, or this machine, has another meaning for it: data, model, or settings.
+    """
+    from ..identity import cell_identity
+
+    values = dict(record.config)
+    if isinstance(values.get("hardware"), dict):
+        values["hardware"] = values["hardware"] | {"device": "auto"} | ALONE
+    try:
+        config = from_record(values)
+    except ConfigError as error:
+        raise ConfigError(f"{store.path(record.key)}: {error}") from None
+    if key_of(cell_identity(config)) != record.key:
+        raise ConfigError(
+            f"{store.path(record.key)}: the same settings are another run by now (the data file, the model folder, "
+            "or the version of the task has changed); run it again"
+        )
+    if record.provenance.get("precision") not in ("fp32", "bf16", "fp16"):
+        raise ConfigError(f"{store.path(record.key)} does not say which precision the run had")
+    return dataclasses.replace(
+        config,
+        paths=Paths(results=str(store.results), cache=os.environ.get("MORA_CACHE")),
+        hardware=dataclasses.replace(config.hardware, precision=record.provenance["precision"]),
+    )
+
+
+def folder_of(record: Record, store: Store) -> Path:
+    """Where the run's model is.
+
+    Raises:
+        ConfigError: It is not there.
+    """
+    folder = store.model(record.key)
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"{record.name} has no saved model: {folder} holds no weights")
+    return folder
+
+
+def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
+    """Bring `model`, adapted as before its training, to what was saved in `folder`.
+
+    Raises:
+        ConfigError: The folder holds other weights than the model has, or broken ones.
+    """
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    from ..train.restarts import Restarts
+
+    with readable(folder):
+        if not isinstance(model, PeftModel):
+            for path in folder.glob("*.safetensors"):
+                finite_weights(path)
+            trained = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
+            model.load_state_dict(trained.state_dict())
+            return
+        weights = finite_weights(folder / ADAPTER_FILE)
+        if odd := weights.keys() ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+            raise ConfigError(
+                f"{folder} does not hold the adapter of this model: {sorted(odd)[0]} is in one of them alone"
+            )
+        same_adapter(folder, model.peft_config["default"])
+        Restarts(model, config).load(folder)
+        set_peft_model_state_dict(model, weights)
+
+
+@contextlib.contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """What PEFT, transformers and safetensors raise over broken files, in one line.
+
+    Raises:
+        ConfigError: Instead of theirs.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{folder} cannot be loaded: {one_line(reason)}") from error
+
+
+def finite_weights(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ConfigError: One of them holds NaN or infinity.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(path)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ConfigError(f"{path} is broken: {name} holds NaN or infinity")
+    return weights
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """What adapter_config.json holds.
+
+    Raises:
+        ConfigError: It is another JSON value than an object.
+    """
+    path = folder / "adapter_config.json"
+    values = json.loads(path.read_text())
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no settings")
+    return values
+
+
+def same_adapter(folder: Path, expected: Any) -> None:
+    """Whether the adapter's saved settings are those of the run: shapes alone do not tell operators apart.
+
+    Raises:
+        ConfigError: The kind of adapter or one of its settings is another.
+    """
+    saved, wanted = adapter_settings(folder), expected.to_dict()
+    for name in ("peft_type", "r", "operator", "wrap", "surplus", "lora_alpha", "use_dora"):
+        if name in wanted and saved.get(name, wanted[name]) != wanted[name]:
+            raise ConfigError(
+                f"{folder / 'adapter_config.json'} is of another adapter: {name} is {saved[name]!r}, "
+                f"the run has {wanted[name]!r}"
+            )
+
+
+def restore(record: Record, store: Store) -> tuple[Any, Any]:
+    """The model in float32 on the CPU, with its adapter if it has one, in evaluation mode; and its tokenizer.
+
+    The base weights are first loaded in the run's own number format, quantized ones quantized, so that they are the
+    ones it was trained on; in float32 nothing of an update is then rounded away when it is merged.
+
+    Raises:
+        ConfigError: The run cannot be restored here.
+    """
+    from ..train import adapt, quantized
+    from ..train.placement import Placement, base_dtype
+    from ..train.trainer import quiet
+
+    quiet()
+    folder, config = folder_of(record, store), settings(record, store)
+    dtype = base_dtype(config, Placement("cpu", config.hardware.precision))
+    network, tokenizer, _ = base_models.of_run(config, dtype)
+    model = adapt.adapt(quantized.dequantized(network), config).model
+    load_trained(model, config, folder)
+    return model.float().eval(), tokenizer
+
+
+def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
+    """The metrics of a saved model on `config.task`, in the order of the runner: the baseline, then the trained model.
+
+    Args:
+        record: Of the finished run.
+        store: Where its model is.
+        config: `settings(record, store)`, or that with another task.
+
+    Raises:
+        ConfigError: The run cannot be scored here.
+    """
+    from ..train import adapt, callbacks
+    from ..train import trainer as training
+    from ..train.placement import base_dtype, place
+
+    training.quiet()
+    task, trains = tasks.get(config.task.name), config.method.family != "none"
+    folder = folder_of(record, store) if trains else None
+    placement = place(config)
+    dtype = base_dtype(config, placement)
+    network, tokenizer, _ = base_models.of_run(config, dtype, placement.device)
+    prepared = task.prepare(config, tokenizer)
+    training.set_seed(config.seed)
+    model = adapt.adapt(network, config).model
+    before = task.baseline(model, tokenizer, prepared) if trains else {}
+    if folder:
+        load_trained(model, config, folder)
+    with callbacks.measuring(model):
+        return finite(before | task.evaluate(model, tokenizer, prepared))

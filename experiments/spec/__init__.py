@@ -1,0 +1,1 @@
+"""What a run is: the configuration, its types, its checks."""

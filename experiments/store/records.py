@@ -1,0 +1,205 @@
+"""Records: one JSON file a run, named by a key that says what the run is.
+
+The key is a hash of all that can change the result and of nothing else: not the output folder, the logger, where a
+model folder lies, how often a checkpoint is written, or which device did the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from .. import redact
+from ..errors import ConfigError, StorageError
+from ..spec import ranks
+from . import storage
+
+SCHEMA = 1
+STATUSES = ("running", "finished", "failed", "interrupted")
+CELL_FIELDS = {"method", "rank", "operator", "task", "scale", "model", "learning_rate", "seed"}
+
+
+@dataclass
+class Record:
+    """What a run leaves behind (DESIGN: record, schema 1)."""
+
+    key: str
+    name: str
+    status: str  # one of STATUSES
+    cell: dict[str, Any]
+    config: dict[str, Any]
+    metrics: dict[str, Any] = field(default_factory=lambda: {"final": {}, "curve": []})
+    cost: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, str] | None = None
+    schema: int = SCHEMA
+
+
+def finite(value: Any) -> Any:
+    """`value` with null in place of every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_json(text: bytes) -> Record:
+    """The record in a file.
+
+    Raises:
+        ValueError: It is none, or of another schema.
+    """
+    try:
+        values = json.loads(text, parse_constant=_refuse)
+        if values["schema"] != SCHEMA:
+            raise ValueError(f"schema {values['schema']}, this version reads {SCHEMA}")
+        record = Record(**values)
+        _check(record)
+    except (TypeError, KeyError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+    return record
+
+
+def _check(record: Record) -> None:
+    for name in ("cell", "config", "metrics", "cost", "provenance"):
+        _expect({name: getattr(record, name)}, {name: dict}, "record")
+    if record.status not in STATUSES:
+        raise ValueError(f"status {record.status!r}")
+    if lacking := CELL_FIELDS - record.cell.keys():
+        raise ValueError(f"cell lacks {', '.join(sorted(lacking))}")
+    if odd := [name for name, value in record.cell.items() if isinstance(value, (list, dict))]:
+        raise ValueError(f"cell.{odd[0]} is not one value")
+    if type(record.cell["seed"]) is not int or type(record.cell["learning_rate"]) not in (int, float, type(None)):
+        raise ValueError("cell.seed or cell.learning_rate is not a number")
+    _expect(record.metrics, {"final": dict, "curve": list}, "metrics")
+    if not all(type(row) is dict and type(row.get("step")) is int for row in record.metrics["curve"]):
+        raise ValueError("a row of metrics.curve has no step")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _expect(section: dict[str, Any], kinds: dict[str, type], where: str) -> None:
+    for name, kind in kinds.items():
+        if type(section[name]) is not kind:
+            raise ValueError(f"{where}.{name} is not a {kind.__name__}")
+
+
+class Store:
+    """The records below `results`, and beside them what runs keep: checkpoints and trained models."""
+
+    def __init__(self, results: str | Path) -> None:
+        self.results = Path(results)
+
+    def path(self, key: str) -> Path:
+        return self.results / "runs" / f"{key}.json"
+
+    def checkpoints(self, key: str) -> Path:
+        return self.results / "checkpoints" / key
+
+    def model(self, key: str) -> Path:
+        return self.results / "models" / key
+
+    def read(self, key: str, *, quietly: bool = False) -> Record | None:
+        """The record with this key. None where there is none, or none that this version can read.
+
+        Raises:
+            OSError: There is one, and the disk does not give it: that must not look like a cell never run.
+        """
+        try:
+            return from_json(self.path(key).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            if not quietly:
+                print(f"warning: {self.path(key)} is not a readable record ({error}); it is ignored", file=sys.stderr)
+            return None
+
+    def set_aside(self, key: str) -> None:
+        """Rename what stands in the place of a record that could not be read: a newer version may have written it."""
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.path(key), self.path(key).with_suffix(".unreadable"))
+
+    def write(self, record: Record) -> Path:
+        """Write a record; values that are not finite (a diverged run's) become null, and keys and tokens are hidden.
+
+        Of several ranks rank 0 writes.
+
+        Raises:
+            StorageError: The disk does not take it; the record that was there before stands.
+        """
+        path = self.path(record.key)
+        if ranks.first():
+            with storage.writing("the record", path.parent):
+                storage.write_json(path, finite(redact.everything(dataclasses.asdict(record))))
+        return path
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[None]:
+        """Hold the only right to run `key`, waiting for whoever has it. The system frees it when a process dies.
+
+        Raises:
+            ConfigError: The results folder cannot be written, or its file system has no locks.
+            StorageError: The disk is full.
+        """
+        # Lock files stay: removing one would let a waiter and a newcomer hold "the same" lock on two files.
+        path = self.results / "locks" / key
+        try:
+            for folder in (path.parent, self.path(key).parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = open(path, "ab+", buffering=0)  # noqa: SIM115  (closed below)
+        except OSError as error:
+            message = f"cannot write to {error.filename or self.results}: {error.strerror}"
+            if storage.exit_code(error) == 1:
+                raise StorageError(message) from None
+            raise ConfigError(f"paths.results: {message}") from None
+        with lock:
+            try:
+                self._lock(lock, key)
+            except OSError as error:
+                raise ConfigError(f"paths.results: cannot lock a file in {path.parent}: {error.strerror}") from None
+            self._sweep(key)
+            with contextlib.suppress(OSError):  # whom others wait for is a courtesy, and a disk may be full
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            try:
+                yield
+            finally:
+                lock.truncate(0)
+
+    @staticmethod
+    def _lock(lock: IO[bytes], key: str) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().decode(errors="replace").strip() or "another process"
+            print(f"cell {key} is being run by {owner}; waiting", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+
+    def _sweep(self, key: str) -> None:
+        """Remove what an owner that was killed left half-written."""
+        for path in self.path(key).parent.glob(f".{key}.json.*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def curve(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """The Trainer's log as one row a step, without times and totals."""
+    rows: dict[int, dict[str, float]] = {}
+    for entry in log:
+        if "train_runtime" not in entry:
+            values = {k: v for k, v in entry.items() if k not in ("seconds", "epoch", "step")}
+            rows.setdefault(entry["step"], {"step": entry["step"]}).update(values)
+    return [row for _, row in sorted(rows.items()) if len(row) > 1]

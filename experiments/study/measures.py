@@ -1,0 +1,106 @@
+"""A record -> one number, or None where it does not hold it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..store.records import Record
+
+TAIL = 0.1  # the training loss of a run is its mean over this last part of the training
+LARGE = 0.1  # Figure 5 counts singular values above this
+
+
+def number(value: Any) -> float | None:
+    """A finite number, else None: what comes from a file may be anything."""
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
+
+
+def curve(record: Record, name: str) -> list[tuple[int, float]]:
+    """The (step, value) points of a curve, in order."""
+    points = [(row["step"], number(row[name])) for row in record.metrics["curve"] if name in row]
+    return sorted((step, value) for step, value in points if value is not None)
+
+
+def steps(record: Record) -> int | None:
+    """How many steps the run was to take."""
+    value = record.config.get("training", {}).get("steps")
+    return value if type(value) is int and value > 0 else None
+
+
+def final(record: Record, name: str) -> float | None:
+    return number(record.metrics["final"].get(name))
+
+
+def nearest(record: Record, name: str, fraction: float) -> tuple[int, float] | None:
+    """The point of a curve nearest to a fraction of the training; the earlier of two equally near."""
+    points, total = curve(record, name), steps(record)
+    if not points or not total:
+        return None
+    return min(points, key=lambda p: (abs(p[0] - fraction * total), p[0]))
+
+
+def at_fraction(record: Record, name: str, fraction: float) -> float | None:
+    """The curve at the measured step nearest to a fraction of the training."""
+    point = nearest(record, name, fraction)
+    return None if point is None else point[1]
+
+
+def mean_at(record: Record, name: str, fractions: tuple[float, ...]) -> float | None:
+    """The mean of a curve over some fractions of the training."""
+    values = [at_fraction(record, name, f) for f in fractions]
+    kept = [v for v in values if v is not None]
+    return sum(kept) / len(kept) if values and len(kept) == len(values) else None
+
+
+def steps_to(record: Record, name: str, threshold: float) -> float | None:
+    """The step at which a rising curve first reaches `threshold`, interpolated; the last step where it never does."""
+    return crossing(curve(record, name), threshold)
+
+
+def crossing(points: Sequence[tuple[int, float]], threshold: float) -> float | None:
+    """`steps_to` for the points of a curve that starts at zero."""
+    before = (0, 0.0)
+    for step, value in points:
+        if value >= threshold:
+            gained = value - before[1]
+            return step if gained <= 0 else before[0] + (step - before[0]) * (threshold - before[1]) / gained
+        before = (step, value)
+    return float(points[-1][0]) if points else None
+
+
+def training_loss(record: Record) -> float | None:
+    """Mean training loss over the last tenth of the steps; None where it is not finite."""
+    rows, total = record.metrics["curve"], steps(record)
+    tail = [row.get("loss") for row in rows if "loss" in row and total and row["step"] > (1 - TAIL) * total]
+    values = [number(v) for v in tail]
+    if not values or any(v is None for v in values):
+        return None
+    return sum(v for v in values if v is not None) / len(values)
+
+
+def diverged(record: Record) -> bool:
+    """A loss that is not finite (null in a record), the error that says so, or an end above 1.1 times the beginning."""
+    if record.status == "failed":
+        return (record.error or {}).get("type") == "FloatingPointError"
+    losses = [row["loss"] for row in record.metrics["curve"] if "loss" in row]
+    if any(number(loss) is None for loss in losses):
+        return True
+    last = training_loss(record)
+    return last is not None and last > 1.1 * losses[0]
+
+
+def spectrum(record: Record) -> dict[str, float]:
+    """Projection -> singular values of dW above 0.1, averaged over layers (`metrics.spectrum`, Figure 5)."""
+    stored = record.metrics.get("spectrum")
+    if not isinstance(stored, dict):
+        return {}
+    counts = {name: number(v.get("above")) for name, v in stored.items() if isinstance(v, dict)}
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def large_singular_values(record: Record) -> float | None:
+    """Singular values of dW above 0.1, averaged over layers and projections."""
+    counts = spectrum(record)
+    return sum(counts.values()) / len(counts) if counts else None

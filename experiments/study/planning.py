@@ -1,0 +1,177 @@
+"""What has to be run to fill cells: the search over learning rates first, then the seeds at the selected one.
+
+The search runs every candidate at the first seed. When each has been tried, `fill.Selection` picks one, and the other
+seeds run at it. A run that diverged has been tried and is not run again; one that failed otherwise is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+
+from ..paper import Cell
+from ..store.records import Record
+from . import measures, statistics
+from .cells import Setting, UnavailableError
+from .fill import Filled, Results
+
+DONE, DIVERGED, FAILED, INTERRUPTED, MISSING = "done", "diverged", "failed", "interrupted", "missing"
+STATES = (DONE, DIVERGED, FAILED, INTERRUPTED, MISSING)
+SEARCH, SEEDS, SINGLE = "search", "seeds", "run"
+
+
+Attempted = Set[tuple[float, int]]  # (rate, seed)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a stage, with its state."""
+
+    rate: float
+    seed: int
+    state: str
+    given_up: bool = False
+
+    @property
+    def needed(self) -> bool:
+        return self.state not in (DONE, DIVERGED) and not self.given_up
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cell needs now.
+
+    Attributes:
+        stage: "search", "seeds", or "run" where there is nothing to search.
+        runs: The runs of this stage and of those before it.
+        later: Runs that can only be named when the search has ended.
+        selection: How the rate of the seeds was, or will be, chosen.
+        unavailable: Why the cell cannot be planned at all; empty where it can.
+    """
+
+    cell: Cell
+    setting: Setting | None
+    stage: str
+    runs: tuple[Run, ...]
+    later: int = 0
+    selection: str = ""
+    unavailable: str = ""
+
+    @property
+    def needed(self) -> list[Run]:
+        return [r for r in self.runs if r.needed]
+
+
+def plan(
+    cell: Cell, results: Results, seeds: Sequence[int], *, search: bool = True, given_up: Attempted = frozenset()
+) -> Plan:
+    """The state of a cell and its next stage.
+
+    Args:
+        cell: The cell.
+        results: The records of the scale.
+        seeds: The seeds of the table; the search uses the first.
+        search: False takes the protocol's `use` rate without a search.
+        given_up: Runs not to wait for: one failed candidate does not keep the others' seeds from running.
+    """
+    try:
+        setting = results.protocols.setting(cell)
+    except UnavailableError as error:
+        return Plan(cell, None, SINGLE, (), unavailable=str(error))
+    filled, first = results.cell(cell), seeds[0]
+
+    def run(rate: float, seed: int) -> Run:
+        return Run(rate, seed, _state(filled, rate, seed), (rate, seed) in given_up)
+
+    if not setting.candidates:
+        return Plan(cell, setting, SINGLE, (run(setting.use, first),), selection="nothing is trained")
+    if not search or len(setting.candidates) == 1:
+        rate = setting.use if not search else setting.candidates[0]
+        why = "the protocol's rate, not searched" if not search else "the only candidate"
+        return Plan(cell, setting, SEEDS, tuple(run(rate, s) for s in seeds), selection=f"{rate:g}: {why}")
+    tried = tuple(run(rate, first) for rate in setting.candidates)
+    if any(r.needed for r in tried):
+        rule = "by training or held-out loss"
+        return Plan(cell, setting, SEARCH, tried, len(seeds) - 1, rule)
+    selection = filled.selection
+    if selection is None:
+        return Plan(cell, setting, SEARCH, tried, selection="no candidate finished")
+    rest = tuple(run(selection.rate, s) for s in seeds[1:])
+    return Plan(cell, setting, SEEDS, tried + rest, selection=f"{selection.rate:g} by {selection.by}")
+
+
+def _state(filled: Filled, rate: float, seed: int) -> str:
+    record = filled.runs.get(rate, {}).get(seed)
+    if record is None:
+        return MISSING
+    if record.status == "finished":
+        return DONE
+    if measures.diverged(record):
+        return DIVERGED
+    # A record that says `running` may be of a run that was killed: run.py finds out, and waits or goes on.
+    return FAILED if record.status == "failed" else INTERRUPTED
+
+
+def in_order(made: Plan) -> list[list[Run]]:
+    """The needed runs as sweeps that one Hydra multirun can express: several rates at one seed, or seeds at a rate."""
+    by_seed: dict[int, list[Run]] = {}
+    by_rate: dict[float, list[Run]] = {}
+    for run in made.needed:
+        if made.stage == SEARCH:
+            by_seed.setdefault(run.seed, []).append(run)
+        else:
+            by_rate.setdefault(run.rate, []).append(run)
+    return [*by_seed.values(), *by_rate.values()]
+
+
+def arguments(setting: Setting, runs: Sequence[Run]) -> list[str]:
+    """What run.py needs to do `runs`, as a sweep."""
+    rates = ",".join(dict.fromkeys(f"{r.rate!r}" for r in runs))
+    seeds = ",".join(dict.fromkeys(str(r.seed) for r in runs))
+    rate = [f"training.learning_rate={rates}"] if setting.candidates else []
+    return ["-m", *setting.arguments, *rate, f"seed={seeds}"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of training a run, and the number of finished runs that say so; None where there are none."""
+
+    seconds: float | None
+    n: int
+
+
+def estimate(cell: Cell, records: Iterable[Record]) -> Estimate:
+    """The mean over finished runs of the same task and method (`records` are of one scale)."""
+    seconds = [
+        value
+        for r in records
+        if r.status == "finished"
+        and (r.cell["task"], r.cell["method"]) == (cell.task, cell.method)
+        and (value := measures.number(r.cost.get("seconds"))) is not None
+    ]
+    found = statistics.summary(seconds)
+    return Estimate(found.mean if found else None, found.n if found else 0)
+
+
+def cost(made: Plan, records: Iterable[Record]) -> str:
+    """What the missing runs of a cell, later stages too, would cost, and where the number comes from."""
+    count = len(made.needed) + made.later
+    if not count:
+        return ""
+    found = estimate(made.cell, records)
+    if found.seconds is None:
+        return f"{count} runs, no estimate (no finished run of {made.cell.method} on {made.cell.task} here)"
+    return f"{count} runs, about {duration(count * found.seconds)} (from {found.n} finished)"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def states(made: Plan) -> str:
+    """How many runs are in which state."""
+    counted = Counter(r.state for r in made.runs)
+    return ", ".join(f"{counted[s]} {s}" for s in STATES if counted[s])

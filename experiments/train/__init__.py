@@ -1,0 +1,1 @@
+"""Training: a model with its adapters, the Trainer, checkpoints, several processes."""

@@ -1,0 +1,137 @@
+"""A name, a folder or a hub id -> the model in memory and its tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, one_line, out_of_memory
+from ..identity import fingerprint
+from ..spec import shapes
+from ..spec.run_config import RunConfig
+from . import scratch
+
+TINY_SEED = 0
+
+
+def of_run(config: RunConfig, dtype: Any, device: str = "cpu") -> tuple[Any, Any, str]:
+    """`load` what a run starts from."""
+    cache, quantization = config.paths.cache_folder, config.quantization
+    return load(config.model, cache, dtype, config.seed, quantization=quantization, device=device)
+
+
+def load(
+    model: str, cache: Path, dtype: Any, seed: int = 0, *, quantization: str = "none", device: str = "cpu"
+) -> tuple[Any, Any, str]:
+    """The base model in `dtype` on `device`, its tokenizer, and the revision that was loaded.
+
+    `seed` draws the weights of models that start from random ones. With `quantization`, `dtype` is that of what is
+    not quantized; such a model is made on its device and cannot be moved from there.
+
+    Raises:
+        ConfigError: It is not there, or not a causal language model.
+    """
+    from . import quantized
+
+    options = quantized.options(quantization, dtype, device)
+    if model == "tiny":
+        network, tokenizer, revision = tiny_model(), tiny_tokenizer(), fingerprint(model)
+    elif model in scratch.NAMES:
+        network, tokenizer, revision = *scratch.load(model, cache, seed), f"{model}-seed{seed}"
+    else:
+        source = str(smollm2(cache)) if model == "smollm2-135m" else model
+        network, tokenizer = _pretrained(model, source, dtype, options)
+        revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
+        return quantized.keep_trainable(network) if options else network.to(device), tokenizer, revision
+    network = network.to(dtype)
+    if options:
+        network = quantized.keep_trainable(quantized.again(network, options))
+    return network if options else network.to(device), tokenizer, revision
+
+
+def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        # Code that comes with a model is never run, nor is the user asked at a prompt whether it should be.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
+        )
+        network, loading = loaded
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # a folder can be wrong in more ways than the libraries have names for
+        if out_of_memory(error):
+            raise
+        reason = one_line(str(error)) or type(error).__name__
+        if "ignore_mismatched_sizes" in reason:
+            reason = "the weights have other shapes than its config.json says"
+        raise ConfigError(f"model {model} cannot be loaded: {reason}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ConfigError(
+            f"model {model} lacks weights, which would be random: {missing[0]} (and {len(missing) - 1} more)"
+        )
+    return network, tokenizer
+
+
+def tiny_model() -> Any:
+    """A LLaMA of 1.7 million random weights, the same on every machine.
+
+    Weights are drawn with standard deviation hidden ** -0.5 instead of the usual 0.02. The model is never pretrained,
+    and adapters leave its head and embedding as drawn: behind the final RMSNorm a head at 0.02 could not give any
+    token more than a few percent, whatever an adapter learned.
+    """
+    shape = shapes.NAMED["tiny"]
+    return scratch.llama(shape, TINY_SEED, bos=0, eos=1, pad=2, spread=shape.hidden**-0.5)
+
+
+def tiny_tokenizer() -> Any:
+    """One token a byte (so a character, for ASCII), losslessly, after <s>, </s>, <pad> and <unk>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "</s>", "<pad>", "<unk>"]
+    vocabulary = {token: i for i, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+def smollm2(cache: Path) -> Path:
+    """The folder of SmolLM2-135M-Instruct: fetched once, converted from GGUF to safetensors, kept in the cache.
+
+    The weights are the dequantised 4-bit ones of an instruct model; every record that uses them says so in its model
+    name. transformers reads the GGUF file but will not save what it read, so the model is rebuilt from its
+    configuration without the quantisation entry and the weights are loaded into it strictly.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    from ..data import sources
+
+    folder = cache / "models" / "smollm2-135m"
+    if (folder / "model.safetensors").is_file():
+        return folder
+    gguf = sources.fetch("smollm2-135m", cache)["SmolLM2-135M-Instruct.Q4_1.gguf"]
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config: Any = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    rebuilt = LlamaForCausalLM(config)
+    rebuilt.load_state_dict(read.state_dict(), strict=True)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
+    rebuilt.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    (staging / "origin.json").write_text(json.dumps({"from": gguf.name, "weights": "dequantised from Q4_1"}))
+    try:
+        staging.rename(folder)
+    except OSError:
+        if not (folder / "model.safetensors").is_file():
+            raise  # another process did not finish the same work first
+    return folder

@@ -1,0 +1,87 @@
+"""What happens along the way of a run: the points of the curve, and the progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from ..measure.progress import bar
+from ..spec.run_config import RunConfig
+from ..store.records import curve
+from .sharding import gathered
+
+Measure = Callable[[], dict[str, float]]
+
+
+@contextlib.contextmanager
+def measuring(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode on whole weights; the global random state and the mode are put back as they were found."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng(), gathered(model):
+            yield
+    finally:
+        model.train(was_training)
+
+
+class Curve(TrainerCallback):
+    """Adds the task's metrics to the training log at the points of the curve, before that step is saved.
+
+    Raises:
+        FloatingPointError: The loss is no longer a number: the run has diverged.
+    """
+
+    def __init__(self, model: torch.nn.Module, measure: Measure, config: RunConfig) -> None:
+        self.model, self.measure, self.config = model, measure, config
+        self.seconds = 0.0
+        self.since = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.seconds = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
+        self.since = time.monotonic()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        step, t = state.global_step, self.config.training
+        last = step == t.steps
+        control.should_log = last or step % t.log_every == 0
+        control.should_save = last or step % t.checkpoint_every == 0
+        if step % t.evaluate_every == 0 or last:
+            with measuring(self.model):
+                state.log_history.append({"step": step, **self.measure()})
+        if control.should_log:
+            # Kept in the log so that a resumed run knows how long the steps before it took.
+            state.log_history.append({"step": step, "seconds": self.seconds + time.monotonic() - self.since})
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        loss = state.log_history[-1].get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"diverged at step {state.global_step}: the loss is {loss}")
+
+
+class ProgressBar(TrainerCallback):
+    """One line: step, loss, and the task's metric once there is one. Closed by who adds it, however training ends."""
+
+    bar: Any = None
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bar = bar(total=state.max_steps, initial=state.global_step, unit="step")
+        self.shown: dict[str, str] = {}
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        for row in curve(state.log_history[-4:]):
+            self.shown |= {k: f"{v:.4g}" for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
+        self.bar.set_postfix(self.shown)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,58 @@
+"""What a run costs: parameters, time, tokens, memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerState
+
+from ..spec.run_config import RunConfig
+from ..tasks import Prepared
+from . import peak_memory
+from .placement import Placement
+
+
+class Meter:
+    """Started before training, read after it."""
+
+    def __init__(self, model: nn.Module, placement: Placement) -> None:
+        self.model, self.on_gpu = model, placement.device == "cuda"
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            peak_memory.reset()
+
+    def read(self, state: TrainerState, prepared: Prepared, config: RunConfig, saved: Path) -> dict[str, Any]:
+        """Seconds are those of training, the curve's points included, over all the sessions of a resumed run.
+
+        `peak_memory_bytes` is the device's high-water mark on a GPU and that of the whole process on a CPU.
+        """
+        seconds = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
+        mean_length = prepared.mean_length
+        if mean_length is None:
+            mean_length = sum(len(row["input_ids"]) for row in prepared.train) / len(prepared.train)
+        tokens = round(mean_length * config.training.batch_size * state.global_step)
+        trainable, total = count_parameters(self.model)
+        return {
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+            "seconds": round(seconds, 3),
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated() if self.on_gpu else peak_memory.peak(),
+            "adapter_bytes": sum(p.stat().st_size for p in saved.rglob("*.safetensors")),
+        }
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trainable, all), each parameter counted once."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def adapter_dtype(model: nn.Module) -> str:
+    """The number format of what trains, for the record."""
+    return ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}))

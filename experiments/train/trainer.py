@@ -1,0 +1,218 @@
+"""The transformers Trainer, assembled: optimizer groups, schedule, the curve, checkpoints that are whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from torch import Tensor
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import set_seed as set_seed
+
+from mora import schedules
+
+from ..data.rows import collate
+from ..spec import ranks
+from ..spec.run_config import RunConfig
+from ..store import storage
+from . import checkpoints, sharding
+from .adapt import Adapted
+from .callbacks import Curve, Measure
+from .interruption import StopWithCheckpoint
+from .placement import Placement, training_arguments
+from .restarts import Restarts
+from .sampling import Filled, Order
+
+
+def quiet() -> None:
+    """Keep the libraries' own bars and notices out of the way of ours."""
+    transformers.utils.logging.disable_progress_bar()
+    # PEFT reads an attribute that transformers has renamed.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def schedule(config: RunConfig) -> Callable[[int], float]:
+    """Step -> what the learning rate is multiplied by: a pure function, so a resumed run needs no other state."""
+    t, m = config.training, config.method
+    common: dict[str, Any] = {"steps": t.steps, "warmup": t.warmup_steps, "shape": t.schedule}
+    if not m.restart_every or m.restart_schedule == "plain":
+        return lambda step: schedules.plain(step, **common)
+    common |= {"every": m.restart_every, "rewarm": m.restart_warmup}
+    if m.restart_schedule == "official_lifted":
+        return lambda step: schedules.official_lifted(step, **common)
+    return lambda step: schedules.jagged(step, **common, floor=m.restart_floor or 0.0)
+
+
+class RunTrainer(Trainer):
+    """Trainer with the run's parameter groups and schedule, and with checkpoints that appear whole."""
+
+    def __init__(self, config: RunConfig, adapted: Adapted, **kwargs: Any) -> None:
+        super().__init__(model=adapted.model, **kwargs)
+        self.folder = Path(self.args.output_dir or "")
+        self.config, self.rates, self.network = config, adapted.rates, adapted.model
+        self.restarts = Restarts(adapted.model, config) if isinstance(adapted.model, PeftModel) else None
+        self.interruption = StopWithCheckpoint(config)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            t = self.config.training
+            groups: dict[float, list[torch.nn.Parameter]] = {}
+            for name, parameter in (self.model if model is None else model).named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault(self.rates.get(name, 1.0), []).append(parameter)
+            self.optimizer = torch.optim.AdamW(
+                [{"params": p, "lr": t.learning_rate * rate} for rate, p in sorted(groups.items())],
+                lr=t.learning_rate,
+                weight_decay=t.weight_decay,
+            )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            assert self.optimizer is not None
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, schedule(self.config))
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def create_accelerator_and_postprocess(self) -> None:
+        with sharding.on_cpus_too() if self.args.fsdp else contextlib.nullcontext():
+            super().create_accelerator_and_postprocess()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if isinstance(self.train_dataset, Filled):
+            return Order(self.train_dataset, self.config.seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not used; the original walks over all parameters at every step."""
+        return 0
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        folder = Path(output_dir or self.folder)
+        if self.is_fsdp_enabled and not _internal_call:
+            whole = sharding.whole_weights(self.network)  # by all ranks; kept by rank 0
+            if ranks.first():
+                self._save(str(folder), state_dict=whole)
+        else:
+            super().save_model(output_dir, _internal_call)
+        if self.restarts:
+            self.restarts.save(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.restarts:
+            self.restarts.load(Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Written aside and renamed: a checkpoint folder that can be seen is complete, with the parts of all ranks.
+        final, step = self.folder, self.state.global_step
+        staging = final / "incomplete"
+        if ranks.first():
+            shutil.rmtree(staging, ignore_errors=True)
+        ranks.barrier()
+        self.args.output_dir = str(staging)
+        try:
+            with storage.writing("a checkpoint", final):
+                super()._save_checkpoint(model, trial)
+                ranks.barrier()
+                if ranks.first():
+                    (folder,) = staging.iterdir()
+                    checkpoints.seal(folder)
+                    storage.replace(folder, final / folder.name)
+        finally:
+            self.args.output_dir = str(final)
+            if ranks.first():
+                shutil.rmtree(staging, ignore_errors=True)
+        if ranks.first():
+            checkpoints.prune(final, step, self.config.training.keep_checkpoints)
+        ranks.barrier()
+
+
+def build(
+    adapted: Adapted,
+    train: Sequence[dict[str, Tensor]],
+    measure: Measure,
+    config: RunConfig,
+    placement: Placement,
+    folder: Path,
+) -> RunTrainer:
+    """The trainer of one run; `folder` receives its checkpoints.
+
+    Raises:
+        ConfigError: The checkpoints there were written under another sharding.
+    """
+    t = config.training
+    sharding.check(checkpoints.found(folder), config)
+    set_seed(config.seed)
+    if config.hardware.activation_checkpointing:
+        # Without it no gradient would flow into a checkpointed block whose inputs are all frozen.
+        adapted.model.enable_input_require_grads()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=t.steps,
+        max_grad_norm=t.max_grad_norm,
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,
+        **training_arguments(config, placement, sharding.blocks(adapted.model)),
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are several processes
+    examples: Any = train
+    if config.hardware.ranks > 1 and hasattr(train, "__len__"):
+        examples = Filled(train, config.device_batch * config.hardware.ranks)
+    trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=examples, data_collator=collate)
+    trainer.remove_callback(PrinterCallback)
+    # In this order: a point of the curve is the model as the optimizer left it, then comes a merge, then what saves.
+    for callback in (Curve(adapted.model, measure, config), trainer.restarts, trainer.interruption):
+        if callback:
+            trainer.add_callback(callback)
+    return trainer
+
+
+def train(trainer: RunTrainer) -> TrainerState:
+    """Train from the newest checkpoint that is whole, or from the start where there is none."""
+    kept = ranks.agree(checkpoints.newest(trainer.folder) if ranks.first() else None)
+    if rank := ranks.current().index:
+        torch.manual_seed(trainer.config.seed + rank)  # dropout differs between ranks; rank 0 draws as one process does
+    with trainer.interruption.listening():
+        trainer.train(resume_from_checkpoint=str(kept) if kept else None)
+    return trainer.state
+
+
+def save(trainer: RunTrainer, folder: Path) -> None:
+    """Save what was trained (the adapter, or the whole model) to `folder`, which appears complete or not at all.
+
+    Raises:
+        StorageError: The disk does not take it.
+    """
+    staging = folder.with_name(f".{folder.name}.incomplete")
+    if ranks.first():
+        shutil.rmtree(staging, ignore_errors=True)
+    ranks.barrier()
+    try:
+        with storage.writing("the trained model", folder.parent):
+            trainer.save_model(str(staging))
+            if ranks.first():
+                storage.sync(staging)
+                storage.replace(staging, folder)
+    finally:
+        if ranks.first():
+            shutil.rmtree(staging, ignore_errors=True)
+    ranks.barrier()

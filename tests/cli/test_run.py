@@ -1,0 +1,145 @@
+"""run.py as its users run it: real processes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments.train import callbacks
+
+from ..conftest import ROOT
+
+SMOKE = ("scale=smoke", "logger=none", "hardware=cpu")
+
+
+def run(*arguments: str, env=None) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **(env or {})})
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """The records of the three methods, and what the sweep printed."""
+    results = tmp_path_factory.mktemp("sweep")
+    done = run("-m", "method=fft,lora,mora", "task=uuid", *SMOKE, f"paths.results={results}")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(p.read_text()) for p in (results / "runs").glob("*.json")]
+    return results, {r["cell"]["method"]: r for r in records}, done
+
+
+def test_a_sweep_leaves_one_record_a_cell(sweep):
+    results, records, done = sweep
+    assert set(records) == {"fft", "lora", "mora"}
+    for method, record in records.items():
+        assert record["schema"] == 1
+        assert record["status"] == "finished"
+        assert record["error"] is None
+        assert set(record["metrics"]["final"]) == {"char_accuracy", "key_loss", "value_loss"}
+        assert record["key"] + ".json" in done.stdout
+        assert method in done.stdout
+        assert "." not in record["key"]
+        assert str(results) not in json.dumps(record)  # records are shared; folders of a machine are not
+
+
+def test_the_curve_has_step_and_loss_and_the_accuracy_at_its_points(sweep):
+    curve = sweep[1]["mora"]["metrics"]["curve"]
+    assert [row["step"] for row in curve] == [2, 4, 6, 8, 10, 12]
+    assert all(row["loss"] > 0 for row in curve)
+    assert [row["step"] for row in curve if "char_accuracy" in row] == [6, 12]
+    assert curve[-1]["loss"] < curve[0]["loss"]
+
+
+def test_the_record_says_where_it_comes_from_and_what_it_cost(sweep):
+    record = sweep[1]["mora"]
+    assert set(record) >= {"cell", "config", "metrics", "cost", "provenance"}
+    assert set(record["cell"]) >= {"method", "rank", "operator", "task", "scale", "model", "learning_rate", "seed"}
+    cost = record["cost"]
+    assert cost["tokens"] == 12 * 8 * 74
+    assert cost["adapter_bytes"] > 4 * cost["trainable_parameters"]
+    assert cost["adapter_bytes"] < 4 * cost["trainable_parameters"] + 10_000
+    assert 0 < cost["seconds"] < 300
+    assert cost["peak_memory_bytes"] > 1e7
+    provenance = record["provenance"]
+    assert provenance["packages"]["torch"]
+    assert provenance["adapter_dtype"] == "float32"
+    assert provenance["started_at"] <= provenance["finished_at"]
+
+
+def test_a_finished_cell_is_not_run_again(sweep):
+    results, records, _ = sweep
+    path = results / "runs" / f"{records['mora']['key']}.json"
+    before = path.stat().st_mtime_ns
+    # Heavy imports would show: a finished cell is recognised without torch.
+    probe = (
+        "import sys, run; code = run.main();"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules); sys.exit(code)"
+    )
+    arguments = ["method=mora", "task=uuid", *SMOKE, f"paths.results={results}"]
+    done = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "finished before" in done.stdout
+    assert str(path) in done.stdout
+    assert path.stat().st_mtime_ns == before
+
+
+def test_the_papers_value_is_printed_or_said_to_be_missing(sweep):
+    assert "paper" in sweep[2].stdout
+
+
+def test_a_run_that_fails_leaves_a_record_and_exit_code_1(tmp_path):
+    probe = (
+        "import sys, run; from experiments.tasks import uuid;"
+        "uuid.UuidTask.evaluate = lambda *a: 1 / 0; sys.exit(run.main())"
+    )
+    arguments = ["method=fft", *SMOKE, f"paths.results={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    (path,) = (tmp_path / "runs").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "failed"
+    assert record["error"] == {"type": "ZeroDivisionError", "message": "division by zero"}
+    # The same command tries again, from the checkpoint, and is then done.
+    assert run(*arguments).returncode == 0
+    assert json.loads(path.read_text())["status"] == "finished"
+
+
+def test_a_run_that_diverges_fails_and_says_at_which_step(tmp_path):
+    done = run("method=lora", *SMOKE, f"paths.results={tmp_path}", "training.learning_rate=1e30")
+    assert done.returncode == 1
+    (path,) = (tmp_path / "runs").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "failed"
+    assert record["error"]["type"] == "FloatingPointError"
+    assert "diverged at step" in record["error"]["message"]
+    assert record["metrics"]["curve"]
+
+
+def test_wandb_offline_mirrors_the_record_and_its_failure_fails_nothing(tmp_path):
+    env = {"WANDB_API_KEY": "", "HOME": str(tmp_path)}
+    done = run("method=lora", "scale=smoke", "hardware=cpu", f"paths.results={tmp_path / 'a'}", env=env)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "a" / "wandb").rglob("*.wandb"))
+    blocked = tmp_path / "b"
+    blocked.mkdir()
+    (blocked / "wandb").write_text("a file where the folder should be")
+    done = run("method=lora", "scale=smoke", "hardware=cpu", f"paths.results={blocked}", env=env)
+    assert done.returncode == 0
+    assert "W&B failed" in done.stderr
+
+
+def test_a_run_leaves_nothing_where_it_was_started(sweep, tmp_path):
+    results, _, _ = sweep
+    command = [sys.executable, str(ROOT / "run.py"), "-m", "method=mora", *SMOKE, f"paths.results={results}"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_log_file_does_not_get_a_line_a_step(capsys):
+    with callbacks.bar(total=20, unit="step") as shown:
+        for _ in range(20):
+            time.sleep(0.05)  # a terminal would get ten
+            shown.update(1)
+    assert capsys.readouterr().err.count("step/s") <= 2

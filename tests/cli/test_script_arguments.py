@@ -1,0 +1,156 @@
+"""Whatever stands on a script's command line: its result, or one line and exit code 2."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from experiments.cli import script
+
+from ..conftest import ROOT
+
+# Arguments that are always given, so that an example that is right takes no time.
+FIXED = {
+    "plan": ["--table", "2", "--scale", "smoke", "--task", "uuid"],
+    "make_tables": [],
+    "make_figures": [],
+    "make_report": [],
+    "evaluate": [],
+    "export_adapter": [],
+    "prepare_data": ["--check"],
+}
+FOUND = [
+    ("export_adapter", ["0" * 16, "out", "--tolerance", "nan"], "argument --tolerance: invalid"),
+    ("export_adapter", ["0" * 16, "out", "--tolerance", "-1"], "argument --tolerance: invalid"),
+    ("export_adapter", ["0" * 16, "out", "--rank", "9" * 30], "argument --rank: invalid"),
+    ("export_adapter", ["0" * 16, "out", "--rank", "9" * 5000], "argument --rank: invalid"),
+    ("export_adapter", ["../../x", "out"], "KEY must be the name of a record"),
+    ("evaluate", ["../runs/" + "0" * 16], "KEY must be the name of a record"),
+    ("evaluate", ["0" * 5000], "KEY must be the name of a record"),
+    ("evaluate", ["0" * 16, "--tolerance", "inf"], "argument --tolerance: invalid"),
+    ("evaluate", ["0" * 16], "there is no readable record"),
+    ("evaluate", [], "the following arguments are required: KEY"),
+    ("plan", ["--seeds", "9" * 5000], "argument --seeds: invalid"),
+    ("plan", ["--seeds", str(2**32)], "argument --seeds: invalid"),
+    ("plan", ["--seeds", ""], "argument --seeds: invalid"),
+    ("plan", ["--task", "foo"], "argument --task: invalid choice"),
+    ("plan", ["--table", "4", "--figure", "3", "--method", "none"], "no cell of these tables and figures"),
+    ("plan", ["method=[fft,lora]"], "method must be one of"),
+    ("plan", ["method='"], "cannot be read"),
+    ("plan", ["protocol=3"], "the protocol is that of task and scale"),
+    ("make_tables", ["--results", "a" * 5000], "cannot be read"),
+    ("make_tables", ["--results", "a\nb"], "is not a folder"),
+    ("prepare_data", ["nosuch"], "no source 'nosuch'; allowed: smollm2-135m"),
+    ("prepare_data", ["--foo"], "unrecognized arguments: --foo"),
+]
+
+
+def call(name, arguments):
+    """Exit code and what was printed to stderr."""
+    main, err = importlib.import_module(f"scripts.{name}").main, io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            code = script.guarded(lambda: main([*FIXED[name], *arguments]))
+        except SystemExit as end:
+            code = end.code or 0
+    return code, err.getvalue()
+
+
+def check_refusal(err):
+    last = err.splitlines()[-1]
+    assert last.startswith("error: "), err
+    assert all(line.startswith(("warning: ", "note: ")) for line in err.splitlines()[:-1]), err
+    assert len(last) < 1000
+    assert last.isprintable()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with a results folder that holds a broken record."""
+    (tmp_path / "results" / "runs").mkdir(parents=True)
+    (tmp_path / "results" / "runs" / f"{'1' * 16}.json").write_text(json.dumps({"schema": 1}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.promise("A wrong argument of a script is one line and exit code 2.")
+@pytest.mark.parametrize(("name", "arguments", "words"), FOUND, ids=[f"{n} {' '.join(a)[:40]}" for n, a, _ in FOUND])
+def test_a_wrong_argument(folder, name, arguments, words):
+    code, err = call(name, arguments)
+    assert code == 2
+    check_refusal(err)
+    assert words in err
+
+
+def test_a_wrong_argument_is_found_before_anything_heavy_is_imported(folder):
+    cases = [(name, [*FIXED[name], *arguments]) for name, arguments, _ in FOUND if len(str(arguments)) < 1000]
+    probe = (
+        "import importlib, json, sys\n"
+        "from experiments.cli import script\n"
+        "for name, arguments in json.load(sys.stdin):\n"
+        "    try:\n"
+        "        code = script.guarded(lambda: importlib.import_module(f'scripts.{name}').main(arguments))\n"
+        "    except SystemExit as end:\n"
+        "        code = end.code\n"
+        "    heavy = {'torch', 'transformers', 'peft', 'datasets', 'wandb', 'matplotlib'} & set(sys.modules)\n"
+        "    assert code == 2 and not heavy, (name, arguments, code, heavy)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+OPTIONS = ["--table", "--figure", "--task", "--method", "--scale", "--results", "--seeds", "--rate-search", "--check"]
+OPTIONS += ["--print", "--tolerance", "--rank", "--force", "--format", "--cache", "--foo", "-x", "--", "-"]
+WORDS = ["2", "5", "uuid", "fft", "smoke", "results", "nowhere", "0,1", "0,0", "hydra", "lora", "1" * 16, "0" * 16, "="]
+WORDS += ["nan", "-1", "1e400", "", ".", "..", "/dev/null", "method=lora", "seed=[", "+x=1", "~x", "a=${b}", "a" * 300]
+words = st.sampled_from(WORDS)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+arguments = st.lists(st.sampled_from(OPTIONS) | words | texts, max_size=5)
+
+
+def fuzz(examples, **options):
+    tried = []
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        **options,
+    )
+    @given(st.sampled_from([*FIXED]), arguments)
+    def check(name, given):
+        code, err = call(name, given)
+        tried.append(given)
+        assert code in (0, 1, 2)
+        assert "Traceback" not in err
+        if code == 2:
+            check_refusal(err)
+
+    check()
+    return len(tried)
+
+
+@pytest.mark.promise("A wrong argument of a script is one line and exit code 2.")
+def test_random_arguments(folder, counted):
+    counted(fuzz(80, derandomize=True), "script command lines")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.promise("A wrong argument of a script is one line and exit code 2.")
+def test_thousands_of_random_arguments(folder, counted):
+    counted(fuzz(3000), "script command lines")

@@ -1,0 +1,127 @@
+"""Where the loss counts, on real rows and real tokenizers."""
+
+import pytest
+import torch
+
+from experiments.data import corpora, prompts
+from experiments.data.prompts import pair
+from experiments.data.rows import IGNORED
+from experiments.errors import ConfigError
+
+from .tokenizers_of import CACHE, KINDS
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Two and two?"},
+    {"role": "assistant", "content": "Four."},
+    {"role": "user", "content": "And three?"},
+    {"role": "assistant", "content": "Seven."},
+]
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request):
+    return KINDS[request.param]()
+
+
+def counted_text(row, tokenizer):
+    return tokenizer.decode(row["labels"][row["labels"] != IGNORED])
+
+
+def test_alpaca_is_the_published_form():
+    text = prompts.alpaca(pair("Add.", "3", "1, 2"), "</s>").text
+    assert text == (
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nAdd.\n\n### Input:\n1, 2\n\n### Response:3</s>"
+    )
+    assert "### Input" not in prompts.alpaca(pair("Add.", "3"), "</s>").text
+
+
+def test_open_instruct_is_the_published_form():
+    prompted = prompts.open_instruct(CHAT, "</s>")
+    assert prompted.text == (
+        "<|system|>\nBe brief.\n<|user|>\nTwo and two?\n<|assistant|>\nFour.</s>\n"
+        "<|user|>\nAnd three?\n<|assistant|>\nSeven.</s>"
+    )
+    assert [prompted.text[a:b] for a, b in prompted.spans] == ["Four.</s>", "Seven.</s>"]
+    assert prompted.question.endswith("<|user|>\nAnd three?\n<|assistant|>\n")
+
+
+def test_the_loss_counts_on_the_response_and_the_end_token_only(tokenizer, tmp_path):
+    rows = corpora.alpaca(CACHE)[:60]
+    conversations = [pair(r["instruction"], r["output"], r["input"]) for r in rows]
+    encoded = prompts.supervised(conversations, "alpaca", tokenizer, 10_000, tmp_path)
+    assert len(encoded) == len(rows)
+    for row, source in zip(encoded, rows, strict=True):
+        assert row["labels"][-1] == row["input_ids"][-1] == tokenizer.eos_token_id
+        answer = source["output"] + tokenizer.eos_token
+        text, masked = counted_text(row, tokenizer), tokenizer.decode(row["input_ids"][row["labels"] == IGNORED])
+        if masked.endswith("### Response:"):
+            assert text == answer
+        else:  # one token joins the colon with the answer's first character, such as a quote
+            joined = masked.rpartition("### Response:")[2]
+            assert 0 < len(joined) < 3
+            assert joined + text == answer
+        assert (row["labels"][row["labels"] != IGNORED] == row["input_ids"][row["labels"] != IGNORED]).all()
+
+
+def test_every_answer_of_a_conversation_counts_with_its_end_token(tokenizer, tmp_path):
+    (row,) = prompts.supervised([CHAT], "open-instruct", tokenizer, 512, tmp_path)
+    eos = tokenizer.eos_token_id
+    assert (row["input_ids"] == eos).sum() == 2
+    assert (row["labels"] == eos).sum() == 2
+    assert counted_text(row, tokenizer).replace(tokenizer.eos_token, "|").replace(" ", "") == "Four.|Seven.|"
+
+
+def test_padding_with_the_end_token_masks_no_end_token():
+    from experiments.data.rows import collate
+
+    tokenizer = KINDS["gpt_style"]()
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    rows = [
+        dict(zip(("input_ids", "labels"), map(torch.tensor, ids), strict=True))
+        for ids in ([[5, 6, tokenizer.eos_token_id], [IGNORED, 6, tokenizer.eos_token_id]], [[7], [7]])
+    ]
+    batch = collate(rows)
+    assert batch["labels"][0].tolist() == [IGNORED, 6, tokenizer.eos_token_id]
+    assert batch["labels"][1].tolist() == [7, IGNORED, IGNORED]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_tokens_are_those_of_the_whole_text(tokenizer):
+    """What trains is what the published code would train on: prompt and response tokenised together."""
+    prompted = prompts.alpaca(pair("Say hi.", "Hi there"), tokenizer.eos_token)
+    ids, counted = prompts.encode(prompted, tokenizer, 512)
+    assert ids == tokenizer(prompted.text)["input_ids"]
+    assert len(ids) == len(counted)
+
+
+def test_a_long_row_is_cut_and_one_without_an_answer_left_out(tmp_path):
+    tokenizer = KINDS["byte_level"]()
+    conversations = [pair("x", "y" * 500), pair("x" * 500, "y")]
+    rows = prompts.supervised(conversations, "alpaca", tokenizer, 300, tmp_path)
+    assert len(rows) == 1
+    assert rows.lengths.tolist() == [300]
+    assert tokenizer.eos_token_id not in rows[0]["input_ids"]
+    with pytest.raises(ConfigError, match="no row has an answer within 10 tokens"):
+        prompts.supervised(conversations, "alpaca", tokenizer, 10, tmp_path)
+
+
+def test_rows_come_from_the_cache_the_second_time(tmp_path, monkeypatch):
+    tokenizer = KINDS["byte_level"]()
+    first = prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 512, tmp_path)
+    monkeypatch.setattr(prompts, "encode", lambda *_: pytest.fail("tokenised again"))
+    again = prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 512, tmp_path)
+    assert again[0]["labels"].tolist() == first[0]["labels"].tolist()
+    with pytest.raises(pytest.fail.Exception, match="tokenised again"):
+        prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 511, tmp_path)  # another setting
+
+
+def test_a_damaged_cache_file_is_built_again(tmp_path):
+    tokenizer = KINDS["byte_level"]()
+    first = prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 512, tmp_path)
+    (path,) = (tmp_path / "rows").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:40])
+    again = prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 512, tmp_path)
+    assert again[0]["input_ids"].tolist() == first[0]["input_ids"].tolist()

@@ -1,0 +1,206 @@
+"""A user's own training data, and one clear line for what is wrong with it."""
+
+import codecs
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from experiments.data import prompts, userfile
+from experiments.errors import ConfigError
+from experiments.train import base_models
+
+
+def write(path, *lines):
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "q", "output": "a"},
+        {"instruction": "q", "input": "", "output": "a"},
+        {"query": "q", "response": "a"},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+    ],
+)
+def test_the_known_columns_are_read(tmp_path, row):
+    (messages,) = userfile.conversations(write(tmp_path / "rows.jsonl", row, ""), "alpaca")
+    assert [(m["role"], m["content"]) for m in messages] == [("user", "q"), ("assistant", "a")]
+
+
+def test_a_line_separator_inside_a_text_is_no_line_end(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"query": "one\u2028two", "response": "a"}, ensure_ascii=False) + "\r\n", newline="")
+    assert userfile.conversations(str(path), "alpaca")[0][0]["content"] == "one\u2028two"
+
+
+GOOD = {"instruction": "q", "output": "a"}
+TURNS = [{"role": r, "content": "x"} for r in ("user", "assistant", "user", "assistant")]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"instruction": "q"}, "line 2: column output is missing; found: instruction"),
+        ({"output": "a"}, "line 2: needs the columns instruction and output; query and response; or messages"),
+        ({"instruction": "q", "output": ""}, "line 2: column output must be a text that is not empty"),
+        ({"instruction": "q", "output": 3}, "line 2: column output must be a text"),
+        ({"instruction": "q", "output": "a", "input": 3}, "line 2: column input must be a text"),
+        ("{broken", "line 2: not JSON"),
+        ("[1]", "line 2: must be an object"),
+        ({"messages": []}, "line 2: messages must be a list that is not empty"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "line 2: each message needs a role"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "line 2: no message is the assistant's"),
+        ({"messages": [{"role": "assistant", "content": "x"}] * 2}, "line 2: task.prompt=alpaca holds one question"),
+        ({"messages": [{"role": [], "content": "x"}]}, "line 2: each message needs a role"),
+        ({"messages": [3]}, "line 2: each message needs a role"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "line 2: column content must be a text"),
+        (
+            {"two\nlines": 1},
+            r"line 2: needs the columns instruction and output; query and response; or messages; found: two\n",
+        ),
+        ({"instruction": "q", "output": "\ud800"}, "line 2: column output has half of a surrogate pair"),
+        ({"instruction": "q", "output": "a", "input": "\udfff"}, "line 2: column input has half of a surrogate pair"),
+        ("[" * 100_000, "line 2: not JSON lines"),
+        ('{"instruction": ' + "1" * 5000 + "}", "line 2: not JSON lines"),
+        ('{"instruction": "q", "output": NaN}', "line 2: column output must be a text"),
+        ("\0", "line 2: holds a zero byte"),
+        ({"messages": TURNS}, "line 2: task.prompt=alpaca holds one question and one answer; use open-instruct"),
+    ],
+)
+def test_a_bad_row_is_one_line_with_its_number(tmp_path, bad, message):
+    with pytest.raises(ConfigError) as caught:
+        userfile.conversations(write(tmp_path / "rows.jsonl", GOOD, bad), "alpaca")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_file_is_an_error(tmp_path):
+    for read in (userfile.documents, lambda path: userfile.conversations(path, "alpaca")):
+        with pytest.raises(ConfigError, match="is empty"):
+            read(write(tmp_path / "rows.jsonl", ""))
+
+
+def test_documents_are_parted_by_blank_lines(tmp_path):
+    path = write(tmp_path / "a.txt", "one", "still one", "  ", "", "two")
+    assert userfile.documents(path) == ["one\nstill one", "two"]
+
+
+def test_documents_of_json_lines_have_a_text(tmp_path):
+    assert userfile.documents(write(tmp_path / "a.jsonl", {"text": "x"})) == ["x"]
+    with pytest.raises(ConfigError, match="line 1: column text is missing; found: body"):
+        userfile.documents(write(tmp_path / "a.jsonl", {"body": "x"}))
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"fine\n\xff\n")
+    with pytest.raises(ConfigError, match="line 2: not UTF-8 text"):
+        userfile.documents(str(tmp_path / "a.txt"))
+
+
+def test_the_key_follows_what_is_in_the_file_and_not_where_it_lies(tmp_path):
+    first = userfile.checked(write(tmp_path / "a.jsonl", GOOD), "alpaca")
+    assert userfile.checked(write(tmp_path / "b.jsonl", GOOD), "alpaca") == first
+    assert userfile.checked(write(tmp_path / "a.jsonl", GOOD, GOOD), "alpaca") != first
+
+
+def test_a_bad_file_is_found_before_anything_is_loaded(smoke, tmp_path, monkeypatch):
+    from experiments import runner
+
+    monkeypatch.setattr(base_models, "load", lambda *_: pytest.fail("the model was loaded"))
+    path = write(tmp_path / "rows.jsonl", GOOD, {"instruction": "q"})
+    with pytest.raises(ConfigError, match="line 2: column output is missing"):
+        runner.run(smoke("task=instruct", f"task.train_file={path}"))
+    with pytest.raises(ConfigError, match=r"task\.train_file must be a file"):
+        smoke("task=instruct", f"task.train_file={tmp_path / 'nowhere.jsonl'}")
+
+
+def test_a_text_that_fills_no_window_is_an_error(smoke, tmp_path):
+    from experiments import tasks
+
+    from .tokenizers_of import byte_level
+
+    path = write(tmp_path / "a.txt", "A few words.")
+    with pytest.raises(ConfigError, match="1 documents do not fill one window of 256 tokens"):
+        tasks.get("pretrain").prepare(smoke("task=pretrain", f"task.train_file={path}"), byte_level())
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, end):
+    (tmp_path / "a.jsonl").write_bytes(codecs.BOM_UTF8 + json.dumps(GOOD).encode() + end.encode())
+    assert len(userfile.conversations(str(tmp_path / "a.jsonl"), "alpaca")) == 1
+    (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + f"one{end}two".encode())
+    assert userfile.documents(str(tmp_path / "a.txt")) == [f"one{end}two".replace("\r", "")]
+
+
+def test_what_is_no_readable_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(userfile, "LONGEST", 100)
+    (tmp_path / "wide.txt").write_text("fine\n" + "x" * 101)
+    (tmp_path / "utf16.txt").write_text("fine\n", encoding="utf-16")
+    for name, message in (
+        (".", "cannot read .*Is a directory"),
+        ("nowhere", "cannot read .*No such file"),
+        ("wide.txt", "line 2: longer than 100 characters"),
+        ("utf16.txt", "line 1: not UTF-8 text"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            userfile.documents(str(tmp_path / name))
+
+
+def test_an_array_of_rows_is_told_from_json_lines(tmp_path):
+    path = write(tmp_path / "rows.json", *json.dumps([GOOD, GOOD], indent=1).split("\n"))
+    with pytest.raises(ConfigError, match="line 1: not JSON lines, one object a line"):
+        userfile.conversations(path, "alpaca")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+columns = st.sampled_from(
+    ["instruction", "output", "input", "query", "response", "messages", "text", "role", "content"]
+)
+messages = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "x"]), "content": json_values}
+)
+rows = st.dictionaries(columns, st.text(max_size=4) | json_values | st.lists(messages, max_size=3), max_size=4)
+lines = st.binary(max_size=40) | rows.map(lambda row: json.dumps(row).encode())
+contents = st.lists(lines, max_size=3).flatmap(
+    lambda parts: st.sampled_from([b"\n", b"\r\n", b"\n\n"]).map(lambda e: e.join(parts))
+)
+
+
+@pytest.mark.promise("A data file of any bytes is read, or refused with the file and the line, never a traceback.")
+def test_any_bytes_are_read_or_refused(tmp_path, counted):
+    read, refused = [], []
+
+    @settings(max_examples=500, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(contents, st.sampled_from(["alpaca", "open-instruct", None]), st.sampled_from([".jsonl", ".txt"]))
+    def check(content, form, suffix):
+        path = tmp_path / f"data{suffix}"
+        path.write_bytes(content)
+        try:
+            userfile.checked(str(path), form)
+        except ConfigError as error:
+            refused.append(str(error))
+            return
+        if form:
+            for conversation in userfile.conversations(str(path), form):
+                prompted = prompts.FORMS[form](conversation, "</s>")
+                prompted.text.encode()
+                assert any(last > first for first, last in prompted.spans)
+        read.append(content)
+
+    check()
+    assert read
+    assert refused
+    for message in refused:
+        assert message.startswith("task.train_file: ")
+        assert "\n" not in message
+        assert len(message) < 500
+        assert ", line " in message or message.endswith("is empty")
+    counted(len(read) + len(refused), "data files")

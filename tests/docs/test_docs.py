@@ -1,0 +1,122 @@
+"""What the documentation shows works."""
+
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+from ..conftest import ROOT, compose
+
+TABLE2 = "results/tables/smoke/table2.md"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def insert(path: Path, after: str, text: str) -> None:
+    before, line, rest = path.read_text().partition(after)
+    path.write_text(before + line + text + rest)
+
+
+def test_the_ninth_method_of_the_page_runs_and_has_a_row(tmp_path):
+    """Put the page's blocks where it says, in a copy of the project, and do what it says."""
+    (yaml,) = blocks("docs/adding.md", "yaml")
+    function, row = blocks("docs/adding.md", "python")
+    for name in ("conf", "experiments", "mora", "scripts", "results/paper"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "run.py", tmp_path)
+    (tmp_path / "conf" / "method" / "rslora.yaml").write_text(yaml)
+    with open(tmp_path / "experiments" / "train" / "adapt.py", "a") as file:
+        file.write(f"\n\n{function}")
+    insert(tmp_path / "experiments" / "paper" / "names.py", "METHODS = {\n", '    "rslora": "rsLoRA",\n')
+    insert(tmp_path / "experiments" / "paper" / "layout.py", "lora_at_one_scale(HIGH))\n", row)
+
+    def call(*arguments: str) -> str:
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run = ["run.py", "method=rslora", "task=uuid", "scale=smoke", "logger=none", "hardware=cpu"]
+    assert "uuid-smoke-rslora-r8" in call(*run)
+    assert re.search("rslora +64 .*3 missing", call("scripts/plan.py", "--table", "2", "--scale", "smoke"))
+    call(*run, "method.rank=64", "training.learning_rate=1e-3")
+    call("scripts/make_tables.py", "--scale", "smoke", "--table", "2")
+    assert re.search(r"\| rsLoRA, r = 256 \(not in the paper\) +\|.* \(1\)", (tmp_path / TABLE2).read_text())
+
+
+@pytest.mark.parametrize("name", ["schedules", "operators"])
+def test_a_plot_of_the_docs_is_what_its_script_draws(name, tmp_path):
+    drawn = tmp_path / f"{name}.svg"
+    settings = matplotlib.rcParams.find_all("svg")
+    importlib.import_module(f"scripts.plot_{name}").main(drawn)
+    assert matplotlib.rcParams.find_all("svg") == settings  # those of other figures that this process draws
+    assert drawn.read_bytes() == (ROOT / "docs" / drawn.name).read_bytes()
+    assert os.listdir(tmp_path) == [drawn.name]
+
+
+def readme_commands() -> list[list[str]]:
+    """Every command that the README shows, in blocks and in its table, comments cut off."""
+    text = (ROOT / "README.md").read_text()
+    lines = [line for block in blocks("README.md", "sh") for line in block.splitlines()]
+    lines += re.findall(r"`(python [^`]+)`", text)
+    return [shlex.split(line, comments=True) for line in dict.fromkeys(lines) if line.strip()]
+
+
+RUNS = [c[2:] for c in readme_commands() if c[:2] == ["python", "run.py"]]
+SCRIPTS = [c[1:] for c in readme_commands() if c[0] == "python" and c[1].startswith("scripts/")]
+
+
+def test_the_readme_shows_commands_of_every_kind():
+    assert len(RUNS) > 8
+    assert len(SCRIPTS) > 4
+    makes = {c[1] for c in readme_commands() if c[0] == "make"}
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test"} <= makes <= targets
+
+
+@pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
+def test_the_readmes_runs_are_right_configurations(arguments):
+    flags = [a for a in arguments if a.startswith("-")]
+    assert set(flags) <= {"-m", "--cfg"}
+    values = [a for a in arguments if "=" in a and not a.startswith("experiment=") and not a.startswith("hardware=")]
+    # A sweep is right if its first and its last cell are.
+    for pick in (0, -1):
+        compose(*(f"{name}={value.split(',')[pick]}" for name, _, value in (v.partition("=") for v in values)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
+def test_the_readmes_runs_run(arguments, tmp_path):
+    """At smoke scale; a setting that the README gives itself stays."""
+    own = [a for a in arguments if not a.startswith(("scale=", "hardware="))]
+    if any(a.startswith("model=") for a in own):
+        own = [a for a in own if not a.startswith("training.")] + ["training.steps=2", "training.warmup_steps=1"]
+    first = [own.pop(0)] if own[0] == "-m" else []  # Hydra wants all settings in one piece
+    ours = ["scale=smoke", "hardware=cpu", "logger=none", f"paths.results={tmp_path}"]
+    command = [sys.executable, "run.py", *first, *ours, *own]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readmes_scripts_run(smoke, tmp_path):
+    """In the order shown, on a folder with the one smoke run that KEY stands for; `--run` is left out."""
+    from experiments import runner
+
+    record = runner.run(smoke("method=mora"))
+    for script, *arguments in SCRIPTS:
+        arguments = [a.replace("KEY", record.key) for a in arguments if a != "--run"]
+        arguments = [str(tmp_path / a) if a == "OUT" else a for a in arguments]
+        where = [] if Path(script).name == "prepare_data.py" else ["--results", str(tmp_path / "results")]
+        check = ["--check"] if Path(script).name == "prepare_data.py" else []
+        done = subprocess.run(
+            [sys.executable, script, *arguments, *where, *check], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{script}: {done.stderr}"

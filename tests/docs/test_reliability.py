@@ -1,0 +1,67 @@
+"""The page of promises is what the tests' own counts say."""
+
+import ast
+import json
+import subprocess
+import sys
+
+from .. import promises
+from ..conftest import ROOT
+
+EXAMPLE = """
+import pytest
+
+@pytest.mark.promise("It holds.")
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_cases(n, counted):
+    if n == 3:
+        pytest.skip("not here")
+    counted(n, "kills")
+    counted(10, "inputs tried")
+
+@pytest.mark.promise("It holds.")
+@pytest.mark.promise("It breaks.")
+def test_broken():
+    assert False
+
+@pytest.mark.promise("It is set up.")
+def test_unknown_fixture(nothing):
+    pass
+
+def test_without_a_promise():
+    pass
+"""
+
+
+def test_the_plugin_counts_cases_by_outcome(tmp_path):
+    (tmp_path / "test_example.py").write_text(EXAMPLE)
+    (tmp_path / "test_other.py").touch()
+    file = tmp_path / "counts.json"
+    file.write_text('{"test_gone.py::test_x": {}, "test_other.py::test_x": {"of": "an earlier run"}}')
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.promises", "--rootdir", str(tmp_path)]
+    command += ["-p", "no:cacheprovider", "-o", "addopts=", "-o", "markers=promise", "--promises", str(file)]
+    done = subprocess.run([*command, str(tmp_path / "test_example.py")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout
+    known = json.loads(file.read_text())
+    assert known.pop("test_other.py::test_x") == {"of": "an earlier run"}
+    assert {test: (entry["promises"], entry["outcomes"], entry["counts"]) for test, entry in known.items()} == {
+        "test_example.py::test_cases": (
+            ["It holds."], {"passed": 2, "skipped": 1}, {"kills": 3, "inputs tried": 20},
+        ),
+        "test_example.py::test_broken": (["It breaks.", "It holds."], {"failed": 1}, {}),
+        "test_example.py::test_unknown_fixture": (["It is set up."], {"failed": 1}, {}),
+    }  # fmt: skip
+    assert all(entry["commit"].rstrip("+").isalnum() for entry in known.values())
+
+
+def test_the_page_is_what_the_counts_give():
+    tests = json.loads(promises.DATA.read_text())
+    assert promises.PAGE.read_text() == promises.render(tests), "stale: python -m tests.promises"
+
+
+def test_every_promise_on_the_page_has_its_test():
+    for test, entry in json.loads(promises.DATA.read_text()).items():
+        assert promises.position(test) >= 0, f"{test} is gone"
+        texts = {getattr(node, "value", None) for node in ast.walk(ast.parse((ROOT / test.split("::")[0]).read_text()))}
+        assert texts >= set(entry["promises"]), f"{test} promises something else by now"
+        assert "failed" not in entry["outcomes"], f"{test} failed when it was last counted"

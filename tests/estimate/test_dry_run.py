@@ -1,0 +1,214 @@
+"""What a dry run says, against formulas, published counts, and what real steps keep."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from experiments.errors import ConfigError
+from experiments.estimate import dry_run, trace
+from experiments.identity import identity, key_of
+from experiments.spec import shapes
+from experiments.train import adapt
+from experiments.train.base_models import tiny_model
+from experiments.train.placement import Placement
+
+from ..conftest import ROOT, compose
+
+CPU, GPU = Placement("cpu", "fp32"), Placement("cuda", "bf16")
+SEVEN_B = "meta-llama/Llama-2-7b-hf"
+
+
+def plan(*arguments: str):
+    return compose("dry_run=true", "task=math", "scale=paper", *arguments)
+
+
+def trainable(network) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("model", "total"),
+    [
+        (SEVEN_B, 6_738_415_616),
+        ("meta-llama/Llama-2-13b-hf", 13_015_864_320),
+        ("meta-llama/Llama-3.1-8B", 8_030_261_248),
+        ("smollm2-135m", 134_515_008),
+        ("tiny", sum(p.numel() for p in tiny_model().parameters())),
+    ],
+)
+def test_the_shapes_have_the_parameters_of_the_models(model, total):
+    network = trace.adapted(plan("method=fft", f"model={model}"), shapes.NAMED[model], GPU)
+    assert sum(p.numel() for p in network.parameters()) == total
+    assert all(p.is_meta for p in network.parameters())
+
+
+def test_lora_on_all_projections_of_llama_2_7b_has_the_known_count():
+    assert trainable(trace.adapted(plan("method=lora", "method.rank=8"), shapes.NAMED[SEVEN_B], GPU)) == 19_988_480
+
+
+@pytest.mark.parametrize("rank", [8, 256])
+def test_mora_has_the_largest_squares_within_loras_count(rank):
+    shape = shapes.NAMED[SEVEN_B]
+    config = plan("method=mora", f"method.rank={rank}", "method.operator=sharing")
+    squares = shape.layers * sum(math.isqrt((k + d) * rank) ** 2 for k, d in shape.linears().values())
+    assert trainable(trace.adapted(config, shape, GPU)) == squares
+
+
+def kept(model, rows: int, length: int) -> int:
+    """Bytes of the pieces of memory that autograd saves in a real forward pass."""
+    weights = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    found: dict[int, int] = {}
+
+    def pack(tensor):
+        memory = tensor.untyped_storage()
+        if memory.data_ptr() not in weights:
+            found[memory.data_ptr()] = memory.nbytes()
+        return tensor
+
+    ids = torch.randint(3, 200, (rows, length))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    assert loss.requires_grad
+    return sum(found.values())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("method=fft",),
+        ("method=lora",),
+        ("method=mora", "method.operator=sharing"),
+        ("method=mora", "method.operator=rotation"),
+        ("method=dora",),
+    ],
+    ids=" ".join,
+)
+def test_what_is_kept_for_the_backward_pass_is_what_real_steps_keep(arguments):
+    config = plan("model=tiny", *arguments)
+    step = trace.step(config, shapes.NAMED["tiny"], CPU, rows=4, length=128).plain
+    real = kept(adapt.adapt(tiny_model(), config).model.train(), 4, 128)
+    assert step.saved == pytest.approx(real, rel=0.1)
+    assert step.peak > step.saved
+
+
+def test_sharing_keeps_less_than_lora_and_checkpointing_less_than_all():
+    shape, saved = shapes.NAMED[SEVEN_B], {}
+    for name, extra in (("lora", ()), ("mora", ("method.operator=sharing",))):
+        step = trace.step(plan(f"method={name}", "method.dropout=0", *extra), shape, GPU, 8, 512)
+        saved[name] = step.plain.saved
+        assert step.checkpointed.peak < step.plain.peak / 4
+        recomputed = step.checkpointed.backward - step.plain.backward
+        assert 0.9 * step.plain.forward < recomputed < step.plain.forward
+    inputs = sum(k for k, _ in shape.linears().values()) * shape.layers * 8 * 512 * 2
+    assert 0.2 * inputs < saved["lora"] - saved["mora"] < inputs  # some inputs are kept for other reasons too
+
+
+def test_flops_are_those_of_the_products():
+    """Full fine-tuning: two a parameter and token forwards, four backwards, the embedding and the attention aside."""
+    shape, rows, length = shapes.NAMED["smollm2-135m"], 2, 64
+    step = trace.step(plan("method=fft", "model=smollm2-135m"), shape, CPU, rows, length).plain
+    products = shape.layers * sum(k * d for k, d in shape.linears().values()) + shape.hidden * shape.vocabulary
+    attention = shape.layers * 2 * 2 * rows * length**2 * shape.hidden
+    assert step.forward == 2 * products * rows * length + attention
+    # The first layer's input needs no gradient: its embedding does.
+    assert step.backward == pytest.approx(2 * step.forward, rel=0.05)
+
+
+def test_the_saved_adapter_has_the_size_that_was_said(trained):
+    _, records = trained
+    for name in ("mora", "lora"):
+        record = records[name]
+        arguments = ["scale=smoke", "hardware=cpu", "dry_run=true", f"method={name}"]
+        arguments += ["method.operator=sharing"] if name == "mora" else []
+        made = dry_run.estimate(compose(*arguments))
+        assert made.trainable == record.cost["trainable_parameters"]
+        assert made.total == record.cost["total_parameters"]
+        assert made.saved <= record.cost["adapter_bytes"] < made.saved + 10_000
+        assert made.tokens == record.cost["tokens"]
+
+
+def test_parts_that_are_sharded_are_divided_and_the_batch_is_too():
+    config = plan("model=tiny", "method=fft", "hardware=cpu", "training.batch_size=64", "hardware.device_batch_size=8")
+    one, four = dry_run.estimate(config), dry_run.estimate(config, 4, frozenset({"weights", "optimizer"}))
+    assert four.weights == one.weights / 4
+    assert four.optimizer == one.optimizer / 4
+    assert four.gradients == one.gradients == one.optimizer / 2
+    assert four.activations == one.activations  # as many rows at a time
+    assert four.flops == one.flops
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("nf4", 4.5), ("int8", 8.0)])
+def test_quantized_weights_are_smaller(kind, bits):
+    shape = shapes.NAMED["tiny"]
+    plain, small = (
+        dry_run.estimate(plan("model=tiny", "method=lora", f"quantization={q}")).weights for q in ("none", kind)
+    )
+    projections = shape.layers * sum(k * d for k, d in shape.linears().values())
+    scales = 4 * shape.layers * sum(d for _, d in shape.linears().values()) if kind == "int8" else 0
+    assert plain - small == pytest.approx(projections * (2 - bits / 8) - scales)
+
+
+def test_hours_are_flops_over_the_assumed_speed():
+    made = dry_run.estimate(plan("model=tiny", "method=lora"))
+    rows = {row[0]: row for row in dry_run.hours(made, 0, "bf16", 2)}
+    assert "T4" not in rows  # has no bf16
+    assert float(rows["H100 SXM"][3]) == pytest.approx(made.flops[0] / (989e12 * 0.4 * 2) / 3600, rel=0.01)
+    assert rows["H100 SXM"][4] == "yes"
+
+
+def test_it_is_a_question_and_changes_no_key():
+    asked, run = (compose("scale=smoke", "hardware=cpu", *a) for a in (("dry_run=true",), ()))
+    assert key_of(identity(asked, 1, "m")) == key_of(identity(run, 1, "m"))
+    assert "dry_run" not in run.for_record()
+
+
+def test_what_cannot_be_estimated_is_one_line():
+    with pytest.raises(ConfigError, match="method=none trains nothing"):
+        dry_run.estimate(plan("method=none"))
+    with pytest.raises(ConfigError, match=r"the shape of owner/name is not known here; allowed: tiny, "):
+        dry_run.estimate(plan("model=owner/name"))
+
+
+def test_the_command_prints_a_table_and_leaves_nothing(tmp_path):
+    command = [sys.executable, str(ROOT / "run.py"), "scale=paper", "task=math", "method=mora", "dry_run=true"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = {line.split("  ")[0].strip(): line.split() for line in done.stdout.splitlines()}
+    assert lines["of which trainable"][-1] == "19,988,480"
+    assert lines["A100 80 GB"][-1] == "yes"
+    assert "GPU" in done.stdout or "(gpu) in bf16" in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_real_steps_peak_where_the_estimate_says():
+    sys.path.insert(0, str(ROOT))
+    from scripts.check_dry_run import METHODS, compared
+
+    for name in METHODS:
+        for checkpointing in (False, True):
+            found = compared("tiny", name, checkpointing)
+            assert found["peak"] == pytest.approx(found["peak_measured"], rel=0.2), (name, checkpointing)
+
+
+def test_processes_share_the_batch_and_what_is_sharded():
+    """Planned for GPUs that are not here."""
+    own = ["task=math", "scale=paper", "dry_run=true", "hardware.device_batch_size=1"]
+
+    def memory(*arguments: str) -> dict[str, float]:
+        page = dry_run.table(compose(*own, *arguments))
+        found = {line[:20].strip(): line for line in page.splitlines() if "GiB" in line}
+        return {name: float(found[name].split()[-4]) for name in ("weights", "optimizer (AdamW)")}
+
+    alone, eight = memory("hardware=gpu"), memory("hardware=ddp", "hardware.processes=4", "hardware.nodes=2")
+    assert eight == alone
+    full = memory("hardware=fsdp", "hardware.processes=4", "hardware.nodes=2")
+    assert full["weights"] == pytest.approx(alone["weights"] / 8, abs=0.01)
+    zero = memory("hardware=deepspeed", "hardware.processes=8")
+    assert zero["weights"] == alone["weights"]
+    assert zero["optimizer (AdamW)"] == pytest.approx(alone["optimizer (AdamW)"] / 8, abs=0.01)

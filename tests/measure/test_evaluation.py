@@ -1,0 +1,131 @@
+"""Measuring a model in memory."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.data import corpora, questions
+from experiments.data.questions import Benchmark, Choice, Open
+from experiments.data.rows import Rows
+from experiments.data.windows import packed
+from experiments.measure import evaluation
+from experiments.measure.evaluation import Loss
+from experiments.train import base_models
+
+from ..data.tokenizers_of import CACHE, byte_level
+
+
+@pytest.fixture(scope="module")
+def model():
+    return base_models.tiny_model()
+
+
+def test_perplexity_is_that_of_a_reference_computation(model, tmp_path):
+    """Window by window, in double precision, straight from the definition."""
+    rows = packed(corpora.c4(CACHE)[1][:3], byte_level(), 300, tmp_path, keep_rest=True)
+    assert rows.lengths[-1] < 300  # the last window is shorter, and counts by its tokens
+    double = base_models.tiny_model().double().eval()
+    nats, tokens = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            log_p = double(row["input_ids"][None]).logits[0].log_softmax(-1)
+            nats -= sum(log_p[i - 1, token].item() for i, token in enumerate(row["input_ids"].tolist()) if i)
+            tokens += len(row["input_ids"]) - 1
+    measured = Loss.of(model, rows)
+    assert measured.tokens == tokens
+    assert measured.perplexity == pytest.approx(math.exp(nats / tokens), rel=1e-5)
+    assert measured.bits == pytest.approx(nats / math.log(2), rel=1e-5)
+
+
+def test_only_counted_tokens_count_and_padding_changes_nothing(model):
+    rows = Rows.of([([0, 70, 80, 90], [False, False, True, True]), ([0, 70, 80, 90, 100, 110], [False] * 5 + [True])])
+    together = Loss.of(model, rows)
+    apart = [Loss.of(model, rows[i : i + 1]) for i in range(2)]
+    assert together.tokens == 3
+    assert together.nats == pytest.approx(sum(one.nats for one in apart), rel=1e-5)
+
+
+def test_nothing_is_disturbed(model):
+    random.seed(1)
+    np.random.seed(2)
+    torch.manual_seed(3)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    model.train()
+    evaluation.ask(model, byte_level(), [Benchmark("one", [Choice("a", ("b", "c"), 0)])], 1)
+    Loss.of(model, Rows.of([([0, 70, 80], [True] * 3)]))
+    assert model.training
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]
+    assert torch.get_rng_state().tolist() == before[2]
+
+
+def test_choices_are_ranked_by_their_likelihood(model):
+    """lm-eval's numbers are the model's own: compared with a sum over the choice's tokens."""
+    tokenizer = byte_level()
+    asked = [Choice("What?", ("yes", "no indeed"), 1), Choice("A longer question, to be padded?", ("no", "yes"), 0)]
+    answers = evaluation.ask(model, tokenizer, [Benchmark("pair", asked)], 2)["pair"]
+    model.eval()
+    for question, likelihoods in zip(asked, answers.likelihoods, strict=True):
+        for choice, likelihood in zip(question.choices, likelihoods, strict=True):
+            ids = torch.tensor(tokenizer.encode(f"{question.prompt} {choice}"))
+            with torch.no_grad():
+                log_p = model(ids[None]).logits[0].log_softmax(-1)
+            expected = sum(log_p[i - 1, ids[i]].item() for i in range(len(ids) - len(choice) - 1, len(ids)))
+            assert likelihood == pytest.approx(expected, rel=1e-4)
+    chosen = [row.index(max(row)) for row in answers.likelihoods]
+    assert answers.chosen == chosen
+    assert answers.lm_eval == sum(c == q.gold for c, q in zip(chosen, asked, strict=True)) / 2
+
+
+def test_generations_are_capped_and_in_the_order_of_the_questions(model):
+    tokenizer = byte_level()
+    asked = [Open("A long question that comes first?", "1"), Open("Short?", "2")]
+    benchmark = Benchmark("open", asked, ("###",), 5, questions.GSM8K_EXTRACT)
+    answers = evaluation.ask(model, tokenizer, [benchmark], 2)["open"]
+    model.eval()
+    for question, text in zip(asked, answers.texts, strict=True):
+        ids = torch.tensor([tokenizer.encode(question.prompt)])
+        with torch.no_grad():
+            alone = model.generate(ids, do_sample=False, max_new_tokens=5, pad_token_id=2)[0, ids.shape[1] :]
+        assert text == tokenizer.decode(alone, skip_special_tokens=True)
+
+
+def test_mmlu_is_asked_as_lm_eval_asks_it():
+    """Our prompts against lm-eval's own template, description and example format, on real questions."""
+    import datasets
+    import yaml
+    from lm_eval import tasks as lm_tasks
+    from lm_eval.api.task import ConfigurableTask
+
+    dev = corpora.mmlu(CACHE, "dev", ["anatomy"])
+    test = corpora.mmlu(CACHE, "test", ["anatomy"])[:2]
+    folder = next(iter(lm_tasks.__path__))
+    with open(f"{folder}/mmlu/default/_default_template_yaml") as file:
+        template = yaml.safe_load(file)
+    with open(f"{folder}/mmlu/default/mmlu_anatomy.yaml") as file:
+        template |= {k: v for k, v in yaml.safe_load(file).items() if k not in ("include", "tag", "task_alias")}
+
+    def rows(of):
+        return datasets.Dataset.from_list(
+            [{"question": q.text, "choices": list(q.options), "answer": q.gold} for q in of]
+        )
+
+    template |= {"custom_dataset": lambda **_: {"dev": rows(dev), "test": rows(test)}, "num_fewshot": 5}
+    template.pop("dataset_path"), template.pop("dataset_name")
+    task = ConfigurableTask(config=template)
+    ours = questions.mmlu("m", test, dev, 5).questions
+    for document, question in zip(task.test_docs(), ours, strict=True):
+        assert task.fewshot_context(document, num_fewshot=5) == question.prompt
+        assert task.doc_to_choice(document) == list(question.choices)
+        assert task.doc_to_target(document) == question.gold
+
+
+@pytest.mark.slow
+def test_the_real_model_knows_english(tmp_path):
+    """The weights taken out of the package, against what was measured when they were first opened."""
+    network, tokenizer, _ = base_models.load("smollm2-135m", CACHE, torch.float32)
+    rows = packed(corpora.c4(CACHE)[1][:8], tokenizer, 512, tmp_path, keep_rest=True)
+    assert 20 < Loss.of(network, rows).perplexity < 80  # C4: 35.0 over all of the 300 documents

@@ -1,0 +1,161 @@
+"""Scorers on published examples and hard cases."""
+
+from fractions import Fraction
+
+import pytest
+
+from experiments.data import corpora
+from experiments.data.corpora import boxed
+from experiments.measure import scorers
+from experiments.measure.scorers import convfinqa_right, entities, entity_f1, gsm8k_right, headline_f1, math_right
+
+from ..data.tokenizers_of import CACHE
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("18", 18),
+        ("$1,234.50 dollars", Fraction("1234.5")),
+        ("-3", -3),
+        ("- 3 degrees", -3),
+        ("-$5", -5),
+        ("3/4 of a cup", Fraction(3, 4)),
+        ("1 1/2", Fraction(3, 2)),
+        ("- 1 1/2", Fraction(-3, 2)),
+        (".5", Fraction(1, 2)),
+        ("12.", 12),
+        ("70,000", 70_000),
+        ("x = 7", 7),
+        ("5 apples and 6 pears", 5),
+        ("3/0", None),
+        ("none", None),
+        ("", None),
+    ],
+)
+def test_numbers_are_read_exactly(text, value):
+    assert scorers.number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("generated", "answer", "right"),
+    [
+        ("She sells 9 eggs for $2 each.\nThe answer is: 18", "18", True),
+        ("The answer is: $18.00", "18", True),
+        ("The answer is: 18 dollars a day.", "18", True),
+        ("The answer is: 2,125", "2125", True),
+        ("The answer is: 2125", "2,125", True),
+        ("The answer is: 18.4", "18", False),  # rounding would call this right
+        ("The answer is: 17\nNo. The answer is: 18", "18", True),  # the last one counts
+        ("The answer is: \n18", "18", True),
+        ("#### 18", "18", False),  # GSM8K's own mark, which a model trained on MetaMathQA does not write
+        ("18", "18", False),
+        ("The answer is:", "18", False),
+        ("", "18", False),
+    ],
+)
+def test_metamath_rule_for_gsm8k(generated, answer, right):
+    assert gsm8k_right(generated, answer) is right
+
+
+@pytest.mark.parametrize(
+    ("guess", "answer", "right"),
+    [
+        (r"\frac{1}{2}", r"\dfrac{1}{2}", True),
+        (r"\frac12", r"\frac{1}{2}", True),
+        ("1/2", r"\frac{1}{2}", True),
+        ("0.5", r"\frac{1}{2}", True),
+        ("-1/2", r"-\frac{1}{2}", True),
+        (r"\frac{2}{4}", r"\frac{1}{2}", True),
+        (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})", True),
+        ("10,080", r"10,\!080", True),
+        ("$5$", "5", True),
+        (r"90^\circ", "90", True),
+        (r"50\%", "50", True),
+        (r"5\text{ inches}", "5", True),
+        (r"\text{Evelyn}", "Evelyn", True),
+        ("x=5", "5", True),
+        (r"\sqrt2", r"\sqrt{2}", True),
+        ("5.0", "5", True),
+        ("(1,2)", "(2,1)", False),
+        ("1,2", "12", False),
+        ("-5", "5", False),
+        ("", "5", False),
+    ],
+)
+def test_metamath_rule_for_math(guess, answer, right):
+    assert math_right(f"So it follows.\nThe answer is: {guess}", answer) is right
+
+
+def test_every_gold_answer_is_right_by_its_own_scorer():
+    train, held_out = corpora.competition_math(CACHE)
+    wrong = [p for p in train + held_out if not math_right(f"The answer is: {' '.join(p.answer.split())}", p.answer)]
+    assert not wrong
+    wrong = [p for p in corpora.gsm8k(CACHE) if not gsm8k_right(f"{p.solution}\nThe answer is: {p.answer}", p.answer)]
+    assert not wrong
+
+
+def test_our_reading_of_math_answers_agrees_with_lm_evals():
+    """lm-eval's normaliser on the published solutions: the answers that we take out are the ones that it does."""
+    from lm_eval.tasks.hendrycks_math.utils import is_equiv, last_boxed_only_string, remove_boxed
+
+    _, held_out = corpora.competition_math(CACHE)
+    for problem in held_out:
+        assert is_equiv(problem.answer, remove_boxed(last_boxed_only_string(problem.solution)).strip())
+
+
+def test_boxed_takes_the_last_one_with_its_braces():
+    assert boxed(r"\boxed{1} then \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
+    assert boxed("nothing") is None
+    assert boxed(r"\boxed{unclosed") is None
+
+
+def test_weighted_f1_is_the_textbooks():
+    # Class a: precision 1/2, recall 1, F1 2/3, weight 1. Class b: precision 1, recall 1/2, F1 2/3, weight 2.
+    assert scorers.weighted_f1(["a", "b", "a"], ["a", "b", "b"]) == pytest.approx(2 / 3)
+    assert scorers.weighted_f1(["a", "a"], ["a", "a"]) == 1
+    assert scorers.weighted_f1(["b", "b"], ["a", "a"]) == 0
+
+
+def test_headline_averages_over_the_kinds_of_question():
+    # Kind 0 all right, kind 1 all wrong: the kinds count alike, however many questions each has.
+    assert headline_f1([1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]) == pytest.approx(0.5)
+
+
+def test_entities_are_names_with_types():
+    assert entities("Sam  Altman (PER), OpenAI (org)\nUS (LOC)") == {
+        ("sam altman", "PER"),
+        ("openai", "ORG"),
+        ("us", "LOC"),
+    }
+    assert entities("no entities here") == entities("") == set()
+
+
+def test_entity_f1_is_the_mean_over_sentences():
+    gold = ["A (PER), B (ORG)", "C (LOC)", ""]
+    assert entity_f1(["A (PER), B (LOC)", "", ""], gold) == pytest.approx((0.5 + 0 + 1) / 3)
+
+
+@pytest.mark.parametrize(
+    ("generated", "answer", "right"),
+    [
+        ("206588.0", "206588.0", True),
+        ("206,588", "206588", True),
+        ("$ 206588", "206588", True),
+        ("25.6%", "0.256", True),
+        ("0.25", "25.6%", True),  # within a hundredth, the published tolerance
+        ("-12.5", "12.5", False),
+        ("(12.5)", "-12.5", True),
+        ("the answer is 3, or 4", "4", True),  # any number of the first line
+        ("3\n4", "4", False),
+        ("nothing", "4", False),
+        ("", "4", False),
+    ],
+)
+def test_convfinqa_matches_numbers(generated, answer, right):
+    assert convfinqa_right(generated, answer) is right
+
+
+def test_the_likeliest_token_on_average_is_chosen():
+    assert scorers.per_token_choice([-4.0, -6.0], [1, 3]) == 1
+    assert scorers.per_token_choice([-4.0, -6.0], [1, 1]) == 0

@@ -1,0 +1,81 @@
+"""`mora` stands alone: what it imports, what its wheel holds, and how it registers with PEFT."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from peft import PeftType
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+import mora
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "mora").glob("**/*.py"))
+# What the harness around the library needs, and a stranger who installs the library does not have.
+NOT_OURS = {"hydra", "omegaconf", "lm_eval", "wandb", "datasets", "pandas", "experiments", "scripts"}
+
+
+def imported_packages(source: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_the_sources_import_only_what_the_wheel_requires(source):
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    required = {requirement.partition(">")[0] for requirement in requirements}
+    assert imported_packages(source) <= set(sys.stdlib_module_names) | required
+
+
+def test_importing_loads_nothing_of_the_harness():
+    # transformers looks for optional packages; having found one is fine, having imported it for us is not.
+    code = "import sys, mora; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "mora" in loaded.stdout.split()
+    assert not NOT_OURS & set(loaded.stdout.split())
+
+
+def test_registering_again_changes_nothing():
+    before = (list(PeftType), dict(PEFT_TYPE_TO_CONFIG_MAPPING), dict(PEFT_TYPE_TO_TUNER_MAPPING))
+    mora.register()
+    assert (list(PeftType), dict(PEFT_TYPE_TO_CONFIG_MAPPING), dict(PEFT_TYPE_TO_TUNER_MAPPING)) == before
+    assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.MORA] is mora.MoraConfig
+    assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType.MORA] is mora.MoraModel
+
+
+def test_a_method_of_that_name_in_peft_is_not_overwritten(monkeypatch):
+    class SomebodyElses:
+        pass
+
+    monkeypatch.setitem(PEFT_TYPE_TO_CONFIG_MAPPING, PeftType.MORA, SomebodyElses)
+    with pytest.raises(RuntimeError, match=r"already has a method MORA: .*SomebodyElses"):
+        mora.register()
+    assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.MORA] is SomebodyElses
+
+
+def test_the_public_names_exist():
+    assert {name for name in mora.__all__ if not hasattr(mora, name)} == set()
+
+
+def test_the_wheel_holds_the_library_alone(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    source = tmp_path / "source"
+    # A copy, because setuptools leaves build folders beside what it builds.
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "mora", "experiments"):
+        if (ROOT / name).exists():
+            (source / name).symlink_to(ROOT / name)
+    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"mora_peft-{mora.__version__}-py3-none-any.whl"
+    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packaged == {str(path.relative_to(ROOT)) for path in SOURCES} | {"mora/py.typed"}

@@ -1,0 +1,291 @@
+"""The operators against the authors' code, and what must hold for every size and option."""
+
+import doctest
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from mora import blocked, grouped, operators
+
+settings.register_profile("no deadline", deadline=None)  # how long a case takes depends on who else uses the machine
+settings.load_profile("no deadline")
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "operators.safetensors"
+
+GROUPINGS = list(itertools.product(operators.GROUPS, operators.GROUPS))
+VARIANTS = (
+    [("truncation", {})]
+    + [("sharing", {"in_groups": i, "out_groups": o, "wrap": w}) for i, o in GROUPINGS for w in (True, False)]
+    + [
+        (name, {"wrap": w, "surplus": s})
+        for name in ("decouple", "rotation")
+        for w in (True, False)
+        for s in operators.SURPLUS
+    ]
+)
+variants = st.sampled_from(VARIANTS)
+sizes = st.integers(1, 40)
+# Beyond either side, and so far beyond that the wrapped padding goes around more than once.
+squares = st.integers(1, 100)
+
+
+def generic(q: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """A matrix without accidental rank deficiency in it or its blocks."""
+    return torch.randn(q, q, generator=torch.Generator().manual_seed(q), dtype=torch.float64).to(dtype)
+
+
+def golden_cases() -> list[dict]:
+    with safe_open(GOLDEN, "pt") as file:
+        return json.loads(file.metadata()["cases"])
+
+
+def test_golden_file_is_whole():
+    cases = golden_cases()
+    assert len(cases) == 20
+    assert {case["type"] for case in cases} == {1, 2, 3, 4, 6}
+
+
+@pytest.mark.parametrize(
+    "case", golden_cases(), ids=lambda c: f"type{c['type']}-{c['in_features']}-{c['out_features']}"
+)
+def test_equals_the_authors_code(case):
+    with safe_open(GOLDEN, "pt") as file:
+        M, x, y, delta = (file.get_tensor(f"{case['case']}.{name}").double() for name in ("M", "x", "y", "delta"))
+    operator = operators.build_official(case["type"], case["in_features"], case["out_features"], case["r_hat"])
+    torch.testing.assert_close(operator.apply(x, M), y, rtol=0, atol=1e-10)
+    torch.testing.assert_close(operator.delta_weight(M), delta, rtol=0, atol=1e-10)
+
+
+@given(st.sampled_from(GROUPINGS), sizes, sizes, squares)
+def test_sharing_is_its_definition(groups, k, d, q):
+    """Loops over single features, wrap-around padding included, as the authors' types 1 to 4 are defined."""
+    operator = operators.build("sharing", k, d, q, in_groups=groups[0], out_groups=groups[1])
+    x, y = torch.randn(k, dtype=torch.float64), torch.randn(q, dtype=torch.float64)
+
+    def contiguous_group(i: int, size: int) -> int:
+        short, longer = divmod(size, q)
+        edge = longer * (short + 1)
+        return i // (short + 1) if i < edge else longer + (i - edge) // short
+
+    compressed = torch.zeros(q, dtype=torch.float64)
+    if groups[0] == "strided":
+        for j in range(k + -k % q):
+            compressed[j % q] += x[j % k]
+    else:
+        for j in range(k):
+            compressed[contiguous_group(j, k)] += x[j]
+    torch.testing.assert_close(operator.compress(x), compressed)
+    group = [i % q if groups[1] == "strided" else contiguous_group(i, d) for i in range(d)]
+    assert torch.equal(operator.decompress(y), y[group])
+
+
+@given(st.sampled_from(["decouple", "rotation"]), sizes, sizes, squares)
+def test_blocks_are_their_definition(name, k, d, q):
+    """Eq. 8-11, one block after the other, with the angle of every pair written out."""
+    x, M = torch.randn(k, dtype=torch.float64), generic(q)
+    n = math.ceil(k / q)
+    padded = x.repeat(2 + q // k)[: n * q]
+    outputs = []
+    for block in range(n):
+        R = torch.eye(q, dtype=torch.float64)
+        for j in range(q // 2 if name == "rotation" else 0):
+            angle = block * 10_000 ** (-2 * j / q)
+            first, second = j, j + q // 2
+            R[first, first] = R[second, second] = math.cos(angle)
+            R[first, second], R[second, first] = -math.sin(angle), math.sin(angle)
+        outputs.append(M @ R @ padded[block * q : (block + 1) * q])
+    expected = torch.cat(outputs)[torch.arange(d) % (n * q)]
+    # Loose, because the angles of the operator are float32, as the authors' are.
+    torch.testing.assert_close(operators.build(name, k, d, q).apply(x, M), expected, rtol=0, atol=1e-4)
+
+
+@given(variants, sizes, sizes, squares, st.sampled_from([(), (3,), (2, 3)]))
+def test_apply_is_the_delta_weight(variant, k, d, q, leading):
+    name, options = variant
+    operator = operators.build(name, k, d, q, **options)
+    M, x = generic(q), torch.randn(*leading, k, dtype=torch.float64)
+    y = operator.apply(x, M)
+    assert y.shape == (*leading, d)
+    torch.testing.assert_close(y, x @ operator.delta_weight(M).T, rtol=0, atol=1e-9)
+
+
+@given(variants, sizes, sizes, squares, st.sampled_from([1.0, -1.0]))
+def test_add_delta_is_the_dense_sum(variant, k, d, q, sign):
+    name, options = variant
+    operator = operators.build(name, k, d, q, **options)
+    M, weight = generic(q), torch.randn(d, k, dtype=torch.float64)
+    # Both layouts of a weight: torch.nn.Linear's, and the transposed one of Conv1D.
+    for target in (weight.clone(), weight.T.clone(memory_format=torch.contiguous_format).T):
+        operator.add_delta_(target, M, sign)
+        torch.testing.assert_close(target, weight + sign * operator.delta_weight(M), rtol=0, atol=1e-12)
+
+
+@given(variants, sizes, sizes, squares, st.integers(1, 300))
+def test_delta_is_the_same_whatever_fits_the_cache(variant, k, d, q, cached):
+    """The sizes above fit it whole; large layers are merged a piece at a time."""
+    name, options = variant
+    operator, M = operators.build(name, k, d, q, **options), generic(q)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (grouped, blocked):
+            patch.setattr(module, "CACHED", cached)
+        pieces = operator.delta_weight(M)
+    assert torch.equal(pieces, operator.delta_weight(M))
+
+
+@given(variants, sizes, sizes, squares)
+def test_shapes(variant, k, d, q):
+    name, options = variant
+    operator = operators.build(name, k, d, q, **options)
+    inside = (q,) if name in ("truncation", "sharing") else (math.ceil(k / q), q)
+    assert operator.compress(torch.randn(2, k)).shape == (2, *inside)
+    assert operator.decompress(torch.randn(2, *inside)).shape == (2, d)
+    assert operator.delta_weight(torch.randn(q, q)).shape == (d, k)
+    assert (operator.in_features, operator.out_features, operator.r_hat) == (k, d, q)
+
+
+@given(variants, sizes, sizes, squares, st.sampled_from([torch.float32, torch.bfloat16]))
+def test_low_precision_follows_float64(variant, k, d, q, dtype):
+    name, options = variant
+    operator = operators.build(name, k, d, q, **options)
+    M, x = generic(q, dtype), torch.randn(4, k).to(dtype)
+    y, delta = operator.apply(x, M), operator.delta_weight(M)
+    assert y.dtype == delta.dtype == dtype
+    expected = operator.apply(x.double(), M.double())
+    unit = torch.finfo(dtype).eps
+    # Rounding grows with the number of summands; every sum here has at most k + q of them, of size about 1.
+    torch.testing.assert_close(y.double(), expected, rtol=8 * unit, atol=8 * unit * (k + q))
+    torch.testing.assert_close(delta.double(), operator.delta_weight(M.double()), rtol=8 * unit, atol=8 * unit * q)
+
+
+@given(st.sampled_from([v for v in VARIANTS if v[0] in ("truncation", "sharing")]), sizes, sizes, squares)
+def test_rank_of_the_grouped_operators(variant, k, d, q):
+    name, options = variant
+    delta = operators.build(name, k, d, q, **options).delta_weight(generic(q))
+    assert torch.linalg.matrix_rank(delta, rtol=1e-10) == min(q, k, d)
+
+
+@given(st.sampled_from([v for v in VARIANTS if v[0] in ("decouple", "rotation")]), sizes, squares)
+def test_rank_of_the_block_operators_is_full(variant, k, q):
+    name, options = variant
+    delta = operators.build(name, k, k, q, **options).delta_weight(generic(q))
+    assert torch.linalg.matrix_rank(delta, rtol=1e-12) == k
+
+
+@given(st.sampled_from(GROUPINGS), st.booleans(), sizes, sizes, squares)
+def test_spread_is_the_transpose_of_sum(groups, wrap, k, d, q):
+    sharing = operators.build("sharing", k, d, q, in_groups=groups[0], out_groups=groups[1], wrap=wrap)
+    truncation = operators.build("truncation", k, d, q)
+    for grouping in (sharing.inputs, sharing.outputs, truncation.inputs):
+        x, y = torch.randn(grouping.size, dtype=torch.float64), torch.randn(q, dtype=torch.float64)
+        torch.testing.assert_close(grouping.sum(x) @ y, x @ grouping.spread(y))
+
+
+@given(st.sampled_from(["decouple", "rotation"]), st.booleans(), sizes, sizes, squares)
+def test_fold_leaves_no_input_dead(name, wrap, k, d, q):
+    fold = operators.build(name, k, d, q, wrap=wrap, surplus="fold").delta_weight(generic(q))
+    drop = operators.build(name, k, d, q, wrap=wrap, surplus="drop").delta_weight(generic(q))
+    assert (fold != 0).any(dim=0).all()
+    if k <= d:
+        assert torch.equal(fold, drop)
+    blocks_with_an_output = math.ceil(d / q)
+    assert torch.equal((drop != 0).any(dim=0), torch.arange(k) < q * blocks_with_an_output)
+
+
+@pytest.mark.parametrize(("surplus", "dead"), [("drop", 0.623), ("fold", 0.0)])
+def test_dead_inputs_of_a_llama_down_proj(surplus, dead):
+    k, d = 11008, 4096
+    q = operators.square_size(k, d, 8, even=True)
+    operator = operators.build("rotation", k, d, q, surplus=surplus)
+    x = torch.zeros(k, requires_grad=True)
+    # A random direction of the output: an input whose derivative vanishes along it gets no update.
+    (operator.apply(x, generic(q, torch.float32)) @ torch.randn(d)).backward()
+    assert (x.grad == 0).float().mean().item() == pytest.approx(dead, abs=1e-3)
+
+
+@pytest.mark.parametrize(("size", "q", "expected"), [(256, 64, 112), (768, 443, 768)])
+def test_rank_gained_by_merging_both_groupings(size, q, expected):
+    def merged(*types: int) -> torch.Tensor:
+        weight = torch.zeros(size, size, dtype=torch.float64)
+        for mora_type in types:
+            M = torch.randn(q, q, generator=torch.Generator().manual_seed(mora_type), dtype=torch.float64)
+            operators.build_official(mora_type, size, size, q).add_delta_(weight, M)
+        return weight
+
+    rank = torch.linalg.matrix_rank
+    assert rank(merged(1)) == q
+    assert rank(merged(1, 2)) == expected
+    assert rank(merged(1, 2, 3, 4)) == expected
+
+
+@given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(1, 512), st.booleans())
+def test_square_size_stays_within_the_budget_of_lora(k, d, r, even):
+    q = operators.square_size(k, d, r, even=even)
+    assert q >= 1
+    assert q * q <= (k + d) * r
+    step = 2 if even else 1
+    assert (q + step) ** 2 > (k + d) * r, "a larger square fits"
+    assert not even or q == 1 or q % 2 == 0
+
+
+# k, d: the side at r = 8, 128, 256 in the authors' code, which rounds to the nearest integer.
+OFFICIAL_SIDES = {
+    (4096, 4096): (256, 1024, 1448),
+    (4096, 11008): (348, 1390, 1966),
+    (768, 768): (111, 443, 627),
+    (768, 2560): (163, 653, 923),
+    (2048, 2048): (181, 724, 1024),
+    (2048, 5461): (245, 980, 1386),
+}
+
+
+@pytest.mark.parametrize("shape", OFFICIAL_SIDES)
+def test_square_size_is_the_floor_of_what_the_authors_round(shape):
+    for r, official in zip((8, 128, 256), OFFICIAL_SIDES[shape], strict=True):
+        exact = math.sqrt(sum(shape) * r)
+        assert official == int(exact + 0.5)
+        assert operators.square_size(*shape, r) == operators.square_size(*reversed(shape), r) == math.floor(exact)
+        assert official - operators.square_size(*shape, r) in (0, 1)
+
+
+def test_square_size_of_the_paper():
+    assert operators.square_size(4096, 4096, 8) == 256
+    assert operators.square_size(4096, 4096, 128) == 1024
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": "shearing"}, r"operator must be one of truncation, sharing, decouple, rotation, got 'shearing'"),
+        ({"in_groups": "random"}, r"in_groups must be one of strided, contiguous, got 'random'"),
+        ({"out_groups": "random"}, r"out_groups must be one of strided, contiguous, got 'random'"),
+        ({"surplus": "keep"}, r"surplus must be one of drop, fold, got 'keep'"),
+        ({"r_hat": 0}, r"at least 1"),
+        ({"in_features": -6}, r"at least 1"),
+    ],
+)
+def test_errors_name_what_is_allowed_and_repeat_the_sizes(changed, message):
+    asked = {"name": "sharing", "in_features": 6, "out_features": 4, "r_hat": 3} | changed
+    with pytest.raises(ValueError, match=message) as error:
+        operators.build(**asked)
+    for size in ("in_features", "out_features", "r_hat"):
+        assert f"{size}={asked[size]}" in str(error.value)
+
+
+def test_other_errors():
+    with pytest.raises(ValueError, match=r"mora_type must be one of 1, 2, 3, 4, 6, got 5"):
+        operators.build_official(5, 6, 4, 3)
+    with pytest.raises(ValueError, match=r"must be positive, got 6, 4, 0"):
+        operators.square_size(6, 4, 0)
+
+
+def test_docstrings():
+    results = doctest.testmod(operators)
+    assert results.attempted > 3
+    assert results.failed == 0

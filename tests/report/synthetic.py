@@ -1,0 +1,150 @@
+"""Synthetic records: whole, deterministic, and with the keys that the real protocols give."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from experiments import paper
+from experiments.paper import Cell
+from experiments.store.records import Record
+from experiments.study import measures
+from experiments.study.cells import Setting
+
+RANKS = {8: 4, 16: 6, 32: 9, 64: 14, 128: 8, 256: 32}
+STEPS = 100
+
+
+class FixedProtocols:
+    """Protocols that do not come from conf/, so that golden files do not change when a protocol is tuned."""
+
+    def __init__(self, scale: str) -> None:
+        self.scale = scale
+
+    def setting(self, cell: Cell) -> Setting:
+        rank = None if cell.rank is None else RANKS[cell.rank]
+        candidates = {"none": (), "fft": (1e-3,)}.get(cell.method, (1e-3, 1e-2))
+        identity = {"cell": dataclasses.asdict(cell), "scale": self.scale, "training": {}, "seed": 0, "hardware": {}}
+        operator = cell.operator or ("sharing" if cell.method in ("mora", "remora") else None)
+        model = cell.model or "tiny"
+        use = candidates[0] if candidates else 1e-3
+        return Setting(cell, self.scale, tuple(self._arguments(cell)), rank, operator, model, candidates, use, identity)
+
+    def command(self, cell: Cell) -> str:
+        return " ".join(["python", "run.py", *self._arguments(cell)])
+
+    def _arguments(self, cell: Cell) -> list[str]:
+        made = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]
+        return made + ([f"method.rank={RANKS[cell.rank]}"] if cell.rank else []) + list(cell.options)
+
+
+def noise(*what: Any) -> float:
+    """A number in [-1, 1) that depends on `what` alone."""
+    return int(hashlib.sha256(repr(what).encode()).hexdigest()[:8], 16) / 2**31 - 1
+
+
+SPEED = {"fft": 3.0, "mora": 2.0, "lora": 1.0, "relora": 1.2, "remora": 2.4}
+
+
+def record(setting: Setting, rate: float, seed: int, *, status: str = "finished", **changes: Any) -> Record:
+    """A run of `setting` whose numbers follow its method, rank, rate and seed."""
+    cell = setting.cell
+    speed = SPEED.get(cell.method, 1.5) * (1 + math.log2((cell.rank or 256) / 8) / 5) * (2 if rate > 2e-3 else 1)
+    wobble = 0.02 * noise(cell, rate, seed)
+    curve = []
+    for step in range(10, STEPS + 1, 10):
+        done = 1 / (1 + math.exp(-(speed * step / 25 - 5))) + wobble * step / STEPS
+        row = {"step": step, "loss": round(3.0 - 2.8 * done, 4), "learning_rate": rate}
+        if cell.task == "uuid":
+            row["char_accuracy"] = round(min(100.0, 9.8 + 90 * done), 2)
+        curve.append(row)
+    score = round(100 * min(1.0, max(0.0, done)), 2)
+    final: dict[str, float] = {}
+    for name in {c.metric for n in paper.TABLES for c in paper.table(n).columns if c.task == cell.task}:
+        higher = paper.METRICS[name].higher_is_better
+        final[name] = score if higher else round(30 - 4 * speed / 2 + 10 * wobble, 3)
+    metrics: dict[str, Any] = {"final": final, "curve": curve}
+    if cell.task == "pretrain":
+        high = 40 if "mora" in cell.method else 8
+        metrics["spectrum"] = {
+            p: {"above": high + i + 5 * wobble, "layers": 3} for i, p in enumerate(paper.PROJECTIONS)
+        }
+    model = changes.pop("model", setting.model)
+    made = Record(
+        setting.key(rate, seed),
+        f"{cell.task}-{setting.scale}-{cell.method}",
+        status,
+        {
+            "method": cell.method,
+            "rank": setting.rank,
+            "operator": setting.operator,
+            "task": cell.task,
+            "scale": setting.scale,
+            "model": model,
+            "learning_rate": rate,
+            "seed": seed,
+        },
+        {"training": {"steps": STEPS, "learning_rate": rate}, "hardware": {}, "model": model},
+        metrics,
+        {
+            "trainable_parameters": 1000 * (setting.rank or 600),
+            "total_parameters": 650_000,
+            "seconds": round(20 + 5 * speed + wobble, 2),
+            "tokens": 10_000,
+            "tokens_per_second": 400.0,
+            "peak_memory_bytes": 2**29,
+            "adapter_bytes": 4000 * (setting.rank or 600),
+        },
+        {
+            "code": {"commit": "0123abc", "dirty": False},
+            "packages": {"torch": "2.13.0", "peft": "0.21.0"},
+            "python": "3.11.7",
+            "data_fingerprint": "feed",
+        },
+    )
+    if status == "failed":
+        made.metrics = {"final": {}, "curve": curve[:3]}
+        made.error = {"type": "RuntimeError", "message": "out of memory"}
+    return dataclasses.replace(made, **changes)
+
+
+def diverged(setting: Setting, rate: float, seed: int) -> Record:
+    """A run that stopped at a loss that is not a number."""
+    made = record(setting, rate, seed, status="failed")
+    made.metrics["curve"][-1]["loss"] = None
+    made.error = {"type": "FloatingPointError", "message": "the loss is not finite at step 30"}
+    return made
+
+
+def searched(setting: Setting, seeds: Iterable[int]) -> list[Record]:
+    """Every candidate at seed 0, and all the seeds at the one with the lowest training loss."""
+    tried = {rate: record(setting, rate, 0) for rate in setting.candidates or (setting.use,)}
+    best = min(tried, key=lambda rate: measures.training_loss(tried[rate]) or 0.0)
+    return [*tried.values(), *(record(setting, best, s) for s in seeds if s)]
+
+
+def write(records: Iterable[Record], results: Path) -> Path:
+    """Write records as a run would, without its care for the disk."""
+    runs = results / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    for made in records:
+        (runs / f"{made.key}.json").write_text(json.dumps(dataclasses.asdict(made), indent=1, sort_keys=True) + "\n")
+    return results
+
+
+def small_set(protocols: Any) -> list[Record]:
+    """Table 2 with three seeds (one row: one), one run diverged, one failed; Table 3; a single run of Table 1."""
+    rows = [Cell("uuid", m, r) for m, r in (("fft", None), ("lora", 8), ("mora", 8), ("lora", 256), ("mora", 256))]
+    made = [r for c in rows for r in searched(protocols.setting(c), (0,) if c == rows[-1] else (0, 1, 2))]
+    made += [r for m in SPEED if m != "fft" for r in searched(protocols.setting(Cell("pretrain", m, 128)), (0, 1))]
+    made.append(record(protocols.setting(Cell("math", "mora", 8)), 1e-3, 0))
+    lost, broken = protocols.setting(rows[1]), protocols.setting(rows[3])
+    kept = {r.key: r for r in made}
+    kept[lost.key(1e-2, 2)] = diverged(lost, 1e-2, 2)
+    kept[broken.key(1e-3, 0)] = record(broken, 1e-3, 0, status="failed")
+    return list(kept.values())

@@ -1,0 +1,127 @@
+"""The three rules that hold the house up, as far as they concern what reads records."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import paper
+from experiments.study.cells import Protocols
+
+from . import synthetic
+
+ROOT = Path(__file__).parent.parent.parent
+OURS = ("plan", "make_tables", "make_figures", "make_report")
+
+
+def imports(source: str) -> set[str]:
+    """The modules that a source imports, absolute, wherever it does so."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def cells(notebook: Path) -> list[str]:
+    content = json.loads(notebook.read_text())
+    return ["".join(c["source"]) for c in content["cells"] if c["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_experiments_never_import_scripts(path):
+    assert not [name for name in imports(path.read_text()) if name.split(".")[0] == "scripts"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_scripts_only_read_records(name):
+    found = imports((ROOT / "scripts" / f"{name}.py").read_text())
+    allowed = (
+        "experiments.report",
+        "experiments.study",
+        "experiments.cli",
+        "experiments.store",
+        "experiments.paper",
+        "experiments.errors",
+    )
+    inside = {n for n in found if n.split(".")[0] in ("experiments", "mora", "scripts")} - {"experiments"}
+    assert all(n.startswith(allowed) for n in inside), inside
+    assert not {n for n in found if n.split(".")[0] in ("torch", "transformers", "peft", "hydra")}
+
+
+def test_notebook_only_reads_records_and_has_no_output():
+    notebook = ROOT / "notebooks" / "results.ipynb"
+    content = json.loads(notebook.read_text())
+    assert all(not c.get("outputs") and not c.get("execution_count") for c in content["cells"])
+    found = imports("\n".join(cells(notebook)))
+    assert {n for n in found if n.startswith(("experiments.", "mora", "scripts"))} <= {
+        n
+        for n in found
+        if n.startswith(("experiments.report", "experiments.study", "experiments.store", "experiments.paper"))
+    }
+
+
+def test_notebook_executes(tmp_path):
+    protocols = Protocols("smoke")
+    made = [r for c in paper.table_cells(2, "smoke") for r in synthetic.searched(protocols.setting(c), (0, 1))]
+    synthetic.write(made, tmp_path)
+    source = "\n".join(cells(ROOT / "notebooks" / "results.ipynb")) + "\nassert len(results.records) == 24"
+    environment = os.environ | {"MORA_RESULTS": str(tmp_path), "MORA_SCALE": "smoke"}
+    subprocess.run([sys.executable, "-c", source], cwd=ROOT / "notebooks", env=environment, check=True)
+    empty = environment | {"MORA_SCALE": "paper"}
+    source = source.replace("== 24", "== 0")
+    subprocess.run([sys.executable, "-c", source], cwd=ROOT / "notebooks", env=empty, check=True)
+
+
+def published_numbers() -> set[str]:
+    """Every value of a published table that is unlikely to stand in code for another reason."""
+    rows = [row for number in paper.TABLES for row in paper.published()[f"table{number}"]["rows"]]
+    values = {str(v) for row in rows for v in row["values"].values() if v is not None}
+    return {v for v in values if not v.endswith(".0")}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *sorted((ROOT / "experiments" / "paper").glob("*.py")),
+        *sorted((ROOT / "experiments" / "report").glob("*.py")),
+        *(ROOT / "scripts" / f"{n}.py" for n in OURS),
+    ],
+    ids=lambda p: p.name,
+)
+def test_no_published_number_is_typed_by_hand(path):
+    assert not published_numbers() & set(re.findall(r"\d+\.\d+", path.read_text()))
+
+
+def test_the_papers_slips_are_found_by_arithmetic():
+    notes = "\n".join(paper.arithmetic_notes(6, 7))
+    for slip in ("51.9 in Table 6, 52.3 in Table 1", "52.05", "67.16", "67.24"):
+        assert slip in notes
+    assert len(paper.arithmetic_notes(6, 7)) == 3
+
+
+def test_every_published_value_is_in_a_table():
+    for number in paper.TABLES:
+        made = paper.table(number)
+        ours = sorted(v for row in made.rows for v in row.published.values() if v is not None)
+        rows = paper.published()[f"table{number}"]["rows"]
+        assert ours == sorted(v for row in rows for v in row["values"].values() if v is not None)
+
+
+def test_every_point_of_the_figures_is_drawn():
+    for number in (2, 3):
+        series = paper.published()[f"figure{number}"]["series"]
+        drawn = {len(s.points) for s in paper.figure(number)}
+        assert sum(len(s.points) for s in paper.figure(number)) == sum(
+            v is not None for values in series.values() for v in values
+        )
+        assert drawn

@@ -1,0 +1,196 @@
+"""The report: what it says, that nothing in a record can break out of it, and how it behaves in a real browser."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from experiments.report import html
+from experiments.study.fill import Results
+
+from . import synthetic
+from .browser import Browser
+
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    """The small set, with one run whose every text tries to be markup."""
+    protocols = synthetic.FixedProtocols("laptop")
+    records = synthetic.small_set(protocols)
+    records = [
+        dataclasses.replace(
+            r,
+            name=EVIL,
+            cell=r.cell | {"model": EVIL},
+            error={"type": EVIL, "message": EVIL + "</script>"},
+            provenance=r.provenance | {EVIL: EVIL},
+            config=r.config | {EVIL: {"</script>": EVIL}},
+            metrics=r.metrics | {"final": r.metrics["final"] | {EVIL: 1.0}},
+        )
+        if (r.cell["task"], r.cell["method"], r.cell["seed"]) == ("uuid", "fft", 0)
+        else r
+        for r in records
+    ]
+    results = Results("laptop", records, protocols)
+    other = Results("smoke", records, synthetic.FixedProtocols("smoke"))
+    return records, [results, other]
+
+
+@pytest.fixture(scope="module")
+def page(hostile):
+    return html.html(*hostile, problems=[f"{EVIL}.json is not a readable record"])
+
+
+def test_same_records_same_bytes(hostile, page):
+    records, all_results = hostile
+    fresh = [Results(r.scale, records, r.protocols) for r in all_results]
+    assert html.html(records, fresh, problems=[f"{EVIL}.json is not a readable record"]) == page
+
+
+def test_text_of_records_is_escaped(page):
+    assert "<img" not in page
+    assert "alert(1)</script>" not in page
+    assert len(re.findall("<script", page)) == 2
+
+
+def test_needs_no_network(page):
+    attributes: list[str] = []
+
+    class Elements(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            attributes.extend(name for name, _ in attrs)
+
+    Elements().feed(page)
+    assert "data-runs" in attributes
+    assert not {"src", "href", "srcset", "action"} & set(attributes)
+    assert "default-src 'none'" in page
+    urls = set(re.findall(r"https?://[\w./]+", page))
+    assert urls <= {"http://www.w3.org/2000/svg"}
+
+
+def test_data_is_whole(page, hostile):
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert [r["key"] for r in data["records"]] == [r.key for r in hostile[0]]
+    evil = next(r for r in data["records"] if r["name"] == EVIL)
+    assert data["shared"][evil["provenance"][EVIL]] == EVIL
+
+
+@pytest.fixture(scope="module")
+def browser(page, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "report.html").write_text(page)
+    opened = Browser(folder / "profile")
+    opened.open(folder / "report.html")
+    yield opened
+    opened.close()
+
+
+def column(browser, table, index):
+    script = (
+        "return [...document.querySelectorAll(arguments[0] + ' tbody tr')].map(r => r.cells[arguments[1]].textContent)"
+    )
+    return browser.run(script, table, index)
+
+
+def test_renders_without_errors(browser):
+    assert browser.run("return document.querySelectorAll('.page.shown .results').length") == 6
+    assert browser.run("return document.querySelectorAll('.page.shown figure > svg').length") == 5
+    assert browser.console() == []
+
+
+def test_sorting(browser):
+    header = "#table2-laptop thead tr:nth-child(2) th:nth-child(2)"
+    before = column(browser, "#table2-laptop", 0)
+
+    def shown() -> list[float]:
+        return [float(v.split(" ")[0]) for v in column(browser, "#table2-laptop", 2) if v != "—"]
+
+    browser.click(header)
+    assert shown() == sorted(shown())
+    browser.click(header)
+    assert shown() == sorted(shown(), reverse=True)
+    assert sorted(column(browser, "#table2-laptop", 0)) == sorted(before)
+    assert browser.run("return document.querySelector(arguments[0]).getAttribute('aria-sort')", header) == "descending"
+
+
+def test_sorting_keeps_what_was_not_run_at_the_end(browser):
+    header = "#table3-laptop thead tr:nth-child(2) th:nth-child(2)"
+    for _ in range(2):
+        browser.click(header)
+        assert column(browser, "#table3-laptop", 2)[-1] == "—"
+
+
+def test_filter(browser):
+    script = """const box = document.getElementById('filter'); box.value = arguments[0];
+    box.dispatchEvent(new Event('input'));
+    const rows = [...document.querySelectorAll('#table2-laptop tbody tr')].filter(r => !r.hidden);
+    return rows.map(r => r.cells[0].textContent)"""
+    assert sorted(browser.run(script, "lora r = 8")) == ["LoRA, r = 8"]
+    assert len(browser.run(script, "")) == 6
+
+
+def test_provenance_of_a_cell(browser):
+    browser.run("document.querySelector('#table2-laptop tbody tr').scrollIntoView({block: 'center'})")
+    rows = "[...document.querySelectorAll('#table2-laptop tbody tr')]"
+    browser.run(f"{rows}.find(r => r.cells[0].textContent === 'FFT').id = 'fft'")
+    browser.click("#fft td:nth-child(3) button")
+    assert browser.run("return document.getElementById('provenance').open")
+    assert "FFT" in browser.run("return document.getElementById('provenance-title').textContent")
+    assert browser.run("return document.querySelectorAll('#provenance .run').length") == 3
+    browser.click("#provenance .run summary")
+    for _ in range(20):
+        text = browser.run("return document.querySelector('#provenance .run').textContent")
+        if "configuration" in text:
+            break
+    assert "0123abc" in text
+    assert EVIL in text
+    assert browser.run("return document.querySelectorAll('#provenance .run svg path').length") >= 2
+    assert browser.run("return document.querySelectorAll('#provenance img, #provenance script').length") == 0
+    browser.click("#provenance form button")
+    assert browser.console() == []
+
+
+def test_missing_cell_says_how_to_fill_it(browser):
+    browser.click("#table6-laptop tbody tr:nth-child(2) td:nth-child(3) button")
+    text = browser.run("return document.getElementById('provenance-body').textContent")
+    assert "python run.py method=fft task=biomed scale=laptop" in text
+    browser.click("#provenance form button")
+
+
+def test_charts_answer_to_the_pointer(browser):
+    script = """const chart = document.querySelector('.page.shown figure svg'), box = chart.getBoundingClientRect();
+    for (let x = 0; x < box.width; x += 10) for (let y = 0; y < box.height; y += 10) {
+      chart.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + x, clientY: box.top + y}));
+      const tip = chart.parentNode.querySelector('.tip');
+      if (!tip.hidden) return tip.textContent;
+    } return ''"""
+    assert re.search(r"(FFT|LoRA|MoRA).*: [\d.]+", browser.run(script))
+
+
+def test_scales_are_apart(browser):
+    browser.click("button.scale[data-scale=smoke]")
+    assert browser.run("return [...document.querySelectorAll('.page.shown')].map(p => p.dataset.scale)") == ["smoke"]
+    assert set(column(browser, "#table2-smoke", 2)) == {"—"}
+    browser.click("button.scale[data-scale=laptop]")
+    assert browser.console() == []
+
+
+def test_fits_a_phone(page, tmp_path):
+    (tmp_path / "report.html").write_text(page)
+    phone = Browser(tmp_path / "profile", 390, 844)
+    try:
+        phone.open(tmp_path / "report.html")
+        assert phone.run("return innerWidth") == 390
+        assert phone.run("return document.scrollingElement.scrollWidth") <= 390
+        phone.click("#table2-laptop tbody tr td:nth-child(3) button")
+        width = phone.run("return document.getElementById('provenance').getBoundingClientRect().right")
+        assert width <= 390
+        assert phone.console() == []
+    finally:
+        phone.close()

@@ -1,0 +1,275 @@
+"""Wrong configurations: one line that says what, where and which values are allowed; exit code 2; nothing written."""
+
+import subprocess
+import sys
+
+import pytest
+
+from experiments.errors import ConfigError
+from experiments.identity import identity, key_of, name_of
+from experiments.spec import hardware
+
+from ..conftest import ROOT, compose
+
+# Arguments after scale=smoke -> words that the message must hold.
+WRONG = [
+    ("method=foo", "method must be one of asylora, dora, fft, lora, lora_plus, mora", "'foo'"),
+    ("task=foo", "task must be one of", "uuid"),
+    ("scale=foo", "scale must be one of laptop, paper, smoke, workstation"),
+    ("hardware=foo", "hardware must be one of", "auto, cpu"),
+    ("logger=foo", "logger must be one of none, wandb"),
+    ("experiment=foo", "experiment must be one of"),
+    ("model=foo", "model must be one of tiny, ", "smollm2-135m", "a folder", "'foo'"),
+    ("quantization=foo", "quantization must be one of none, nf4, int8"),
+    ("quantization=nf4 method=fft", "quantization must be none for method=fft", "frozen", "got nf4"),
+    ("quantization=int8 method=none", "quantization must be none for method=none", "got int8"),
+    ("quantization=nf4 method.train_rest=true", "quantization must be none with method.train_rest", "full precision"),
+    ("quantization=int8 method=dora", "quantization must be none or nf4 for method=dora"),
+    ("quantization=nf4 training.record_spectrum=true", "quantization must be none with training.record_spectrum"),
+    ("quantization=int8 method=relora", "quantization must be none for method=relora, got int8", "every merge would"),
+    ("trainin.steps=3", "trainin.steps is not a setting", "training"),
+    ("training.step=3", "training.step is not a setting", "allowed below training: learning_rate, steps"),
+    ("+foo=3", "foo is not a setting"),
+    ("+training.foo=3", "training.foo is not a setting"),
+    ("~training", "training is missing"),
+    ("~training.steps", "training.steps is missing"),
+    ("training=3", "training"),
+    ("method=fft method.rank=3", "method.rank is not a setting of method=fft", "name, family"),
+    ("method.rank=-1", "method.rank must be a positive integer, got -1"),
+    ("method.rank=0", "method.rank must be a positive integer, got 0"),
+    ("method.rank=1.5", "method.rank must be a positive integer"),
+    ("method.rank=abc", "method.rank must be a positive integer, got 'abc'"),
+    ("method.rank=200", "too large for q_proj of tiny", "r_hat=320", "in=256, out=256", "at most 128"),
+    ("method=lora method.rank=200", "too large for q_proj of tiny", "at most 128"),
+    ("training.batch_size=0", "training.batch_size must be a positive integer, got 0"),
+    ("training.batch_size=-4", "training.batch_size must be a positive integer, got -4"),
+    ("training.batch_size=17", "training.batch_size must be at most task.pairs (16), got 17"),
+    ("training.batch_size=6 hardware.device_batch_size=4", "hardware.device_batch_size", "got 4; allowed: 1, 2, 3, 6"),
+    ("hardware=ddp hardware.processes=3", "training.batch_size (8) must be a multiple", "allowed: 1, 2, 4, 8"),
+    ("hardware.processes=2 hardware.device_batch_size=3", "the 4 examples", "got 3; allowed: 1, 2, 4"),
+    ("hardware.processes=0", "hardware.processes must be a positive integer, got 0"),
+    ("hardware.nodes=2", "starts ranks on its own machine alone", "allowed: 1, or", "torchrun or srun"),
+    ("hardware.sharding=foo", "hardware.sharding must be one of none, full, gradients, zero2, got 'foo'"),
+    ("hardware.compile=1", "hardware.compile must be true or false, got 1"),
+    ("hardware=cpu hardware.sharding=zero2", "runs on GPUs; allowed on the CPU: none, full, gradients"),
+    ("training.steps=-1", "training.steps must be a positive integer, got -1"),
+    ("training.learning_rate=0", "training.learning_rate must be a positive number, got 0"),
+    ("training.learning_rate=-1e-3", "training.learning_rate must be a positive number"),
+    ("training.learning_rate=nan", "training.learning_rate must be a positive number"),
+    ("training.learning_rate=abc", "training.learning_rate must be a positive number, got 'abc'"),
+    ("training.checkpoint_every=3", "training.checkpoint_every must be a multiple of training.log_every (2)"),
+    ("method.target_modules=[foo]", "tiny has no layer 'foo'", "q_proj, k_proj"),
+    ("method.target_modules=[]", "method.target_modules must be a list of different names"),
+    ("method.operator=foo", "method.operator must be one of auto, truncation, sharing, decouple, rotation"),
+    ("method.dropout=1", "method.dropout must be a number in [0, 1)"),
+    ("hardware.precision=fp16", "fp16 needs a GPU; allowed on the CPU: fp32, bf16"),
+    ("seed=-1", "seed must be an integer from 0 to 4294967295"),
+    ("seed=${foo}", "foo"),
+    ("method=remora method.operator=rotation", "method.operator must be sharing for method=remora, got rotation"),
+    ("method=remora method.operator=auto", "method.operator must be sharing"),
+    ("method=relora method.restart_every=12", "method.restart_every must be less than training.steps (12)"),
+    ("method=relora method.restart_every=11", "leaves 1 steps after the last merge", "a divisor of training.steps"),
+    ("method=relora method.restart_warmup=4", "method.restart_warmup must be less than method.restart_every (4)"),
+    ("method=relora method.reset_ratio=0", "method.reset_ratio must be a number in (0, 1]"),
+    ("paths.results=/proc/nowhere", "paths.results: cannot write to /proc/nowhere"),
+]
+
+
+@pytest.fixture(scope="module")
+def main():
+    """run.main in this process: arguments -> exit code."""
+    sys.path.insert(0, str(ROOT))
+    from hydra.core.global_hydra import GlobalHydra
+
+    import run
+
+    def call(monkeypatch, *arguments: str) -> int:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
+        return run.main()
+
+    return call
+
+
+@pytest.mark.parametrize("case", WRONG, ids=[case[0] for case in WRONG])
+def test_wrong_configurations_are_one_line(case, main, monkeypatch, tmp_path, capsys):
+    arguments, *words = case
+    results = tmp_path / "results"
+    code = main(monkeypatch, "scale=smoke", "logger=none", f"paths.results={results}", *arguments.split())
+    err = capsys.readouterr().err.strip()
+    assert code == 2
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+    assert not results.exists() or not list(results.rglob("*.json"))
+
+
+@pytest.mark.parametrize("arguments", [("method=foo",), ("training.step=3",), ("method.rank=-1",), ("model=foo",)])
+def test_nothing_heavy_is_imported_before_an_error(arguments):
+    probe = (
+        "import sys; sys.argv = ['run.py', *sys.argv[1:]]; import run; code = run.main();"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'wandb', 'lm_eval'} & set(sys.modules);"
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+
+
+def test_a_package_that_is_not_there(main, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(monkeypatch, "scale=smoke", "quantization=nf4") == 2
+    assert "needs the package bitsandbytes, which is not installed: pip install" in capsys.readouterr().err
+
+
+def test_a_gpu_that_is_not_there(main, monkeypatch, capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(monkeypatch, "scale=smoke", "hardware=gpu") == 2
+    assert "finds no GPU here; allowed: auto, cpu" in capsys.readouterr().err
+
+
+def test_a_sweep_with_one_bad_cell_runs_the_others(main, monkeypatch, tmp_path, capsys):
+    code = main(
+        monkeypatch,
+        "-m",
+        "scale=smoke",
+        "logger=none",
+        "hardware=cpu",
+        "method=lora",
+        "method.rank=-1,2",
+        "training.steps=2",
+        "training.warmup_steps=1",
+        f"paths.results={tmp_path}",
+    )
+    assert code == 2
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 1
+    assert "method.rank must be a positive integer, got -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "workstation", "paper"])
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "method").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_method_composes_at_every_scale(path, scale):
+    config = compose(f"method={path.stem}", f"scale={scale}")
+    assert config.method.name == path.stem
+    assert config.scale == scale
+
+
+def test_the_paper_protocol_is_the_papers():
+    config = compose("method=lora", "scale=paper", "method.rank=256")
+    t = config.training
+    assert config.model == "meta-llama/Llama-2-7b-hf"
+    assert (config.task.pairs, t.batch_size, t.steps) == (10_000, 1_000, 1_000)
+    assert t.batch_size * t.steps == 100 * config.task.pairs
+    assert (t.schedule, t.warmup_steps, t.weight_decay, t.max_grad_norm) == ("linear", 100, 0.0, 1.0)
+    assert (config.method.alpha, config.method.dropout) == (128, 0.05)
+    assert len(config.method.target_modules) == 7
+    rates = config.protocol["learning_rates"]
+    assert rates["lora"][8]["candidates"] == [1e-4, 2e-4, 3e-4]
+    assert rates["mora"][256]["candidates"] == [5e-5, 1e-4, 2e-4]
+    assert rates["fft"][0]["candidates"] == [3e-5]
+    assert compose("method=lora", "scale=paper").method.alpha == 16
+
+
+def test_the_rate_of_an_unlisted_rank_is_that_of_the_nearest():
+    listed = compose("method=lora", "scale=paper").protocol["learning_rates"]["lora"]
+    assert compose("method=lora", "scale=paper", "method.rank=16").training.learning_rate == listed[8]["use"]
+    assert compose("method=lora", "scale=paper", "training.learning_rate=7e-4").training.learning_rate == 7e-4
+
+
+def key(*overrides: str) -> str:
+    return key_of(identity(compose("scale=smoke", *overrides), task_version=1, model_fingerprint="m"))
+
+
+def test_the_key_changes_with_all_that_can_change_the_result():
+    keys = [
+        key(*change)
+        for change in (
+            (),
+            ("seed=1",),
+            ("method=lora",),
+            ("method.rank=2",),
+            ("method.operator=rotation",),
+            ("method.wrap=false",),
+            ("task.pairs=12",),
+            ("training.learning_rate=0.5",),
+            ("training.evaluate_every=4",),
+            ("training.adapter_dtype=base",),
+            ("hardware.precision=bf16",),
+        )
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+
+    monkeypatch.setattr(hardware, "GPU_DRIVERS", ())
+
+
+def test_auto_is_what_the_machine_has(monkeypatch, no_gpu):
+    on_cpu = compose("scale=smoke").hardware
+    assert (on_cpu.device, on_cpu.precision) == ("cpu", "fp32")
+    monkeypatch.setattr(hardware, "_has_gpu", lambda: True)
+    monkeypatch.setattr(hardware, "_has_bf16", lambda: True)
+    on_cpu = compose("scale=smoke").hardware
+    assert (on_cpu.device, on_cpu.precision) == ("gpu", "bf16")
+    assert compose("scale=smoke", "hardware=cpu").hardware.device == "cpu"
+    with_gpu = key()
+    monkeypatch.undo()
+    assert key("hardware=cpu") != with_gpu  # another number format is another result
+
+
+def test_the_key_does_not_change_with_anything_else(no_gpu):
+    changes = (
+        ("paths.results=elsewhere",),
+        ("paths.cache=elsewhere",),
+        ("logger=none",),
+        ("training.checkpoint_every=2",),
+        ("training.keep_checkpoints=5",),
+        ("hardware=cpu",),
+        ("hardware=cpu", "hardware.precision=auto"),
+        ("hardware.device_batch_size=4",),
+        ("hardware=ddp", "hardware.processes=2"),
+        ("hardware=fsdp",),
+        ("hardware.compile=true",),
+    )
+    assert {key(*change) for change in changes} == {key()}
+
+
+@pytest.mark.parametrize(("rank", "operator"), [(8, "rotation"), (32, "rotation"), (33, "sharing"), (64, "sharing")])
+def test_auto_is_the_operator_that_the_library_would_take(rank, operator):
+    from mora import MoraConfig
+
+    config = compose("method.operator=auto", f"method.rank={rank}")
+    assert config.method.operator == operator == MoraConfig(r=rank).operator_in_force
+    assert key("method.operator=auto", "method.rank=2") == key("method.operator=rotation", "method.rank=2")
+
+
+def test_config_error_is_what_parse_raises():
+    with pytest.raises(ConfigError, match=r"method\.rank must be a positive integer"):
+        compose("method.rank=-2")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_composes_and_names_its_command(path, main, monkeypatch, capsys):
+    assert f"python run.py -m experiment={path.stem}" in path.read_text()
+    assert main(monkeypatch, f"experiment={path.stem}", "scale=smoke", "--cfg", "hydra") == 0
+    assert "mode: MULTIRUN" in capsys.readouterr().out.replace("RunMode.", "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "uuid-laptop-mora-r8-sharing-lr0.003-seed0"),
+        (["method=none", "task=math"], "math-laptop-none-seed0"),
+        (["method.operator=rotation", "method.surplus=fold"], "uuid-laptop-mora-r8-rotation-fold-lr0.003-seed0"),
+        (["method=remora", "method.groupings=four"], "uuid-laptop-remora-r8-sharing-four-lr0.003-seed0"),
+        (["method=fft", "model=smollm2-135m", "seed=7"], "uuid-laptop-fft-smollm2-135m-lr0.001-seed7"),
+    ],
+)
+def test_the_name_of_a_run_says_what_sets_it_apart(overrides, name):
+    assert name_of(compose(*overrides)) == name

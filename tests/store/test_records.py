@@ -1,0 +1,245 @@
+"""The store: whole files or none, one owner a cell, unreadable records named and skipped."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import time
+
+import pytest
+
+from experiments.errors import ConfigError
+from experiments.identity import cell_identity, key_of
+from experiments.spec.parse import from_record
+from experiments.store.folder import read_records
+from experiments.store.records import CELL_FIELDS, Record, Store
+from experiments.store.storage import write_json
+
+from ..conftest import ROOT, compose
+from ..processes import SMOKE, begin, half_written, launch, outcome, printed, the_record
+
+CELL = dict.fromkeys(CELL_FIELDS) | {"seed": 0}
+
+
+def record(key: str = "k") -> Record:
+    return Record(key=key, name="n", status="finished", cell=CELL, config={})
+
+
+def test_what_is_written_is_read(tmp_path):
+    store = Store(tmp_path)
+    path = store.write(record())
+    assert path == tmp_path / "runs" / "k.json"
+    assert store.read("k") == record()
+    assert store.read("other") is None
+    assert json.loads(path.read_text())["schema"] == 1
+
+
+UNREADABLE = "A record that is no JSON or of a newer schema is named and skipped, and the others stand."
+
+
+@pytest.mark.promise(UNREADABLE)
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 99}', "\x00"])
+def test_an_unreadable_record_is_named_and_skipped(text, tmp_path, capsys, counted):
+    store = Store(tmp_path)
+    store.write(record("whole"))
+    store.path("k").write_text(text)
+    assert store.read("k") is None
+    assert str(store.path("k")) in capsys.readouterr().err
+    records, problems = read_records(tmp_path)
+    assert records == [record("whole")]
+    assert [p.split()[0] for p in problems] == ["k.json"]
+    counted(1, "unreadable records")
+
+
+@pytest.mark.promise("A run in whose place an unreadable record stands keeps that file under another name.")
+def test_an_unreadable_record_is_kept_aside(tmp_path, counted):
+    """A newer version may have written it: that result is not to be lost."""
+    arguments = ["method=none", *SMOKE, f"paths.results={tmp_path / 'results'}"]
+    assert launch(*arguments, log=tmp_path / "log").code == 0
+    (path,) = (tmp_path / "results" / "runs").iterdir()
+    newer = path.read_text().replace('"schema": 1', '"schema": 2')
+    path.write_text(newer)
+    done = launch(*arguments, log=tmp_path / "log")
+    assert done.code == 0
+    assert len(done.said) == 1
+    assert f"{path} is not a readable record (schema 2, this version reads 1)" in done.said[0]
+    assert json.loads(path.read_text())["schema"] == 1
+    assert path.with_suffix(".unreadable").read_text() == newer
+    counted(1, "records of a newer schema")
+
+
+@pytest.mark.promise("A record that is there but cannot be read from the disk ends the run, and is not written over.")
+def test_a_record_that_the_disk_does_not_give(tmp_path, counted):
+    """As root reads everything: a folder in its place."""
+    arguments = ["method=none", *SMOKE, f"paths.results={tmp_path / 'results'}"]
+    path = Store(tmp_path / "results").path(key_of(cell_identity(compose(*arguments))))
+    path.mkdir(parents=True)
+    done = launch(*arguments, log=tmp_path / "log")
+    assert done.code == 2
+    assert len(done.said) == 1
+    assert str(path) in done.said[0]
+    assert path.is_dir()
+    counted(1, "unreadable records")
+
+
+@pytest.mark.promise("A write that fails leaves what was there, and nothing beside it.")
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"good": 1})
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(path, {"bad": float("nan")})
+    assert json.loads(path.read_text()) == {"good": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_a_config_error():
+    with (
+        pytest.raises(ConfigError, match=r"paths\.results: cannot write to /proc/nowhere"),
+        Store("/proc/nowhere").claim("k"),
+    ):
+        pass
+
+
+def _count_owners(folder, inside, worst):
+    with Store(folder).claim("k"):
+        with inside.get_lock():
+            inside.value += 1
+            worst.value = max(worst.value, inside.value)
+        time.sleep(0.05)
+        with inside.get_lock():
+            inside.value -= 1
+
+
+@pytest.mark.promise("Of several processes that ask for the same cell at once, one runs it and the others wait for it.")
+def test_of_eight_processes_one_at_a_time_owns_a_cell(tmp_path, counted):
+    context = multiprocessing.get_context("fork")
+    inside, worst = context.Value("i", 0), context.Value("i", 0)
+    processes = [context.Process(target=_count_owners, args=(tmp_path, inside, worst)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [p.exitcode for p in processes] == [0] * 8
+    assert worst.value == 1
+    counted(8, "processes")
+
+
+HELD = "The claim of a process that dies is free at once, and what it left half-written is removed."
+
+
+def _hold(folder, held):
+    with Store(folder).claim("k"):
+        held.set()
+        time.sleep(60)
+
+
+@pytest.mark.promise(HELD)
+def test_the_claim_of_a_dead_process_is_taken_over(tmp_path, counted):
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, held))
+    process.start()
+    assert held.wait(30)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    half = tmp_path / "runs" / ".k.json.abc.tmp"
+    half.write_text("{")
+    other = half.with_name(".other.json.abc.tmp")
+    other.touch()
+    with Store(tmp_path).claim("k"):
+        assert not half.exists()
+        assert other.exists()  # its owner may live
+    counted(1, "kills")
+
+
+@pytest.mark.promise("Of several processes that ask for the same cell at once, one runs it and the others wait for it.")
+def test_of_eight_runs_of_a_cell_one_does_the_work(tmp_path, counted):
+    arguments = ["method=lora", *SMOKE, f"paths.results={tmp_path / 'results'}"]
+    logs = [tmp_path / f"log{i}" for i in range(8)]
+    processes = [begin(*arguments, log=log) for log in logs]
+    for process in processes:
+        process.join(240)
+    assert [p.exitcode for p in processes] == [0] * 8
+    done = [printed(0, log) for log in logs]
+    (worker,) = (d for d in done if "finished before" not in d.out)
+    assert "trainable parameters" in worker.out
+    for other in done:
+        assert other is worker or re.fullmatch(r"(cell \w+ is being run by .+; waiting\n)?", other.err)
+    assert the_record(tmp_path / "results")["status"] == "finished"
+    counted(8, "processes")
+
+
+@pytest.mark.slow
+@pytest.mark.promise(HELD)
+def test_of_eight_runs_whose_owner_is_killed_again_and_again_one_does_the_work(tmp_path, counted):
+    """Four owners die in a row, each after its first checkpoint; the rest end with the result of an undisturbed run."""
+    own = ["method=remora", *SMOKE, "training.checkpoint_every=2"]
+    assert launch(*own, f"paths.results={tmp_path / 'undisturbed'}", log=tmp_path / "log").code == 0
+    results = tmp_path / "results"
+    processes = [begin(*own, f"paths.results={results}", log=tmp_path / f"log{i}") for i in range(8)]
+    killed: set[int] = set()
+    for kill in range(1, 5):
+        deadline = time.monotonic() + 240
+        while not list(results.glob(f"checkpoints/*/checkpoint-{2 * kill}")) or owner(results) in (None, *killed):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        killed.add(pid := owner(results))
+        os.kill(pid, signal.SIGKILL)
+    for process in processes:
+        process.join(240)
+    assert sorted(p.exitcode for p in processes) == [-signal.SIGKILL] * 4 + [0] * 4
+    assert outcome(results) == outcome(tmp_path / "undisturbed")
+    assert half_written(results) == []
+    counted(4, "kills")
+
+
+def owner(results) -> int | None:
+    """The process that holds the one cell."""
+    (lock,) = (results / "locks").iterdir()
+    found = re.match(r"process (\d+) ", lock.read_text())
+    return int(found[1]) if found else None
+
+
+def _write_again_and_again(folder, seed):
+    """Records whose size changes by a factor of a thousand and whose parts must agree."""
+    store, draw = Store(folder), random.Random(seed)
+    while True:
+        rows = draw.choice([1, 10, 5000])
+        one = record()
+        one.metrics = {"final": {"rows": rows}, "curve": [{"step": i} for i in range(rows)]}
+        store.write(one)
+
+
+@pytest.mark.promise("A reader of a record sees it whole, whatever happens to its writer.")
+def test_a_reader_never_sees_half_a_record(tmp_path, capsys, counted):
+    """One process writes, is killed at random and started anew, while this one reads in a loop."""
+    context, draw, store, reads, kills = multiprocessing.get_context("fork"), random.Random(0), Store(tmp_path), 0, 12
+    store.write(record())
+    for seed in range(kills):
+        process = context.Process(target=_write_again_and_again, args=(tmp_path, seed))
+        process.start()
+        until = time.monotonic() + draw.uniform(0.02, 0.3)
+        while time.monotonic() < until:
+            one = store.read("k")
+            assert one.metrics["final"].get("rows", 0) == len(one.metrics["curve"])
+            records, problems = read_records(tmp_path)
+            assert (len(records), problems) == (1, [])
+            reads += 2
+        process.kill()
+        process.join(30)
+    assert capsys.readouterr().err == ""
+    with store.claim("k"):
+        assert os.listdir(tmp_path / "runs") == ["k.json"]
+    counted(reads, "reads")
+    counted(kills, "kills")
+
+
+RUNS = sorted((ROOT / "results" / "runs").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_a_committed_record_is_found_by_its_configuration(path):
+    values = json.loads(path.read_text())
+    assert key_of(cell_identity(from_record(values["config"]))) == values["key"] == path.stem

@@ -1,0 +1,135 @@
+"""Keys and tokens reach no record, no line that is printed, no report, and no tracked file."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import redact, runner
+from experiments.cli import script
+from experiments.errors import ConfigError
+from experiments.train import trainer
+from scripts import make_report, make_tables
+
+from ..conftest import ROOT
+
+WANDB_KEY = "0123456789abcdef" * 2 + "01234567"  # forty hexadecimal digits, as a commit has
+HF_TOKEN = "hf_" + "aB3" * 10
+LOGIN = "me" + ":pw"
+COMMIT = "7f7fe13" + "0" * 33
+
+
+@pytest.fixture
+def keys(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", WANDB_KEY)
+    monkeypatch.setenv("MY_SECRET", "correct-horse-battery")
+
+
+def test_a_secret_is_known_by_its_variable_or_its_prefix(keys, monkeypatch):
+    monkeypatch.setenv("SHORT_TOKEN", "abc")
+    for secret in (WANDB_KEY, HF_TOKEN, "sk-" + "x1" * 12, "ghp_" + "a" * 36, "correct-horse-battery"):
+        assert secret not in redact.text(f"refused: {secret}.")
+        assert redact.holds_secret({"a": [f"x={secret}"]})
+        assert redact.everything({secret: [secret, 1]}) == {redact.HIDDEN: [redact.HIDDEN, 1]}
+    assert redact.text(f"pip: https://{LOGIN}@host/simple") == "pip: https://[secret]@host/simple"
+    for harmless in (COMMIT, "ab" * 32, "task-uuid-laptop-mora-r8", "hf_datasets/hails/mmlu", "abc", "risk-adjusted-x"):
+        assert redact.text(harmless) == harmless
+
+
+@pytest.mark.promise("Keys and tokens reach no record, no line that is printed, and no report.")
+def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, monkeypatch, capsys, tmp_path):
+
+    said = f"401 for {WANDB_KEY} and {HF_TOKEN} at https://{LOGIN}@hub/x, MY_SECRET=correct-horse-battery, {COMMIT}"
+    monkeypatch.setattr(trainer, "train", lambda trainer: (_ for _ in ()).throw(RuntimeError(said)))
+    config = smoke("method=lora", "training.steps=1", "training.warmup_steps=0")
+
+    @redact.streams()
+    def main():
+        return runner.run(config)
+
+    record = main()
+    (path,) = (tmp_path / "results" / "runs").glob("*.json")
+    written = json.loads(path.read_text())
+    assert (record.status, written["status"]) == ("failed", "failed")
+    # A record that came from elsewhere, with the secret in it.
+    other = written | {"key": "0" * 16, "name": f"by {HF_TOKEN}", "error": {"type": "E", "message": said}}
+    (path.parent / f"{'0' * 16}.json").write_text(json.dumps(other))
+    (path.parent / "broken.json").write_text(f'{{"schema": "{HF_TOKEN}"}}')
+    for made_by in (make_report, make_tables):
+        assert script.guarded(lambda: made_by.main(["--results", str(tmp_path / "results")])) == 0  # noqa: B023
+    out, err = capsys.readouterr()
+    made = [p for p in (tmp_path / "results").rglob("*") if p.suffix in (".html", ".md", ".csv", ".tex")]
+    assert (tmp_path / "results" / "report.html") in made
+    texts = [path.read_text(), out, err, *(p.read_text() for p in made)]
+    for text in texts:
+        for secret in (WANDB_KEY, HF_TOKEN, LOGIN, "correct-horse-battery"):
+            assert secret not in text
+    assert redact.HIDDEN in written["error"]["message"]
+    assert COMMIT in written["error"]["message"]
+    assert "failed: RuntimeError: 401 for [secret]" in err
+
+
+@pytest.mark.promise("Keys and tokens reach no record, no line that is printed, and no report.")
+def test_an_interpolated_secret_is_refused(smoke, keys):
+    with pytest.raises(ConfigError, match=r"^paths\.cache holds a key or a token"):
+        smoke("paths.cache=${oc.env:WANDB_API_KEY}")
+    with pytest.raises(ConfigError, match=r"^model holds a key or a token"):
+        smoke("model=/models/${oc.env:MY_SECRET}")
+
+
+def test_a_traceback_hides_secrets_too(keys):
+    probe = (
+        "from experiments import redact\n@redact.streams()\ndef main():\n raise ValueError('" + HF_TOKEN + "')\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ValueError: [secret]" in done.stderr
+    assert HF_TOKEN not in done.stderr
+
+
+# The shapes of keys, put together here so that this file has none. Sums and commits are hexadecimal and no keys.
+SHAPES = re.compile(
+    "|".join(
+        [
+            redact.PREFIXES.pattern,
+            "-----BEGIN [A-Z ]*PRIVATE" + " KEY-----",
+            r"(?i:api_?key|token|secret|passw(?:or)?d)[\"']?\s*[:=]\s*[\"'][A-Za-z0-9/+_-]{20,}[\"']",
+        ]
+    )
+)
+
+
+def tracked():
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_the_scan_sees_what_it_looks_for():
+    for line in (f"x = '{HF_TOKEN}'", "-----BEGIN RSA PRIVATE" + " KEY-----", "api_key: '" + "aZ9" * 8 + "'"):
+        assert SHAPES.search(line), line
+    for line in (f"commit {COMMIT}", 'sha256 = "' + "ab" * 32 + '"', "token = tokenizer.eos_token_id"):
+        assert not SHAPES.search(line), line
+
+
+def test_the_scan_of_make_check_finds_a_key_and_takes_no_sum_for_one(tmp_path):
+    """`make scan` knows more kinds of keys than the pattern above, and some fewer."""
+    (options,) = re.findall(r"^SCAN := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    scan = [str(Path(sys.executable).parent / "detect-secrets-hook"), "-c", "1", *options.split()]
+    (tmp_path / "a.py").write_text(f"gh = '{'ghp_' + 'aZ9' * 12}'\n")
+    assert subprocess.run([*scan, str(tmp_path / "a.py")], capture_output=True).returncode == 1
+    (tmp_path / "b.py").write_text(f"commit = '{COMMIT}'\nsha256 = '{'ab' * 32}'\n")
+    assert subprocess.run([*scan, str(tmp_path / "b.py")], capture_output=True).returncode == 0
+
+
+@pytest.mark.promise("No tracked file holds a key.")
+def test_no_tracked_file_holds_a_key(counted):
+    files = tracked()
+    for path in files:
+        found = SHAPES.search(path.read_bytes().decode(errors="replace"))
+        assert not found, f"{path.relative_to(ROOT)}: {found[0][:12]}..."
+    counted(len(files), "files scanned")

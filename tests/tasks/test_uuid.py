@@ -1,0 +1,161 @@
+"""The memorisation task: its data, where the loss counts, and its score."""
+
+import math
+import uuid
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from experiments.data.rows import collate
+from experiments.tasks.uuid import TASK, character_accuracy, make_pairs
+from experiments.train.base_models import tiny_model, tiny_tokenizer
+
+KEY, VALUE = make_pairs(1, 0)[0]
+
+
+@pytest.fixture(scope="module")
+def merging_tokenizer():
+    """A BPE tokenizer whose tokens cover several characters, trained on such pairs."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator((f"{k}:{v}" for k, v in make_pairs(500, 9)), trainer)
+    from tokenizers import decoders
+
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
+def test_pairs_are_uuid4_and_follow_the_seed():
+    pairs = make_pairs(50, 3)
+    assert all(uuid.UUID(text).version == 4 and str(uuid.UUID(text)) == text for pair in pairs for text in pair)
+    assert len({text for pair in pairs for text in pair}) == 100
+    assert make_pairs(50, 3) == pairs
+    assert make_pairs(80, 3)[:50] == pairs
+    assert make_pairs(50, 4) != pairs
+
+
+def test_accuracy_compares_32_digits_by_position_without_dashes():
+    assert character_accuracy(VALUE, VALUE) == 1
+    assert character_accuracy(VALUE.replace("-", ""), VALUE) == 1
+    assert character_accuracy(VALUE + "0123", VALUE) == 1
+    assert character_accuracy("", VALUE) == 0
+    assert character_accuracy(VALUE[:8], VALUE) == 8 / 32
+    assert character_accuracy("x" + VALUE, VALUE) < 0.5  # shifted by one
+
+
+def test_chance_is_977_percent():
+    guesses, truths = make_pairs(4000, 1), make_pairs(4000, 2)
+    mean = sum(character_accuracy(g, t) for (g, _), (_, t) in zip(guesses, truths, strict=True)) / 4000
+    assert 100 * mean == pytest.approx(100 * (30 / 16 + 1 + 1 / 4) / 32, abs=0.3)
+
+
+def test_examples_start_with_bos_carry_loss_everywhere_and_have_no_end(smoke):
+    tokenizer = tiny_tokenizer()
+    prepared = TASK.prepare(smoke(), tokenizer)
+    row, (key, value) = prepared.train[0], prepared.data.pairs[0]
+    assert tokenizer.decode(row["input_ids"]) == f"<s>{key}:{value}"
+    assert len(row["input_ids"]) == 1 + 36 + 1 + 36
+    assert torch.equal(row["labels"], row["input_ids"])
+    assert tokenizer.eos_token_id not in row["input_ids"]
+    assert tokenizer.decode(prepared.data.prompts[0]) == f"<s>{key}:"
+
+
+def test_the_value_starts_a_token_also_with_a_merging_tokenizer(smoke, merging_tokenizer):
+    prepared = TASK.prepare(smoke(), merging_tokenizer)
+    data = prepared.data
+    for (key, value), prompt, answer in zip(data.pairs, data.prompts, data.answers, strict=True):
+        assert len(answer) < 36
+        assert merging_tokenizer.decode(prompt[1:]) == f"{key}:"
+        assert merging_tokenizer.decode(answer) == value
+
+
+class Oracle(torch.nn.Module):
+    """Knows every pair: stands for a model that has memorised all, with prompts of different lengths."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, prepared, spoil=0):
+        super().__init__()
+        self.answers = {tuple(p): a for p, a in zip(prepared.data.prompts, prepared.data.answers, strict=True)}
+        self.spoil = spoil
+
+    def generate(self, input_ids, attention_mask, max_new_tokens, pad_token_id, **kwargs):
+        rows = []
+        for ids, mask in zip(input_ids, attention_mask, strict=True):
+            answer = self.answers[tuple(ids[mask.bool()].tolist())]
+            rows.append(ids.tolist() + answer + [pad_token_id] * (max_new_tokens - len(answer)))
+        return torch.tensor(rows)
+
+
+def test_a_model_that_knows_all_scores_100(smoke, merging_tokenizer):
+    for tokenizer in (tiny_tokenizer(), merging_tokenizer):
+        prepared = TASK.prepare(smoke(), tokenizer)
+        assert TASK.accuracy(Oracle(prepared), tokenizer, prepared.data, 16) == 100
+
+
+def test_generation_equals_teacher_forcing_when_it_is_right(smoke):
+    """Cached, left-padded generation agrees with a plain forward pass, token by token."""
+    tokenizer, model = tiny_tokenizer(), tiny_model().eval()
+    prepared = TASK.prepare(smoke(), tokenizer)
+    prompt = torch.tensor([prepared.data.prompts[0]])
+    out = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8
+    )
+    with torch.no_grad():
+        greedy = model(out[:, :-1]).logits.argmax(-1)[0, prompt.shape[1] - 1 :]
+    assert torch.equal(out[0, prompt.shape[1] :], greedy)
+
+
+def test_losses_are_split_where_the_value_starts(smoke):
+    tokenizer, model = tiny_tokenizer(), tiny_model().eval()
+    prepared = TASK.prepare(smoke(), tokenizer)
+    key_loss, value_loss = TASK.losses(model, prepared)
+    batch = collate(prepared.train)
+    with torch.no_grad():
+        logits = model(batch["input_ids"]).logits.float()
+    logprob = logits[:, :-1].log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
+    # Targets 1..37 are the key and its colon, 38..73 the value.
+    assert key_loss == pytest.approx(-logprob[:, :37].mean().item(), rel=1e-5)
+    assert value_loss == pytest.approx(-logprob[:, 37:].mean().item(), rel=1e-5)
+    assert model(**batch).loss.item() == pytest.approx((37 * key_loss + 36 * value_loss) / 73, rel=1e-5)
+
+
+def test_tiny_is_the_same_everywhere_and_leaves_the_random_state_alone():
+    state = torch.random.get_rng_state()
+    a, b = tiny_model(), tiny_model()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    # To the digits that a change of the drawing order or of torch's generator would move.
+    assert sum(p.double().abs().sum().item() for p in a.parameters()) == pytest.approx(86679.783462, rel=1e-9)
+
+
+def test_tinys_tokenizer_is_lossless(tmp_path):
+    tokenizer = tiny_tokenizer()
+    text = f"{KEY}:{VALUE}\n\ttäglich ✓ 数学 \\boxed{{1}}"
+    ids = tokenizer.encode(text)
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert len(tokenizer) == 260 == tiny_model().config.vocab_size
+    assert len(tokenizer.encode(KEY, add_special_tokens=False)) == 36
+    tokenizer.save_pretrained(tmp_path)
+    assert PreTrainedTokenizerFast.from_pretrained(tmp_path).encode(text) == ids
+
+
+def test_collate_pads_on_the_right_without_loss():
+    rows = [{"input_ids": torch.tensor(r), "labels": torch.tensor(r)} for r in ([5, 6, 7], [8])]
+    batch = collate(rows)
+    assert batch["labels"].tolist() == [[5, 6, 7], [8, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert "attention_mask" not in collate(rows[:1])
+
+
+def test_the_loss_floor_of_the_key_is_its_entropy():
+    """A model that has memorised all pairs still cannot know which key comes: ln(pairs) nats a sequence."""
+    pairs = 10_000
+    tokens = 2 * 36 + 1
+    assert math.log(pairs) / tokens == pytest.approx(0.13, abs=0.01)  # where the paper's loss curves end

@@ -1,0 +1,215 @@
+"""Saved models of runs that are broken, or of another run: one line from each script, and nothing half-written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from experiments.cli import script
+from experiments.errors import ConfigError
+from experiments.identity import cell_identity, key_of
+from experiments.train import base_models
+from scripts import evaluate, export_adapter
+
+from ..mora.tuner.test_broken import Bomb
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def truncate(folder):
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:100])
+
+
+def tensors(change):
+    def act(folder):
+        held = load_file(folder / WEIGHTS)
+        change(held)
+        save_file(held, folder / WEIGHTS)
+
+    return act
+
+
+def settings(**changed):
+    def act(folder):
+        values = json.loads((folder / CONFIG).read_text()) | changed
+        (folder / CONFIG).write_text(json.dumps(values))
+
+    return act
+
+
+BROKEN = {
+    "truncated": (truncate, "cannot be loaded"),
+    "nan": (tensors(lambda t: t[min(t)].fill_(torch.nan)), "holds NaN or infinity"),
+    "missing": (tensors(lambda t: t.pop(min(t))), "does not hold the adapter of this model"),
+    "surplus": (tensors(lambda t: t.update(more=torch.ones(1))), "does not hold the adapter of this model"),
+    "shape": (tensors(lambda t: t.update({min(t): torch.ones(2, 2)})), "size mismatch"),
+    "no json": (lambda f: (f / CONFIG).write_text("{"), "cannot be loaded"),
+    "no object": (lambda f: (f / CONFIG).write_text("[1]"), "adapter_config.json holds no settings"),
+    "no config": (lambda f: (f / CONFIG).unlink(), "cannot be loaded"),
+    "another kind": (settings(peft_type="LORA"), "peft_type is 'LORA', the run has"),
+    "another rank": (settings(r=3), "r is 3, the run has 8"),
+    "another operator": (settings(operator="truncation"), "operator is 'truncation', the run has 'sharing'"),
+}
+UNSEEN_BY_A_COPY = {"missing", "surplus", "shape", "another kind", "another rank", "another operator"}
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A results folder of the test's own with the MoRA run: the folder, its key, its model's folder."""
+    results, records = trained
+    key = records["mora"].key
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(results / "models" / key, tmp_path / "models" / key)
+    shutil.copy(results / "runs" / f"{key}.json", tmp_path / "runs")
+    return tmp_path, key, tmp_path / "models" / key
+
+
+def refused(main, arguments, capsys, words):
+    code = script.guarded(lambda: main([str(a) for a in arguments]))
+    err = capsys.readouterr().err
+    assert code == 2
+    assert words in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert len(err) < 1000
+
+
+@pytest.mark.promise("A saved model that is broken or of another run is one line and exit code 2 in every script.")
+@pytest.mark.parametrize("name", BROKEN)
+def test_scripts_refuse_a_broken_adapter(copied, name, capsys):
+    results, key, folder = copied
+    breaks, words = BROKEN[name]
+    breaks(folder)
+    refused(evaluate.main, [key, "--results", results], capsys, words)
+    forms = ("merged", "lora") if name in UNSEEN_BY_A_COPY else ("merged", "adapter")
+    for form in forms:
+        out = results / "out"
+        if form == "adapter" and name == "no config":
+            words = "has no adapter"
+        refused(export_adapter.main, [key, out, "--results", results, "--format", form], capsys, words)
+        assert [p.name for p in results.iterdir()].count("out") == 0
+        assert not list(results.glob(".out*"))
+
+
+def test_scripts_refuse_a_broken_whole_model(trained, tmp_path, capsys):
+    results, records = trained
+    key = records["fft"].key
+    (tmp_path / "runs").mkdir()
+    shutil.copy(results / "runs" / f"{key}.json", tmp_path / "runs")
+    shutil.copytree(results / "models" / key, tmp_path / "models" / key)
+    (weights,) = (tmp_path / "models" / key).glob("*.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    refused(evaluate.main, [key, "--results", tmp_path], capsys, "cannot be loaded")
+    weights.write_bytes(whole)
+    held = load_file(weights)
+    held["lm_head.weight"][0, 0] = torch.inf
+    save_file(held, weights, metadata={"format": "pt"})
+    refused(evaluate.main, [key, "--results", tmp_path], capsys, "lm_head.weight holds NaN or infinity")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A model folder in which nothing is wrong."""
+    folder = tmp_path_factory.mktemp("whole")
+    base_models.tiny_model().save_pretrained(folder)
+    base_models.tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def config(**changed):
+    def act(folder):
+        (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changed))
+
+    return act
+
+
+def cut(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Bomb(folder / "went-off")}, folder / "pytorch_model.bin")
+
+
+BROKEN_BASES = {
+    "no json": (lambda f: (f / "config.json").write_text("{"), "not a valid JSON file"),
+    "a list": (lambda f: (f / "config.json").write_text("[1]"), "Unrecognized model"),
+    "deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "recursion"),
+    "a text as size": (config(hidden_size="a"), "expected int, got str"),
+    "no heads": (config(num_attention_heads=0), "cannot be loaded"),
+    "a negative size": (config(hidden_size=-4), "negative dimension"),
+    "other sizes": (config(hidden_size=128), "the weights have other shapes than its config.json says"),
+    "more layers": (config(num_hidden_layers=3), "lacks weights, which would be random: model.layers.2"),
+    "cut off": (cut, "invalid header length"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
+    "a broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "added_tokens"),
+    "code": (pickled, "Weights only load failed"),
+}
+
+
+@pytest.mark.promise("A model folder that is broken is refused in one line, and no weight of a model is left random.")
+@pytest.mark.parametrize("name", BROKEN_BASES)
+def test_a_broken_base_model_is_one_line(whole, tmp_path, name, smoke):
+    breaks, words = BROKEN_BASES[name]
+    folder = shutil.copytree(whole, tmp_path / "model")
+    base_models.load(str(folder), tmp_path, torch.float32)
+    breaks(folder)
+    with pytest.raises(ConfigError, match=r"^model .* (cannot be loaded: |lacks weights)") as caught:
+        base_models.load(smoke(f"model={folder}").model, tmp_path, torch.float32)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "went-off").exists()
+
+
+@pytest.mark.promise("Code that comes with a model is never run.")
+def test_code_in_a_model_folder_is_not_run(tmp_path):
+    base_models.tiny_model().save_pretrained(tmp_path)
+    base_models.tiny_tokenizer().save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'went-off')!r}, 'w')\n")
+    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+        base_models.load(str(tmp_path), tmp_path, torch.float32)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "went-off").exists()
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.promise("No file of weights and no checkpoint is unpickled as code.")
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", pytest.param("scheduler.pt", marks=SLOW), pytest.param("rng_state.pth", marks=SLOW)]
+)
+def test_a_checkpoint_is_not_unpickled_as_code(smoke, tmp_path, name, monkeypatch):
+    """The Trainer's own files are pickles: it reads them as weights only. A run that cannot resume has failed."""
+    from experiments import runner
+    from experiments.store import records
+    from experiments.train import callbacks, checkpoints
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    config = smoke("method=mora", "training.steps=4", "training.warmup_steps=1", "training.checkpoint_every=2")
+    store, key = records.Store(config.paths.results), key_of(cell_identity(config))
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.ProgressBar, "on_step_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(config)
+    (checkpoint,) = store.checkpoints(key).glob("checkpoint-*")
+    assert (checkpoint / name).is_file()
+    torch.save({"x": Bomb(Path(tmp_path) / "went-off")}, checkpoint / name)
+    (checkpoint / checkpoints.SEAL).unlink()
+    checkpoints.seal(checkpoint)  # whoever can write the one file can write the other
+    record = runner.run(config)
+    assert not (tmp_path / "went-off").exists()
+    assert record.status == "failed"
+    assert "Weights only load failed" in record.error["message"]

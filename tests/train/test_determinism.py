@@ -1,0 +1,35 @@
+"""The same cell twice, in two processes: the same record but for times and memory, the same weights to the bit."""
+
+import pytest
+
+from ..processes import SMOKE, launch, outcome, the_record
+
+CELLS = [*((method, "uuid") for method in ("fft", "lora", "dora", "mora", "remora")), ("mora", "pretrain")]
+# And whether the checkout is clean, which the counts that this very test leaves change.
+TIMES = {
+    "cost": ("seconds", "tokens_per_second", "peak_memory_bytes"),
+    "provenance": ("started_at", "finished_at", "code"),
+}
+
+
+def without_times(record: dict) -> dict:
+    for section, names in TIMES.items():
+        for name in names:
+            del record[section][name]
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.promise(
+    "Two runs of a cell on one machine give the same record but for times and memory, on any number of threads."
+)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("method", "task"), CELLS)
+def test_two_runs_are_one(method, task, threads, tmp_path, counted):
+    for name in ("one", "two"):
+        arguments = [f"method={method}", f"task={task}", *SMOKE, f"hardware.threads={threads}"]
+        done = launch(*arguments, f"paths.results={tmp_path / name}", log=tmp_path / "log")
+        assert done.code == 0, done.err
+    assert outcome(tmp_path / "one") == outcome(tmp_path / "two")
+    assert without_times(the_record(tmp_path / "one")) == without_times(the_record(tmp_path / "two"))
+    counted(2, "runs")

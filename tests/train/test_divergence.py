@@ -1,0 +1,36 @@
+"""A run whose loss is no longer a number: from the step at which it fails to the table that counts it."""
+
+import re
+import shutil
+
+import pytest
+
+from experiments.spec import compose
+from scripts import make_tables
+
+from ..conftest import ROOT
+from ..processes import SMOKE, launch
+
+
+@pytest.mark.slow
+@pytest.mark.promise("A run that diverges fails, says at which step, and is counted in the tables.")
+def test_from_the_step_to_the_table(tmp_path, monkeypatch, counted):
+    """Two candidates of a real search, one of them absurd; the project's own candidates do not diverge."""
+    results, conf = tmp_path / "results", tmp_path / "conf"
+    shutil.copytree(ROOT / "conf", conf)
+    laptop = (conf / "protocol" / "uuid_laptop.yaml").read_text()
+    (conf / "protocol" / "uuid_laptop.yaml").write_text(
+        laptop.replace(
+            "lora: {8: {use: 3e-3, candidates: [1e-3, 3e-3,", "lora: {8: {use: 3e-3, candidates: [1e30, 3e-3,"
+        )
+    )
+    arguments = ["-m", "method=lora", *SMOKE, "training.learning_rate=1e30,3e-3", f"paths.results={results}"]
+    done = launch(*arguments, log=tmp_path / "log")
+    assert done.code == 1
+    (said,) = done.said
+    assert re.fullmatch(r"failed: FloatingPointError: diverged at step \d+: the loss is (nan|inf)", said)
+    monkeypatch.setattr(compose, "CONF", conf)
+    assert make_tables.main(["--results", str(results), "--scale", "smoke"]) == 0
+    tables = {p.name: p.read_text() for p in (results / "tables" / "smoke").glob("table2.*")}
+    assert "1 diverged" in tables["table2.md"]
+    counted(1, "diverged runs")

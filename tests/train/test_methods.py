@@ -1,0 +1,121 @@
+"""Each method trains what its docstring says, at the rates it says."""
+
+import math
+
+import pytest
+import torch
+from peft.optimizers import create_loraplus_optimizer
+
+from experiments.spec.shapes import NAMED
+from experiments.train import adapt as adapting
+from experiments.train import cost
+from experiments.train.base_models import tiny_model
+from experiments.train.trainer import RunTrainer
+
+LAYERS, LINEARS = NAMED["tiny"].layers, NAMED["tiny"].linears().values()
+RANK = 3
+
+FORMULAS = {
+    "none": 0,
+    "fft": sum(p.numel() for p in tiny_model().parameters()),
+    "lora": LAYERS * sum(RANK * (k + d) for k, d in LINEARS),
+    "dora": LAYERS * sum(RANK * (k + d) + d for k, d in LINEARS),
+    "mora": LAYERS * sum(math.isqrt((k + d) * RANK) ** 2 for k, d in LINEARS),
+}
+FORMULAS |= dict.fromkeys(("lora_plus", "asylora", "relora"), FORMULAS["lora"])
+FORMULAS |= {"remora": FORMULAS["mora"]}
+
+
+def adapt(smoke, name: str, *overrides: str) -> adapting.Adapted:
+    rank = () if name in ("none", "fft") else (f"method.rank={RANK}",)
+    torch.manual_seed(0)
+    return adapting.adapt(tiny_model(), smoke(f"method={name}", *rank, *overrides))
+
+
+def test_every_registered_method_has_a_formula_here():
+    assert set(FORMULAS) == set(adapting.METHODS)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_trainable_parameters_equal_the_formula(name, smoke):
+    trainable, total = cost.count_parameters(adapt(smoke, name).model)
+    assert trainable == FORMULAS[name]
+    assert total == FORMULAS["fft"] + (0 if name in ("none", "fft") else trainable)
+
+
+def test_mora_never_has_more_than_lora():
+    assert FORMULAS["mora"] <= FORMULAS["lora"]
+
+
+def test_asylora_starts_with_orthonormal_rows_and_trains_them(smoke):
+    model = adapt(smoke, "asylora").model
+    found = {n: p for n, p in model.named_parameters() if "lora_A" in n}
+    assert found
+    for parameter in found.values():
+        torch.testing.assert_close(parameter @ parameter.T, torch.eye(RANK), atol=1e-5, rtol=1e-5)
+        assert parameter.requires_grad
+
+
+def test_dora_is_pefts(smoke):
+    model = adapt(smoke, "dora").model
+    assert any("lora_magnitude_vector" in name for name, _ in model.named_parameters())
+
+
+def optimizer_of(smoke, name: str, *overrides: str):
+    config = smoke(f"method={name}", f"method.rank={RANK}", *overrides)
+    adapted = adapt(smoke, name, *overrides)
+    trainer = RunTrainer.__new__(RunTrainer)
+    trainer.config, trainer.rates, trainer.model, trainer.optimizer = config, adapted.rates, adapted.model, None
+    return adapted.model, trainer.create_optimizer(), config
+
+
+@pytest.mark.parametrize("ratio", [2, 4])
+def test_lora_plus_rates_are_those_of_pefts_optimizer(smoke, ratio):
+    model, ours, config = optimizer_of(smoke, "lora_plus", f"method.lr_ratio={ratio}")
+    t = config.training
+    theirs = create_loraplus_optimizer(model, torch.optim.AdamW, lr=t.learning_rate, loraplus_lr_ratio=ratio)
+
+    def rates(optimizer):
+        return {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+    assert rates(ours) == pytest.approx(rates(theirs))
+    assert set(rates(ours).values()) == {t.learning_rate, ratio * t.learning_rate}
+
+
+def test_other_methods_train_at_one_rate(smoke):
+    _, optimizer, config = optimizer_of(smoke, "mora")
+    assert [group["lr"] for group in optimizer.param_groups] == [config.training.learning_rate]
+
+
+@pytest.mark.parametrize("name", ["lora", "mora"])
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("float32", {"lora": "float32", "mora": "float32"}),
+        ("base", {"lora": "bfloat16", "mora": "bfloat16"}),
+        ("official", {"lora": "bfloat16", "mora": "float32"}),
+    ],
+)
+def test_the_adapters_number_format_is_one_policy(name, policy, expected, smoke):
+    config = smoke(f"method={name}", f"training.adapter_dtype={policy}")
+    adapted = adapting.adapt(tiny_model().to(torch.bfloat16), config)
+    assert cost.adapter_dtype(adapted.model) == expected[name]
+
+
+@pytest.mark.parametrize("name", ["lora", "mora", "relora", "remora"])
+def test_in_pretraining_everything_but_the_adapted_weights_trains(name, smoke):
+    model = adapt(smoke, name, "method.train_rest=true").model
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {n for n, _ in model.named_parameters() if n.endswith("base_layer.weight")}
+    assert len(frozen) == 7 * LAYERS
+
+
+def test_a_method_that_is_not_registered_is_named(smoke):
+    import dataclasses
+
+    from experiments.errors import ConfigError
+
+    config = smoke()
+    config = dataclasses.replace(config, method=dataclasses.replace(config.method, name="ninth"))
+    with pytest.raises(ConfigError, match=r"method\.name must be one of none, fft, lora"):
+        adapting.adapt(tiny_model(), config)

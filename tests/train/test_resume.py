@@ -1,0 +1,166 @@
+"""A run that was killed and started again equals, to the bit, the run that was not.
+
+Real processes, real SIGKILLs. A fork server imports the libraries once, so each process starts in milliseconds.
+"""
+
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.store.records import from_json
+from experiments.train import checkpoints
+
+from ..conftest import compose
+from ..processes import at_call, die, half_written, outcome, server
+
+KILLED = "A run that is killed goes on from its last checkpoint and ends in the same bits."
+METHODS = ("fft", "lora", "lora_plus", "asylora", "dora", "mora", "relora", "remora")
+RESTARTING = ("relora", "remora")
+# Merges at steps 3, 6 and 9 fall on and between the checkpoints at 2, 4, 6, ...
+COMMON = (
+    "scale=smoke",
+    "logger=none",
+    "hardware=cpu",
+    "hardware.threads=1",
+    "training.steps=12",
+    "training.log_every=1",
+    "training.checkpoint_every=2",
+    "training.evaluate_every=5",
+)
+RESTARTS = ("method.restart_every=3", "method.restart_warmup=1")
+# As in pretraining: embeddings, head and norms train too, and their moments outlive the restarts.
+PRETRAINING = "remora method.train_rest=true"
+
+
+def overrides(method: str, results: Path) -> list[str]:
+    name, *extra = method.split()
+    extra += RESTARTS if name in RESTARTING else ()
+    return [f"method={name}", f"paths.results={results}", *COMMON, *extra]
+
+
+def child(arguments: list[str], after: float | None, at: str | None, count: int) -> None:
+    """Run a cell; die `after` so many seconds, or at the `count`-th call of the function that `at` names."""
+    from experiments import runner
+
+    config = compose(*arguments)
+    if after is not None:
+        threading.Timer(after, die).start()
+    if at is not None:
+        at_call(at, count, die, after=count % 2 == 1)  # half of the times after its work
+    runner.run(config)
+
+
+def start(arguments: list[str], after: float | None = None, at: str | None = None, count: int = 1) -> int:
+    """Exit code of a process that runs the cell."""
+    process = server.Process(target=child, args=(arguments, after, at, count))
+    process.start()
+    process.join(240)
+    assert process.exitcode is not None, "the run hangs"
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Method -> (outcome, seconds) of the run that nothing disturbs."""
+    known = {}
+
+    def get(method: str):
+        if method not in known:
+            results = tmp_path_factory.mktemp(method.split()[0])
+            begun = time.monotonic()
+            assert start(overrides(method, results)) == 0
+            known[method] = outcome(results), time.monotonic() - begun
+        return known[method]
+
+    return get
+
+
+def finish(method: str, results: Path) -> dict:
+    assert start(overrides(method, results)) == 0
+    return outcome(results)
+
+
+@pytest.mark.promise(KILLED)
+@pytest.mark.parametrize("kill", range(2))
+@pytest.mark.parametrize("method", [*METHODS, PRETRAINING])
+def test_killed_at_a_random_moment(method, kill, uninterrupted, tmp_path, counted):
+    expected, seconds = uninterrupted(method)
+    moment = random.Random(f"{method}-{kill}").uniform(0.2, 0.9) * seconds
+    killed = start(overrides(method, tmp_path), after=moment) != 0  # it may also be done before
+    assert finish(method, tmp_path) == expected
+    counted(int(killed), "kills")
+
+
+# Where a restart is most fragile: while layers are merged, between the merge and the optimizer's reset, between the
+# reset and the save, within the save, before and after the rename that makes a checkpoint visible.
+MOMENTS = (
+    ("mora.restart.pending_update", 12),
+    ("mora.restart.reset_optimizer", 2),
+    ("mora.restart.reset_optimizer", 3),
+    ("mora.checkpoint.save_base", 3),
+    ("mora.checkpoint.save_base", 4),
+    ("experiments.store.storage.sync", 4),
+    ("os.rename", 3),
+    ("os.rename", 4),
+)
+
+
+@pytest.mark.promise(KILLED)
+@pytest.mark.parametrize(("at", "count"), MOMENTS)
+@pytest.mark.parametrize("method", RESTARTING)
+def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path, counted):
+    expected, _ = uninterrupted(method)
+    assert start(overrides(method, tmp_path), at=at, count=count) == -signal.SIGKILL
+    assert finish(method, tmp_path) == expected
+    counted(1, "kills")
+
+
+@pytest.mark.promise(KILLED)
+@pytest.mark.parametrize(
+    ("at", "count"),
+    [
+        ("experiments.train.trainer.save", 1),
+        ("experiments.store.storage.sync", 7),
+        ("experiments.store.storage.write_json", 8),
+    ],
+)
+@pytest.mark.parametrize("method", ["fft", "remora"])
+def test_killed_after_the_last_step(method, at, count, uninterrupted, tmp_path, counted):
+    """While the trained model or the finished record is written."""
+    expected, _ = uninterrupted(method)
+    assert start(overrides(method, tmp_path), at=at, count=count) == -signal.SIGKILL
+    assert finish(method, tmp_path) == expected
+    counted(1, "kills")
+
+
+@pytest.mark.promise(KILLED)
+@pytest.mark.parametrize("method", ["mora", "remora", PRETRAINING])
+def test_killed_again_and_again(method, uninterrupted, tmp_path, counted):
+    expected, _ = uninterrupted(method)
+    for count in (2, 3, 2):
+        assert start(overrides(method, tmp_path), at="os.rename", count=count) == -signal.SIGKILL
+    assert finish(method, tmp_path) == expected
+    counted(3, "kills")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.promise(KILLED)
+@pytest.mark.parametrize("method", ["fft", "mora", "remora"])
+def test_killed_ten_times_at_random(method, uninterrupted, tmp_path, counted):
+    """After each kill every record and every checkpoint is whole; each run of the test draws other moments."""
+    expected, seconds = uninterrupted(method)
+    draw, kills = random.Random(), 0
+    for _ in range(10):
+        kills += start(overrides(method, tmp_path), after=draw.uniform(0.1, 0.6) * seconds) == -signal.SIGKILL
+        for path in tmp_path.glob("runs/*.json"):
+            from_json(path.read_bytes())
+        for run in tmp_path.glob("checkpoints/*"):
+            assert all(checkpoints.damage(c) is None for c in checkpoints.found(run))
+    assert finish(method, tmp_path) == expected
+    assert half_written(tmp_path) == []
+    counted(kills, "kills")
