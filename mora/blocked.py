@@ -162,9 +162,9 @@ class Blocked:
     def tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of the angle ``b * 10000^(-2j/q)`` by which R^b turns pair j.
 
-        The tables are computed in float32, as in the authors' code. A table in float64 would differ by 1e-7. They are
-        computed at each call, not stored, so that nothing is outdated when a model moves to another device. The k / 2
-        values cost little compared with the product with M.
+        The tables are computed in float32, as in the authors' code. Tables in float64 would differ by 1e-7. The tables
+        are computed at each call, not stored, so that they are always on the device of the model. The k / 2 values cost
+        little compared with the product with M.
 
         Args:
             like: A tensor with the device and the dtype of the result.

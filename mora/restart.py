@@ -10,8 +10,8 @@ The rank of one update is limited. The sum of several updates can have a higher 
 4. Warm up the learning rate again.
 
 `restart` does steps 1 and 2, `reset_optimizer` step 3 and `mora.schedules.jagged` step 4. `restart` returns the merged
-updates as a list of `Update`. A checkpoint can save this list instead of the changed base weights: it is smaller, and
-adding the updates to the pretrained weights again gives the same bits.
+updates as a list of `Update`. A checkpoint saves this list instead of the changed base weights while the list is
+smaller. Adding the updates to the pretrained weights again gives the same bits.
 
 Legend: k = in_features, d = out_features, q = r_hat, r = rank of LoRA. M: (q, q). A: (r, k). B: (d, r).
 """
