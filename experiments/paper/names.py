@@ -12,7 +12,6 @@ PUBLISHED = Path(__file__).parent.parent.parent / "results" / "paper" / "paper.j
 LOW, HIGH, PRETRAINING = 8, 256, 128  # the paper's ranks
 
 
-
 @dataclass(frozen=True)
 class Metric:
     """How a metric is called, and which end of it is good."""
