@@ -1,5 +1,6 @@
 """The store: whole files or none, one owner a cell, unreadable records named and skipped."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,11 +12,11 @@ import time
 import pytest
 
 from experiments.errors import ConfigError
+from experiments.files import write_json
 from experiments.identity import cell_identity, key_of
 from experiments.spec.parse import from_record
 from experiments.store.folder import read_records
 from experiments.store.records import CELL_FIELDS, Record, Store
-from experiments.store.storage import write_json
 
 from ..conftest import ROOT, compose
 from ..processes import SMOKE, begin, half_written, launch, outcome, printed, the_record
@@ -99,6 +100,16 @@ def test_a_folder_that_cannot_be_written_is_a_config_error():
         pytest.raises(ConfigError, match=r"paths\.results: cannot write to /proc/nowhere"),
         Store("/proc/nowhere").claim("k"),
     ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_is_a_config_error(number, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(ConfigError, match="cannot lock a file in"), Store(tmp_path).claim("k"):
         pass
 
 
