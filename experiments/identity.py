@@ -17,7 +17,7 @@ from . import tasks
 from .data import userfile
 from .errors import ConfigError
 from .spec import compose
-from .spec.parse import parse
+from .spec.parse import typed
 from .spec.run_config import RunConfig
 
 TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny` changes
@@ -162,8 +162,8 @@ def _default(config: RunConfig) -> dict[str, Any]:
     arguments = [f"method={m.name}", f"task={config.task.name}", f"scale={config.scale}"]
     if m.rank is not None:
         arguments.append(f"method.rank={m.rank}")
-    default = parse(compose.composition(arguments))
-    return identity_of(default) | {"hardware": {"precision": "bf16" if default.hardware.device == "gpu" else "fp32"}}
+    default = identity_of(typed(compose.composition(arguments)))
+    return default | {"hardware": {"precision": "bf16" if config.hardware.device == "gpu" else "fp32"}}
 
 
 def _plain(name: str) -> str:

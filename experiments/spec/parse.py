@@ -21,11 +21,16 @@ def parse(composed: DictConfig) -> RunConfig:
     Raises:
         ConfigError: The first setting that is wrong.
     """
+    return _checked(typed(composed))
+
+
+def typed(composed: DictConfig) -> RunConfig:
+    """A composed configuration with types, as it is on any machine: `auto` stays, and nothing is held against others."""
     values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     scale = values.get("scale")
     if not isinstance(scale, dict) or "name" not in scale:
         raise ConfigError(f"scale must be a section with a name, got {scale!r}")
-    return _checked(values | {"scale": scale["name"]})
+    return _typed(values | {"scale": scale["name"]})
 
 
 def from_record(values: Any) -> RunConfig:
@@ -36,16 +41,19 @@ def from_record(values: Any) -> RunConfig:
     """
     if not isinstance(values, dict):
         raise ConfigError(f"config must be a section of settings, got {values!r}")
-    return _checked(values)
+    return _checked(_typed(values))
 
 
-def _checked(values: dict[str, Any]) -> RunConfig:
+def _typed(values: dict[str, Any]) -> RunConfig:
     for name, value in values.items():
         _refuse_secrets(name, value)
     try:
-        run = RunConfig.model_validate(values)
+        return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_message(error.errors()[0])) from None
+
+
+def _checked(run: RunConfig) -> RunConfig:
     run = run.replace(hardware=hardware.hardware_in_force(run.hardware, planned=run.dry_run))
     checks.together(run)
     return run

@@ -39,8 +39,12 @@ def paper_rank(ranks: Mapping[str, int], rank: int | None) -> str | None:
     return next((name for name, own in ranks.items() if own == rank), None)
 
 
-def nearest(ranks: Mapping[str, int], rank: int) -> str:
-    """The name of the paper's rank whose own rank is nearest to `rank` by logarithm; the lower one of two."""
+def nearest(ranks: Mapping[str, int], rank: Any) -> str:
+    """The name of the paper's rank whose own rank is nearest to `rank` by logarithm; the lower one of two.
+
+    A value that is no rank gets the lowest one: the check of `method.rank` refuses it, in its own words.
+    """
+    rank = rank if _is_rank(rank) else min(ranks.values())
     return min(ranks, key=lambda name: (abs(math.log2(ranks[name] / rank)), ranks[name]))
 
 
@@ -51,12 +55,14 @@ def lowest_rank(ranks: Mapping[str, int]) -> int:
 
 def by_rank(table: Mapping[str, Any], ranks: Mapping[str, int], rank: Any) -> Any:
     """The entry of a table for the paper's rank that is nearest to `rank`."""
-    return table[nearest(_checked_ranks(ranks), _checked_rank(rank))]
+    return table[nearest(_checked_ranks(ranks), rank)]
 
 
 def lora_alpha(protocol: Mapping[str, Any], rank: Any) -> float:
     """LoRA's alpha at a rank: the paper's scale at the paper's ranks, else `USUAL_SCALE`."""
-    name = paper_rank(_checked_ranks(protocol["ranks"]), _checked_rank(rank))
+    name = paper_rank(_checked_ranks(protocol["ranks"]), rank)
+    if not _is_rank(rank):
+        return USUAL_SCALE
     alpha = rank * (USUAL_SCALE if name is None else protocol["lora_scale"][name])
     return int(alpha) if alpha == int(alpha) else alpha
 
@@ -74,7 +80,7 @@ def rates(protocol: Mapping[str, Any], grid: str, rank: Any) -> dict[str, Any]:
         ranks = {name: own for name, own in _checked_ranks(protocol["ranks"]).items() if name in table}
         if not ranks:
             raise ConfigError(f"protocol.learning_rates.{grid} has none of the ranks {', '.join(protocol['ranks'])}")
-        table = table[nearest(ranks, _checked_rank(rank))]
+        table = table[nearest(ranks, rank)]
     if not hasattr(table, "get") or "use" not in table or "candidates" not in table:
         raise ConfigError(f"protocol.learning_rates.{grid} must hold `use` and `candidates`, got {table}")
     return dict(table)
@@ -111,7 +117,5 @@ def _checked_ranks(ranks: Any) -> Mapping[str, int]:
     return ranks
 
 
-def _checked_rank(rank: Any) -> int:
-    if type(rank) is not int or rank <= 0:
-        raise ConfigError(f"method.rank must be an integer of at least 1, got {rank!r}")
-    return rank
+def _is_rank(rank: Any) -> bool:
+    return type(rank) is int and rank > 0

@@ -18,8 +18,9 @@ def _different(names: list[str]) -> list[str]:
 
 
 # The description completes the sentence "<setting> must be ...".
-PositiveInt = Annotated[int, Field(gt=0, le=LARGEST, description=f"an integer from 1 to {LARGEST}")]
-Count = Annotated[int, Field(ge=0, le=LARGEST, description=f"an integer from 0 to {LARGEST}")]
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST, description="a positive integer")]
+Count = Annotated[int, Field(ge=0, le=LARGEST, description="an integer of at least 0")]
+Seed = Annotated[int, Field(ge=0, le=LARGEST, description=f"an integer from 0 to {LARGEST}")]
 Threads = Annotated[int, Field(gt=0, le=1024, description="an integer from 1 to 1024")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a positive number")]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of at least 0")]
@@ -191,7 +192,7 @@ class RunConfig(Section):
     scale: Text
     model: Text
     quantization: Literal["none", "nf4", "int8"]
-    seed: Count
+    seed: Seed
     dry_run: Switch = False  # a question, not a run: records do not hold it
     training: Training
     hardware: Hardware

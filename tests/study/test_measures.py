@@ -5,7 +5,7 @@ import pytest
 from experiments.paper import Cell
 from experiments.study import measures
 
-from . import synthetic
+from .. import synthetic
 
 
 @pytest.fixture

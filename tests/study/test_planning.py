@@ -16,7 +16,7 @@ from experiments.study import planning
 from experiments.study import start as starting
 from experiments.study.fill import Results
 
-from . import synthetic
+from .. import synthetic
 
 ROOT = Path(__file__).parent.parent.parent
 FIXED = synthetic.FixedProtocols("laptop")
