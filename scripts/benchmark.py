@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.cli import script
 from experiments.errors import ConfigError
-from experiments.store.storage import write_json
+from experiments.files import write_json
 from scripts.benchmarks import page
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,11 +7,10 @@ import sys
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import ConfigError, StorageError
+from ..errors import ConfigError, StorageError, exit_code
 from ..spec import ranks
 from ..spec.compose import CONF
 from ..spec.parse import parse
-from ..store import storage
 from .explain import explain
 
 
@@ -39,4 +38,4 @@ def refuse(error: Exception) -> int:
     """One line: what was wrong, where, which values are allowed. Gives the exit code."""
     if ranks.first():
         print(f"error: {explain(error, sys.argv[1:], CONF)}", file=sys.stderr)
-    return storage.exit_code(error)
+    return exit_code(error)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import redact, tasks
-from ..errors import ConfigError, one_line
+from ..errors import ConfigError, exit_code, one_line
 from ..report import output
 from ..spec import scales
 from ..spec.compose import CONF
 from ..spec.run_config import LARGEST
-from ..store import storage
 from ..store.folder import ResultsError, read_records
 from ..store.records import Record
 from .explain import explain
@@ -119,7 +118,7 @@ def guarded(main: Callable[[], int]) -> int:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
     except OSError as error:
         print(f"error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
-        return storage.exit_code(error)
+        return exit_code(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

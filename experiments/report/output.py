@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from .. import files as disk
 from ..errors import ConfigError
-from ..store import storage
 
 Files = dict[Path, bytes]
 
@@ -16,7 +16,7 @@ def write(files: Mapping[Path, bytes]) -> None:
     """Write each file whole. One that is already right is left alone."""
     for path, content in files.items():
         if not path.is_file() or path.read_bytes() != content:
-            storage.write(path, content)
+            disk.write(path, content)
 
 
 def between_marks(path: Path, name: str, content: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..errors import SIGNS, out_of_memory
+from ..errors import MEMORY_MESSAGES, out_of_memory
 from ..spec.run_config import RunConfig
 
 
@@ -39,5 +39,5 @@ def _allowed(quantization: str) -> bool:
 def _shortage(text: str) -> str:
     """The sentence that says it, and the next, which says how much was asked for; torch goes on for pages."""
     sentences = text.split(". ")
-    said = [i for i, sentence in enumerate(sentences) if any(sign in sentence.lower() for sign in SIGNS)]
+    said = [i for i, sentence in enumerate(sentences) if any(sign in sentence.lower() for sign in MEMORY_MESSAGES)]
     return f" ({'. '.join(sentences[said[0] : said[0] + 2])})" if said else ""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import ConfigError, one_line, out_of_memory
 from ..identity import fingerprint
 from ..spec import shapes
@@ -103,7 +103,16 @@ def tiny_tokenizer() -> Any:
 
 
 def smollm2(cache: Path) -> Path:
-    """The folder of SmolLM2-135M-Instruct: fetched once, converted from GGUF to safetensors, kept in the cache.
+    """The folder of SmolLM2-135M-Instruct: fetched once, converted from GGUF to safetensors, kept in the cache."""
+    folder = cache / "models" / "smollm2-135m"
+    with files.lock(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / "model.safetensors").is_file():
+            _convert_smollm2(cache, folder)
+    return folder
+
+
+def _convert_smollm2(cache: Path, folder: Path) -> None:
+    """Write SmolLM2-135M-Instruct to `folder` as transformers loads it.
 
     The weights are the dequantised 4-bit ones of an instruct model; every record that uses them says so in its model
     name. transformers reads the GGUF file but will not save what it read, so the model is rebuilt from its
@@ -114,9 +123,6 @@ def smollm2(cache: Path) -> Path:
 
     from ..data import sources
 
-    folder = cache / "models" / "smollm2-135m"
-    if (folder / "model.safetensors").is_file():
-        return folder
     gguf = sources.fetch("smollm2-135m", cache)["SmolLM2-135M-Instruct.Q4_1.gguf"]
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config: Any = read.config
@@ -125,13 +131,7 @@ def smollm2(cache: Path) -> Path:
     rebuilt = LlamaForCausalLM(config)
     rebuilt.load_state_dict(read.state_dict(), strict=True)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
-    rebuilt.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
-    (staging / "origin.json").write_text(json.dumps({"from": gguf.name, "weights": "dequantised from Q4_1"}))
-    try:
-        staging.rename(folder)
-    except OSError:
-        if not (folder / "model.safetensors").is_file():
-            raise  # another process did not finish the same work first
-    return folder
+    with files.new_folder(folder) as temporary:
+        rebuilt.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / "origin.json").write_text(json.dumps({"from": gguf.name, "weights": "dequantised from Q4_1"}))

@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ..store import storage
+from .. import files
 
 SEAL = "sums.json"
 
@@ -29,9 +29,9 @@ def step(checkpoint: Path) -> int:
 
 def seal(checkpoint: Path) -> None:
     """Flush every file of a checkpoint to the disk, and add their sums."""
-    storage.sync(checkpoint)
-    files = (p for p in sorted(checkpoint.rglob("*")) if p.is_file())
-    storage.write_json(checkpoint / SEAL, {str(p.relative_to(checkpoint)): _sum(p) for p in files})
+    files.flush_all(checkpoint)
+    paths = (p for p in sorted(checkpoint.rglob("*")) if p.is_file())
+    files.write_json(checkpoint / SEAL, {str(p.relative_to(checkpoint)): _sum(p) for p in paths})
 
 
 def damage(checkpoint: Path) -> str | None:

@@ -7,10 +7,10 @@ weights would be embeddings of pieces that it hardly ever meets.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import ConfigError
 from ..spec import shapes
 
@@ -72,10 +72,8 @@ def small_tokenizer(cache: Path) -> Any:
     path = cache / "models" / f"llama-3m-tokenizer-v{TOKENIZER_VERSION}.json"
     if not path.is_file():
         learned = learn_tokenizer(cache)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        learned.save(str(temporary))
-        temporary.replace(path)
+        with files.new_file(path) as temporary:
+            learned.save(str(temporary))
     return PreTrainedTokenizerFast(
         tokenizer_file=str(path), bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )

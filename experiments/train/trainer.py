@@ -23,10 +23,10 @@ from transformers.trainer_utils import set_seed as set_seed
 
 from mora import schedules
 
+from .. import files
 from ..data.rows import collate
 from ..spec import ranks
 from ..spec.run_config import RunConfig
-from ..store import storage
 from . import checkpoints, sharding
 from .adapt import AdaptedModel
 from .callbacks import Curve, Measure
@@ -125,13 +125,13 @@ class RunTrainer(Trainer):
         ranks.barrier()
         self.args.output_dir = str(staging)
         try:
-            with storage.writing("a checkpoint", final):
+            with files.writing("a checkpoint", final):
                 super()._save_checkpoint(model, trial)
                 ranks.barrier()
                 if ranks.first():
                     (folder,) = staging.iterdir()
                     checkpoints.seal(folder)
-                    storage.replace(folder, final / folder.name)
+                    files.replace(folder, final / folder.name)
         finally:
             self.args.output_dir = str(final)
             if ranks.first():
@@ -208,11 +208,11 @@ def save(trainer: RunTrainer, folder: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
     ranks.barrier()
     try:
-        with storage.writing("the trained model", folder.parent):
+        with files.writing("the trained model", folder.parent):
             trainer.save_model(str(staging))
             if ranks.first():
-                storage.sync(staging)
-                storage.replace(staging, folder)
+                files.flush_all(staging)
+                files.replace(staging, folder)
     finally:
         if ranks.first():
             shutil.rmtree(staging, ignore_errors=True)

@@ -1,5 +1,6 @@
 """The store: whole files or none, one owner a cell, unreadable records named and skipped."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,11 +12,11 @@ import time
 import pytest
 
 from experiments.errors import ConfigError
+from experiments.files import write_json
 from experiments.identity import cell_key_of, group_of, identity_of, key_of
 from experiments.spec.parse import from_record
 from experiments.store.folder import read_records
 from experiments.store.records import CELL_FIELDS, SCHEMA, Record, Store
-from experiments.store.storage import write_json
 
 from ..conftest import ROOT, compose
 from ..processes import SMOKE, begin, half_written, launch, outcome, printed, the_record
@@ -59,12 +60,12 @@ def test_an_unreadable_record_is_kept_aside(tmp_path, counted):
     arguments = ["method=none", *SMOKE, f"paths.results={tmp_path / 'results'}"]
     assert launch(*arguments, log=tmp_path / "log").code == 0
     (path,) = (tmp_path / "results" / "runs").iterdir()
-    newer = path.read_text().replace('"schema": 1', '"schema": 2')
+    newer = path.read_text().replace('"schema": 2', '"schema": 3')
     path.write_text(newer)
     done = launch(*arguments, log=tmp_path / "log")
     assert done.code == 0
     assert len(done.said) == 1
-    assert f"{path} is not a readable record (schema 2, this version reads 1)" in done.said[0]
+    assert f"{path} is not a readable record (schema 3, this version reads 2" in done.said[0]
     assert json.loads(path.read_text())["schema"] == SCHEMA
     assert path.with_suffix(".unreadable").read_text() == newer
     counted(1, "records of a newer schema")
@@ -99,6 +100,16 @@ def test_a_folder_that_cannot_be_written_is_a_config_error():
         pytest.raises(ConfigError, match=r"paths\.results: cannot write to /proc/nowhere"),
         Store("/proc/nowhere").claim("k"),
     ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_is_a_config_error(number, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(ConfigError, match="cannot lock a file in"), Store(tmp_path).claim("k"):
         pass
 
 

@@ -103,7 +103,7 @@ MOMENTS = (
     ("mora.restart.reset_optimizer", 3),
     ("mora.checkpoint.save_base", 3),
     ("mora.checkpoint.save_base", 4),
-    ("experiments.store.storage.sync", 4),
+    ("experiments.files.flush_all", 4),
     ("os.rename", 3),
     ("os.rename", 4),
 )
@@ -124,8 +124,8 @@ def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path, cou
     ("at", "count"),
     [
         ("experiments.train.trainer.save", 1),
-        ("experiments.store.storage.sync", 7),
-        ("experiments.store.storage.write_json", 8),
+        ("experiments.files.flush_all", 7),
+        ("experiments.files.write_json", 8),
     ],
 )
 @pytest.mark.parametrize("method", ["fft", "remora"])
