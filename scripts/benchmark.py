@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.cli import script
+from experiments.cli import command, script
 from experiments.errors import ConfigError
 from experiments.store.storage import write_json
 from scripts.benchmarks import page
@@ -40,9 +40,7 @@ def names(text: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = script.Parser(__doc__)
     parser.add_argument("--only", type=names, default=list(PARTS), metavar="A,B,...", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="few rounds: a first look")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmark.json", metavar="JSON")
@@ -56,8 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--check goes with --render")
     measured = read(options.output)
     if not options.render:
-        # As run.py does, and before torch is imported: threads that spin would slow each other down.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        command.prepare_environment()  # before torch is imported
         for name in options.only:
             print(f"measuring: {name}", file=sys.stderr)
             measured["parts"][name] = part(name, options.quick)

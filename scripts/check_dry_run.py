@@ -123,7 +123,7 @@ def line(model: str, name: str, checkpointing: bool) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser(__doc__)
     parser.add_argument("--model", choices=SIZES, action="append", help="only this one (repeatable)")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

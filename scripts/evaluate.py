@@ -9,7 +9,6 @@ another order: --tolerance says which difference counts as equal.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from pathlib import Path
@@ -17,24 +16,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from tabulate import tabulate
 
 from experiments import tasks
 from experiments.cli import script
-from experiments.cli.explain import explain
 from experiments.errors import ConfigError
 from experiments.reuse import load
 from experiments.spec import compose
-from experiments.spec.compose import CONF, composition
+from experiments.spec.compose import composition
 from experiments.spec.parse import parse
 from experiments.spec.run_config import RunConfig
 from experiments.store.records import Store
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser(__doc__)
     parser.add_argument("key", metavar="KEY")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
     parser.add_argument("--task", choices=tasks.NAMES, help="another task; nothing is compared")
@@ -59,10 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def with_task(config: RunConfig, task: str) -> RunConfig:
     """The configuration of a run, with the task section that `task` has at its scale."""
     compose.register()
-    try:
-        composed = parse(composition(["method=fft", f"task={task}", f"scale={config.scale}"]))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"--task: {explain(error, [], CONF)}") from None
+    composed = parse(composition(["method=fft", f"task={task}", f"scale={config.scale}"]))
     if composed.model != config.model:
         raise ConfigError(
             f"--task: {task} at scale {config.scale} is measured on {composed.model}, this run trained {config.model}"

@@ -10,7 +10,6 @@ OUT must not exist, and appears whole or not at all. Exit codes: 0 done; 2 refus
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def positive(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser(__doc__)
     parser.add_argument("key", metavar="KEY")
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")

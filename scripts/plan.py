@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tabulate import tabulate
 
-from experiments import paper
+from experiments import paper, tasks
 from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.store.folder import read_records
@@ -32,14 +32,10 @@ HEADER = ("task", "method", "rank", "operator", "stage", "states", "learning rat
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = script.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = script.Parser(__doc__)
     parser.add_argument("--table", type=int, action="append", default=[], choices=paper.TABLES)
     parser.add_argument("--figure", type=int, action="append", default=[], choices=paper.FIGURES)
-    parser.add_argument(
-        "--task", action="append", choices=script.TASKS, help="only the cells of this task (repeatable)"
-    )
+    parser.add_argument("--task", action="append", choices=tasks.NAMES, help="only the cells of this task (repeatable)")
     parser.add_argument("--method", action="append", choices=[*paper.METHODS], help="only this method (repeatable)")
     parser.add_argument("--scale", choices=paper.SCALES, default="laptop")
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -50,7 +46,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     action.add_argument("--print", choices=("hydra", "slurm"), help="print the commands of what can be run now")
     parser.add_argument("run_arguments", nargs="*", metavar="name=value", help="more settings for run.py")
     made = parser.parse_args(arguments)
-    script.check_overrides(parser, made.run_arguments)
+    script.check_overrides(made.run_arguments)
     return made
 
 

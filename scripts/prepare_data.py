@@ -6,7 +6,6 @@ python scripts/prepare_data.py --check      only print the table; exit code 1 if
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from experiments.spec.run_config import Paths
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser(__doc__)
     parser.add_argument("--check", action="store_true", help="fetch nothing")
     parser.add_argument(
         "--cache",
