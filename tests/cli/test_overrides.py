@@ -293,8 +293,9 @@ def at(config, name):
 def check_any(call, arguments):
     """The property: refused in one line, or run with sensible settings and the values of the command line."""
     outcome = call(*arguments)
+    assert "Traceback" not in outcome.err
     if not outcome.configs:
-        if outcome.code == 2:
+        if outcome.code:
             check_refusal(outcome, arguments)
         return
     assert set(outcome.err.splitlines()) <= {"error: it ran"} or "-m" in arguments, outcome.err
