@@ -12,9 +12,10 @@ from typing import NoReturn
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import paper, redact
+from .. import redact
 from ..errors import ConfigError, one_line
 from ..report import output
+from ..spec import scales
 from ..spec.run_config import LARGEST
 from ..store import storage
 from ..store.folder import ResultsError, read_records
@@ -40,7 +41,7 @@ def parser(description: str | None) -> Parser:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that holds runs/ (default: results)"
     )
-    parser.add_argument("--scale", action="append", choices=paper.SCALES, help="only this scale (repeatable)")
+    parser.add_argument("--scale", action="append", choices=scales.names(), help="only this scale (repeatable)")
     return parser
 
 

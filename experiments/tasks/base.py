@@ -34,6 +34,7 @@ class Task(Protocol):
     name: ClassVar[str]
     version: ClassVar[int]  # raised whenever data, prompt or scorer change: it is part of a run's key
     headline: ClassVar[str]  # the metric to look at first
+    paper_model: ClassVar[str]  # the model that the paper measured
 
     def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
         """Build the examples. Deterministic in `config.seed`."""

@@ -39,6 +39,7 @@ class FinanceTask(FineTuning):
     name = "finance"
     version = 1
     headline = "heldout_perplexity"
+    paper_model = "LLaMA-2 7B"
 
     def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
         t, cache = config.task, config.paths.cache_folder

@@ -29,6 +29,7 @@ class MathTask(FineTuning):
     name = "math"
     version = 1
     headline = "answer_bits_per_byte"
+    paper_model = "LLaMA-2 7B"
 
     def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
         t, cache = config.task, config.paths.cache_folder

@@ -35,6 +35,7 @@ class PretrainTask:
     name = "pretrain"
     version = 1
     headline = "perplexity"
+    paper_model = "LLaMA 250M"
 
     def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
         t, cache = config.task, config.paths.cache_folder

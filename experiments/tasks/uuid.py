@@ -53,6 +53,7 @@ class UuidTask:
     name = "uuid"
     version = 1
     headline = "char_accuracy"
+    paper_model = "LLaMA-2 7B"
 
     def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
         import torch
