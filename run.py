@@ -5,7 +5,7 @@
     python run.py method=mora task=uuid scale=paper hardware=gpu         run the published protocol
     python run.py method=mora task=uuid scale=paper dry_run=true         print what the run would need and cost
 
-Exit codes: 0 all cells are finished; 1 a run failed, or the disk is full; 2 the configuration is wrong; 130 interrupted.
+Exit codes: 0 all cells are finished; 1 a run failed, or the disk is full; 2 a setting is wrong; 130 interrupted.
 """
 
 from __future__ import annotations

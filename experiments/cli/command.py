@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -78,6 +79,7 @@ def answer(composed: DictConfig) -> tuple[int, float | None]:
     from . import summary
 
     compose.register()  # `prepare_environment` was not called in the process of a cluster's job
+    compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
     try:
         config = parse(composed)
         if config.dry_run:

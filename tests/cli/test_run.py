@@ -34,7 +34,7 @@ def test_a_sweep_leaves_one_record_a_cell(sweep):
     results, records, done = sweep
     assert set(records) == {"fft", "lora", "mora"}
     for method, record in records.items():
-        assert record["schema"] == 1
+        assert record["schema"] == 2
         assert record["status"] == "finished"
         assert record["error"] is None
         assert set(record["metrics"]["final"]) == {"char_accuracy", "key_loss", "value_loss"}
