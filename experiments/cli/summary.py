@@ -1,4 +1,4 @@
-"""What a run prints at its end: its metrics, the paper's values for the same cell, and where the record is."""
+"""What run.py prints when a run ends: the metrics, the paper's values for the same cell, the cost, the record."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..study.cells import published_for
 
 
 def headline(record: Record) -> float | None:
-    """The value of the metric to look at first."""
+    """The final value of the task's headline metric; None if the run has no such value."""
     return record.metrics["final"].get(tasks.get(record.cell["task"]).headline)
 
 
 def show(record: Record, config: RunConfig) -> None:
-    """Print a run's result. What the paper has beside it was measured on its own model, whatever the scale here."""
+    """Print a run's result, and the paper's values with the model that the paper measured them on."""
     path = Store(config.paths.results).path(record.key)
     if record.status != "finished":
         print(f"{record.name}: {record.status}; record: {path}")
