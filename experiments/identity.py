@@ -79,7 +79,7 @@ def cell_identity(config: RunConfig) -> dict[str, Any]:
     """All that can change the result of `config`, known without loading a thing; `key_of` it is the key."""
     t = config.task
     data = userfile.checked(t.train_file, t.prompt) if t.train_file else ""
-    return identity(config, tasks.get(config.task.name).version, fingerprint(config.model), data)
+    return identity(config, tasks.of(config).version, fingerprint(config.model), data)
 
 
 def cell_of(config: RunConfig) -> dict[str, Any]:

@@ -6,12 +6,11 @@ from .. import paper, tasks
 from ..spec.run_config import RunConfig
 from ..store.records import Record, Store
 
-PAPER_MODEL = {"pretrain": "LLaMA 250M"}  # every other task: LLaMA-2 7B
-
 
 def headline(record: Record) -> float | None:
-    """The value of the metric to look at first."""
-    return record.metrics["final"].get(tasks.get(record.cell["task"]).headline)
+    """The value of the task's headline, or of the first of its stand-ins that the record holds."""
+    final = record.metrics["final"]
+    return next((final[name] for name in tasks.get(record.cell["task"]).headlines if name in final), None)
 
 
 def show(record: Record, config: RunConfig) -> None:
@@ -22,7 +21,7 @@ def show(record: Record, config: RunConfig) -> None:
         return
     print(f"{record.name}: " + "  ".join(f"{name} {value:.4g}" for name, value in record.metrics["final"].items()))
     printed = [f"{value:g} ({where})" for where, value in paper.beside(record.cell, config.protocol)]
-    model = PAPER_MODEL.get(config.task.name, "LLaMA-2 7B")
+    model = tasks.of(config).paper_model
     print(f"  the paper, on {model}: {'; '.join(printed)}" if printed else "  the paper has no value for this cell")
     cost = record.cost
     print(f"  {cost['trainable_parameters']:,} trainable parameters, {cost['seconds']:.0f} s of training")

@@ -14,25 +14,17 @@ from ..errors import ConfigError
 from . import shapes
 
 if TYPE_CHECKING:
-    from .run_config import Method, RunConfig, Task
+    from .run_config import Method, RunConfig
 
 
 # mora.config's, which cannot be imported before PEFT is; a test compares the two.
 AUTO_ROTATION_UP_TO = 32
-# What the methods of a family, a method with restarts, and a task read: null or absent elsewhere alone.
+# What the methods of a family and a method with restarts read: null or absent elsewhere alone.
 ADAPTERS = {
     "lora": ("rank", "alpha", "dropout", "target_modules"),
     "mora": ("rank", "operator", "in_groups", "out_groups", "wrap", "surplus", "dropout", "target_modules"),
 }
 RESTARTS = ("restart_every", "restart_warmup", "restart_schedule", "optimizer_reset", "reset_scope", "reset_ratio")
-TASKS = {
-    "uuid": ("pairs", "eval_pairs"),
-    "instruct": ("prompt", "max_length", "heldout_rows"),
-    "math": ("prompt", "max_length", "heldout_rows", "new_tokens"),
-    "biomed": ("max_length", "heldout_rows"),
-    "finance": ("max_length", "heldout_rows"),
-    "pretrain": ("max_length",),
-}
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
@@ -98,15 +90,11 @@ def _quantized(run: RunConfig) -> None:
 
 
 def _complete(run: RunConfig) -> None:
-    m, t = run.method, run.task
+    m = run.method
     restarts = any(getattr(m, name) is not None for name in RESTARTS)
-    needed: list[tuple[str, Method | Task, str]] = [
-        ("method", m, name) for name in (*ADAPTERS.get(m.family, ()), *(RESTARTS if restarts else ()))
-    ]
-    needed += [("task", t, name) for name in TASKS.get(t.name, ())]
-    for section, values, name in needed:
-        if getattr(values, name) is None:
-            raise ConfigError(f"{section}.{name} is missing; {section}={values.name} cannot do without")
+    for name in (*ADAPTERS.get(m.family, ()), *(RESTARTS if restarts else ())):
+        if getattr(m, name) is None:
+            raise ConfigError(f"method.{name} is missing; method={m.name} cannot do without")
 
 
 def _there(path: str, what: Callable[[Path], bool]) -> bool:
