@@ -1,41 +1,61 @@
-"""What a run is, as a key, a cell, a name."""
+"""What a run is: the identity that is hashed to its key, its cell, its name.
+
+Two runs are the same if nothing that can change the result differs. So the identity holds no folder, no logger, no
+number of processes, and not where a model lies or how often a checkpoint is written.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from . import tasks
 from .data import userfile
 from .errors import ConfigError
+from .spec import compose
+from .spec.parse import typed
 from .spec.run_config import RunConfig
 
-NOT_IN_KEY = {
-    "task": {"train_file", "eval_batch_size"},  # what is in the file counts, not where it lies
+TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny` changes
+NOT_IN_IDENTITY = {
+    # What the file of a method says to the harness or to a reader. A method's further settings act through `peft`.
+    "method": {"label", "rates", "quantizable", "official_dtype", "allowed"},
+    "task": {"train_file", "eval_batch_size"},  # what is in the file counts, not where the file lies
     "training": {"checkpoint_every", "keep_checkpoints"},
     "hardware": {
         *("name", "device", "device_batch_size", "activation_checkpointing", "threads"),
         *("processes", "nodes", "sharding", "compile"),  # the same sums in another order
     },
 }
+LONGEST_NAME = 4  # differences from the default that a name spells out
 
 
-def identity(
-    config: RunConfig, task_version: int, model_fingerprint: str, data_fingerprint: str = ""
-) -> dict[str, Any]:
-    """The part of a configuration that can change the result."""
-    values = config.as_dict()
-    kept = {name: values[name] for name in ("method", "task", "scale", "quantization", "seed", "training", "hardware")}
-    for section, names in NOT_IN_KEY.items():
-        kept[section] = {k: v for k, v in kept[section].items() if k not in names}
-    if config.method.family == "none":
-        kept["training"] = {}  # nothing trains
-    # Settings that a method or a task does not have are left out, so that a new one does not change old keys.
-    for section in ("method", "task", "hardware"):
-        kept[section] = {k: v for k, v in kept[section].items() if v is not None}
-    return kept | {"model": model_fingerprint, "task_version": task_version, "data": data_fingerprint}
+def identity_of(config: RunConfig) -> dict[str, Any]:
+    """All that can change the result of `config`, known without loading a model or data.
+
+    Settings that a method or a task does not have are left out, so that a new setting does not change old keys.
+    """
+    t, values = config.task, config.as_dict()
+    sections: dict[str, Any] = {}
+    for name, left_out in NOT_IN_IDENTITY.items():
+        known = type(getattr(config, name)).model_fields.keys() - left_out
+        sections[name] = {k: v for k, v in values[name].items() if k in known and v is not None}
+    if not config.method.trains:
+        sections["training"] = {}
+    if config.training.adapter_dtype == "official":
+        sections["method"]["official_dtype"] = config.method.official_dtype
+    return sections | {
+        "scale": config.scale,
+        "quantization": config.quantization,
+        "seed": config.seed,
+        "model": fingerprint(config.model),
+        "task_version": tasks.of(config).version,
+        "data": userfile.checked(t.train_file, t.prompt) if t.train_file else "",
+    }
 
 
 def key_of(identity: dict[str, Any]) -> str:
@@ -43,11 +63,14 @@ def key_of(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny` changes
+def cell_key_of(identity: dict[str, Any]) -> str:
+    """The key of what the runs of a cell share: all but the learning rate, the seed and the number format."""
+    training = {k: v for k, v in identity["training"].items() if k != "learning_rate"}
+    return key_of({k: v for k, v in identity.items() if k not in ("seed", "hardware")} | {"training": training})
 
 
 def fingerprint(model: str) -> str:
-    """What stands for the model in a run's key: independent of where a folder lies, light to compute.
+    """What stands for the model in a run's identity: independent of where a folder lies, quick to compute.
 
     For a folder it covers every file's name and size, all of config.json, and the ends of the weight files.
 
@@ -75,20 +98,13 @@ def fingerprint(model: str) -> str:
     return "folder-" + digest.hexdigest()[:16]
 
 
-def cell_identity(config: RunConfig) -> dict[str, Any]:
-    """All that can change the result of `config`, known without loading a thing; `key_of` it is the key."""
-    t = config.task
-    data = userfile.checked(t.train_file, t.prompt) if t.train_file else ""
-    return identity(config, tasks.of(config).version, fingerprint(config.model), data)
-
-
 def cell_of(config: RunConfig) -> dict[str, Any]:
     """What identifies the cell to a reader of tables."""
     m = config.method
     return {
         "method": m.name,
         "rank": m.rank,
-        "operator": m.operator,
+        "operator": m.setting("operator"),
         "task": config.task.name,
         "scale": config.scale,
         "model": config.model,
@@ -97,17 +113,66 @@ def cell_of(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def name_of(config: RunConfig) -> str:
-    """A short name for people; the key is what identifies a run."""
+def flat(identity: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every setting of an identity."""
+    for name, value in identity.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
+def differences(identity: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted name -> (value, other value) of each setting that differs; None where a setting is missing."""
+    here, there = dict(flat(identity)), dict(flat(other))
+    names = [*here, *(name for name in there if name not in here)]
+    return {n: (here.get(n), there.get(n)) for n in names if here.get(n) != there.get(n)}
+
+
+def name_of(config: RunConfig, identity: dict[str, Any] | None = None) -> str:
+    """A short name for people: task, scale, method, rank, then what differs from the default of these, rate and seed.
+
+    Args:
+        config: The run.
+        identity: Its identity, where it is known already.
+    """
+    identity = identity_of(config) if identity is None else identity
+    m, rate = config.method, config.training.learning_rate
+    parts = [config.task.name, config.scale, m.name, *([f"r{m.rank}"] if m.rank else [])]
+    unlike = {n: v for n, (v, _) in differences(identity, _default(config)).items() if n not in ("seed", RATE)}
+    # A setting of the method's file and what it becomes in `peft` are one difference.
+    words = list(dict.fromkeys(f"{_plain(name)}={_word(value)}" for name, value in unlike.items()))
+    if len(words) > LONGEST_NAME:
+        words = [*words[:LONGEST_NAME], f"and-{len(words) - LONGEST_NAME}-more-{key_of(unlike)[:6]}"]
+    parts += words + ([f"lr{rate:g}"] if rate is not None else []) + [f"seed{config.seed}"]
+    return "-".join(parts)
+
+
+RATE = "training.learning_rate"
+
+
+def group_of(name: str) -> str:
+    """The name of a run without its learning rate and seed: the runs of a cell share it."""
+    return re.sub(r"(-lr[\d.e+-]+)?-seed\d+$", "", name)
+
+
+def _default(config: RunConfig) -> dict[str, Any]:
+    """The identity of a run that is told nothing but the method, its rank, the task and the scale."""
     m = config.method
-    parts = [config.task.name, config.scale, m.name, f"r{m.rank}" if m.rank else "", m.operator or ""]
-    if m.surplus == "fold":
-        parts.append("fold")
-    if m.groupings == "four":
-        parts.append("four")
-    if config.model != config.protocol["model"]:
-        parts.append(Path(config.model).name)
-    if config.training.learning_rate is not None:
-        parts.append(f"lr{config.training.learning_rate:g}")
-    parts.append(f"seed{config.seed}")
-    return "-".join(p for p in parts if p)
+    arguments = [f"method={m.name}", f"task={config.task.name}", f"scale={config.scale}"]
+    if m.rank is not None:
+        arguments.append(f"method.rank={m.rank}")
+    default = identity_of(typed(compose.composition(arguments)))
+    return default | {"hardware": {"precision": "bf16" if config.hardware.device == "gpu" else "fp32"}}
+
+
+def _plain(name: str) -> str:
+    """`method.peft.mora_dropout` -> `dropout`: the last part, without the name of a PEFT method before it."""
+    return re.sub(r"^(lora|mora)_", "", name.rsplit(".", 1)[-1])
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_word, value))
+    text = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
+    return re.sub(r"[^\w.+-]+", "-", text) or "none"

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from . import tasks
 from .errors import ConfigError, StorageError
-from .identity import cell_identity, cell_of, key_of, name_of
+from .identity import cell_of, identity_of, key_of, name_of
 from .spec import ranks
 from .spec.run_config import RunConfig
 from .store import failures
 from .store.records import Record, Store, curve
+from .study.cells import tables_of
 from .train import base_models
 
 
@@ -32,7 +33,7 @@ def run(config: RunConfig) -> Record:
         ranks.join(config.hardware.device)
         config = ranks.agree(config)
     task = tasks.of(config)
-    key = key_of(cell_identity(config))
+    key = key_of(identity_of(config))
     store = Store(config.paths.results)
     # Asked before the claim as well, so that a finished cell in a folder that cannot be written is still recognised.
     if record := finished_before(ranks.agree(store.read(key, quietly=True))):
@@ -69,7 +70,8 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     from .train import trainer as training
     from .train.placement import base_dtype, place
 
-    record = Record(key, name_of(config), "running", cell_of(config), config.for_record())
+    identity = identity_of(config)
+    record = Record(key, name_of(config, identity), "running", cell_of(config), config.for_record(), identity)
     record.provenance = provenance.describe()
     try:
         training.quiet()
@@ -111,13 +113,14 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
     }
     store.write(record)
 
-    mirror = WandbMirror(config, record) if config.logger.name == "wandb" and ranks.first() else None
+    mirrored = config.logger.name == "wandb" and ranks.first()
+    mirror = WandbMirror(config, record, tables_of(identity)) if mirrored else None
     bar = callbacks.ProgressBar() if ranks.first() else None
     for callback in (bar, mirror):
         if callback:
             trainer.add_callback(callback)
     try:
-        trains = config.method.family != "none"
+        trains = config.method.trains
         before = task.baseline(adapted.model, tokenizer, prepared) if trains else {}
         with contextlib.closing(bar) if bar else contextlib.nullcontext():
             state = training.train(trainer) if trains else trainer.state

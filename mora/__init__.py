@@ -5,16 +5,15 @@
 
     model = get_peft_model(model, MoraConfig(r=8, target_modules=["q_proj", "v_proj"]))
 
-Importing this package is what makes PEFT know the method: do it before `PeftModel.from_pretrained`.
+Importing this package registers MoRA with PEFT. Import it before you call `PeftModel.from_pretrained`.
 """
 
 from ._version import __version__
+from .config import MoraConfig
+from .layer import MoraLayer, MoraLinear
+from .model import MoraModel
 from .register import register
 
 register()
-
-from .config import MoraConfig  # noqa: E402  (only importable once PEFT knows the method)
-from .layer import MoraLayer, MoraLinear  # noqa: E402
-from .model import MoraModel  # noqa: E402
 
 __all__ = ["MoraConfig", "MoraLayer", "MoraLinear", "MoraModel", "__version__", "register"]

@@ -1,3 +1,3 @@
-"""The version, where the build can read it without importing PEFT."""
+"""The version of the package. The build reads it from this file, which does not import PEFT."""
 
 __version__ = "0.1.0"

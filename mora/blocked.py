@@ -1,6 +1,7 @@
-"""Decouple and rotation: the same square matrix on each block of r_hat inputs (arXiv 2405.12130, Eq. 8-11).
+"""The block operators, decouple and rotation: one M multiplies each block of r_hat inputs (arXiv 2405.12130, Eq. 8-11).
 
-Legend: k = in_features, d = out_features, q = r_hat, n = number of input blocks, ``...`` = any leading dimensions.
+Legend: k = in_features, d = out_features, q = r_hat, n = number of input blocks, T = number of tokens, ``...`` = any
+leading dimensions. M: (q, q). R: (q, q), the rotation from one block to the next. P^b = M R^b: the matrix of block b.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ ROTATION_BASE = 10_000.0
 
 
 class Run(NamedTuple):
-    """`length` blocks of delta along a diagonal; the i-th is ``P[block + i, :height, offset : offset + width]``."""
+    """`length` blocks of delta along a diagonal. Block i of them is ``P[block + i, :height, offset : offset + width]``.
+
+    Attributes:
+        row: The first row of the first block in delta.
+        column: The first column of the first block in delta.
+        block: The index b of the first block's matrix P^b.
+        length: The number of blocks.
+        height: The number of rows of each block.
+        width: The number of columns of each block.
+        offset: The first column of P^b that is used. It is above 0 only where the last block wraps around to input 0.
+    """
 
     row: int
     column: int
@@ -29,39 +40,50 @@ class Run(NamedTuple):
     offset: int
 
     def precedes(self, other: Run) -> bool:
-        """Whether `other` continues this run, so that one batched product does both."""
+        """Whether `other` continues this run, so that one batched product can compute both."""
         end = self.row + self.length * self.height, self.column + self.length * self.width, self.block + self.length
         return end == other[:3] and self[4:] == other[4:] and self.width == self.height
 
     def inputs(self, x: Tensor) -> Tensor:
-        """A view of the inputs of each block: (T, k) -> (length, T, width)."""
+        """The inputs of each block, as a view: (T, k) -> (length, T, width)."""
         part = x[:, self.column : self.column + self.length * self.width]
         return part.unflatten(1, (self.length, self.width)).transpose(0, 1)
 
     def outputs(self, y: Tensor) -> Tensor:
-        """A view of the outputs of each block: (T, d) -> (length, T, height)."""
+        """The outputs of each block, as a view: (T, d) -> (length, T, height)."""
         part = y[:, self.row : self.row + self.length * self.height]
         return part.unflatten(1, (self.length, self.height)).transpose(0, 1)
 
     def matrices(self, P: Tensor) -> Tensor:
-        """A view of the matrix of each block: (used, q, q) -> (length, height, width)."""
+        """The matrix of each block, as a view: (used, q, q) -> (length, height, width)."""
         return P[self.block : self.block + self.length, : self.height, self.offset : self.offset + self.width]
 
 
 @dataclass(frozen=True)
 class Blocked:
-    """The same M on each block of r_hat inputs (decouple, Eq. 8), block b first turned by R^b (rotation, Eq. 9-11).
+    """A block operator: M multiplies each block of r_hat inputs (decouple, Eq. 8). Rotation turns block b by R^b first.
 
-    The input is padded to a whole number of blocks, n, with its own first entries (`wrap`, as the authors' code) or
-    with zeros. The n r_hat values that M yields are then laid over the d outputs:
+    `compress` pads the input to n whole blocks, with the input's own first entries (`wrap`, as in the authors' code) or
+    with zeros. M maps the n blocks to n r_hat values, which `decompress` writes to the d outputs:
 
-    * fewer than d: they start over from the first block;
-    * more than d (a layer with k > d): `surplus="drop"`, the authors' behaviour, discards the blocks that have no
-      output left. Their inputs are dead: they get no update at all. In a LLaMA-2 7B down_proj (11008 -> 4096) at
-      r = 8 that is about 62 % of the inputs. `surplus="fold"` adds those blocks onto the outputs again, starting
-      from output 0, so that no input is dead. The two are the same whenever k <= d.
+    * If there are fewer than d values, they are repeated from the first block on until all outputs have a value.
+    * If there are more than d values (k > d), some blocks have no output left. `surplus="drop"`, as in the authors'
+      code, drops these blocks. Their inputs are dead: they get no update. In the down_proj of LLaMA-2 7B
+      (11008 -> 4096) about 62 % of the inputs are dead at r = 8. `surplus="fold"` adds the values of these blocks to
+      the outputs from output 0 on, so that no input is dead.
 
-    The rank of delta is min(in_features, out_features) for a generic M where k = d.
+    If k <= d, `drop` and `fold` are the same. If k = d, the rank of delta is k for a generic M.
+
+    Attributes:
+        name: `decouple` or `rotation`.
+        in_features: k.
+        out_features: d.
+        r_hat: q.
+        rotate: Whether block b is turned by R^b (Eq. 9-11).
+        wrap: Whether the input is padded with its own first entries.
+        surplus: `drop` or `fold`.
+        blocks: n, the number of input blocks.
+        out_blocks: The number of output blocks. The last output block can be shorter than q.
     """
 
     name: str
@@ -80,29 +102,29 @@ class Blocked:
 
     @property
     def padding(self) -> int:
-        """How many entries the input lacks to fill its last block."""
+        """The number of entries that pad the last input block."""
         return self.blocks * self.r_hat - self.in_features
 
     @property
     def used(self) -> int:
-        """How many of the n input blocks reach an output."""
+        """The number of input blocks whose values reach an output."""
         return self.blocks if self.surplus == "fold" else min(self.blocks, self.out_blocks)
 
     @cached_property
     def tiles(self) -> Grouping:
-        """How the values that the blocks yield are laid over the outputs: once, or again and again where k < d."""
+        """The map between the values of the blocks and the outputs. It repeats the values if there are fewer than d."""
         return strided(self.out_features, min(self.blocks * self.r_hat, self.out_features), wrap=False)
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        """The blocks of delta, before they are repeated over the outputs."""
+        """The blocks of delta, before `tiles` repeats them over the outputs."""
         q, k, rows = self.r_hat, self.in_features, self.tiles.r_hat
         runs: list[Run] = []
         for block in range(self.used):
             row, column, offset = block % self.out_blocks * q, block * q, 0
             height = min(q, rows - row)
             while offset < q and (self.wrap or column < k):
-                column %= k  # the last block may run over the end of the input and start over from input 0
+                column %= k  # the last block can wrap around from the end of the input to input 0
                 run = Run(row, column, block, 1, height, min(q - offset, k - column), offset)
                 if runs and runs[-1].precedes(run):
                     runs[-1] = runs[-1]._replace(length=runs[-1].length + 1)
@@ -129,8 +151,8 @@ class Blocked:
         if n < n_out:
             y = torch.cat([y] * -(-n_out // n), dim=-2)
         elif n > n_out and self.surplus == "fold":
-            missing = -n % n_out
-            y = torch.nn.functional.pad(y, (0, 0, 0, missing)).unflatten(-2, (-1, n_out)).sum(-3)
+            zero_blocks = -n % n_out
+            y = torch.nn.functional.pad(y, (0, 0, 0, zero_blocks)).unflatten(-2, (-1, n_out)).sum(-3)
         return y[..., :n_out, :].flatten(-2)[..., : self.out_features]
 
     def apply(self, x: Tensor, M: Tensor) -> Tensor:
@@ -138,11 +160,17 @@ class Blocked:
         return self.decompress(self.compress(x) @ M.mT)
 
     def tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of the angle ``b * 10000^(-2j/q)``, each of shape (n, q // 2).
+        """Cosine and sine of the angle ``b * 10000^(-2j/q)`` by which R^b turns pair j.
 
-        Computed in float32 whatever the dtype of `like`, as the authors' code does (a float64 table would differ by
-        1e-7), and made anew at each call: there is nothing to go stale when a model moves, and k / 2 values cost
-        nothing beside the matrix product.
+        The tables are computed in float32, as in the authors' code. Tables in float64 would differ by 1e-7. The tables
+        are computed at each call, not stored, so that they are always on the device of the model. The k / 2 values cost
+        little compared with the product with M.
+
+        Args:
+            like: A tensor with the device and the dtype of the result.
+
+        Returns:
+            Cosines of shape (n, q // 2) and sines of shape (n, q // 2).
         """
         q, device = self.r_hat, like.device
         exponent = torch.arange(0, q - 1, 2, device=device, dtype=torch.float32) / q
@@ -151,7 +179,7 @@ class Blocked:
         return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
 
     def matrices(self, M: Tensor) -> Tensor:
-        """The matrix of each block that is used, P^b = M R^b (Eq. 11), shape (used, q, q)."""
+        """The matrix of each block whose values reach an output, P^b = M R^b (Eq. 11): (q, q) -> (used, q, q)."""
         if not self.rotate:
             return M.expand(self.used, -1, -1)
         cos, sin = (table[: self.used].unsqueeze(1) for table in self.tables(M))
@@ -170,14 +198,14 @@ class Blocked:
         return self.add_delta_(delta, M)
 
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
-        """``weight += sign * delta_weight(M)``, in place; only the blocks that M fills are touched."""
-        period, at_once = self.tiles.r_hat, max(1, CACHED // self.r_hat)
+        """``weight += sign * delta_weight(M)`` in place. Entries of the weight outside the blocks are not read."""
+        period, chunk = self.tiles.r_hat, max(1, CACHED // self.r_hat)  # `chunk` rows of M stay in the cache
         cos, sin = self.tables(M)
         for run in self.runs:
             for i in range(run.length):
                 block, column = run.block + i, run.column + i * run.width
-                for top in range(0, run.height, at_once):
-                    part = M[top : min(top + at_once, run.height)]
+                for top in range(0, run.height, chunk):
+                    part = M[top : min(top + chunk, run.height)]
                     if self.rotate:
                         part = turn(part, cos[block], -sin[block])
                     part = part[:, run.offset : run.offset + run.width]
@@ -188,12 +216,15 @@ class Blocked:
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (j, j + q // 2) of the last axis. An odd q leaves its last entry where it is.
+    """Turn the pairs (j, j + q // 2) of the last axis. If q is odd, the last entry stays as it is.
 
     Args:
-        x: (..., q), or broadcastable to it.
-        cos: (..., q // 2), or broadcastable to it.
-        sin: The same.
+        x: (..., q), or a shape that broadcasts to (..., q).
+        cos: The cosine of each pair's angle, (..., q // 2), or a shape that broadcasts to (..., q // 2).
+        sin: The sine of each pair's angle, in the shape of `cos`.
+
+    Returns:
+        (..., q).
     """
     half = x.shape[-1] // 2
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]

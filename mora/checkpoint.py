@@ -1,8 +1,13 @@
-"""Base weights that training changed: what an adapter's own file does not hold.
+"""Save and load the base weights that training changed.
 
-PEFT saves the adapter alone. After a restart the base weights hold the merged updates, and in pretraining everything
-beside the adapters trains as well. `save_base` writes those to `base.safetensors`; `load_base` brings a fresh base
-model to the same bits. Merged updates are stored as what was merged or as the resulting weights, whichever is smaller.
+PEFT saves only the adapter. But after a restart the base weights hold the merged updates, and in pretraining the
+parameters beside the adapters are trained too. `save_base` writes these base weights to `base.safetensors`. `load_base`
+reads the file and changes the pretrained base model to the same bits. For restarts the file holds either the list of
+merged updates or the merged weights, whichever is smaller. The tensors in the file are named
+
+    weight:<parameter>          a parameter beside the adapters that was trained
+    update:<number>:<tensor>    a tensor of an `Update`: M, or A and B
+    merged:<layer>              the base weight of a layer after all merges
 """
 
 from __future__ import annotations
@@ -27,15 +32,16 @@ BASE_FILE = "base.safetensors"
 def save_base(
     model: PeftModel, updates: Sequence[Update], folder: str | Path, adapter: str = "default", write: bool = True
 ) -> None:
-    """Write the base weights that differ from the pretrained ones; no file where none does.
+    """Write the base weights that differ from the pretrained ones. If no base weight differs, no file is written.
 
-    Sharded weights are gathered one at a time. For that every rank must call this, one of them with `write`.
+    Sharded weights are gathered one after the other. Every rank must therefore call this function, and exactly one rank
+    must call it with `write`.
 
     Args:
         model: The model in training.
-        updates: All that restarts have merged so far, in order.
-        folder: Where the adapter is saved too.
-        adapter: Its name.
+        updates: The updates of all restarts so far, in the order of the restarts.
+        folder: The folder in which the adapter is saved.
+        adapter: The name of the adapter.
         write: Whether this rank writes the file.
     """
 
@@ -45,31 +51,31 @@ def save_base(
 
     tensors = {f"weight:{name}": whole(p) for name, p in trained_rest(model)}
     merged = {name: base_weight(layer).detach() for name, layer in adapted_layers(model, adapter)} if updates else {}
-    as_updates = sum(size(t) for update in updates for t in update.tensors.values())
-    described: list[dict[str, Any]] = []
-    if as_updates < sum(map(size, merged.values())):
+    size_of_updates = sum(size(t) for update in updates for t in update.tensors.values())
+    descriptions: list[dict[str, Any]] = []
+    if size_of_updates < sum(map(size, merged.values())):
         for i, update in enumerate(updates):
-            described.append({"layer": update.layer, "operator": update.operator})
+            descriptions.append({"layer": update.layer, "operator": update.operator})
             tensors |= {f"update:{i}:{key}": t.contiguous() for key, t in update.tensors.items()}
     else:
         tensors |= {f"merged:{name}": whole(t) for name, t in merged.items()}
     if tensors and write:
-        save_file(tensors, Path(folder) / BASE_FILE, metadata={"updates": json.dumps(described)})
+        save_file(tensors, Path(folder) / BASE_FILE, metadata={"updates": json.dumps(descriptions)})
 
 
 @torch.no_grad()
 def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
-    """Bring the base weights of `model` to what they were when `folder` was saved.
+    """Change the base weights of `model` in place to the base weights that `save_base` saved in `folder`.
 
     Args:
-        model: The pretrained base model, or a PeftModel around it whose adapters are not merged.
-        folder: A folder that `save_base` wrote to; without a base.safetensors nothing happens.
+        model: The pretrained base model, or a PeftModel of it whose adapters are not merged.
+        folder: The folder of the adapter. If it has no base.safetensors, the model is not changed.
 
     Returns:
-        The merged updates, if the file holds them as such.
+        The merged updates, in order. The list is empty if the file holds the merged weights instead.
 
     Raises:
-        ValueError: The file is broken, or does not belong to this model; the model's weights may have changed by then.
+        ValueError: The file is broken or belongs to another model. Some weights of `model` may have changed already.
     """
     path = Path(folder) / BASE_FILE
     if not path.is_file():
@@ -77,7 +83,7 @@ def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
     try:
         return _load(model, path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file: {error}") from None
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from None
 
 
 def _load(model: nn.Module, path: Path) -> list[Update]:
@@ -85,7 +91,7 @@ def _load(model: nn.Module, path: Path) -> list[Update]:
     parameters = {plain_name(name): p for name, p in base.named_parameters()}
     updates = []
     with safe_open(path, "pt") as file:
-        described = _described(file, path)
+        descriptions = _descriptions(file, path)
         names = list(file.keys())
         for name in names:
             kind, _, target = name.partition(":")
@@ -94,11 +100,11 @@ def _load(model: nn.Module, path: Path) -> list[Update]:
             elif kind == "merged":
                 _copy(_base_weight(base, target, path), _finite(file, name, path), target, path)
             elif kind != "update":
-                raise ValueError(f"{path} holds {name!r}, which is no weight and no update")
-        for i, (layer, operator) in enumerate(described):
-            parts = {n.rsplit(":", 1)[1]: _finite(file, n, path) for n in names if n.startswith(f"update:{i}:")}
+                raise ValueError(f"{path} holds {name!r}; a name must start with weight:, merged: or update:")
+        for i, (layer, operator) in enumerate(descriptions):
+            tensors = {n.rsplit(":", 1)[1]: _finite(file, n, path) for n in names if n.startswith(f"update:{i}:")}
             weight = _base_weight(base, layer, path)
-            updates.append(Update(layer, parts, operator))
+            updates.append(Update(layer, tensors, operator))
             try:
                 updates[-1].add_(weight)
             except (ValueError, TypeError, KeyError, RuntimeError) as error:
@@ -106,13 +112,13 @@ def _load(model: nn.Module, path: Path) -> list[Update]:
     return updates
 
 
-def _described(file: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(layer, arguments of its operator) of each update."""
+def _descriptions(file: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The attributes (layer, operator) of each `Update` in the file."""
     try:
         entries = json.loads((file.metadata() or {}).get("updates", "[]"))
         return [(str(entry["layer"]), dict(entry["operator"])) for entry in entries]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path}: what it says of its updates cannot be read ({error!r})") from None
+        raise ValueError(f"{path}: the list of updates in its metadata cannot be read ({error!r})") from None
 
 
 def _finite(file: Any, name: str, path: Path) -> Tensor:
@@ -123,19 +129,22 @@ def _finite(file: Any, name: str, path: Path) -> Tensor:
 
 
 def load_restarted(base: nn.Module, folder: str | Path, **options: Any) -> PeftModel:
-    """A finished ReLoRA or ReMoRA model from its folder and the pretrained base; its history need not be known.
+    """Load a finished ReLoRA or ReMoRA model. The folder and the pretrained model are sufficient.
 
     Args:
-        base: The pretrained model; its weights are changed in place.
-        folder: Holds the adapter and, if anything was merged, base.safetensors.
-        options: Passed to `PeftModel.from_pretrained`.
+        base: The pretrained model. Its weights are changed in place.
+        folder: The folder with the adapter and, if a restart merged an update, with base.safetensors.
+        options: Options of `PeftModel.from_pretrained`.
+
+    Raises:
+        ValueError: base.safetensors is broken or belongs to another model.
     """
     load_base(base, folder)
     return PeftModel.from_pretrained(base, folder, **options)
 
 
 def trained_rest(model: PeftModel) -> list[tuple[str, nn.Parameter]]:
-    """What trains beside the adapters, by its name in the base model."""
+    """The trainable parameters beside the adapters, each with its name in the base model."""
     prefix = model.base_model.prefix
     return [
         (plain_name(name), p)
@@ -145,12 +154,12 @@ def trained_rest(model: PeftModel) -> list[tuple[str, nn.Parameter]]:
 
 
 def plain_name(name: str) -> str:
-    """The name of a parameter in the base model, without the level that a tuner layer adds."""
+    """The name of a parameter in the base model: without the part `base_layer` that a tuner layer adds."""
     return name.replace(".base_layer.", ".")
 
 
 def size(tensor: Tensor) -> int:
-    """Bytes."""
+    """The size of a tensor in bytes."""
     return tensor.numel() * tensor.element_size()
 
 
@@ -165,5 +174,5 @@ def _copy(target: Tensor | None, source: Tensor, name: str, path: Path) -> None:
     if target is None:
         raise ValueError(f"{path} holds weights of {name}, which the model does not have")
     if target.shape != source.shape:
-        raise ValueError(f"{path}: {name} has shape {tuple(source.shape)}, the model's has {tuple(target.shape)}")
+        raise ValueError(f"{path}: {name} has shape {tuple(source.shape)}; in the model: {tuple(target.shape)}")
     sharded.write_(target, source)

@@ -1,4 +1,4 @@
-"""MoraConfig: what a user chooses about a MoRA adapter."""
+"""MoraConfig: the settings of a MoRA adapter."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from peft.utils import PeftType
 
 from . import operators
 
-# `operator="auto"` takes rotation up to this rank and sharing above it. The paper uses rotation at r = 8, where its
-# Table 4 has it ahead of sharing (64.2 against 62.5), and sharing at r = 128 and r = 256 (a tie in Table 4, and the
-# cheaper of the two). It measured nothing in between: the line lies at the geometric mean of 8 and 128.
+# `operator="auto"` means rotation up to this rank and sharing above it. At r = 8 the paper uses rotation, which has the
+# higher score in Table 4 (64.2; sharing has 62.5). At r = 128 and r = 256 it uses sharing: both score 67.9 at r = 256
+# in Table 4, and sharing is cheaper. The paper has no result between r = 8 and r = 128. 32 is their geometric mean.
 AUTO_ROTATION_UP_TO = 32
 
 
@@ -20,48 +20,52 @@ AUTO_ROTATION_UP_TO = 32
 class MoraConfig(PeftConfig):
     """Configuration of a `MoraModel` (MoRA, arXiv 2405.12130).
 
-    Each adapted layer gets one trainable square matrix M of side ``r_hat = floor(sqrt((in + out) r))``, so it never
-    has more parameters than LoRA has at rank `r`. There is no `alpha`: the update is added at scale 1, as in the paper.
+    Each adapted layer gets one trainable square matrix M of side ``r_hat = floor(sqrt((k + d) r))``, where k is the
+    number of inputs and d the number of outputs of the layer. M never has more parameters than a LoRA of rank `r`.
+    There is no `alpha`: the update is added at scale 1, as in the paper.
 
     Args:
-        r: The rank of the LoRA whose parameter budget is spent. It is *not* the rank of the update, nor the side of M.
-        operator: `truncation`, `sharing`, `decouple`, `rotation` (paper, Table 4), or `auto`: rotation for
-            r <= 32, sharing above.
-        in_groups: For sharing: which inputs share a column of M, `strided` (input i is in group i mod r_hat) or
-            `contiguous` (neighbours). ReMoRA flips it at every restart; a saved config holds the grouping in force.
-        out_groups: The same for the outputs, which share a row of M.
-        wrap: Pad inputs that r_hat does not divide with their own first entries (the authors' code) or with
-            nothing (the paper's equations).
-        surplus: For decouple and rotation on layers with more inputs than outputs: `drop` (the authors' code; some
-            inputs get no update) or `fold` (no input is dead).
-        mora_dropout: Probability of dropping an input feature before it is compressed. The authors use 0.05.
-        init_weights: True starts M at zero, so that training starts from the base model's function. False draws M
-            at random; for tests.
-        target_modules: Names or a regex of the layers to adapt (`torch.nn.Linear`, transformers' `Conv1D`, or
-            layers quantized by a backend that PEFT supports), or `all-linear`.
-        exclude_modules: Names or a regex of layers to leave alone.
-        layers_to_transform: Indices of the blocks to adapt.
-        layers_pattern: The name of the list of blocks, when `layers_to_transform` is given.
-        modules_to_save: Modules beside the adapters that are trained and saved whole.
-        bias: `none`, `all` or `mora_only`: which biases are trained.
+        r: The rank of the LoRA that has the same parameter budget. It is *not* the rank of the update, and it is *not*
+            the side of M.
+        operator: `truncation`, `sharing`, `decouple`, `rotation` (paper, Table 4), or `auto`, which means rotation for
+            r <= 32 and sharing above.
+        in_groups: Only for sharing: which inputs share a column of M. `strided`: input i is in group i mod r_hat.
+            `contiguous`: neighbouring inputs are in one group. ReMoRA changes the grouping at every restart. A saved
+            configuration holds the grouping at the time it was saved.
+        out_groups: Only for sharing: which outputs share a row of M, `strided` or `contiguous`.
+        wrap: How an input is padded if r_hat does not divide its size. True: with its own first entries, as in the
+            authors' code. False: with zeros, as in the paper's equations.
+        surplus: Only for decouple and rotation, on layers with more inputs than outputs. `drop`, as in the authors'
+            code: some inputs get no update. `fold`: all inputs get an update.
+        mora_dropout: The probability that an input feature is set to zero before the input is compressed. The authors
+            use 0.05.
+        init_weights: True: M starts at zero, so that training starts with the function of the base model. False: M is
+            random, for tests.
+        target_modules: The layers to adapt, as a list of names, a regex or `all-linear`. A layer can be a
+            `torch.nn.Linear`, a `Conv1D` of transformers, or a linear layer quantized by a backend that PEFT supports.
+        exclude_modules: The layers that are not adapted, as a list of names or a regex.
+        layers_to_transform: The indices of the transformer blocks to adapt.
+        layers_pattern: The name of the model's list of transformer blocks. Only with `layers_to_transform`.
+        modules_to_save: Further modules that are trained and saved whole.
+        bias: Which biases are trained: `none`, `all`, or `mora_only` (the biases of the adapted layers).
 
     Raises:
-        ValueError: A value outside what is said above.
+        ValueError: A value is not allowed.
     """
 
-    r: int = field(default=8, metadata={"help": "The LoRA rank whose parameter budget is spent."})
+    r: int = field(default=8, metadata={"help": "The rank of the LoRA with the same parameter budget."})
     operator: str = field(default="auto", metadata={"help": "auto, truncation, sharing, decouple or rotation."})
-    in_groups: str = field(default="strided", metadata={"help": "Sharing: strided or contiguous inputs."})
-    out_groups: str = field(default="strided", metadata={"help": "Sharing: strided or contiguous outputs."})
+    in_groups: str = field(default="strided", metadata={"help": "Sharing: groups of inputs, strided or contiguous."})
+    out_groups: str = field(default="strided", metadata={"help": "Sharing: groups of outputs, strided or contiguous."})
     wrap: bool = field(default=True, metadata={"help": "Pad inputs with their own first entries."})
-    surplus: str = field(default="drop", metadata={"help": "Decouple, rotation with in > out: drop or fold."})
+    surplus: str = field(default="drop", metadata={"help": "Decouple and rotation: drop or fold surplus blocks."})
     mora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter."})
-    init_weights: bool = field(default=True, metadata={"help": "M starts at zero; False: random, for tests."})
+    init_weights: bool = field(default=True, metadata={"help": "True: M starts at zero. False: at random, for tests."})
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers to adapt."})
-    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers to leave alone."})
-    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Blocks to adapt."})
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers that are not adapted."})
+    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Indices of blocks to adapt."})
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of blocks."})
-    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved whole."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules to train and save whole."})
     bias: str = field(default="none", metadata={"help": "none, all or mora_only."})
 
     def __post_init__(self) -> None:
@@ -90,24 +94,24 @@ class MoraConfig(PeftConfig):
             if isinstance(self.target_modules, str) and getattr(self, name) is not None:
                 raise ValueError(f"{name} cannot be used when target_modules is a regex ({self.target_modules!r})")
         if self.layers_pattern and self.layers_to_transform is None:
-            raise ValueError("layers_pattern is only used together with layers_to_transform, which is not given")
+            raise ValueError("layers_pattern is only used together with layers_to_transform, which is not set")
 
     @property
     def operator_in_force(self) -> str:
-        """The operator that is built: `operator`, or what `auto` stands for at this `r`."""
+        """The name of the operator that is built: `operator` itself, or the operator that `auto` means at this `r`."""
         if self.operator != "auto":
             return self.operator
         return "rotation" if self.r <= AUTO_ROTATION_UP_TO else "sharing"
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, and so what is saved: with the operator in force instead of `auto`.
+        """The settings as plain values, as they are saved. `auto` is replaced by the operator that it means.
 
-        A saved adapter must not change its meaning when a later version draws the line of `auto` elsewhere.
+        Otherwise a saved adapter would load with the wrong operator if a later version changes the meaning of `auto`.
         """
         return {**super().to_dict(), "operator": self.operator_in_force}
 
     def build_operator(self, in_features: int, out_features: int) -> operators.Operator:
-        """The operator for a layer of these sizes."""
+        """The operator for a layer with `in_features` inputs and `out_features` outputs."""
         name = self.operator_in_force
         return operators.build(
             name,

@@ -1,8 +1,9 @@
-"""MoRA as LoRA: exact for the grouped operators, the closest of a rank for the others.
+"""Conversion of MoRA adapters to LoRA: exact for the grouped operators, the closest LoRA of a rank for all operators.
 
-Truncation and sharing sum inputs into q groups, multiply by M and spread the q results over the outputs. The sums are
-a matrix of zeros and ones (twos where `wrap` counts an input twice), the spreading copies rows of M: two LoRA factors
-of rank q that give the same update with no arithmetic at all. Decouple and rotation give an update of full rank.
+Truncation and sharing sum the inputs of each of q groups, multiply the q sums by M, and copy the q results to the
+outputs. The sums are a product with a matrix of zeros and ones (twos if `wrap` counts an input twice). The copies
+repeat rows of M. These two matrices are LoRA factors of rank q with the same update, and no entry is rounded. The
+updates of decouple and rotation have full rank, so no LoRA of a smaller rank equals them.
 
 Legend: k = in_features, d = out_features, q = r_hat, ``...`` = any leading dimensions.
 """
@@ -25,13 +26,13 @@ from .restart import adapted_layers
 
 @dataclass(frozen=True)
 class AsLora:
-    """A LoRA adapter in PEFT's terms.
+    """A LoRA adapter in the format of PEFT, and its distance from the MoRA adapter.
 
     Attributes:
-        config: Its configuration; the scale is 1 in every layer.
-        weights: Its state dict, as `adapter_model.safetensors` holds it.
-        error: Frobenius norm of what the update of a layer lacks over that of the update, in the worst layer.
-        worst: The name of that layer.
+        config: The configuration of the LoRA adapter. Its scale is 1 in every layer.
+        weights: The state dict of the LoRA adapter, with the names of `adapter_model.safetensors`.
+        error: The relative error |B A - delta| / |delta| (Frobenius norm) of the layer with the largest relative error.
+        worst: The name of the layer with the largest relative error.
     """
 
     config: LoraConfig
@@ -41,22 +42,22 @@ class AsLora:
 
 
 def lora_factors(operator: Operator, M: Tensor) -> tuple[Tensor, Tensor]:
-    """A of shape (q, k) and B of shape (d, q), so that ``B @ A`` equals ``operator.delta_weight(M)``.
+    """LoRA factors of a grouped operator: A (q, k) and B (d, q) with ``B @ A`` equal to ``operator.delta_weight(M)``.
 
     Raises:
-        ValueError: The operator is decouple or rotation, whose update has no such factors.
+        ValueError: The operator is decouple or rotation. Their updates have no factors of rank q.
     """
     if not isinstance(operator, Grouped):
-        raise ValueError("the update of decouple and rotation has full rank: only truncation and sharing are a LoRA")
+        raise ValueError("the update of decouple and rotation has full rank: only truncation and sharing equal a LoRA")
     identity = torch.eye(operator.r_hat, dtype=M.dtype, device=M.device)
     return operator.inputs.spread(identity), operator.outputs.spread(M.mT).mT
 
 
 def closest_factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """A (rank, k) and B (d, rank) whose product is the closest to `delta` (d, k) in the Frobenius norm (Eckart-Young).
+    """LoRA factors A (rank, k) and B (d, rank) with B A closest to `delta` (d, k) in Frobenius norm (Eckart-Young).
 
     Raises:
-        ValueError: The rank is not between 1 and min(d, k).
+        ValueError: `rank` is below 1 or above min(d, k).
     """
     if not 1 <= rank <= min(delta.shape):
         raise ValueError(f"the rank must be from 1 to {min(delta.shape)}, got {rank}")
@@ -67,23 +68,26 @@ def closest_factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def as_lora(model: PeftModel, adapter: str = "default", rank: int | None = None) -> AsLora:
-    """The adapter `adapter` as a LoRA; `model` stays what it is.
+    """Convert a MoRA adapter to LoRA. `model` is not changed.
 
     Args:
         model: A model with MoRA adapters.
-        adapter: Its name.
-        rank: None: the exact factors, of rank r_hat. A number: the closest LoRA of this rank, for any operator; in
-            layers that are smaller, of their own full rank.
+        adapter: The name of the adapter to convert.
+        rank: None: the exact factors, of rank r_hat. A number: the closest LoRA of this rank, for any operator. In a
+            layer with min(d, k) < rank the LoRA has rank min(d, k).
 
     Raises:
-        ValueError: No rank is given and the operator is decouple or rotation; or the adapter trains more than its
-            matrices (`bias`, `modules_to_save`), or is no MoRA adapter.
+        ValueError: `rank` is None and the operator is decouple or rotation, or the adapter has trained biases or
+            `modules_to_save`, or the adapter is not a MoRA adapter.
     """
     config: Any = model.peft_config[adapter]
     if config.peft_type != "MORA":
-        raise ValueError(f"adapter {adapter!r} is {config.peft_type.value}, not MORA")
+        raise ValueError(f"adapter {adapter!r} must be of type MORA, got {config.peft_type.value}")
     if config.bias != "none" or config.modules_to_save:
-        raise ValueError("a LoRA adapter would hold neither the biases nor the modules_to_save of this one")
+        raise ValueError(
+            "only the matrices of a MoRA adapter convert to LoRA, not its biases and modules_to_save; "
+            f"got bias={config.bias!r}, modules_to_save={config.modules_to_save!r}"
+        )
     weights: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     errors: dict[str, float] = {}
@@ -104,13 +108,13 @@ def as_lora(model: PeftModel, adapter: str = "default", rank: int | None = None)
         weights[f"base_model.model.{name}.lora_A.weight"] = A.cpu().contiguous()
         weights[f"base_model.model.{name}.lora_B.weight"] = B.cpu().contiguous()
     (common, _), *_ = Counter(ranks.values()).most_common(1)
-    # PEFT reads the names as regular expressions, from the end of a layer's name; "^" ties them to its start.
-    others = {f"^{name}": r for name, r in ranks.items() if r != common}
+    # PEFT matches a key of rank_pattern, a regular expression, with the end of a layer's name. "^" matches whole names.
+    rank_pattern = {f"^{name}": r for name, r in ranks.items() if r != common}
     lora = LoraConfig(
         r=common,
         lora_alpha=common,
-        rank_pattern=others,
-        alpha_pattern=dict(others),
+        rank_pattern=rank_pattern,
+        alpha_pattern=dict(rank_pattern),
         lora_dropout=config.mora_dropout,
         fan_in_fan_out=transposed,
         target_modules=config.target_modules,

@@ -1,16 +1,20 @@
-"""The training path of MoraLinear: the update and its addition to the base output in one autograd function.
+"""The training path of MoraLinear: one autograd function computes the update and adds it to the base output.
 
-    W x + decompress(M compress(x))
+    W x + decompress(M compress(x))          (arXiv 2405.12130, Eq. 2)
 
-The plain composition of `operators` makes a tensor as large as the output for the update and another one for the sum,
-and autograd keeps what each step needs. Here the update is added in the memory of the base output, grouped operators
-keep only the compressed input for the backward pass (r_hat numbers a token, where LoRA keeps all k), and block
-operators turn M instead of the activations: P^b = M R^b (Eq. 11), then one batched product.
+The plain composition of `operators` allocates one tensor of the size of the output for the update and another such
+tensor for the sum, and autograd saves the inputs of each step. The functions here need less memory:
 
-`linear` computes the frozen base too, so that in the backward pass as well the update is added in the memory of what
-the base has computed. `add_update` is for every base that must be called as it is.
+* They add the update in the memory of the base output.
+* For a grouped operator they save only the compressed input for the backward pass: r_hat numbers per token. LoRA saves
+  all k numbers per token.
+* For a block operator they turn M instead of the activations: P^b = M R^b (Eq. 11), followed by one batched product.
 
-Legend: k = in_features, d = out_features, q = r_hat, n = number of blocks, T = number of tokens.
+`linear` also computes the frozen base layer, so that the backward pass can add the gradient of the update in the memory
+of the gradient of the base. `add_update` is for a base layer that must be called itself.
+
+Legend: k = in_features, d = out_features, q = r_hat, n = number of input blocks, T = number of tokens, ``...`` = any
+leading dimensions.
 """
 
 from __future__ import annotations
@@ -27,17 +31,22 @@ from .operators import Operator
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, M: Tensor, operator: Operator) -> Tensor:
-    """``F.linear(x, weight, bias) + operator.apply(x, M)``. Weight and bias get no gradient. Not for autocast.
+    """``F.linear(x, weight, bias) + operator.apply(x, M)``.
+
+    Weight and bias get no gradient. The function ignores autocast: do not call it under autocast.
 
     Args:
         x: (..., k), in the dtype of `weight`.
         weight: (d, k).
         bias: (d,) or None.
-        M: (q, q), in whose dtype the update is computed.
-        operator: What `operators.build` returned.
+        M: (q, q). The update is computed in the dtype of M.
+        operator: The result of `operators.build`.
+
+    Returns:
+        (..., d), in the dtype of `weight`.
 
     Raises:
-        RuntimeError: When the gradient itself is differentiated. Use the plain composition for that.
+        RuntimeError: A second derivative is computed. For second derivatives use the plain composition.
     """
     return _Linear.apply(x, weight, bias, M, operator)
 
@@ -45,24 +54,29 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, M: Tensor, operator: 
 def add_update(result: Tensor, x: Tensor, M: Tensor, operator: Operator) -> Tensor:
     """``result + operator.apply(x, M)``, computed in the memory of `result`.
 
-    The update is computed in the dtype of M (under autocast, in autocast's) and rounded to the dtype of `result` once.
+    The update is computed in the dtype of M (under autocast, in the dtype of autocast) and rounded to the dtype of
+    `result` once.
 
     Args:
-        result: (..., d), contiguous. It is overwritten: nothing else may need its values, autograd included.
+        result: (..., d), contiguous. The function overwrites it, so nothing may need its old values, also not autograd.
         x: (..., k), in any floating dtype.
         M: (q, q).
-        operator: What `operators.build` returned.
+        operator: The result of `operators.build`.
+
+    Returns:
+        (..., d), in the memory and the dtype of `result`.
 
     Raises:
-        RuntimeError: When the gradient itself is differentiated. Use the plain composition for that.
+        RuntimeError: A second derivative is computed. For second derivatives use the plain composition.
     """
     return _Add.apply(result, x, M, operator)
 
 
 def pays(operator: Operator, x: Tensor) -> bool:
-    """Whether this is faster than the plain composition, which turns T rows of x where this turns the q rows of M.
+    """Whether the functions of this module are faster than the plain composition for the input x of shape (..., k).
 
-    It is not for a block operator and few tokens, as in decoding.
+    For a block operator the plain composition turns the T rows of x, and this module turns the q rows of M. The plain
+    composition is therefore faster if T < q, as in decoding.
     """
     return isinstance(operator, Grouped) or x.numel() // x.shape[-1] >= operator.r_hat
 
@@ -71,24 +85,24 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, M: Tensor, operator: Operator) -> Tensor:
         ctx.operator = operator
-        # Summing first brings x into the cache for the product.
-        kept = _kernel(operator).keep(operator, x, M.dtype)
+        # Compressing before the product with the weight is faster: it brings x into the cache.
+        state = _kernel(operator).save(operator, x, M.dtype)
         out = _same_memory(torch.nn.functional.linear(x, weight, bias))
-        _kernel(operator).add_(out, kept, M, operator)
-        ctx.save_for_backward(kept if ctx.needs_input_grad[3] else None, M, weight)
+        _kernel(operator).add_(out, state, M, operator)
+        ctx.save_for_backward(state if ctx.needs_input_grad[3] else None, M, weight)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, M, weight = ctx.saved_tensors
+        state, M, weight = ctx.saved_tensors
         operator, kernel = ctx.operator, _kernel(ctx.operator)
-        summed = kernel.sum(operator, grad, M.dtype)
+        grad_y = kernel.sum(operator, grad, M.dtype)
         grad_x = grad_M = None
         if ctx.needs_input_grad[3]:
-            grad_M = kernel.grad_matrix(summed, kept, operator).to(M.dtype)
+            grad_M = kernel.grad_matrix(grad_y, state, operator).to(M.dtype)
         if ctx.needs_input_grad[0]:
-            grad_x = kernel.add_grad_x_(grad @ weight, summed, M, operator)
+            grad_x = kernel.add_grad_x_(grad @ weight, grad_y, M, operator)
         return grad_x, None, None, grad_M, None
 
 
@@ -96,23 +110,23 @@ class _Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, result: Tensor, x: Tensor, M: Tensor, operator: Operator) -> Tensor:
         ctx.operator, ctx.x_dtype, ctx.dtype = operator, x.dtype, _compute_dtype(M)
-        kept = _kernel(operator).keep(operator, x, ctx.dtype)
+        state = _kernel(operator).save(operator, x, ctx.dtype)
         out = _same_memory(result)
-        _kernel(operator).add_(out, kept, M.to(ctx.dtype), operator)
-        ctx.save_for_backward(kept if ctx.needs_input_grad[2] else None, M)
+        _kernel(operator).add_(out, state, M.to(ctx.dtype), operator)
+        ctx.save_for_backward(state if ctx.needs_input_grad[2] else None, M)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, M = ctx.saved_tensors
+        state, M = ctx.saved_tensors
         operator, kernel = ctx.operator, _kernel(ctx.operator)
-        summed = kernel.sum(operator, grad, ctx.dtype)
+        grad_y = kernel.sum(operator, grad, ctx.dtype)
         grad_x = grad_M = None
         if ctx.needs_input_grad[1]:
-            grad_x = kernel.grad_x(summed, M.to(ctx.dtype), operator, grad.shape[:-1]).to(ctx.x_dtype)
+            grad_x = kernel.grad_x(grad_y, M.to(ctx.dtype), operator, grad.shape[:-1]).to(ctx.x_dtype)
         if ctx.needs_input_grad[2]:
-            grad_M = kernel.grad_matrix(summed, kept, operator).to(M.dtype)
+            grad_M = kernel.grad_matrix(grad_y, state, operator).to(M.dtype)
         return grad, grad_x, grad_M, None
 
 
@@ -122,26 +136,33 @@ def _compute_dtype(M: Tensor) -> torch.dtype:
 
 
 def _same_memory(result: Tensor) -> Tensor:
-    # Not ctx.mark_dirty: the output of a linear layer with a bias is a view for autograd, and for views that would
-    # cost copies in the backward pass and forbid later in-place changes by the model. The version counter is shared,
-    # so a base layer that did save its output still gets autograd's error instead of wrong values.
+    # A tensor in the same memory, without a history in autograd. ctx.mark_dirty would be the usual way. But autograd
+    # treats the output of a linear layer with a bias as a view, and for a view mark_dirty costs copies in the backward
+    # pass and forbids the model to change the result in place. `detach` shares the version counter: if the base layer
+    # has saved its output, autograd raises an error instead of computing wrong gradients.
     return result.detach()
 
 
 def _sum(grouping: Grouping, x: Tensor, dtype: torch.dtype) -> Tensor:
-    # Added up in the wider of the two, without a copy of x in it.
+    # The sum is computed in the wider of the two dtypes, without a copy of x in that dtype.
     return grouping.sum(x, torch.promote_types(x.dtype, dtype)).to(dtype)
 
 
 def _kernel(operator: Operator) -> Any:
+    """The steps of both passes for the family of the operator. Here y is the product of M with the compressed input.
+
+    `save` returns the tensor that the backward pass needs, `add_` adds the update to the output, and `sum` computes the
+    gradient of y. From the gradient of y, `grad_x` and `add_grad_x_` compute the gradient of x, and `grad_matrix`
+    computes the gradient of M.
+    """
     return _GroupedKernel if isinstance(operator, Grouped) else _BlockedKernel
 
 
 class _GroupedKernel:
-    """Kept for the backward pass: the compressed input, (..., q)."""
+    """A grouped operator. Saved for the backward pass: the compressed input, (..., q)."""
 
     @staticmethod
-    def keep(operator: Grouped, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def save(operator: Grouped, x: Tensor, dtype: torch.dtype) -> Tensor:
         return _sum(operator.inputs, x, dtype)
 
     @staticmethod
@@ -153,31 +174,31 @@ class _GroupedKernel:
         return _sum(operator.outputs, grad, dtype)
 
     @staticmethod
-    def grad_x(summed: Tensor, M: Tensor, operator: Grouped, leading: torch.Size) -> Tensor:
-        return operator.inputs.spread(summed @ M)
+    def grad_x(grad_y: Tensor, M: Tensor, operator: Grouped, leading: torch.Size) -> Tensor:
+        return operator.inputs.spread(grad_y @ M)
 
     @staticmethod
-    def add_grad_x_(grad_x: Tensor, summed: Tensor, M: Tensor, operator: Grouped) -> Tensor:
-        return operator.inputs.add_spread_(grad_x, summed @ M)
+    def add_grad_x_(grad_x: Tensor, grad_y: Tensor, M: Tensor, operator: Grouped) -> Tensor:
+        return operator.inputs.add_spread_(grad_x, grad_y @ M)
 
     @staticmethod
-    def grad_matrix(summed: Tensor, compressed: Tensor, operator: Grouped) -> Tensor:
+    def grad_matrix(grad_y: Tensor, compressed: Tensor, operator: Grouped) -> Tensor:
         q = operator.r_hat
-        return summed.reshape(-1, q).mT @ compressed.reshape(-1, q)
+        return grad_y.reshape(-1, q).mT @ compressed.reshape(-1, q)
 
 
 class _BlockedKernel:
-    """Kept for the backward pass: the input, (..., k)."""
+    """A block operator. Saved for the backward pass: the input, (..., k)."""
 
     @staticmethod
-    def keep(operator: Blocked, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def save(operator: Blocked, x: Tensor, dtype: torch.dtype) -> Tensor:
         return x
 
     @staticmethod
     def add_(out: Tensor, x: Tensor, M: Tensor, operator: Blocked) -> None:
         P = operator.matrices(M)
         tokens, rows = x.reshape(-1, operator.in_features).to(M.dtype), out.view(-1, operator.out_features)
-        # Straight into the output, unless it is in another dtype or repeats what the blocks yield.
+        # The products go straight to the output, unless the output has another dtype or repeats the blocks' values.
         direct = operator.tiles.r_hat == operator.out_features and out.dtype == M.dtype
         y = rows if direct else tokens.new_zeros(len(tokens), operator.tiles.r_hat)
         for run in operator.runs:
@@ -190,27 +211,27 @@ class _BlockedKernel:
         return _sum(operator.tiles, grad.reshape(-1, operator.out_features), dtype)
 
     @staticmethod
-    def grad_x(summed: Tensor, M: Tensor, operator: Blocked, leading: torch.Size) -> Tensor:
-        zeros = summed.new_zeros(*leading, operator.in_features)
-        return _BlockedKernel.add_grad_x_(zeros, summed, M, operator)
+    def grad_x(grad_y: Tensor, M: Tensor, operator: Blocked, leading: torch.Size) -> Tensor:
+        zeros = grad_y.new_zeros(*leading, operator.in_features)
+        return _BlockedKernel.add_grad_x_(zeros, grad_y, M, operator)
 
     @staticmethod
-    def add_grad_x_(grad_x: Tensor, summed: Tensor, M: Tensor, operator: Blocked) -> Tensor:
+    def add_grad_x_(grad_x: Tensor, grad_y: Tensor, M: Tensor, operator: Blocked) -> Tensor:
         if grad_x.dtype != M.dtype:
-            return grad_x.add_(_BlockedKernel.grad_x(summed, M, operator, grad_x.shape[:-1]))
+            return grad_x.add_(_BlockedKernel.grad_x(grad_y, M, operator, grad_x.shape[:-1]))
         P, tokens = operator.matrices(M), grad_x.view(-1, operator.in_features)
         for run in operator.runs:
-            run.inputs(tokens).baddbmm_(run.outputs(summed), run.matrices(P))
+            run.inputs(tokens).baddbmm_(run.outputs(grad_y), run.matrices(P))
         return grad_x
 
     @staticmethod
-    def grad_matrix(summed: Tensor, x: Tensor, operator: Blocked) -> Tensor:
-        tokens = x.reshape(-1, operator.in_features).to(summed.dtype)
-        grad_P = summed.new_zeros(operator.used, operator.r_hat, operator.r_hat)
+    def grad_matrix(grad_y: Tensor, x: Tensor, operator: Blocked) -> Tensor:
+        tokens = x.reshape(-1, operator.in_features).to(grad_y.dtype)
+        grad_P = grad_y.new_zeros(operator.used, operator.r_hat, operator.r_hat)
         for run in operator.runs:
-            into, left, right = run.matrices(grad_P), run.outputs(summed), run.inputs(tokens)
+            matrices, left, right = run.matrices(grad_P), run.outputs(grad_y), run.inputs(tokens)
             for i in range(run.length):
-                # The copies pay: a row stride of a power of two halves the speed of a transposed product. One block
-                # at a time stays in the cache.
-                into[i].addmm_(left[i].contiguous().mT, right[i].contiguous())
+                # The contiguous copies make the product faster: a transposed product has half the speed if the row
+                # stride is a power of two. The copies of one block at a time stay in the cache.
+                matrices[i].addmm_(left[i].contiguous().mT, right[i].contiguous())
         return operator.sum_matrices(grad_P)

@@ -1,8 +1,9 @@
-"""MoraLinear: a frozen layer and, beside it, one small square matrix per adapter.
+"""MoraLinear: a frozen linear layer with one small square matrix for each adapter.
 
     h = W x + decompress(M compress(dropout(x)))          (arXiv 2405.12130, Eq. 2)
 
-Legend: k = in_features, d = out_features, q = r_hat. W: (d, k), in transformers' Conv1D (k, d). M: (q, q).
+Legend: k = in_features, d = out_features, q = r_hat, ``...`` = any leading dimensions. x: (..., k). h: (..., d).
+W: (d, k), but (k, d) in a Conv1D of transformers. M: (q, q).
 """
 
 from __future__ import annotations
@@ -26,7 +27,17 @@ from .operators import Operator
 
 
 class MoraLayer(BaseTunerLayer):
-    """What a layer keeps for each of its MoRA adapters."""
+    """The state of a layer for each of its MoRA adapters, by adapter name.
+
+    Attributes:
+        mora_M: The trainable matrix M, (q, q).
+        mora_r: The rank of the LoRA with the same parameter budget.
+        mora_operator: The operator, with the sizes of this layer.
+        mora_dropout: The dropout on the input of the adapter.
+
+    Raises:
+        TypeError: The base layer is not linear.
+    """
 
     adapter_layer_names = ("mora_M",)
     other_param_names = ("mora_r", "mora_operator", "mora_dropout")
@@ -45,11 +56,11 @@ class MoraLayer(BaseTunerLayer):
         self.cast_input_dtype_enabled = True
         in_features, out_features = _get_in_out_features(self.get_base_layer())
         if in_features is None or out_features is None:
-            raise TypeError(f"MoRA adapts linear layers, not {type(base_layer).__name__}")
+            raise TypeError(f"MoRA adapts linear layers, got {type(base_layer).__name__}")
         self.in_features, self.out_features = in_features, out_features
 
     def update_layer(self, adapter_name: str, config: MoraConfig, inference_mode: bool = False, **kwargs: Any) -> None:
-        """Add the adapter `adapter_name`; its M has shape (r_hat, r_hat)."""
+        """Add the adapter `adapter_name` with an M of shape (q, q)."""
         operator = config.build_operator(self.in_features, self.out_features)
         self.mora_r[adapter_name] = config.r
         self.mora_operator[adapter_name] = operator
@@ -61,22 +72,22 @@ class MoraLayer(BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def scale_layer(self, scale: float) -> None:
-        """Part of PEFT's interface; MoRA has no scale."""
+        """Part of PEFT's interface. MoRA has no scale: the method only warns if `scale` is not 1."""
         if scale != 1:
             warnings.warn("MoRA adds its update at scale 1; scaling is not supported and was ignored.", stacklevel=2)
 
     def unscale_layer(self, scale: float | None = None) -> None:
-        """Part of PEFT's interface; MoRA has no scale."""
+        """Part of PEFT's interface. MoRA has no scale: the method only warns if `scale` is not 1."""
         if scale not in (None, 1):
             warnings.warn("MoRA adds its update at scale 1; scaling is not supported and was ignored.", stacklevel=2)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Exact at LoRA rank r_hat for truncation and sharing. Blocks give an update of full rank: not convertible."""
+        """Whether a LoRA of rank r_hat equals the adapter: true for truncation and sharing, else false."""
         return isinstance(self.mora_operator.get(adapter_name), Grouped)
 
 
-class _Copy:
-    """A copy of a base layer, as PEFT's backends write to one: they are handed what owns it."""
+class _BaseLayerCopy:
+    """The owner of a copy of a base layer. PEFT's quantization backends write to a base layer through its owner."""
 
     def __init__(self, base_layer: nn.Module) -> None:
         self.base_layer = copy.deepcopy(base_layer)
@@ -86,12 +97,12 @@ class _Copy:
 
 
 class MoraLinear(nn.Module, MoraLayer):
-    """MoRA on a linear layer, plain, quantized or transposed (Conv1D).
+    """MoRA on a linear layer: a `torch.nn.Linear`, a quantized linear layer, or a `Conv1D` of transformers.
 
     Args:
-        base_layer: The frozen layer, k -> d.
-        adapter_name: Name of the first adapter.
-        config: Its configuration.
+        base_layer: The frozen layer, which maps k inputs to d outputs.
+        adapter_name: The name of the first adapter.
+        config: The configuration of the first adapter.
     """
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: MoraConfig, **kwargs: Any) -> None:
@@ -101,7 +112,7 @@ class MoraLinear(nn.Module, MoraLayer):
         self.update_layer(adapter_name, config=config, **kwargs)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(..., k) -> (..., d)."""
+        """Compute h = W x + the updates of the active adapters: (..., k) -> (..., d)."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         names = [name for name in self.active_adapters if name in self.mora_M]
@@ -109,63 +120,63 @@ class MoraLinear(nn.Module, MoraLayer):
             return self.base_layer(x, *args, **kwargs)
         operators = [self.mora_operator[name] for name in names]
         if torch.compiler.is_compiling() or not all(fused.pays(operator, x) for operator in operators):
-            # The compiler fuses the plain composition by itself, and with what surrounds the layer.
+            # The plain composition. The compiler fuses its steps, also with operations before and after the layer.
             result = self.base_layer(x, *args, **kwargs)
             for name, operator in zip(names, operators, strict=True):
                 M, inputs = self.mora_M[name], self.mora_dropout[name](x)
                 update = operator.apply(self._cast_input_dtype(inputs, M.dtype), M)
                 result = result + update.to(result.dtype)
             return result
-        if self._base_is_a_product(x) and not self._drops(names[0]):
+        if self._can_fuse_base(x) and not self._dropout_is_active(names[0]):
             base: Any = self.base_layer
             first, *names = names
             result = fused.linear(x, base.weight, base.bias, self.mora_M[first], self.mora_operator[first])
         else:
             result = self.base_layer(x, *args, **kwargs)
-            if not self._owns_base_output:
+            if not self._can_overwrite_base_output:
                 result = result.clone(memory_format=torch.contiguous_format)
         for name in names:
             inputs, M = self.mora_dropout[name](x), self.mora_M[name]
             result = fused.add_update(result, inputs, M, self.mora_operator[name])
         return result
 
-    def _drops(self, name: str) -> bool:
+    def _dropout_is_active(self, name: str) -> bool:
         dropout = self.mora_dropout[name]
         return isinstance(dropout, nn.Dropout) and dropout.training
 
-    def _base_is_a_product(self, x: Tensor) -> bool:
-        # Then it need not be called: nobody is to see its input or output, and it is frozen.
+    def _can_fuse_base(self, x: Tensor) -> bool:
+        # If the base layer is frozen and no hook sees its input or output, `fused.linear` computes its product itself.
         base: Any = self.base_layer
         if type(base) is not nn.Linear or type(base.weight) is not nn.Parameter or "forward" in vars(base):
             return False
-        watched = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
-        trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
-        plain = not watched and not trained and self.quantization_backend is None and not _has_any_global_hook()
+        hooks = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+        trainable = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
+        plain = not hooks and not trainable and self.quantization_backend is None and not _has_any_global_hook()
         return plain and x.dtype == base.weight.dtype and not torch.is_autocast_enabled(x.device.type)
 
     @property
-    def _owns_base_output(self) -> bool:
-        # A linear layer neither keeps its output nor saves it for its own backward pass, so the update may be added
-        # in place. Other layers and hooks may do either.
+    def _can_overwrite_base_output(self) -> bool:
+        # A linear layer does not keep its output and does not save it for its own backward pass, so the update can be
+        # added in place. Other layers and hooks could keep or save the output.
         plain = type(self.base_layer) in (nn.Linear, Conv1D) and self.quantization_backend is None
         return plain and not self.base_layer._forward_hooks
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """The update of one adapter in the layout of the base weight, in the dtype of M."""
+        """The update of the adapter in the dtype of M: (d, k), or (k, d) for a Conv1D, as the base weight."""
         delta = self.mora_operator[adapter].delta_weight(self.mora_M[adapter].detach())
         return delta.T if self._transposed else delta
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add adapters into the base weight.
+        """Add the updates of adapters to the base weight.
 
         Args:
-            safe_merge: Merge into a copy and check it before the base weight is replaced.
-            adapter_names: Which ones; the active ones by default.
+            safe_merge: Whether to merge into a copy and to check the copy before it replaces the base weight.
+            adapter_names: The adapters to merge. None: the active adapters.
 
         Raises:
-            ValueError: With `safe_merge`, when the merged weight is not finite. Always, when the base layer is
-                quantized and its format would round the merged weight. The base weight is then untouched.
-            TypeError: The base layer is quantized in a way that PEFT cannot write back.
+            ValueError: The merged weight is not finite (checked only with `safe_merge`), or the base layer is quantized
+                and its format would round the merged weight. In both cases the base weight is unchanged.
+            TypeError: The base layer is quantized by a backend that cannot write a weight.
         """
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.mora_M:
@@ -184,7 +195,7 @@ class MoraLinear(nn.Module, MoraLayer):
             self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Take every merged adapter out of the base weight again (equal up to rounding)."""
+        """Subtract the update of every merged adapter from the base weight. The result is exact up to rounding."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         while self.merged_adapters:
@@ -200,19 +211,20 @@ class MoraLinear(nn.Module, MoraLayer):
         self.mora_operator[adapter].add_delta_(target, M, sign)
 
     def _refuse_rounding(self, merged: Tensor, adapter: str) -> None:
-        # What would be stored is tried on a copy. The steps between quantized weights are often larger than an update.
-        trial = _Copy(self.get_base_layer())
+        # Store the merged weight in a copy of the layer and read it again. The distance between two neighbouring values
+        # of a quantized format is often larger than the update.
+        trial = _BaseLayerCopy(self.get_base_layer())
         assert self.quantization_backend is not None
         self.quantization_backend.set_base_weight(trial, merged.clone())
-        lost = (self.quantization_backend.get_base_weight(trial.base_layer).to(merged.dtype) - merged).norm()
-        if lost <= torch.finfo(merged.dtype).eps * merged.norm():
+        error = (self.quantization_backend.get_base_weight(trial.base_layer).to(merged.dtype) - merged).norm()
+        if error <= torch.finfo(merged.dtype).eps * merged.norm():
             return
-        share = (lost / self.get_delta_weight(adapter).norm()).item()
+        ratio = (error / self.get_delta_weight(adapter).norm()).item()
         raise ValueError(
-            f"the base weight is quantized ({self.quantization_backend.backend_name}): storing the merged weight in "
-            f"its format would be off by {share:.3g} times the update (Frobenius norm) on {self._describe(adapter)}. "
-            "Nothing was changed. Keep the adapter beside the base, or dequantize the base model, load the adapter "
-            "onto that, and merge: there it is exact"
+            f"the base weight is quantized ({self.quantization_backend.backend_name}): the merged weight would be "
+            f"off by {ratio:.3g} times the update (Frobenius norm) on {self._describe(adapter)}. The base weight is "
+            "unchanged. Keep the adapter unmerged. Or dequantize the base model, load the adapter into the dequantized "
+            "model and merge there: that merge is exact"
         )
 
     @property
@@ -227,5 +239,5 @@ class MoraLinear(nn.Module, MoraLayer):
         return "mora." + super().__repr__()
 
     def extra_repr(self) -> str:
-        """Name the quantization of the base layer, where there is one."""
+        """The quantization of the base layer, if the base layer is quantized."""
         return quantization_extra_repr(self)

@@ -1,4 +1,4 @@
-"""MoraModel: finds the layers to adapt and puts a MoraLinear in the place of each."""
+"""MoraModel: replaces each target layer of a model by a MoraLinear."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .layer import MoraLayer, MoraLinear
 
 
 class MoraModel(BaseTuner):
-    """A model whose target layers carry MoRA adapters. Made by ``peft.get_peft_model(model, MoraConfig(...))``.
+    """A model whose target layers have MoRA adapters. ``peft.get_peft_model(model, MoraConfig(...))`` builds it.
 
     Args:
         model: The base model.
         config: A `MoraConfig`.
-        adapter_name: Name of the adapter, "default" unless told.
-        low_cpu_mem_usage: Make the adapter's weights on the meta device, to be filled by a load.
+        adapter_name: The name of the adapter. PEFT's default is "default".
+        low_cpu_mem_usage: Whether the adapter's weights stay on the meta device, without memory, until they are loaded.
     """
 
     prefix = "mora_"
@@ -69,29 +69,33 @@ class MoraModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """PEFT's step between reading a file and filling the model, and the one place that sees the whole file.
+        """Check the tensors of an adapter file. PEFT calls this method after reading the file, before using it.
 
-        PEFT fills what fits and warns about what is missing: a model with half an adapter answers all the same.
+        PEFT loads the tensors that match the model and only warns about missing ones, so a model with half an adapter
+        would run. This method therefore refuses such a file.
 
         Raises:
-            ValueError: The file has not exactly the matrices of this adapter, or one that is not finite.
+            ValueError: The matrices in the file are not exactly the matrices of this adapter, or a value is not finite.
         """
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        own = {plain(name) for name, _ in model.named_parameters() if name.endswith(f".mora_M.{adapter_name}")}
-        given = {plain(name): tensor for name, tensor in remapped.items() if ".mora_" in name}
-        odd = {"is missing in the file": own - given.keys(), "is not in the model": given.keys() - own}
-        for what, names in odd.items():
+        expected = {plain(name) for name, _ in model.named_parameters() if name.endswith(f".mora_M.{adapter_name}")}
+        tensors = {plain(name): tensor for name, tensor in remapped.items() if ".mora_" in name}
+        differences = {
+            "is missing in the file": expected - tensors.keys(),
+            "is not in the model": tensors.keys() - expected,
+        }
+        for problem, names in differences.items():
             if names:
                 raise ValueError(
-                    f"the file is not of adapter {adapter_name!r} on this model: {min(names)} {what} "
+                    f"the file does not fit adapter {adapter_name!r} of this model: {min(names)} {problem} "
                     f"(and {len(names) - 1} more); was it saved from another model or with other target_modules?"
                 )
-        for name, tensor in given.items():
+        for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"the file of adapter {adapter_name!r} is broken: {name} holds NaN or infinity")
         return remapped
 
 
 def plain(name: str) -> str:
-    """The name of a tensor without the level that a PeftModel adds."""
+    """The name of a tensor without the prefix that a PeftModel adds."""
     return name.removeprefix("base_model.model.")

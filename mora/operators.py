@@ -2,16 +2,16 @@
 
 Legend: k = in_features, d = out_features, q = r_hat, ``...`` = any leading dimensions.
 
-LoRA adds ``B A x`` to ``W x``. MoRA adds ``decompress(M compress(x))`` with a single square matrix M of shape
-(q, q) that holds as many numbers as A and B together:
+LoRA adds ``B A x`` to ``W x``. MoRA adds ``decompress(M compress(x))``. M is one square matrix of shape (q, q) that
+holds as many numbers as A and B together:
 
-    compress:   (..., k) -> (..., q)        or (..., n, q) where the input is cut into n blocks
-    decompress: (..., q) -> (..., d)        or (..., n, q) -> (..., d)
+    compress:   (..., k) -> (..., q)        or, if the input is split into n blocks, (..., k) -> (..., n, q)
+    decompress: (..., q) -> (..., d)        or, if the input is split into n blocks, (..., n, q) -> (..., d)
 
-Both are linear, so there is a ``delta_weight(M)`` of shape (d, k) that does the same (Eq. 3). Two families exist.
-In the *grouped* operators (`truncation`, `sharing`) every feature belongs to one of q groups and
-``delta[i, j] = M[group(i), group(j)]``. In the *block* operators (`decouple`, `rotation`) the same M acts on each of
-the n blocks of the input and delta is block-diagonal.
+Both functions are linear, so they are equal to one update of the weight, ``delta_weight(M)`` of shape (d, k) (Eq. 3).
+There are two families of operators. In the *grouped* operators (`truncation`, `sharing`) every feature belongs to one
+of q groups and ``delta[i, j] = M[group(i), group(j)]``. In the *block* operators (`decouple`, `rotation`) the same M
+multiplies each of the n blocks of the input and delta is block-diagonal.
 
     >>> import torch
     >>> operator = build("sharing", in_features=6, out_features=4, r_hat=2)
@@ -33,55 +33,61 @@ from .grouped import Grouped, contiguous, strided, truncated
 
 
 class Operator(Protocol):
-    """What `build` returns. M is a tensor of shape (r_hat, r_hat)."""
+    """The pair `compress` and `decompress` of one layer. `build` returns it. M has shape (r_hat, r_hat)."""
 
     @property
     def in_features(self) -> int:
-        """Size k of the layer's input."""
+        """The size k of the layer's input."""
         ...
 
     @property
     def out_features(self) -> int:
-        """Size d of the layer's output."""
+        """The size d of the layer's output."""
         ...
 
     @property
     def r_hat(self) -> int:
-        """Side q of M."""
+        """The side q of M."""
         ...
 
     def compress(self, x: Tensor) -> Tensor:
-        """(..., in_features) -> what M multiplies: (..., r_hat) or (..., n, r_hat)."""
+        """(..., in_features) -> (..., r_hat), or (..., n, r_hat) for a block operator. M multiplies the last axis."""
         ...
 
     def decompress(self, y: Tensor) -> Tensor:
-        """The shape that `compress` returns -> (..., out_features)."""
+        """(..., r_hat), or (..., n, r_hat) for a block operator -> (..., out_features)."""
         ...
 
     def apply(self, x: Tensor, M: Tensor) -> Tensor:
-        """(..., in_features) -> (..., out_features); equals ``x @ delta_weight(M).T``."""
+        """(..., in_features) -> (..., out_features). Equal to ``x @ delta_weight(M).T``."""
         ...
 
     def delta_weight(self, M: Tensor) -> Tensor:
-        """The merged update (Eq. 3), shape (out_features, in_features)."""
+        """The update of the weight (Eq. 3), shape (out_features, in_features)."""
         ...
 
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
-        """``weight += sign * delta_weight(M)`` in place, without building the dense delta."""
+        """``weight += sign * delta_weight(M)`` in place, without a dense copy of the delta in memory."""
         ...
 
 
 def square_size(in_features: int, out_features: int, r: int, even: bool = False) -> int:
-    """The side of the largest square matrix within the budget of a rank-`r` LoRA: ``floor(sqrt((d + k) r))``.
+    """The side q of the largest square matrix with no more parameters than a LoRA of rank `r`.
+
+    The result is ``floor(sqrt((d + k) r))``.
 
     Args:
         in_features: k.
         out_features: d.
-        r: The LoRA rank whose parameters, ``(d + k) r``, may be spent.
-        even: Round down to an even number, which the pairs of the rotation operator need.
+        r: The rank of the LoRA, which has ``(d + k) r`` parameters.
+        even: Whether to round q down to an even number. Rotation needs an even q, because it turns pairs of entries.
+
+    Raises:
+        ValueError: `in_features`, `out_features` or `r` is below 1.
 
     Note:
-        The authors' code rounds to the nearest integer instead, and may thus exceed LoRA's budget by a row.
+        The authors' code rounds to the nearest integer instead. It can therefore use more parameters than the LoRA, by
+        at most one row of M.
 
     >>> square_size(4096, 4096, 8), square_size(4096, 4096, 256), square_size(4096, 11008, 8, even=True)
     (256, 1448, 346)
@@ -108,21 +114,22 @@ def build(
     wrap: bool = True,
     surplus: str = "drop",
 ) -> Operator:
-    """Make the operator `name` for a layer. Any positive sizes work, also r_hat above either side.
+    """Build the operator `name` for a layer. All sizes of at least 1 are allowed; r_hat may exceed k and d.
 
     Args:
         name: One of `NAMES`.
-        in_features: k of the layer.
-        out_features: d of the layer.
-        r_hat: Side of the square matrix, usually `square_size(...)`.
-        in_groups: `strided` or `contiguous`; used by sharing alone.
-        out_groups: The same for the outputs.
-        wrap: Pad an input that r_hat does not divide with its own first entries, which then count twice, as the
-            authors' code does. False pads with nothing, as Eq. 6 and Eq. 8 read. Strided sharing, decouple, rotation.
-        surplus: `drop` or `fold`; what decouple and rotation do when k > d, see `Blocked`.
+        in_features: k, the size of the layer's input.
+        out_features: d, the size of the layer's output.
+        r_hat: q, the side of the square matrix. Usually `square_size(...)`.
+        in_groups: The grouping of the inputs, `strided` or `contiguous`. Only sharing uses it.
+        out_groups: The grouping of the outputs, `strided` or `contiguous`. Only sharing uses it.
+        wrap: How an input is padded if r_hat does not divide k. True: with its own first entries, which then count
+            twice, as in the authors' code. False: with zeros, as in Eq. 6 and Eq. 8. Truncation and contiguous sharing
+            need no padding and ignore `wrap`.
+        surplus: What decouple and rotation do with surplus blocks if k > d, `drop` or `fold` (see `Blocked`).
 
     Raises:
-        ValueError: An unknown name or option, or a size below one.
+        ValueError: The name or an option is unknown, or a size is below 1.
     """
     where = f"in_features={in_features}, out_features={out_features}, r_hat={r_hat}"
     if min(in_features, out_features, r_hat) < 1:
@@ -144,7 +151,7 @@ def build(
     return Blocked(name, in_features, out_features, r_hat, name == "rotation", wrap, surplus)
 
 
-# mora_type of the authors' code (kongds/MoRA) -> operator and options.
+# mora_type in the authors' code (kongds/MoRA) -> name and options for `build`.
 OFFICIAL_TYPES: dict[int, tuple[str, dict[str, Any]]] = {
     1: ("sharing", {"in_groups": "strided", "out_groups": "strided"}),
     2: ("sharing", {"in_groups": "contiguous", "out_groups": "contiguous"}),
@@ -155,10 +162,10 @@ OFFICIAL_TYPES: dict[int, tuple[str, dict[str, Any]]] = {
 
 
 def build_official(mora_type: int, in_features: int, out_features: int, r_hat: int) -> Operator:
-    """The operator that equals `mora_type` 1, 2, 3, 4 or 6 of the authors' code.
+    """Build the operator that equals `mora_type` 1, 2, 3, 4 or 6 of the authors' code.
 
     Raises:
-        ValueError: Another type, or a size below one.
+        ValueError: `mora_type` has another value, or a size is below 1.
     """
     if mora_type not in OFFICIAL_TYPES:
         allowed = ", ".join(map(str, OFFICIAL_TYPES))

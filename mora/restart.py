@@ -1,15 +1,19 @@
-"""Restarts: ReLoRA and ReMoRA merge the adapter into the base weights every T steps and begin again.
+"""Restarts: every T steps, ReLoRA and ReMoRA merge the adapter into the base weights and start a new adapter.
 
-One small update is limited in rank; the sum of several is not. A restart (paper, section 3.3)
+The rank of one update is limited. The sum of several updates can have a higher rank. A restart has four steps (arXiv
+2405.12130, section 3.3):
 
-1. adds the update to the base weight, so that the model's function stays what it is;
-2. starts the adapter anew. LoRA: A drawn again, B zero. MoRA: M zero and the next grouping, because with the same
-   groups the sum of all updates would stay within rank r_hat;
-3. clears the optimizer's state of the adapter, which belongs to the old update;
-4. warms the learning rate up again.
+1. Add the update to the base weight, so that the model's function stays the same.
+2. Initialise the adapter again. LoRA: A random, B zero. MoRA: M zero, and the next grouping. With the same grouping the
+   sum of all updates would never exceed rank r_hat.
+3. Clear the optimizer's state of the adapter's parameters, because it belongs to the merged update.
+4. Warm up the learning rate again.
 
-`restart` does 1 and 2, `reset_optimizer` 3, `mora.schedules.jagged` 4. What was merged is kept as a list of `Update`,
-small enough to be saved in place of the changed base weights, and replayed with the same arithmetic: to the bit.
+`restart` does steps 1 and 2, `reset_optimizer` step 3 and `mora.schedules.jagged` step 4. `restart` returns the merged
+updates as a list of `Update`. A checkpoint saves this list instead of the changed base weights while the list is
+smaller. Adding the updates to the pretrained weights again gives the same bits.
+
+Legend: k = in_features, d = out_features, q = r_hat, r = rank of LoRA. M: (q, q). A: (r, k). B: (d, r).
 """
 
 from __future__ import annotations
@@ -30,20 +34,20 @@ from . import operators, sharded
 from .grouped import Grouped
 from .layer import MoraLinear
 
-# (in_groups, out_groups) in the order that restarts step through. The paper has two groupings; the authors' code can
-# also cycle through four, though the last two add no rank to what the first two reach.
+# Groupings (in_groups, out_groups) in the order of the restarts. The paper has two groupings. The authors' code can
+# also cycle through four groupings, but the last two do not raise the rank that the first two reach.
 TWO_GROUPINGS = (("strided", "strided"), ("contiguous", "contiguous"))
 FOUR_GROUPINGS = (*TWO_GROUPINGS, ("contiguous", "strided"), ("strided", "contiguous"))
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one restart added to one layer: MoRA's M with its operator, or LoRA's A, B and scale.
+    """The update that one restart added to one layer: M and its operator for MoRA, or A, B and the scale for LoRA.
 
     Attributes:
-        layer: Name of the base weight's module in the base model.
-        tensors: {"M": (r_hat, r_hat)} or {"A": (r, in), "B": (out, r)}.
-        operator: The arguments of `operators.build`, or {"scale": ...} for LoRA.
+        layer: The name of the layer in the base model.
+        tensors: {"M": (q, q)} for MoRA, {"A": (r, k), "B": (d, r)} for LoRA.
+        operator: The arguments of `operators.build` for MoRA, {"scale": float} for LoRA.
     """
 
     layer: str
@@ -52,75 +56,76 @@ class Update:
 
     @torch.no_grad()
     def add_(self, weight: Tensor) -> None:
-        """``weight += update``, weight (out, in). Of a sharded weight each rank updates the part that it owns."""
+        """``weight += update`` for a weight (d, k). If the weight is sharded, each rank updates its own part."""
         tensors = {name: t.to(weight.device) for name, t in self.tensors.items()}
-        here, rows, columns = sharded.part(weight)
+        local_weight, rows, columns = sharded.part(weight)
         if "M" in tensors:
             operator = operators.build(**self.operator)
             if sharded.is_sharded(weight):
-                assert isinstance(operator, Grouped)  # `check` refuses the others
+                assert isinstance(operator, Grouped)  # `check` refuses the block operators
                 operator = operator.part(rows, columns)
-            operator.add_delta_(here, tensors["M"])
+            operator.add_delta_(local_weight, tensors["M"])
         else:
             A, B = tensors["A"][:, columns], tensors["B"][rows]
-            here += (B @ A * self.operator["scale"]).to(weight.dtype)
+            local_weight += (B @ A * self.operator["scale"]).to(weight.dtype)
 
 
 def adapted_layers(model: PeftModel, adapter: str = "default") -> Iterator[tuple[str, MoraLinear | LoraLinear]]:
-    """The layers that carry `adapter`, by their names in the base model."""
+    """Yield (name in the base model, layer) for each layer with the adapter `adapter`."""
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, MoraLinear | LoraLinear) and adapter in weights_of(module):
             yield name, module
 
 
 def weights_of(layer: MoraLinear | LoraLinear) -> nn.Module:
-    """Adapter name -> what starts a layer's adapter anew."""
+    """The container of the layer's adapters, by adapter name: the Ms of a MoRA layer, the As of a LoRA layer."""
     return layer.mora_M if isinstance(layer, MoraLinear) else layer.lora_A
 
 
 def check(model: PeftModel, adapter: str = "default") -> None:
-    """Whether `model` can be restarted.
+    """Check that the adapter `adapter` of `model` can be restarted.
 
     Raises:
-        ValueError: An operator other than sharing, a quantized base, or an adapter that is no plain LoRA or MoRA.
+        ValueError: No layer has the adapter, the adapter is neither plain LoRA nor MoRA with the sharing operator, or a
+            base weight is quantized.
     """
-    found, config = False, cast(Any, model.peft_config.get(adapter))
+    config: Any = model.peft_config.get(adapter)
     for name, module in model.get_base_model().named_modules():
-        carries = isinstance(module, BaseTunerLayer) and adapter in module._get_available_adapters()
-        if carries and not isinstance(module, MoraLinear | LoraLinear):
+        is_adapted = isinstance(module, BaseTunerLayer) and adapter in module._get_available_adapters()
+        if is_adapted and not isinstance(module, MoraLinear | LoraLinear):
             kind = f"{type(module).__module__.rsplit('.', 1)[-1]}.{type(module).__name__}"
             raise ValueError(f"{name}: only plain LoRA and MoRA on unquantized layers can be restarted, not {kind}")
-    for name, layer in adapted_layers(model, adapter):
-        found = True
+    layers = list(adapted_layers(model, adapter))
+    for name, layer in layers:
         if (
             getattr(layer, "quantization_backend", None) is not None
             or not layer.get_base_layer().weight.is_floating_point()
         ):
             raise ValueError(
                 f"{name}: a quantized base weight would be rounded again at every merge; "
-                "restarts need fp32, bf16 or fp16"
+                "restarts need base weights in fp32, bf16 or fp16"
             )
         if isinstance(layer, MoraLinear) and config.operator_in_force != "sharing":
             raise ValueError(
-                f"{name}: restarts change the grouping of the sharing operator; {config.operator_in_force} "
-                "has no second grouping to change to"
+                f"{name}: a restart changes the grouping, and {config.operator_in_force} has no second grouping; "
+                "only the sharing operator can be restarted"
             )
         if isinstance(layer, LoraLinear) and (layer.use_dora.get(adapter) or layer.lora_bias.get(adapter)):
             raise ValueError(f"{name}: only plain LoRA can be restarted, not DoRA or LoRA with a bias")
-    if not found:
-        raise ValueError(f"no layer carries a LoRA or MoRA adapter named {adapter!r}")
+    if not layers:
+        raise ValueError(f"no layer has a LoRA or MoRA adapter named {adapter!r}")
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Whether the state of `optimizer` can be cleared.
+    """Check that `reset_optimizer` can clear the state of `optimizer`.
 
     Raises:
-        ValueError: DeepSpeed's ZeRO keeps float32 copies of the weights that a merge and a reset in place do not reach:
-            M would be counted twice.
+        ValueError: It is an optimizer of DeepSpeed's ZeRO. ZeRO keeps float32 copies of the parameters, and a restart
+            does not change these copies. The next step would bring the merged M back, so M would count twice.
     """
     if type(optimizer).__module__.startswith("deepspeed"):
         raise ValueError(
-            "restarts do not work under DeepSpeed's ZeRO: it keeps float32 copies of M that a reset misses"
+            "restarts do not work under DeepSpeed's ZeRO: it keeps float32 copies of M, which a restart cannot reset"
         )
 
 
@@ -128,15 +133,19 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 def restart(
     model: PeftModel, adapter: str = "default", cycle: Iterable[tuple[str, str]] = TWO_GROUPINGS
 ) -> list[Update]:
-    """Merge `adapter` into the base weights and start it anew; the model's function does not change.
+    """Merge an adapter into the base weights and initialise it again. The model's function does not change.
 
     Args:
         model: A model with LoRA or MoRA (sharing) adapters, not merged.
-        adapter: Its name.
-        cycle: The groupings of MoRA, in turn. The saved configuration follows.
+        adapter: The name of the adapter.
+        cycle: The groupings (in_groups, out_groups) of MoRA, in the order of the restarts. The restart changes the
+            grouping, in the layers and in the configuration, to the next one of the cycle.
 
     Returns:
-        What was merged, on the CPU, a layer each.
+        The merged updates, one for each layer, on the CPU.
+
+    Raises:
+        ValueError: The current grouping of MoRA is not in `cycle`.
     """
     updates = []
     for name, layer in adapted_layers(model, adapter):
@@ -154,7 +163,10 @@ def restart(
 
 
 def start_lora_anew(layer: LoraLinear, adapter: str) -> None:
-    """A drawn again as PEFT draws it, B zero. A sharded A is drawn whole, so that ranks draw what one process would."""
+    """Initialise A and B again as PEFT does: A at random, B with zeros.
+
+    If A is sharded, every rank draws the whole A, so that the values are the same as those of one process.
+    """
     A, B = cast(Any, layer.lora_A[adapter].weight), cast(Any, layer.lora_B[adapter].weight)
     if not sharded.is_sharded(A):
         layer.reset_lora_parameters(adapter, True)
@@ -164,7 +176,7 @@ def start_lora_anew(layer: LoraLinear, adapter: str) -> None:
 
 
 def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "default") -> None:
-    """Give every MoRA layer of `adapter` this grouping, and the adapter's configuration too."""
+    """Change the grouping of the MoRA adapter `adapter`, in its configuration and in every layer."""
     config: Any = model.peft_config[adapter]
     config.in_groups, config.out_groups = in_groups, out_groups
     for _, layer in adapted_layers(model, adapter):
@@ -173,7 +185,7 @@ def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "d
 
 
 def pending_update(name: str, layer: MoraLinear | LoraLinear, config: Any, adapter: str = "default") -> Update:
-    """What a restart would add to this layer now."""
+    """The update that a restart would add to this layer now. Its tensors are copies on the CPU."""
     if isinstance(layer, MoraLinear):
         arguments = {
             "name": config.operator_in_force,
@@ -191,7 +203,7 @@ def pending_update(name: str, layer: MoraLinear | LoraLinear, config: Any, adapt
 
 
 def base_weight(layer: Any) -> Tensor:
-    """The base weight of a plain or adapted layer as (out, in): a view, also for Conv1D."""
+    """The base weight of a layer, with or without adapters, as (d, k). The result is a view, also for a Conv1D."""
     base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     return base.weight.T if isinstance(base, Conv1D) else base.weight
 
@@ -203,32 +215,33 @@ def reset_optimizer(
     how: str = "zero",
     ratio: float = 0.9,
 ) -> int:
-    """Clear the Adam moments of `parameters`, in place, and nothing of any other parameter's.
+    """Clear the Adam moments of `parameters` in place. The state of all other parameters stays as it is.
 
     Args:
-        optimizer: AdamW or one that keeps the same state.
-        parameters: Usually the adapter's.
-        how: `zero` clears both moments and the step count, as if the optimizer were new. `magnitude` zeroes the
-            smallest entries of each moment and `random` any, as ReLoRA (arXiv 2307.05695) has it; the step count stays.
-        ratio: The share of entries that `magnitude` and `random` zero.
+        optimizer: AdamW, or another optimizer with the state `exp_avg`, `exp_avg_sq` and `step`.
+        parameters: The parameters whose state is cleared, usually those of the adapter.
+        how: `zero` sets both moments and the step count to 0, as in a new optimizer. `magnitude` and `random` follow
+            ReLoRA (arXiv 2307.05695) and keep the step count: `magnitude` sets the entries of each moment with the
+            smallest absolute values to 0, `random` sets random entries to 0.
+        ratio: For `magnitude` and `random`: the share of each moment's entries that is set to 0.
 
     Returns:
-        How many parameters had a state to clear.
+        The number of parameters that had a state.
 
     Raises:
-        ValueError: An unknown `how`, a ratio outside (0, 1], or an optimizer of ZeRO's.
+        ValueError: `how` is unknown, `ratio` is outside (0, 1], or the optimizer belongs to DeepSpeed's ZeRO.
     """
     check_optimizer(optimizer)
     if how not in ("zero", "magnitude", "random"):
         raise ValueError(f"how must be one of zero, magnitude, random, got {how!r}")
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be in (0, 1], got {ratio!r}")
-    touched = 0
+    count = 0
     for parameter in parameters:
         state = optimizer.state.get(parameter)
         if not state:
             continue
-        touched += 1
+        count += 1
         for name in ("exp_avg", "exp_avg_sq"):
             moment = state[name]
             if how == "zero":
@@ -236,8 +249,7 @@ def reset_optimizer(
                 continue
             whole = sharded.whole(moment)
             if how == "magnitude":
-                count = round(ratio * whole.numel())
-                smallest = whole.flatten().abs().topk(count, largest=False).indices
+                smallest = whole.flatten().abs().topk(round(ratio * whole.numel()), largest=False).indices
                 whole.view(-1)[smallest] = 0
             else:
                 whole.mul_(torch.rand_like(whole) >= ratio)
@@ -245,4 +257,4 @@ def reset_optimizer(
                 sharded.write_(moment, whole)
         if how == "zero":
             state["step"].zero_()
-    return touched
+    return count

@@ -1,8 +1,11 @@
-"""Tensors that are spread over the ranks of a run, as FSDP2 keeps them (DTensor).
+"""Sharded tensors: FSDP2 splits a weight over the processes (ranks) of a run and stores it as a DTensor.
 
-A rank holds a run of neighbouring rows, or of columns where a weight is stored transposed. Merging needs no more than
-that: the small square matrix is gathered, and each rank adds to the rows that it owns. Plain tensors pass unchanged,
-and nothing of torch.distributed is imported for them.
+Each rank holds consecutive rows of the weight, or consecutive columns if the weight is stored transposed. To merge an
+update, every rank gathers the small square matrix M and adds the update to its own rows or columns of the weight. All
+functions here also accept a plain tensor. They treat it as a tensor with one owner, and they do not import
+torch.distributed for it.
+
+Legend: d = out_features, k = in_features.
 """
 
 from __future__ import annotations
@@ -13,7 +16,13 @@ from torch import Tensor
 
 
 class Part(NamedTuple):
-    """The rows and columns of a weight (out, in) that are here, as a view that can be written."""
+    """The part of a weight (d, k) that this rank holds.
+
+    Attributes:
+        tensor: A view of that part. Writing to the view changes the weight.
+        rows: The rows of the whole weight that the part covers.
+        columns: The columns of the whole weight that the part covers.
+    """
 
     tensor: Tensor
     rows: slice
@@ -21,50 +30,59 @@ class Part(NamedTuple):
 
 
 def is_sharded(tensor: Any) -> bool:
-    """Whether the tensor is spread over ranks."""
+    """Whether the tensor is sharded over ranks."""
     return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: Any) -> Tensor:
-    """The whole of a tensor, on every rank. All ranks must ask for it."""
+    """The whole tensor, on every rank. If the tensor is sharded, all ranks must call this function."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def part(weight: Tensor) -> Part:
-    """What this rank owns of a matrix (out, in); all of it where it is not sharded.
+    """The part of a matrix (d, k) that this rank holds: the whole matrix if it is not sharded.
 
     Raises:
-        ValueError: The matrix is sharded over more than one axis of ranks.
+        ValueError: The matrix is sharded over a device mesh with more than one dimension.
     """
     spans = [slice(0, weight.shape[0]), slice(0, weight.shape[1])]
     if not is_sharded(weight):
         return Part(weight, *spans)
-    local, axis, span = _owned(weight)
+    local, axis, span = _local_part(weight)
     spans[axis] = span
     return Part(local, *spans)
 
 
 def write_(tensor: Tensor, values: Tensor) -> None:
-    """``tensor.copy_(values)``, where of a sharded tensor each rank writes its own part of the whole values."""
+    """``tensor.copy_(values)``. If `tensor` is sharded, each rank writes its own part.
+
+    Args:
+        tensor: The tensor that is overwritten.
+        values: The whole values, in the shape of the whole tensor, on every rank.
+
+    Raises:
+        ValueError: The tensor is sharded over a device mesh with more than one dimension.
+    """
     if not is_sharded(tensor):
         tensor.copy_(values)
         return
-    local, axis, span = _owned(tensor)
+    local, axis, span = _local_part(tensor)
     local.copy_(values.narrow(axis, span.start, span.stop - span.start))
 
 
-def _owned(tensor: Any) -> tuple[Tensor, int, slice]:
-    """The memory of this rank's part, the axis that is cut, and which of its entries the part has."""
+def _local_part(tensor: Any) -> tuple[Tensor, int, slice]:
+    """This rank's part of a sharded tensor, the axis along which the tensor is split, and the part's span on it."""
     if tensor.device_mesh.ndim != 1:
         raise ValueError(
-            f"only tensors that are sharded over one axis of ranks can be written, not {tensor.placements}"
+            f"only a tensor that is sharded over a one-dimensional device mesh can be written, got {tensor.placements}"
         )
     (placement,) = tensor.placements
     local = tensor.to_local()
     axis = placement.dim if placement.is_shard() else 0
     if not placement.is_shard():
         return local, axis, slice(0, tensor.shape[0])
-    # As torch.chunk cuts: every part is as long as the first, but for the last ones.
+    # The same split as torch.chunk: all parts have the length of the first one, except the last parts, which can be
+    # shorter or empty.
     longest = -(-tensor.shape[axis] // tensor.device_mesh.size())
     first = min(tensor.shape[axis], longest * tensor.device_mesh.get_local_rank())
     return local, axis, slice(first, first + local.shape[axis])

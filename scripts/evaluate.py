@@ -10,7 +10,6 @@ another order: --tolerance says which difference counts as equal.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ def with_task(config: RunConfig, task: str) -> RunConfig:
         raise ConfigError(
             f"--task: {task} at scale {config.scale} is measured on {composed.model}, this run trained {config.model}"
         )
-    return dataclasses.replace(config, task=composed.task)
+    return config.replace(task=composed.task)
 
 
 def compare(recorded: dict[str, Any], now: dict[str, Any], tolerance: float) -> int:

@@ -23,6 +23,7 @@ from tabulate import tabulate
 from experiments import paper
 from experiments.cli import script
 from experiments.errors import ConfigError
+from experiments.spec import methods, scales
 from experiments.store.folder import read_records
 from experiments.study import planning, start
 from experiments.study.cells import Protocols
@@ -40,8 +41,8 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--task", action="append", choices=script.TASKS, help="only the cells of this task (repeatable)"
     )
-    parser.add_argument("--method", action="append", choices=[*paper.METHODS], help="only this method (repeatable)")
-    parser.add_argument("--scale", choices=paper.SCALES, default="laptop")
+    parser.add_argument("--method", action="append", choices=methods.names(), help="only this method (repeatable)")
+    parser.add_argument("--scale", choices=scales.names(), default="laptop")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--seeds", type=script.seeds, default=[0, 1, 2], help="comma-separated (default: 0,1,2)")
     parser.add_argument("--rate-search", choices=("on", "off"), default="on", help="off: the protocol's own rate")

@@ -1,4 +1,4 @@
-"""Draw docs/schedules.svg: the learning rate over the paper's pretraining run, with each restart schedule."""
+"""Draw docs/schedules.svg: the learning rate over the steps of the paper's pretraining run, for each schedule."""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from .. import paper, redact, tasks
+from .. import redact, tasks
 from ..errors import ConfigError, one_line
 from ..report import output
+from ..spec import scales
 from ..spec.compose import CONF
 from ..spec.run_config import LARGEST
 from ..store import storage
@@ -35,7 +36,7 @@ def parser(description: str | None) -> Parser:
     made.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that holds runs/ (default: results)"
     )
-    made.add_argument("--scale", action="append", choices=paper.SCALES, help="only this scale (repeatable)")
+    made.add_argument("--scale", action="append", choices=scales.names(), help="only this scale (repeatable)")
     return made
 
 

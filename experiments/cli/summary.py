@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .. import paper, tasks
+from .. import tasks
 from ..spec.run_config import RunConfig
 from ..store.records import Record, Store
+from ..study.cells import published_for
 
 
 def headline(record: Record) -> float | None:
@@ -20,9 +21,13 @@ def show(record: Record, config: RunConfig) -> None:
         print(f"{record.name}: {record.status}; record: {path}")
         return
     print(f"{record.name}: " + "  ".join(f"{name} {value:.4g}" for name, value in record.metrics["final"].items()))
-    printed = [f"{value:g} ({where})" for where, value in paper.beside(record.cell, config.protocol)]
-    model = tasks.of(config).paper_model
-    print(f"  the paper, on {model}: {'; '.join(printed)}" if printed else "  the paper has no value for this cell")
+    by_model: dict[str, list[str]] = {}
+    for published in published_for(record.identity):
+        by_model.setdefault(published.model, []).append(f"{published.value:g} ({published.where})")
+    for model, values in by_model.items():
+        print(f"  the paper, on {model}: {'; '.join(values)}")
+    if not by_model:
+        print("  the paper has no value for this cell")
     cost = record.cost
     print(f"  {cost['trainable_parameters']:,} trainable parameters, {cost['seconds']:.0f} s of training")
     print(f"  record: {path}")

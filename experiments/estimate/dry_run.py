@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from .. import tasks
 from ..errors import ConfigError
 from ..spec import shapes
-from ..spec.run_config import RunConfig
+from ..spec.run_config import Method, RunConfig
 
 UTILISATION = 0.4  # of the peak: what large matrices reach in practice. A guess, not a measurement
 ADAM_STATES = 2
@@ -91,8 +90,8 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
     from ..train.placement import Placement
     from . import trace
 
-    if config.method.family == "none":
-        raise ConfigError("dry_run: method=none trains nothing, there is nothing to estimate")
+    if not config.method.trains:
+        raise ConfigError(f"dry_run: method={config.method.name} trains nothing, there is nothing to estimate")
     t, h, shape = config.training, config.hardware, shape_of(config)
     placement = Placement("cuda" if h.device == "gpu" else "cpu", h.precision)
     share = max(1, t.batch_size // devices)
@@ -141,6 +140,12 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
     )
 
 
+def lora_of(method: Method) -> Method:
+    """The LoRA whose parameters a method spends: of the same rank, on the same layers."""
+    peft = {"peft_type": "LORA", "r": method.rank, "target_modules": method.target_modules}
+    return method.replace(name="lora", peft=peft, initialisation=None, rate_ratios=None)
+
+
 def stored(name: str, parameter: Any, quantization: str) -> float:
     """Bytes of a parameter of the adapted model; the projections may be quantized."""
     is_projection = name.removesuffix(".weight").removesuffix(".base_layer").rsplit(".", 1)[-1] in shapes.PROJECTIONS
@@ -175,9 +180,7 @@ def table(config: RunConfig) -> str:
     devices, sharded = h.ranks, SHARDED[h.sharding or "none"]
     columns = {m.name: estimate(config, devices, sharded)}
     if m.rank is not None and m.name != "lora":
-        # What LoRA's scale is makes no difference here.
-        lora = dataclasses.replace(m, name="lora", family="lora", alpha=m.rank)
-        columns["lora"] = estimate(dataclasses.replace(config, method=lora), devices, sharded)
+        columns["lora"] = estimate(config.replace(method=lora_of(m)), devices, sharded)
     share = max(1, t.batch_size // devices)
     rows = min(h.device_batch_size or share, share)
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from .. import tasks
-from .names import HIGH, LOW, METHODS, PRETRAINING, published
+from ..spec import methods
+from .names import HIGH, LOW, PRETRAINING, published
+
+PAPER_MODELS = {"llama-1.3b": "LLaMA 1.3B"}  # of columns whose model is not the task's
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Column:
     model: str | None = None
     only_scale: str | None = None
     stand_in: bool = False
+
+    @property
+    def paper_model(self) -> str:
+        """The model that the paper measured in this column."""
+        return PAPER_MODELS.get(self.model or "") or tasks.get(self.task).paper_model
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,6 @@ class Table:
         return Cell(column.task, row.method, rank, row.operator, column.model, row.options)
 
 
-ONE_SCALE = ("protocol.lora_alpha=null",)
 ALPHA = (
     "LoRA's scale, alpha / r, is the paper's: 2 at r = 8, and 0.5 at r = 128 and 256. What the lower one costs LoRA is "
     "a row of its own, alpha = 2 r. MoRA has no alpha; its scale is 1."
@@ -74,11 +81,17 @@ SINGLE_RUNS = "The paper's values are single runs: it gives no seeds and no devi
 
 
 def label(method: str, rank: int | None) -> str:
-    return METHODS[method] if rank is None else f"{METHODS[method]}, r = {rank}"
+    """`MoRA, r = 8`."""
+    return methods.label(method) if rank is None else f"{methods.label(method)}, r = {rank}"
+
+
+def alpha_2r(rank: int) -> tuple[str, ...]:
+    """The setting with which LoRA has alpha = 2 r at the rank that stands for a rank of the paper."""
+    return (f"protocol.lora_scale.r{rank}=2",)
 
 
 def lora_at_one_scale(rank: int) -> Row:
-    return Row(f"{label('lora', rank)}, alpha = 2 r", "lora", rank, options=ONE_SCALE, in_paper=False)
+    return Row(f"{label('lora', rank)}, alpha = 2 r", "lora", rank, options=alpha_2r(rank), in_paper=False)
 
 
 def _method_rows(number: int, columns: tuple[Column, ...], renamed: dict[str, str] | None = None) -> tuple[Row, ...]:
@@ -95,7 +108,7 @@ def _method_rows(number: int, columns: tuple[Column, ...], renamed: dict[str, st
     )
 
 
-BASE = Row(METHODS["none"], "none", in_paper=False)
+BASE = Row(methods.label("none"), "none", in_paper=False)
 
 
 def _metrics(task: str, *names: str) -> tuple[Column, ...]:

@@ -9,19 +9,6 @@ from typing import Any
 
 PUBLISHED = Path(__file__).parent.parent.parent / "results" / "paper" / "paper.json"
 LOW, HIGH, PRETRAINING = 8, 256, 128  # the paper's ranks
-SCALES = ("smoke", "laptop", "workstation", "paper")
-
-METHODS = {
-    "none": "base model, untrained",
-    "fft": "FFT",
-    "lora": "LoRA",
-    "lora_plus": "LoRA+",
-    "relora": "ReLoRA",
-    "asylora": "AsyLoRA",
-    "dora": "DoRA",
-    "mora": "MoRA",
-    "remora": "ReMoRA",
-}
 
 
 @cache

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from .. import paper, tasks
 from ..paper import HIGH, LOW, PRETRAINING, Cell
+from ..spec import methods
 from ..store.records import Record
 from ..study import measures
 
@@ -125,11 +126,11 @@ def _at_both_ranks(task: str, measured: tuple[Measure, ...], kind: str, margins:
 
 
 def _at_one_scale(task: str, rank: int) -> Cell:
-    return Cell(task, "lora", rank, options=paper.ONE_SCALE)
+    return Cell(task, "lora", rank, options=paper.alpha_2r(rank))
 
 
 def _order(better: str, worse: str) -> Part:
-    label = f"{PERPLEXITY[0].name}: {paper.METHODS[better]} below {paper.METHODS[worse]}"
+    label = f"{PERPLEXITY[0].name}: {methods.label(better)} below {methods.label(worse)}"
     return Part(label, _pretrain(better), _pretrain(worse), PERPLEXITY)
 
 
@@ -213,7 +214,7 @@ CLAIMS = (
         "MoRA has more than twice as many singular values above 0.1 as LoRA, and ReMoRA as ReLoRA.",
         tuple(
             Part(
-                f"{paper.METHODS[a]}, twice {paper.METHODS[b]}",
+                f"{methods.label(a)}, twice {methods.label(b)}",
                 _pretrain(a), _pretrain(b), (SINGULAR_VALUES,), times=2.0,
             )
             for a, b in (("mora", "lora"), ("remora", "relora"))

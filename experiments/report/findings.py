@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..paper import SCALES
+from ..spec import scales as scales_of
 from ..study import statistics
 from ..study.fill import Results
 from .markdown import grid
@@ -78,7 +78,7 @@ def part_line(part: PartVerdict) -> tuple[str, ...]:
 
 def scales_with_findings(scales: Sequence[str]) -> list[str]:
     """Smoke runs are too short to learn anything; without any other runs the page is about the laptop scale."""
-    return [s for s in SCALES if s in scales and s != "smoke"] or ["laptop"]
+    return [s for s in scales_of.names() if s in scales and s != "smoke"] or ["laptop"]
 
 
 def page(all_results: Sequence[Results]) -> str:

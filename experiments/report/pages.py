@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .. import paper
+from ..spec import scales as scales_of
 from ..store.records import Record
 from ..study.fill import Results
 from . import findings, latex, markdown, tables
@@ -16,7 +17,7 @@ from .verdicts import judge_all
 def by_scale(records: Sequence[Record], scales: Iterable[str] | None = None) -> list[Results]:
     """The records, scale by scale; all scales that have any (the laptop scale if none has), or those asked for."""
     present = {r.cell["scale"] for r in records}
-    chosen = list(scales) if scales else [s for s in paper.SCALES if s in present] or ["laptop"]
+    chosen = list(scales) if scales else [s for s in scales_of.names() if s in present] or ["laptop"]
     return [Results(scale, records) for scale in chosen]
 
 

@@ -71,6 +71,12 @@ def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimit
         return adapter(record, store, staging)
 
 
+def peft_type(record: Record) -> str | None:
+    """The PEFT method of a run; None for a run without an adapter."""
+    peft = record.config["method"]["peft"]
+    return None if peft is None else str(peft["peft_type"])
+
+
 def merged(record: Record, store: Store, out: Path) -> str:
     """The whole model with its update in the base weights, in float32, and its tokenizer."""
     from peft import PeftModel
@@ -94,7 +100,7 @@ def adapter(record: Record, store: Store, out: Path) -> str:
     if (out / BASE_FILE).is_file():
         return f"an adapter and {BASE_FILE}, the base weights it needs: mora.checkpoint.load_restarted loads both"
     return "an adapter: PeftModel.from_pretrained loads it" + (
-        " after `import mora`" if record.config["method"]["family"] == "mora" else ""
+        " after `import mora`" if peft_type(record) == "MORA" else ""
     )
 
 
@@ -102,17 +108,21 @@ def lora(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
     """A LoRA adapter that stock PEFT loads onto the pretrained base model."""
     from mora.checkpoint import BASE_FILE
 
-    folder, family = load.folder_of(record, store), record.config["method"]["family"]
-    if family not in ("lora", "mora"):
+    folder, kind = load.folder_of(record, store), peft_type(record)
+    if kind is None:
         raise ConfigError(f"{record.name} trained the whole model and has no adapter; --format merged exports it")
     if (folder / BASE_FILE).is_file():
         raise ConfigError(
             f"{record.name} changed base weights too (restarts, or pretraining beside the adapters): a LoRA of its "
             "last adapter makes sense on that base alone, not on the pretrained one; --format merged exports the sum"
         )
-    if family == "lora":
+    if kind == "LORA":
         copy_adapter(folder, out)
         return "the run's own LoRA adapter: PeftModel.from_pretrained loads it"
+    if kind != "MORA":
+        raise ConfigError(
+            f"{record.name} is a {kind} adapter, which has no exact LoRA; --format merged exports the whole model"
+        )
     return converted(record, store, out, limits)
 
 
@@ -123,7 +133,7 @@ def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> st
     from mora import conversion
 
     method = record.config["method"]
-    exact = method["operator"] in ("truncation", "sharing") and limits.rank is None
+    exact = method["peft"]["operator"] in ("truncation", "sharing") and limits.rank is None
     rank = None if exact else limits.rank or method["rank"]
     model, _ = load.restore(record, store)
     made = conversion.as_lora(model, rank=rank)

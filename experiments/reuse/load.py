@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from .. import tasks
 from ..errors import ConfigError, one_line
 from ..identity import key_of
 from ..spec.parse import from_record
-from ..spec.run_config import Paths, RunConfig
+from ..spec.run_config import Method, Paths, RunConfig
 from ..store.records import Record, Store, finite
 from ..train import base_models
 
@@ -46,7 +45,7 @@ def settings(record: Record, store: Store) -> RunConfig:
     Raises:
         ConfigError: This version of the project, or this machine, has another meaning for it: data, model, or settings.
     """
-    from ..identity import cell_identity
+    from ..identity import identity_of
 
     values = dict(record.config)
     if isinstance(values.get("hardware"), dict):
@@ -55,17 +54,16 @@ def settings(record: Record, store: Store) -> RunConfig:
         config = from_record(values)
     except ConfigError as error:
         raise ConfigError(f"{store.path(record.key)}: {error}") from None
-    if key_of(cell_identity(config)) != record.key:
+    if key_of(identity_of(config)) != record.key:
         raise ConfigError(
             f"{store.path(record.key)}: the same settings are another run by now (the data file, the model folder, "
             "or the version of the task has changed); run it again"
         )
     if record.provenance.get("precision") not in ("fp32", "bf16", "fp16"):
         raise ConfigError(f"{store.path(record.key)} does not say which precision the run had")
-    return dataclasses.replace(
-        config,
+    return config.replace(
         paths=Paths(results=str(store.results), cache=os.environ.get("MORA_CACHE")),
-        hardware=dataclasses.replace(config.hardware, precision=record.provenance["precision"]),
+        hardware=config.hardware.replace(precision=record.provenance["precision"]),
     )
 
 
@@ -104,7 +102,7 @@ def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
             raise ConfigError(
                 f"{folder} does not hold the adapter of this model: {sorted(odd)[0]} is in one of them alone"
             )
-        same_adapter(folder, model.peft_config["default"])
+        same_adapter(folder, model.peft_config["default"], config.method)
         Restarts(model, config).load(folder)
         set_peft_model_state_dict(model, weights)
 
@@ -154,19 +152,26 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     return values
 
 
-def same_adapter(folder: Path, expected: Any) -> None:
+def same_adapter(folder: Path, expected: Any, method: Method) -> None:
     """Whether the adapter's saved settings are those of the run: shapes alone do not tell operators apart.
 
     Raises:
         ConfigError: The kind of adapter or one of its settings is another.
     """
     saved, wanted = adapter_settings(folder), expected.to_dict()
-    for name in ("peft_type", "r", "operator", "wrap", "surplus", "lora_alpha", "use_dora"):
-        if name in wanted and saved.get(name, wanted[name]) != wanted[name]:
+    # A restart changes the grouping: that of the file is the one in force.
+    fixed = [name for name in method.peft or {} if not (method.restart_every and name in ("in_groups", "out_groups"))]
+    for name in fixed:
+        if name in saved and _settled(saved[name]) != _settled(wanted[name]):
             raise ConfigError(
                 f"{folder / 'adapter_config.json'} is of another adapter: {name} is {saved[name]!r}, "
                 f"the run has {wanted[name]!r}"
             )
+
+
+def _settled(value: Any) -> Any:
+    """A set, whose order is arbitrary, as JSON could hold it."""
+    return sorted(map(str, value)) if isinstance(value, list | set | tuple) else value
 
 
 def restore(record: Record, store: Store) -> tuple[Any, Any]:
@@ -207,7 +212,7 @@ def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
     from ..train.placement import base_dtype, place
 
     training.quiet()
-    task, trains = tasks.of(config), config.method.family != "none"
+    task, trains = tasks.of(config), config.method.trains
     folder = folder_of(record, store) if trains else None
     placement = place(config)
     dtype = base_dtype(config, placement)

@@ -1,38 +1,32 @@
-"""What no single value of a configuration shows: settings and model that do not fit together."""
+"""What no single value of a configuration shows: settings, method and model that do not fit together."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..errors import ConfigError
 from . import shapes
+from .run_config import Method, RunConfig
 
-if TYPE_CHECKING:
-    from .run_config import Method, RunConfig
-
-
-# mora.config's, which cannot be imported before PEFT is; a test compares the two.
-AUTO_ROTATION_UP_TO = 32
-# What the methods of a family and a method with restarts read: null or absent elsewhere alone.
-ADAPTERS = {
-    "lora": ("rank", "alpha", "dropout", "target_modules"),
-    "mora": ("rank", "operator", "in_groups", "out_groups", "wrap", "surplus", "dropout", "target_modules"),
-}
-RESTARTS = ("restart_every", "restart_warmup", "restart_schedule", "optimizer_reset", "reset_scope", "reset_ratio")
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+RESTARTS = ("restart_warmup", "restart_schedule", "restart_floor", "optimizer_reset", "reset_scope", "reset_ratio")
 
 
-def operator_in_force(method: Method) -> Method:
-    """`auto` by the name of the operator that it stands for: the same run has the same key either way."""
-    if method.operator != "auto" or method.rank is None:
-        return method
-    return dataclasses.replace(method, operator="rotation" if method.rank <= AUTO_ROTATION_UP_TO else "sharing")
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+# What a method's file may say in `allowed` in place of a list of values.
+ALLOWED: dict[str, Callable[[Any], bool]] = {
+    "positive number": lambda value: _number(value) and value > 0,
+    "positive integer": lambda value: type(value) is int and value > 0,
+    "fraction": lambda value: _number(value) and 0 <= value < 1,
+}
 
 
 def together(run: RunConfig) -> None:
@@ -41,9 +35,9 @@ def together(run: RunConfig) -> None:
     Raises:
         ConfigError: The first thing that does not fit.
     """
-    _complete(run)
+    _method(run.method)
     t, shape = run.training, shapes.of(run.model)
-    if t.learning_rate is None and run.method.family != "none":
+    if t.learning_rate is None and run.method.trains:
         raise ConfigError("training.learning_rate must be a positive number, got None")
     if run.task.train_file and not _there(run.task.train_file, Path.is_file):
         raise ConfigError(f"task.train_file must be a file, got {run.task.train_file!r}")
@@ -70,14 +64,46 @@ def together(run: RunConfig) -> None:
         _quantized(run)
 
 
+def _method(method: Method) -> None:
+    """The settings that a method's file adds have allowed values, and no setting that it needs is missing."""
+    for name, allowed in method.allowed.items():
+        value = method.setting(name)
+        if isinstance(allowed, list):
+            words = ["true" if a is True else "false" if a is False else str(a) for a in allowed]
+            passes, said = value in allowed and not _only_equal(value, allowed), f"one of {', '.join(words)}"
+        elif allowed in ALLOWED:
+            passes, said = ALLOWED[allowed](value), f"a {allowed}"
+        else:
+            raise ConfigError(
+                f"method.allowed.{name} must be a list of values, or one of {', '.join(ALLOWED)}, got {allowed!r}"
+            )
+        if not passes:
+            raise ConfigError(f"method.{name} must be {said} for method={method.name}, got {value!r}")
+    if method.peft is not None:
+        if not isinstance(method.peft.get("peft_type"), str):
+            raise ConfigError(f"method.peft.peft_type is missing; method={method.name} cannot do without it")
+        for name in ("rank", "target_modules"):
+            if getattr(method, name) is None:
+                raise ConfigError(f"method.{name} is missing; method={method.name} cannot do without it")
+    if method.restart_every:
+        for name in RESTARTS:
+            if getattr(method, name) is None:
+                raise ConfigError(f"method.{name} is missing; method={method.name} cannot do without it")
+
+
+def _only_equal(value: Any, allowed: list[Any]) -> bool:
+    """Python holds 1 and True for equal."""
+    return all(type(value) is not type(a) for a in allowed)
+
+
 def _quantized(run: RunConfig) -> None:
     m, why = run.method, ""
-    if m.family not in ("lora", "mora"):
+    if m.peft is None:
         why = f"for method={m.name}: a quantized base is frozen, and only an adapter beside it could train"
     elif m.train_rest:
         why = "with method.train_rest: what trains beside the adapters would have to be kept in full precision"
-    elif (m.name, run.quantization) == ("dora", "int8"):
-        why = "or nf4 for method=dora: PEFT's DoRA loses the scales of int8 layers after the first step"
+    elif run.quantization not in m.quantizable:
+        why = " or ".join(["", *m.quantizable]).removeprefix(" ") + f" for method={m.name} (conf/method/{m.name}.yaml)"
     elif run.training.record_spectrum:
         why = "with training.record_spectrum: the update is merged for it, and a quantized base would round it"
     if why:
@@ -87,14 +113,6 @@ def _quantized(run: RunConfig) -> None:
             f"quantization={run.quantization} needs the package bitsandbytes, which is not installed: "
             "pip install --constraint constraints.txt --editable '.[quantized]'"
         )
-
-
-def _complete(run: RunConfig) -> None:
-    m = run.method
-    restarts = any(getattr(m, name) is not None for name in RESTARTS)
-    for name in (*ADAPTERS.get(m.family, ()), *(RESTARTS if restarts else ())):
-        if getattr(m, name) is None:
-            raise ConfigError(f"method.{name} is missing; method={m.name} cannot do without")
 
 
 def _there(path: str, what: Callable[[Path], bool]) -> bool:
@@ -133,7 +151,7 @@ def _listed(values: list[int]) -> str:
 
 def _restarts(run: RunConfig) -> None:
     m, steps = run.method, run.training.steps
-    assert m.restart_every is not None and m.restart_warmup is not None  # `_complete` has seen to it
+    assert m.restart_every is not None and m.restart_warmup is not None  # `_method` has seen to it
     if m.restart_every >= steps:
         raise ConfigError(
             f"method.restart_every must be less than training.steps ({steps}), or nothing is ever merged; "
@@ -150,24 +168,15 @@ def _restarts(run: RunConfig) -> None:
             f"training.steps={steps}, not more than method.restart_warmup ({m.restart_warmup}); "
             "allowed: a divisor of training.steps"
         )
-    if m.family == "mora" and m.operator != "sharing":
-        raise ConfigError(
-            f"method.operator must be sharing for method={m.name}, got {m.operator}: "
-            "only sharing has a second grouping to change to at a restart"
-        )
     if run.hardware.sharding == "zero2":
         raise ConfigError(
             f"hardware.sharding must not be zero2 for method={m.name}: DeepSpeed's ZeRO keeps float32 copies of the "
             "adapter that a restart does not reach; allowed: none, full, gradients"
         )
-    if run.quantization != "none":
-        raise ConfigError(
-            f"quantization must be none for method={m.name}, got {run.quantization}: "
-            "every merge would round the base weights again"
-        )
 
 
 def _adapters(method: Method, shape: shapes.Shape, model: str) -> None:
+    """The targets are layers of the model, and the rank's parameters are no more than a layer has."""
     linears = shape.linears()
     for target in method.target_modules or []:
         if target not in linears:
@@ -175,11 +184,9 @@ def _adapters(method: Method, shape: shapes.Shape, model: str) -> None:
         if method.rank is None:
             continue
         k, d = linears[target]
-        q = math.isqrt((k + d) * method.rank)
-        spent = q * q if method.family == "mora" else (k + d) * method.rank
-        if spent > k * d:
+        if (spent := (k + d) * method.rank) > k * d:
             raise ConfigError(
-                f"method.rank is too large for {target} of {model}: at r={method.rank} the adapter would hold "
-                f"{spent:,} parameters (r_hat={q}), the layer itself (in={k}, out={d}) has {k * d:,}; "
+                f"method.rank is too large for {target} of {model}: a LoRA of rank {method.rank} has {spent:,} "
+                f"parameters there, the layer itself (in={k}, out={d}) has {k * d:,}; "
                 f"allowed: at most {k * d // (k + d)}"
             )

@@ -1,60 +1,45 @@
-"""The look-ups that conf/ uses: the protocol's learning rate and LoRA's alpha for a rank."""
+"""Composing a configuration from `conf/`, outside run.py too, and the look-ups that its files use."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from ..errors import ConfigError
+from . import protocol
 
-
-def rates(table: Any, family: str, rank: int | None) -> dict[str, Any]:
-    """The protocol's rates (`use`, `candidates`) for a method family at a rank; for one not listed, the nearest's."""
-    ranks = table.get(family) if hasattr(table, "get") else None
-    if not ranks:
-        raise ConfigError(f"the protocol lists no learning rate for {family}: set training.learning_rate")
-    if not hasattr(ranks, "items") or not all(_is_number(r) and hasattr(entry, "items") for r, entry in ranks.items()):
-        raise ConfigError(f"protocol.learning_rates.{family} must be ranks with `use` and `candidates`, got {ranks}")
-    if type(rank) is not int or rank <= 0:
-        nearest = min(ranks)
-    else:
-        nearest = min(ranks, key=lambda known: abs(math.log2(known / rank)) if known else math.inf)
-    return ranks[nearest]
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _learning_rate(table: Any, family: str, rank: int | None) -> float | None:
-    return None if family == "none" else rates(table, family, rank).get("use")
-
-
-def _lora_alpha(table: Any, rank: Any) -> float | None:
-    """The published alpha for a rank; 2 r, so a scale of 2, where none is published or the table is null."""
-    if table is None:
-        table = {}
-    if not hasattr(table, "get"):
-        raise ConfigError(f"protocol.lora_alpha must be an alpha for each rank, got {table}")
-    return table.get(rank, 2 * rank if type(rank) is int else None)
+CONF = Path(__file__).parents[2] / "conf"
+_searched: list[str] = []  # folders of a user's own files, which run.py was told of
 
 
 def register() -> None:
-    """Teach OmegaConf the look-ups that conf/ uses."""
-    OmegaConf.register_new_resolver("learning_rate", _learning_rate, replace=True)
-    OmegaConf.register_new_resolver("lora_alpha", _lora_alpha, replace=True)
+    """Teach OmegaConf the look-ups of `spec.protocol`."""
+    for lookup in (protocol.learning_rate, protocol.lora_alpha, protocol.by_rank, protocol.lowest_rank):
+        OmegaConf.register_new_resolver(lookup.__name__, lookup, replace=True)
 
 
-CONF = Path(__file__).parent.parent.parent / "conf"
+def search(folders: list[str]) -> None:
+    """Compose from these folders too, before `conf/`."""
+    _searched[:] = [folder for folder in folders if Path(folder) != CONF]
+
+
+def folders() -> list[Path]:
+    """All folders that are composed from, a user's own first."""
+    return [*map(Path, _searched), CONF]
 
 
 def composition(arguments: list[str]) -> DictConfig:
     """What run.py composes from these arguments, open for changes."""
-    with initialize_config_dir(str(CONF), version_base=None):
-        composed = compose("config", overrides=["logger=none", *arguments])
+    register()
+    searched = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in _searched)}]"] if _searched else []
+    # run.py composes within a job of Hydra's own, which must find itself unchanged afterwards.
+    running, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            composed = compose("config", overrides=["logger=none", *searched, *arguments])
+    finally:
+        GlobalHydra.instance().hydra = running
     OmegaConf.set_struct(composed, False)
     return composed

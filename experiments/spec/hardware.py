@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +32,9 @@ def hardware_in_force(hardware: Hardware, planned: bool = False) -> Hardware:
         precision = "bf16" if gpu and (planned or _has_bf16()) else "fp32"
     if precision == "fp16" and not gpu:
         raise ConfigError("hardware.precision: fp16 needs a GPU; allowed on the CPU: fp32, bf16")
-    hardware = dataclasses.replace(hardware, device="gpu" if gpu else "cpu", precision=precision)
+    hardware = hardware.replace(device="gpu" if gpu else "cpu", precision=precision)
     if planned:  # for the machine that it is planned for
-        return dataclasses.replace(hardware, processes=hardware.processes or 1, nodes=hardware.nodes or 1)
+        return hardware.replace(processes=hardware.processes or 1, nodes=hardware.nodes or 1)
     return _engine_in_force(_ranks_in_force(hardware))
 
 
@@ -50,7 +49,7 @@ def _ranks_in_force(hardware: Hardware) -> Hardware:
                     f"hardware.{name} is {getattr(hardware, name)}, but this run was started as {rank.count} ranks, "
                     f"{rank.local_count} on each node; allowed: {value}, or null as in hardware=ddp"
                 )
-        hardware = dataclasses.replace(hardware, **started)
+        hardware = hardware.replace(**started)
     elif (hardware.nodes or 1) > 1:
         raise ConfigError(
             f"hardware.nodes is {hardware.nodes}, but run.py starts ranks on its own machine alone; "
@@ -59,7 +58,7 @@ def _ranks_in_force(hardware: Hardware) -> Hardware:
     processes = hardware.processes or here or 1
     if here is not None and processes > here:
         raise ConfigError(f"hardware.processes is {processes}, but this machine has fewer GPUs; allowed: 1 to {here}")
-    return dataclasses.replace(hardware, processes=processes, nodes=hardware.nodes or 1)
+    return hardware.replace(processes=processes, nodes=hardware.nodes or 1)
 
 
 def _engine_in_force(hardware: Hardware) -> Hardware:
@@ -73,7 +72,7 @@ def _engine_in_force(hardware: Hardware) -> Hardware:
             "hardware.sharding: zero2 needs the package deepspeed, which is not installed (pip install deepspeed); "
             "allowed without it: none, full, gradients"
         )
-    return dataclasses.replace(hardware, sharding=sharding, compile=bool(hardware.compile))
+    return hardware.replace(sharding=sharding, compile=bool(hardware.compile))
 
 
 def _has_gpu() -> bool:

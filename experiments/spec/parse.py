@@ -1,91 +1,104 @@
-"""A composed configuration, or that of a record -> the typed one."""
+"""A composed configuration, or the configuration of a record -> the typed one, checked."""
 
 from __future__ import annotations
 
-import dataclasses
+import typing
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from .. import redact
 from ..errors import ConfigError
 from . import checks, hardware
-from .run_config import LARGEST, TEXT, Check, Hardware, Logger, Method, Paths, RunConfig, Task, Training
+from .run_config import LARGEST, RunConfig
 
 
-def parse(config: DictConfig) -> RunConfig:
+def parse(composed: DictConfig) -> RunConfig:
     """Check a composed configuration and give it types.
 
     Raises:
-        ConfigError: The first thing that is wrong with it.
+        ConfigError: The first setting that is wrong.
     """
-    return _checked(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    return _checked(typed(composed))
+
+
+def typed(composed: DictConfig) -> RunConfig:
+    """A composed configuration with types, as it is on any machine: `auto` stays, and nothing is held against others."""
+    values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    scale = values.get("scale")
+    if not isinstance(scale, dict) or "name" not in scale:
+        raise ConfigError(f"scale must be a section with a name, got {scale!r}")
+    return _typed(values | {"scale": scale["name"]})
 
 
 def from_record(values: Any) -> RunConfig:
-    """The typed configuration of a record (`record.config`), checked as one from the command line is.
-
-    JSON has turned the ranks that are keys in `protocol` into texts; nothing that a run computes reads them there.
+    """The typed configuration of a record (`record.config`), checked as a composed one is.
 
     Raises:
-        ConfigError: It has not exactly the settings of this version, or one does not fit this machine.
+        ConfigError: It has not exactly the settings of this version, or a setting does not fit this machine.
     """
-    if not isinstance(values, dict) or type(values.get("scale")) is not str:
-        raise ConfigError("config.scale is not a text")
-    return _checked({**values, "scale": {"name": values["scale"]}}, nulls=True)
+    if not isinstance(values, dict):
+        raise ConfigError(f"config must be a section of settings, got {values!r}")
+    return _checked(_typed(values))
 
 
-def _checked(values: Any, *, nulls: bool = False) -> RunConfig:
-    """With `nulls`, as in a record, null stands for a setting that a section does not have."""
-    sections: dict[str, Any] = {"method": Method, "task": Task, "training": Training, "hardware": Hardware}
-    sections.update(logger=Logger, paths=Paths)
-    top = {f.name: f for f in dataclasses.fields(RunConfig) if "check" in f.metadata}
-    expected = {*sections, *top, "scale", "protocol"}
-    values = {name: None for name, f in top.items() if f.metadata["optional"]} | values
-    if wrong := sorted(expected ^ set(values)):
-        what = "is not a setting" if wrong[0] in values else "is missing"
-        raise ConfigError(f"{wrong[0]} {what}; allowed: {', '.join(sorted(expected))}")
-    scale = values["scale"]
-    if not isinstance(scale, dict) or not TEXT.passes(scale.get("name")):
-        raise ConfigError(f"scale must be a section with a name, got {scale!r}")
-    if not isinstance(values["protocol"], dict):
-        raise ConfigError(f"protocol must be a section of settings, got {values['protocol']!r}")
-    parsed = {name: _section(cls, name, values[name], nulls) for name, cls in sections.items()}
-    parsed["method"] = checks.operator_in_force(parsed["method"])
-    parsed["hardware"] = hardware.hardware_in_force(parsed["hardware"], planned=bool(values["dry_run"]))
-    for name, f in top.items():
-        _check_value(f, name, values[name])
-    for name in (*top, "protocol"):
-        if redact.holds_secret(values[name]):
-            raise ConfigError(f"{name} holds a key or a token, which must not get into a record")
-    run = RunConfig(**parsed, **{name: values[name] for name in top}, scale=scale["name"], protocol=values["protocol"])
+def _typed(values: dict[str, Any]) -> RunConfig:
+    for name, value in values.items():
+        _refuse_secrets(name, value)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_message(error.errors()[0])) from None
+
+
+def _checked(run: RunConfig) -> RunConfig:
+    run = run.replace(hardware=hardware.hardware_in_force(run.hardware, planned=run.dry_run))
     checks.together(run)
     return run
 
 
-def _section(cls: Any, where: str, values: Any, nulls: bool) -> Any:
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where} must be a section of settings, got {values!r}")
-    if nulls:
-        values = {name: value for name, value in values.items() if value is not None}
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for name, value in values.items():
-        if redact.holds_secret(value):
-            raise ConfigError(f"{where}.{name} holds a key or a token, which must not get into a record")
-        if name not in fields:
-            raise ConfigError(f"{where}.{name} is not a setting; allowed: {', '.join(fields)}")
-        _check_value(fields[name], f"{where}.{name}", value)
-    missing = [n for n, f in fields.items() if n not in values and not f.metadata["optional"]]
-    if missing:
-        raise ConfigError(f"{where}.{missing[0]} is missing")
-    return cls(**values)
+def _refuse_secrets(where: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _refuse_secrets(f"{where}.{name}", part)
+    elif redact.holds_secret(value):
+        raise ConfigError(f"{where} holds a key or a token, which must not get into a record")
 
 
-def _check_value(f: dataclasses.Field[Any], where: str, value: Any) -> None:
-    if value is None and f.metadata["nullable"]:
-        return
-    check: Check = f.metadata["check"]
+def _message(error: ErrorDetails) -> str:
+    """One line for the first error of pydantic: which setting, what it must be, and what it is."""
+    *path, name = error["loc"]
+    section: Any = RunConfig
+    for part in path:
+        section = _section_in(section.model_fields[part].annotation) if hasattr(section, "model_fields") else None
+    where, fields = ".".join(map(str, error["loc"])), getattr(section, "model_fields", {})
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a setting; allowed: {', '.join(fields)}"
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    value = error["input"]
     if type(value) is int and value > LARGEST:
-        raise ConfigError(f"{where} must be at most {LARGEST}, got a number of {len(f'{value:x}') * 4} bits")
-    if not check.passes(value):
-        raise ConfigError(f"{where} must be {check.allowed}, got {value!r}")
+        return f"{where} must be at most {LARGEST}, got a number of {len(f'{value:x}') * 4} bits"
+    field = fields.get(name)
+    said = (_allowed(field.annotation) or field.description) if field is not None else None
+    return f"{where} must be {said or error['msg']}, got {value!r}"
+
+
+def _section_in(annotation: Any) -> Any:
+    candidates = (annotation, *typing.get_args(annotation))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _allowed(annotation: Any) -> str | None:
+    """What a type accepts, in words."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "a section of settings"
+    if typing.get_origin(annotation) is typing.Literal:
+        return "one of " + ", ".join(typing.get_args(annotation))
+    parts = typing.get_args(annotation)
+    for extra in getattr(annotation, "__metadata__", ()):
+        if getattr(extra, "description", None):
+            return str(extra.description)
+    return next((text for part in parts if (text := _allowed(part))), None)

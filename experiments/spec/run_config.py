@@ -1,138 +1,156 @@
-"""The typed run configuration. Wrong values are found here and in `checks`, before anything heavy is imported."""
+"""The typed configuration of a run: its sections, and which values each setting accepts."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+LARGEST = 2**32 - 1  # of any integer; a larger integer overflows in torch or numpy
 
 
-@dataclass(frozen=True)
-class Check:
-    """A test of one value, and how to say what passes it."""
-
-    passes: Callable[[Any], bool]
-    allowed: str
+def _different(names: list[str]) -> list[str]:
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise ValueError("names repeat, or are empty")
+    return names
 
 
-LARGEST = 2**32 - 1  # of any integer; a longer one overflows somewhere below
+# The description completes the sentence "<setting> must be ...".
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST, description="a positive integer")]
+Count = Annotated[int, Field(ge=0, le=LARGEST, description="an integer of at least 0")]
+Seed = Annotated[int, Field(ge=0, le=LARGEST, description=f"an integer from 0 to {LARGEST}")]
+Threads = Annotated[int, Field(gt=0, le=1024, description="an integer from 1 to 1024")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a positive number")]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of at least 0")]
+Fraction = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
+Share = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
+Text = Annotated[str, Field(min_length=1, description="a text")]
+Switch = Annotated[bool, Field(description="true or false")]
+Names = Annotated[
+    list[str], AfterValidator(_different), Field(description="a list of different names, such as [q_proj, v_proj]")
+]
 
 
-def _is_int(value: Any) -> bool:
-    return type(value) is int
+class Section(BaseModel):
+    """Settings that cannot be changed. A setting that is None is not in this section, or stands for the default."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values, which are not checked again."""
+        return self.model_copy(update=changes)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+class Method(Section):
+    """How the model is adapted, as `conf/method/<name>.yaml` says.
+
+    A method's file may hold settings beside these, such as `operator`. They have an effect only where the file uses
+    them, mostly in `peft`; `allowed` says which values they accept.
+
+    Attributes:
+        label: The name in tables and figures.
+        rates: The learning-rate grid in the protocol; None where nothing trains.
+        rank: The rank of the LoRA whose trainable parameters may be spent.
+        target_modules: The layers that are adapted.
+        peft: `peft_type` and the settings of that PEFT method; None for a method without an adapter.
+        train_rest: Whether everything but the adapted weights trains beside the adapters.
+        rate_ratios: Part of a parameter's name -> what the learning rate is multiplied by for such parameters.
+        initialisation: The function of `train.adapt` that initialises the adapter anew.
+        quantizable: The formats of quantized base weights that the method works with.
+        official_dtype: The number format of the adapter in the authors' code: float32, or that of the base weights.
+        allowed: Setting of the file -> its allowed values: a list, or the name of one of `ALLOWED`.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    name: Text
+    label: Text
+    rates: Text | None
+    rank: PositiveInt | None = None
+    target_modules: Names | None = None
+    peft: dict[str, Any] | None = None
+    train_rest: Switch | None = None
+    rate_ratios: dict[str, Positive] | None = None
+    initialisation: Text | None = None
+    quantizable: list[Literal["nf4", "int8"]] = []
+    official_dtype: Literal["base", "float32"] = "base"
+    allowed: dict[str, Any] = {}
+    restart_every: PositiveInt | None = None
+    restart_warmup: Count | None = None
+    restart_schedule: Literal["jagged", "official_lifted", "plain"] | None = None
+    restart_floor: Fraction | None = None
+    groupings: Literal["two", "four"] | None = None
+    optimizer_reset: Literal["zero", "magnitude", "random"] | None = None
+    reset_scope: Literal["adapter", "all"] | None = None
+    reset_ratio: Share | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything trains."""
+        return self.rates is not None
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether weights of the base model train: all of them, or all but the adapted ones."""
+        return self.trains and (self.peft is None or bool(self.train_rest))
+
+    def setting(self, name: str) -> Any:
+        """A setting of the method's file by name; None where the file has none of this name."""
+        return getattr(self, name, None)
 
 
-POSITIVE_INT = Check(lambda v: _is_int(v) and v > 0, "a positive integer")
-COUNT = Check(lambda v: _is_int(v) and v >= 0, "an integer of at least 0")
-SEED = Check(lambda v: _is_int(v) and 0 <= v <= LARGEST, f"an integer from 0 to {LARGEST}")
-THREADS = Check(lambda v: _is_int(v) and 0 < v <= 1024, "an integer from 1 to 1024")
-POSITIVE = Check(lambda v: _is_number(v) and v > 0, "a positive number")
-NOT_NEGATIVE = Check(lambda v: _is_number(v) and v >= 0, "a number of at least 0")
-FRACTION = Check(lambda v: _is_number(v) and 0 <= v < 1, "a number in [0, 1)")
-TEXT = Check(lambda v: type(v) is str and v != "", "a text")
-SWITCH = Check(lambda v: type(v) is bool, "true or false")
-NAMES = Check(
-    lambda v: type(v) is list and v != [] and len(set(map(str, v))) == len(v) and all(map(TEXT.passes, v)),
-    "a list of different names, such as [q_proj, v_proj]",
-)
-
-
-def one_of(*allowed: str) -> Check:
-    return Check(lambda v: v in allowed, "one of " + ", ".join(allowed))
-
-
-def setting(check: Check, *, optional: bool = False, nullable: bool = False) -> Any:
-    """A field of a section. An optional one is not in every section; a nullable one may be null where it is."""
-    metadata = {"check": check, "optional": optional or nullable, "nullable": nullable}
-    return field(default=None, metadata=metadata) if optional or nullable else field(metadata=metadata)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """How the model is adapted. Settings that a method does not have are None."""
-
-    name: str = setting(TEXT)
-    family: str = setting(one_of("none", "fft", "lora", "mora"))
-    rank: int | None = setting(POSITIVE_INT, optional=True)
-    target_modules: list[str] | None = setting(NAMES, optional=True)
-    dropout: float | None = setting(FRACTION, optional=True)
-    alpha: float | None = setting(POSITIVE, optional=True)
-    operator: str | None = setting(one_of("auto", "truncation", "sharing", "decouple", "rotation"), optional=True)
-    in_groups: str | None = setting(one_of("strided", "contiguous"), optional=True)
-    out_groups: str | None = setting(one_of("strided", "contiguous"), optional=True)
-    wrap: bool | None = setting(SWITCH, optional=True)
-    surplus: str | None = setting(one_of("drop", "fold"), optional=True)
-    train_rest: bool | None = setting(SWITCH, optional=True)
-    lr_ratio: float | None = setting(POSITIVE, optional=True)
-    restart_every: int | None = setting(POSITIVE_INT, optional=True)
-    restart_warmup: int | None = setting(POSITIVE_INT, optional=True)
-    restart_schedule: str | None = setting(one_of("jagged", "official_lifted", "plain"), optional=True)
-    restart_floor: float | None = setting(FRACTION, optional=True)
-    groupings: str | None = setting(one_of("two", "four"), optional=True)
-    optimizer_reset: str | None = setting(one_of("zero", "magnitude", "random"), optional=True)
-    reset_scope: str | None = setting(one_of("adapter", "all"), optional=True)
-    reset_ratio: float | None = setting(
-        Check(lambda v: _is_number(v) and 0 < v <= 1, "a number in (0, 1]"), optional=True
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(Section):
     """What is learned and measured. Settings that a task does not have are None."""
 
-    name: str = setting(TEXT)
-    pairs: int | None = setting(POSITIVE_INT, optional=True)
-    eval_pairs: int | None = setting(POSITIVE_INT, optional=True)
-    data: str | None = setting(one_of("packages", "hub"), optional=True)
-    train_file: str | None = setting(TEXT, nullable=True)
-    train_rows: int | None = setting(POSITIVE_INT, nullable=True)
-    heldout_rows: int | None = setting(POSITIVE_INT, nullable=True)
-    probe_documents: int | None = setting(COUNT, nullable=True)
-    questions: int | None = setting(POSITIVE_INT, nullable=True)
-    prompt: str | None = setting(one_of("alpaca", "open-instruct"), optional=True)
-    max_length: int | None = setting(POSITIVE_INT, optional=True)
-    new_tokens: int | None = setting(POSITIVE_INT, optional=True)
-    drop_overlap: bool | None = setting(SWITCH, optional=True)
-    eval_batch_size: int | None = setting(POSITIVE_INT, nullable=True)
+    name: Text
+    pairs: PositiveInt | None = None
+    eval_pairs: PositiveInt | None = None
+    data: Literal["packages", "hub"] | None = None
+    train_file: Text | None = None
+    train_rows: PositiveInt | None = None
+    heldout_rows: PositiveInt | None = None
+    probe_documents: Count | None = None
+    questions: PositiveInt | None = None
+    prompt: Literal["alpaca", "open-instruct"] | None = None
+    max_length: PositiveInt | None = None
+    new_tokens: PositiveInt | None = None
+    drop_overlap: Switch | None = None
+    eval_batch_size: PositiveInt | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    learning_rate: float = setting(POSITIVE, nullable=True)  # None for method=none alone
-    steps: int = setting(POSITIVE_INT)
-    batch_size: int = setting(POSITIVE_INT)
-    schedule: str = setting(one_of("linear", "cosine", "constant"))
-    warmup_steps: int = setting(COUNT)
-    weight_decay: float = setting(NOT_NEGATIVE)
-    max_grad_norm: float = setting(POSITIVE)
-    adapter_dtype: str = setting(one_of("float32", "base", "official"))
-    record_spectrum: bool = setting(SWITCH)
-    log_every: int = setting(POSITIVE_INT)
-    evaluate_every: int = setting(POSITIVE_INT)
-    checkpoint_every: int = setting(POSITIVE_INT)
-    keep_checkpoints: int = setting(POSITIVE_INT)
+class Training(Section):
+    """How the weights are trained."""
+
+    learning_rate: Positive | None  # None only where nothing trains
+    steps: PositiveInt
+    batch_size: PositiveInt
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup_steps: Count
+    weight_decay: NotNegative
+    max_grad_norm: Positive
+    adapter_dtype: Literal["float32", "base", "official"]
+    record_spectrum: Switch
+    log_every: PositiveInt
+    evaluate_every: PositiveInt
+    checkpoint_every: PositiveInt
+    keep_checkpoints: PositiveInt
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    name: str = setting(TEXT)
-    device: str = setting(one_of("auto", "cpu", "gpu"))
-    precision: str = setting(one_of("auto", "fp32", "bf16", "fp16"))
-    device_batch_size: int | None = setting(POSITIVE_INT, nullable=True)
-    activation_checkpointing: bool = setting(SWITCH)
-    threads: int | None = setting(THREADS, nullable=True)
-    processes: int | None = setting(POSITIVE_INT, nullable=True)  # on each node
-    nodes: int | None = setting(POSITIVE_INT, nullable=True)
-    sharding: str | None = setting(one_of("none", "full", "gradients", "zero2"), optional=True)
-    compile: bool | None = setting(SWITCH, optional=True)
+class Hardware(Section):
+    """Where the run computes; `spec.hardware` replaces `auto` and None by what they stand for on a machine."""
+
+    name: Text
+    device: Literal["auto", "cpu", "gpu"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    device_batch_size: PositiveInt | None = None
+    activation_checkpointing: Switch
+    threads: Threads | None = None
+    processes: PositiveInt | None = None  # on each node
+    nodes: PositiveInt | None = None
+    sharding: Literal["none", "full", "gradients", "zero2"] | None = None
+    compile: Switch | None = None
 
     @property
     def ranks(self) -> int:
@@ -141,20 +159,22 @@ class Hardware:
 
     @property
     def distributed(self) -> bool:
-        """Whether the run needs a process group: several ranks, or an engine that shards over one."""
+        """Whether the run needs a process group: several ranks, or an engine that shards over one rank."""
         return self.ranks > 1 or self.sharding not in (None, "none")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Logger:
-    name: str = setting(one_of("none", "wandb"))
-    project: str | None = setting(TEXT, nullable=True)
+class Logger(Section):
+    """Where the record is mirrored."""
+
+    name: Literal["none", "wandb"]
+    project: Text | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Paths:
-    results: str = setting(TEXT)
-    cache: str | None = setting(TEXT, nullable=True)
+class Paths(Section):
+    """The folders of a run."""
+
+    results: Text
+    cache: Text | None = None
 
     @property
     def cache_folder(self) -> Path:
@@ -164,22 +184,21 @@ class Paths:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mora"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Section):
     """Everything that one run depends on."""
 
     method: Method
     task: Task
-    scale: str
-    model: str = setting(TEXT)
-    quantization: str = setting(one_of("none", "nf4", "int8"))
-    seed: int = setting(SEED)
-    dry_run: bool | None = setting(SWITCH, nullable=True)  # a question, no run: records have none
+    scale: Text
+    model: Text
+    quantization: Literal["none", "nf4", "int8"]
+    seed: Seed
+    dry_run: Switch = False  # a question, not a run: records do not hold it
     training: Training
     hardware: Hardware
     logger: Logger
     paths: Paths
-    protocol: dict[str, Any]
+    protocol: dict[str, Any]  # the tables that `spec.protocol` looks values up in
 
     @property
     def rank_batch(self) -> int:
@@ -192,10 +211,11 @@ class RunConfig:
         return min(self.hardware.device_batch_size or self.rank_batch, self.rank_batch)
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain dictionaries, lists and values."""
+        return self.model_dump()
 
     def for_record(self) -> dict[str, Any]:
         """`as_dict` with the default folders: where a machine keeps its files is no part of what ran."""
-        values = self.as_dict() | {"paths": dataclasses.asdict(Paths(results="results"))}
+        values = self.as_dict() | {"paths": Paths(results="results").model_dump()}
         del values["dry_run"]
         return values

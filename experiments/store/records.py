@@ -24,20 +24,21 @@ from ..errors import ConfigError, StorageError
 from ..spec import ranks
 from . import storage
 
-SCHEMA = 1
+SCHEMA = 2
 STATUSES = ("running", "finished", "failed", "interrupted")
 CELL_FIELDS = {"method", "rank", "operator", "task", "scale", "model", "learning_rate", "seed"}
 
 
 @dataclass
 class Record:
-    """What a run leaves behind (DESIGN: record, schema 1)."""
+    """What a run leaves behind (schema 2)."""
 
     key: str
     name: str
     status: str  # one of STATUSES
     cell: dict[str, Any]
     config: dict[str, Any]
+    identity: dict[str, Any]  # what the key is the hash of
     metrics: dict[str, Any] = field(default_factory=lambda: {"final": {}, "curve": []})
     cost: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +64,9 @@ def from_json(text: bytes) -> Record:
     try:
         values = json.loads(text, parse_constant=_refuse)
         if values["schema"] != SCHEMA:
-            raise ValueError(f"schema {values['schema']}, this version reads {SCHEMA}")
+            raise ValueError(
+                f"schema {values['schema']}, this version reads {SCHEMA} (scripts/migrate_records.py brings 1 to 2)"
+            )
         record = Record(**values)
         _check(record)
     except (TypeError, KeyError, RecursionError) as error:
@@ -72,7 +75,7 @@ def from_json(text: bytes) -> Record:
 
 
 def _check(record: Record) -> None:
-    for name in ("cell", "config", "metrics", "cost", "provenance"):
+    for name in ("cell", "config", "identity", "metrics", "cost", "provenance"):
         _expect({name: getattr(record, name)}, {name: dict}, "record")
     if record.status not in STATUSES:
         raise ValueError(f"status {record.status!r}")

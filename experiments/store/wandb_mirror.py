@@ -9,28 +9,29 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from .. import paper
+from ..identity import group_of
 from ..spec.run_config import RunConfig
 from .records import Record, curve
 
 
-def grouping(cell: dict[str, Any], protocol: dict[str, Any]) -> dict[str, Any]:
+def grouping(record: Record, tables: Sequence[str]) -> dict[str, Any]:
     """Where W&B files a run: its group, the kind of job, and its tags.
 
     Args:
-        cell: The record's.
-        protocol: That of its task and scale.
+        record: Of the run.
+        tables: The names of the tables in which the run fills a cell.
     """
+    cell = record.cell
     rank = f"r{cell['rank']}" if cell["rank"] else None
     parts = [p for p in (cell["task"], cell["scale"], cell["method"], rank, cell["operator"]) if p]
-    tables = dict.fromkeys(f"table{number}" for number, *_ in paper.places(cell, protocol))
-    return {"group": "-".join(parts), "job_type": cell["method"], "tags": [*tables, *parts, f"seed{cell['seed']}"]}
+    tags = [*tables, *parts, f"seed{cell['seed']}"]
+    return {"group": group_of(record.name), "job_type": cell["method"], "tags": tags}
 
 
 def summary(record: Record) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class WandbMirror(TrainerCallback):
     the record's key, so a resumed run continues the same page.
     """
 
-    def __init__(self, config: RunConfig, record: Record) -> None:
+    def __init__(self, config: RunConfig, record: Record, tables: Sequence[str] = ()) -> None:
         self.run: Any = None
         self.sent, self.off = 0, False
         folder = Path(config.paths.results) / "wandb"
@@ -62,7 +63,7 @@ class WandbMirror(TrainerCallback):
                 id=record.key,
                 name=record.name,
                 config=record.config,
-                **grouping(record.cell, config.protocol),
+                **grouping(record, tables),
                 dir=str(folder),
                 mode=mode,  # type: ignore[arg-type]
                 resume="allow" if mode == "online" else None,

@@ -1,31 +1,29 @@
-"""A cell of the paper at a scale -> the configuration that fills it, and the key its records must have.
+"""A cell of the paper at a scale -> the configuration that fills it, and the identity that its records must have.
 
-Configurations are composed by Hydra from conf/, exactly as run.py does it. A composition costs tens of milliseconds and
-a page of tables needs a hundred, so a task and a method are composed once each and put together where that is the same
-thing (a test compares with the direct way).
+Configurations are composed by Hydra from conf/, exactly as run.py composes them. A composition takes tens of
+milliseconds and a page of tables needs a hundred, so a task and a method are composed once each and put together where
+the result is the same (a test compares the two ways).
 """
 
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import paper
+from .. import paper, tasks
 from ..errors import ConfigError
-from ..identity import NOT_IN_KEY, cell_identity, key_of
+from ..identity import cell_key_of, identity_of, key_of
 from ..paper import Cell
-from ..spec import compose
+from ..spec import compose, protocol
 from ..spec.parse import parse
 from ..spec.run_config import RunConfig
-
-SINGLE_RANK_TASKS = {"pretrain"}  # the paper has one rank there, 128; a scale's stand-in for it is the protocol's own
 
 
 class UnavailableError(Exception):
@@ -53,15 +51,17 @@ class Setting:
     use: float
     identity: dict[str, Any] = field(repr=False, compare=False)
 
-    def key(self, rate: float, seed: int, hardware: dict[str, Any] | None = None) -> str:
-        """The key of the run at `rate` and `seed`; `hardware` is a record's own section, where it matters."""
+    def key(self, rate: float, seed: int) -> str:
+        """The key of the run at `rate` and `seed` on this machine."""
         changed: dict[str, Any] = {"seed": seed}
         if self.candidates:
             changed["training"] = {**self.identity["training"], "learning_rate": rate}
-        if hardware is not None:
-            kept = {k: v for k, v in hardware.items() if k not in NOT_IN_KEY["hardware"] and v is not None}
-            changed["hardware"] = kept
         return key_of({**self.identity, **changed})
+
+    @cached_property
+    def cell_key(self) -> str:
+        """What the runs of the cell share, whatever their rate, seed and number format."""
+        return cell_key_of(self.identity)
 
     @cached_property
     def command(self) -> str:
@@ -96,9 +96,8 @@ class Protocols:
     def command(self, cell: Cell) -> str:
         """The command that fills `cell`, with the scale's ranks by name: nothing has to be composed for it."""
         arguments = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]
-        named = {paper.LOW: "'${protocol.ranks.low}'", paper.HIGH: "'${protocol.ranks.high}'"}
-        if cell.rank in named:
-            arguments.append(f"method.rank={named[cell.rank]}")
+        if cell.rank in (paper.LOW, paper.HIGH):
+            arguments.append(f"method.rank='${{protocol.ranks.r{cell.rank}}}'")
         return " ".join(["python", "run.py", *arguments, *self._more(cell)])
 
     @staticmethod
@@ -110,15 +109,15 @@ class Protocols:
         composed = self._compose(cell.method, cell.task)
         arguments = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]
         if cell.rank is not None:
-            rank = self._rank(cell, composed)
-            if rank != composed.protocol.get("rank"):
+            rank = protocol.own_rank(composed.protocol.ranks, cell.rank)
+            if rank != protocol.lowest_rank(composed.protocol.ranks):
                 arguments.append(f"method.rank={rank}")
             OmegaConf.update(composed, "method.rank", rank)
         composed.merge_with_dotlist(self._more(cell))
         arguments += self._more(cell)
         try:
             parsed = parse(composed)
-            identity = cell_identity(parsed)
+            identity = identity_of(parsed)
             candidates = self._candidates(parsed)
         except (ConfigError, OmegaConfBaseException) as error:
             raise UnavailableError(" ".join(str(error).split())) from None
@@ -127,28 +126,18 @@ class Protocols:
             self.scale,
             tuple(arguments),
             parsed.method.rank,
-            parsed.method.operator,
+            parsed.method.setting("operator"),
             parsed.model,
             candidates,
             parsed.training.learning_rate or 0.0,
             identity,
         )
 
-    def _rank(self, cell: Cell, composed: DictConfig) -> int:
-        """The scale's rank for one of the paper: 8 is `ranks.low`, 256 `ranks.high`, between them by logarithm."""
-        assert cell.rank is not None
-        if cell.task in SINGLE_RANK_TASKS:
-            return composed.protocol.rank
-        low, high = composed.protocol.ranks.low, composed.protocol.ranks.high
-        position = math.log(cell.rank / paper.LOW) / math.log(paper.HIGH / paper.LOW)
-        return round(low * (high / low) ** position)
-
     @staticmethod
     def _candidates(parsed: RunConfig) -> tuple[float, ...]:
-        if parsed.method.family == "none":
+        if parsed.method.rates is None:
             return ()
-        table = parsed.protocol["learning_rates"]
-        listed = compose.rates(table, parsed.method.family, parsed.method.rank)["candidates"]
+        listed = protocol.rates(parsed.protocol, parsed.method.rates, parsed.method.rank)["candidates"]
         return tuple(sorted(map(float, listed)))
 
     def _compose(self, method: str, task: str) -> DictConfig:
@@ -180,3 +169,62 @@ class Protocols:
 def _without_method(composed: DictConfig) -> dict[str, Any]:
     values: dict[str, Any] = OmegaConf.to_container(composed)  # type: ignore[assignment]
     return {name: value for name, value in values.items() if name != "method"}
+
+
+@dataclass(frozen=True)
+class PublishedValue:
+    """A number of the paper, where it stands, and the model that the paper measured."""
+
+    where: str
+    value: float
+    model: str
+
+
+@cache
+def protocols(scale: str) -> Protocols:
+    """The settings of a scale, composed once in a process."""
+    return Protocols(scale)
+
+
+def places(identity: dict[str, Any]) -> Iterator[tuple[int, paper.Row, paper.Column]]:
+    """Where a run stands in the tables: (number, row, column) of each cell that the run fills.
+
+    Args:
+        identity: That of the run. All of it counts but the learning rate, the seed and the number format.
+    """
+    for number in paper.TABLES:
+        table = paper.table(number)
+        for row in table.rows:
+            for column in table.columns:
+                if column.only_scale in (None, identity["scale"]) and _fills(identity, table.cell(row, column)):
+                    yield number, row, column
+
+
+def tables_of(identity: dict[str, Any]) -> list[str]:
+    """The names of the tables in which a run fills a cell: `table2`."""
+    return list(dict.fromkeys(f"table{number}" for number, *_ in places(identity)))
+
+
+def published_for(identity: dict[str, Any]) -> list[PublishedValue]:
+    """What the paper prints for the cell that a run fills, or, where no table has the cell, draws for it."""
+    values = []
+    for number, row, column in places(identity):
+        value = row.published.get(column.name)
+        if value is not None:
+            values.append(PublishedValue(f"Table {number}, {column.label}", value, column.paper_model))
+    for number in () if values else paper.FIGURES:
+        for series in paper.figure(number):
+            if series.points and _fills(identity, series.cell):
+                step, value = series.points[-1]
+                model = tasks.get(series.cell.task).paper_model
+                values.append(PublishedValue(f"Figure {number}, training loss at step {step}", value, model))
+    return values
+
+
+def _fills(identity: dict[str, Any], cell: Cell) -> bool:
+    if (identity["task"]["name"], identity["method"]["name"]) != (cell.task, cell.method):
+        return False
+    try:
+        return protocols(identity["scale"]).setting(cell).cell_key == cell_key_of(identity)
+    except UnavailableError:
+        return False

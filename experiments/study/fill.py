@@ -1,7 +1,8 @@
 """Which runs fill which cell, and the learning rate that was selected.
 
-A record fills a cell when its key is the key of the cell's configuration at the record's own rate, seed and number
-format. So a run with other settings, of an older task version or at another scale never slips into a table.
+A record fills a cell when its identity is that of the cell at the record's own learning rate, seed and number format.
+So a run with other settings, of an older task version or at another scale never slips into a table. The machine of the
+reader plays no part.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from functools import cached_property
 from typing import Any
 
 from .. import paper
+from ..identity import RATE, cell_key_of, differences
 from ..paper import Cell
 from ..store.records import Record
 from . import measures
 from .cells import Protocols, Setting, UnavailableError
+
+SHOWN = 3  # settings that are named where a record does not fit
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Filled:
     setting: Setting | None
     missing: str  # why there is no setting; empty where there is one
     command: str
+    nearest: str = ""  # of a cell without runs: the nearest record, and the settings in which it differs
     runs: dict[float, dict[int, Record]] = field(default_factory=dict)
 
     @cached_property
@@ -88,11 +93,11 @@ class Results:
         self.scale = scale
         self.protocols = protocols or Protocols(scale)
         self.records = [r for r in records if r.cell["scale"] == scale]
-        self._by_name: dict[Any, list[Record]] = defaultdict(list)
+        self._by_method: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        self._by_cell: dict[str, list[Record]] = defaultdict(list)
         for record in self.records:
-            cell = record.cell
-            self._by_name[cell["task"], cell["method"]].append(record)
-            self._by_name[cell["task"], cell["method"], cell["rank"], cell["operator"]].append(record)
+            self._by_method[record.cell["task"], record.cell["method"]].append(record)
+            self._by_cell[cell_key_of(record.identity)].append(record)
         self._cells: dict[Cell, Filled] = {}
 
     def cell(self, cell: Cell) -> Filled:
@@ -102,7 +107,8 @@ class Results:
         return self._cells[cell]
 
     def _fill(self, cell: Cell) -> Filled:
-        if (cell.task, cell.method) not in self._by_name:
+        alike = self._by_method.get((cell.task, cell.method))
+        if not alike:
             return Filled(cell, None, "", self.protocols.command(cell))
         try:
             setting = self.protocols.setting(cell)
@@ -110,17 +116,44 @@ class Results:
             return Filled(cell, None, str(error), self.protocols.command(cell))
         filled = Filled(cell, setting, "", setting.command)
         rates = {*setting.candidates, setting.use}
-        for record in self._by_name.get((cell.task, cell.method, setting.rank, setting.operator), []):
+        # A cell with runs in several number formats takes float32's.
+        for record in sorted(self._by_cell[setting.cell_key], key=_number_format):
             rate, seed = float(record.cell["learning_rate"] or 0.0), record.cell["seed"]
-            if rate not in rates:
-                continue
-            if record.key == setting.key(rate, seed):
-                filled.runs.setdefault(rate, {})[seed] = record
-            elif record.key == setting.key(rate, seed, record.config.get("hardware", {})):
+            if rate in rates:
                 filled.runs.setdefault(rate, {}).setdefault(seed, record)
+        if not filled.runs:
+            filled.nearest = nearest(setting, alike)
         return filled
 
     def unplaced(self) -> list[Record]:
         """Finished runs that fill no cell: of other settings, or of a protocol that has changed since."""
         placed = {r.key for cell in paper.all_cells(self.scale) for r in self.cell(cell).records}
         return [r for r in self.records if r.status == "finished" and r.key not in placed]
+
+
+def _number_format(record: Record) -> tuple[bool, str, str]:
+    precision = str(record.identity.get("hardware", {}).get("precision"))
+    return precision != "fp32", precision, record.key
+
+
+def nearest(setting: Setting, records: Iterable[Record]) -> str:
+    """The record that differs from a cell in the fewest settings, and which these are."""
+    apart = {record.key: parted(record, setting) for record in records}
+    key = min(apart, key=lambda k: (len(apart[k]), k))
+    settings = [f"{n} {_shown(has)}, this cell wants {_shown(wants)}" for n, (has, wants) in apart[key].items()]
+    more = f"; and {len(settings) - SHOWN} more" if len(settings) > SHOWN else ""
+    return f"{key}: {'; '.join(settings[:SHOWN])}{more}"
+
+
+def parted(record: Record, setting: Setting) -> dict[str, tuple[Any, Any]]:
+    """Setting -> (the record's value, the cell's), where they differ; a candidate rate and any seed fit."""
+    rates = {*setting.candidates, setting.use}
+    return {
+        name: values
+        for name, values in differences(record.identity, setting.identity).items()
+        if name != "seed" and not name.startswith("hardware.") and not (name == RATE and values[0] in rates)
+    }
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

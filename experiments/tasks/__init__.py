@@ -32,7 +32,7 @@ def of(config: RunConfig) -> Task:
     task = get(config.task.name)
     for setting in task.needs:
         if getattr(config.task, setting) is None:
-            raise ConfigError(f"task.{setting} is missing; task={task.name} cannot do without")
+            raise ConfigError(f"task.{setting} is missing; task={task.name} cannot do without it")
     return task
 
 

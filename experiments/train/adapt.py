@@ -1,7 +1,8 @@
-"""Method name -> how a model is adapted, and which of its parameters train at which rate.
+"""A base model -> the model that trains, as the file of the method says (`conf/method/<name>.yaml`).
 
-A method is one function here and one file in conf/method/. The function gets the base model and the configuration
-and returns an `Adapted`.
+PEFT builds the adapter from the file's `peft` section. What PEFT does not do stands here: everything but the adapted
+weights trains too (`train_rest`), parameters learn at different rates (`rate_ratios`), an adapter is initialised in
+another way (`initialisation`). Restarts are in `restarts.py`.
 """
 
 from __future__ import annotations
@@ -11,22 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_config, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-import mora
+import mora  # registers MoRA with PEFT
 
-from ..errors import ConfigError
-from ..spec.run_config import RunConfig
+from ..errors import ConfigError, one_line
+from ..spec.run_config import Method, RunConfig
+
+__all__ = ["INITIALISATIONS", "AdaptedModel", "adapt", "adapter_config", "mora"]
 
 
 @dataclass(frozen=True)
-class Adapted:
+class AdaptedModel:
     """A model ready to train.
 
     Attributes:
-        model: The model, with its adapters if it has any; what does not train has requires_grad False.
+        model: The model, with its adapter if the method has one; what does not train has requires_grad False.
         rates: Parameter name -> what the learning rate of the run is multiplied by, where that is not 1.
     """
 
@@ -34,135 +37,97 @@ class Adapted:
     rates: dict[str, float]
 
 
-METHODS: dict[str, Callable[[Any, RunConfig], Adapted]] = {}
-
-
-def method(name: str) -> Callable[[Callable[[Any, RunConfig], Adapted]], Callable[[Any, RunConfig], Adapted]]:
-    """Register a function as the method `name`."""
-
-    def register(adapt: Callable[[Any, RunConfig], Adapted]) -> Callable[[Any, RunConfig], Adapted]:
-        METHODS[name] = adapt
-        return adapt
-
-    return register
-
-
-def adapt(model: Any, config: RunConfig) -> Adapted:
+def adapt(model: Any, config: RunConfig) -> AdaptedModel:
     """Adapt `model` in place as `config.method` says.
 
     Raises:
-        ConfigError: The method is not known, or does not fit the model.
+        ConfigError: PEFT does not take the method's settings, or the method does not fit the model.
     """
-    name = config.method.name
-    if name not in METHODS:
-        raise ConfigError(f"method.name must be one of {', '.join(METHODS)}, got {name!r}")
-    return METHODS[name](model, config)
+    m = config.method
+    if m.peft is None:
+        return AdaptedModel(_without_adapter(model, m), {})
+    # PEFT keeps adapters of half-precision models in float32 unless it is told not to.
+    policy = config.training.adapter_dtype
+    in_float32 = policy == "float32" or (policy == "official" and m.official_dtype == "float32")
+    try:
+        wrapped = get_peft_model(model, adapter_config(m), autocast_adapter_dtype=in_float32)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise ConfigError(f"method={m.name} does not fit the model: {one_line(str(error))}") from error
+    if m.initialisation is not None:
+        _initialisation(m)(wrapped)
+    if m.train_rest:
+        frozen = {id(p) for layer in _adapted_layers(wrapped) for p in [layer.get_base_layer().weight]}
+        for parameter in wrapped.parameters():
+            parameter.requires_grad_(id(parameter) not in frozen)
+    rates = {
+        name: ratio
+        for name, _ in wrapped.named_parameters()
+        for part, ratio in (m.rate_ratios or {}).items()
+        if part in name
+    }
+    return AdaptedModel(wrapped, rates)
 
 
-@method("none")
-def untouched(model: Any, config: RunConfig) -> Adapted:
-    """The base model, measured and not trained."""
-    return Adapted(model.requires_grad_(False), {})
+def adapter_config(method: Method) -> PeftConfig:
+    """The configuration of PEFT that the `peft` section of a method is.
 
-
-@method("fft")
-def full(model: Any, config: RunConfig) -> Adapted:
-    """Full fine-tuning: every parameter trains."""
-    return Adapted(model.requires_grad_(True), {})
-
-
-@method("lora")
-def low_rank(model: Any, config: RunConfig) -> Adapted:
-    """LoRA (Eq. 1). Trainable: r (in + out) a layer."""
-    return Adapted(_wrap(model, _lora_config(config), config), {})
-
-
-@method("lora_plus")
-def two_rates(model: Any, config: RunConfig) -> Adapted:
-    """LoRA+: LoRA whose B learns `lr_ratio` times as fast. Trainable: r (in + out) a layer."""
-    assert config.method.lr_ratio is not None
-    wrapped = _wrap(model, _lora_config(config), config)
-    return Adapted(wrapped, {n: config.method.lr_ratio for n, _ in wrapped.named_parameters() if "lora_B" in n})
-
-
-@method("asylora")
-def orthogonal(model: Any, config: RunConfig) -> Adapted:
-    """LoRA whose A starts with orthonormal rows. Trainable: r (in + out) a layer.
-
-    AsyLoRA takes A from the right singular vectors of a random matrix and freezes it; the paper uses the
-    initialisation alone and trains A. The right singular vectors of any Gaussian matrix with `in` columns are
-    distributed alike, so the small (r, in) one serves, and large layers need no large decomposition.
+    Raises:
+        ConfigError: PEFT has no such method, or the method has no such setting.
     """
-    wrapped = _wrap(model, _lora_config(config), config)
-    for name, parameter in wrapped.named_parameters():
+    settings = {"task_type": "CAUSAL_LM", **(method.peft or {})}
+    try:
+        return get_peft_config(settings)
+    except KeyError:
+        known = ", ".join(sorted(kind.value for kind in peft_types()))
+        raise ConfigError(f"method.peft.peft_type must be one of {known}, got {settings['peft_type']!r}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"method.peft of method={method.name}: {one_line(str(error))}") from error
+
+
+def peft_types() -> Any:
+    """The methods that PEFT knows, MoRA among them."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    return PEFT_TYPE_TO_CONFIG_MAPPING
+
+
+def _without_adapter(model: nn.Module, method: Method) -> nn.Module:
+    """The model itself: all of it trains, or the weights of `target_modules`, or nothing."""
+    targets = method.target_modules
+    if not method.trains or targets is None:
+        return model.requires_grad_(method.trains)
+    model.requires_grad_(False)
+    chosen = [layer for name, layer in model.named_modules() if name.rsplit(".", 1)[-1] in targets]
+    if not chosen:
+        raise ConfigError(f"method.target_modules: the model has no layer {', '.join(targets)}")
+    for layer in chosen:
+        layer.requires_grad_(True)
+    return model
+
+
+def _adapted_layers(model: nn.Module) -> list[Any]:
+    return [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+
+
+def orthonormal(model: PeftModel) -> None:
+    """Start LoRA's A with orthonormal rows.
+
+    AsyLoRA takes A from the right singular vectors of a random matrix and freezes it; the paper uses the initialisation
+    alone and trains A. The right singular vectors of every Gaussian matrix with `in` columns have the same
+    distribution, so the singular vectors of the small (r, in) matrix serve, and no large matrix is decomposed.
+    """
+    for name, parameter in model.named_parameters():
         if "lora_A" in name:
             gaussian = torch.randn(parameter.shape, dtype=torch.float32)
             parameter.data.copy_(torch.linalg.svd(gaussian, full_matrices=False).Vh)
-    return Adapted(wrapped, {})
 
 
-@method("dora")
-def decomposed(model: Any, config: RunConfig) -> Adapted:
-    """DoRA: magnitude and direction apart. Trainable: r (in + out) + out a layer."""
-    return Adapted(_wrap(model, _lora_config(config, use_dora=True), config), {})
+INITIALISATIONS: dict[str, Callable[[PeftModel], None]] = {"orthonormal": orthonormal}
 
 
-@method("relora")
-def low_rank_restarted(model: Any, config: RunConfig) -> Adapted:
-    """ReLoRA: LoRA, merged and started anew as `restarts.py` says. Trainable: r (in + out) a layer."""
-    return low_rank(model, config)
-
-
-@method("remora")
-def square_restarted(model: Any, config: RunConfig) -> Adapted:
-    """ReMoRA: MoRA, merged, regrouped and started anew. Trainable: floor(sqrt((in + out) r)) ** 2 a layer."""
-    return square(model, config)
-
-
-@method("mora")
-def square(model: Any, config: RunConfig) -> Adapted:
-    """MoRA (Eq. 2). Trainable: floor(sqrt((in + out) r)) ** 2 a layer."""
-    return Adapted(_wrap(model, _mora_config(config), config), {})
-
-
-def _lora_config(config: RunConfig, **options: Any) -> LoraConfig:
-    m: Any = config.method  # a method composes all the settings that it reads here
-    return LoraConfig(
-        r=m.rank,
-        lora_alpha=m.alpha,
-        lora_dropout=m.dropout,
-        target_modules=list(m.target_modules or []),
-        task_type="CAUSAL_LM",
-        **options,
-    )
-
-
-def _mora_config(config: RunConfig) -> mora.MoraConfig:
-    m: Any = config.method
-    return mora.MoraConfig(
-        r=m.rank,
-        operator=m.operator,
-        in_groups=m.in_groups,
-        out_groups=m.out_groups,
-        wrap=m.wrap,
-        surplus=m.surplus,
-        mora_dropout=m.dropout,
-        target_modules=list(m.target_modules or []),
-        task_type="CAUSAL_LM",
-    )
-
-
-def _wrap(model: Any, peft_config: PeftConfig, config: RunConfig) -> PeftModel:
-    policy = config.training.adapter_dtype
-    # PEFT keeps adapters of half-precision models in float32 unless told otherwise.
-    upcast = policy == "float32" or (policy == "official" and config.method.family == "mora")
-    try:
-        wrapped = get_peft_model(model, peft_config, autocast_adapter_dtype=upcast)
-    except ValueError as error:
-        raise ConfigError(f"method.target_modules does not fit the model: {error}") from error
-    if config.method.train_rest:
-        adapted = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
-        frozen = {id(layer.get_base_layer().weight) for layer in adapted}
-        for parameter in wrapped.parameters():
-            parameter.requires_grad_(id(parameter) not in frozen)
-    return wrapped
+def _initialisation(method: Method) -> Callable[[PeftModel], None]:
+    if method.initialisation not in INITIALISATIONS:
+        raise ConfigError(
+            f"method.initialisation must be one of {', '.join(INITIALISATIONS)}, got {method.initialisation!r}"
+        )
+    return INITIALISATIONS[method.initialisation]

@@ -85,5 +85,4 @@ def base_dtype(config: RunConfig, placement: Placement) -> torch.dtype:
     Frozen weights take that of the computation. Weights that train stay in float32 whatever it is: in bf16 most
     updates at these rates are smaller than the gap between two neighbouring numbers.
     """
-    trains = config.method.family == "fft" or config.method.train_rest
-    return torch.float32 if trains else placement.dtype
+    return torch.float32 if config.method.trains_base else placement.dtype

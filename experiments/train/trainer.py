@@ -28,7 +28,7 @@ from ..spec import ranks
 from ..spec.run_config import RunConfig
 from ..store import storage
 from . import checkpoints, sharding
-from .adapt import Adapted
+from .adapt import AdaptedModel
 from .callbacks import Curve, Measure
 from .interruption import StopWithCheckpoint
 from .placement import Placement, training_arguments
@@ -58,7 +58,7 @@ def schedule(config: RunConfig) -> Callable[[int], float]:
 class RunTrainer(Trainer):
     """Trainer with the run's parameter groups and schedule, and with checkpoints that appear whole."""
 
-    def __init__(self, config: RunConfig, adapted: Adapted, **kwargs: Any) -> None:
+    def __init__(self, config: RunConfig, adapted: AdaptedModel, **kwargs: Any) -> None:
         super().__init__(model=adapted.model, **kwargs)
         self.folder = Path(self.args.output_dir or "")
         self.config, self.rates, self.network = config, adapted.rates, adapted.model
@@ -68,6 +68,7 @@ class RunTrainer(Trainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             t = self.config.training
+            assert t.learning_rate is not None  # of a run that trains
             groups: dict[float, list[torch.nn.Parameter]] = {}
             for name, parameter in (self.model if model is None else model).named_parameters():
                 if parameter.requires_grad:
@@ -141,7 +142,7 @@ class RunTrainer(Trainer):
 
 
 def build(
-    adapted: Adapted,
+    adapted: AdaptedModel,
     train: Sequence[dict[str, Tensor]],
     measure: Measure,
     config: RunConfig,

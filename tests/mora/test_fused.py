@@ -1,10 +1,8 @@
-"""The fused training path against the plain composition, and what it keeps for the backward pass."""
-
-import itertools
+"""The fused training path: equality with the plain composition, and the memory that it saves for the backward pass."""
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -12,42 +10,29 @@ from torch import nn
 from mora import MoraConfig, fused, operators
 from mora.fused import add_update
 
-settings.register_profile("no deadline", deadline=None)  # how long a case takes depends on who else uses the machine
-settings.load_profile("no deadline")
+from .test_operators import VARIANTS, sizes, squares, variants
 
-OPTIONS = {
-    "truncation": [{}],
-    "sharing": [
-        {"in_groups": i, "out_groups": o, "wrap": w}
-        for i, o, w in itertools.product(operators.GROUPS, operators.GROUPS, (True, False))
-    ],
-    "decouple": [{"wrap": w, "surplus": s} for w, s in itertools.product((True, False), operators.SURPLUS)],
-    "rotation": [{"wrap": w, "surplus": s} for w, s in itertools.product((True, False), operators.SURPLUS)],
-}
-VARIANTS = [(name, options) for name, choices in OPTIONS.items() for options in choices]
-variants = st.sampled_from(VARIANTS)
-sizes = st.integers(1, 40)
-squares = st.integers(1, 100)
-# Sizes that r_hat divides and does not, with k < d, k > d, several times over, and r_hat above either side.
+# (k, d, r_hat): r_hat divides k and d or not, exceeds them or not; k = d, k < d and k > d, by small and large factors.
 SHAPES = [(6, 6, 3), (7, 7, 3), (5, 11, 4), (11, 5, 4), (13, 3, 2), (3, 13, 2), (3, 4, 8), (2, 9, 5), (9, 2, 5)]
 
 
 def tensors(k, d, q, leading=(4,), dtype=torch.float64):
+    """Random base output (..., d), input (..., k) and M (q, q), all with gradients."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((*leading, d), (*leading, k), (q, q))
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
 
 def assert_same(actual, expected, inputs):
-    """Equal values, and equal derivatives by each of `inputs`."""
+    """Equal values, and equal gradients of each of `inputs`."""
     torch.testing.assert_close(actual, expected)
     direction = torch.randn_like(expected)
-    pairs = zip(*(torch.autograd.grad(y, inputs, direction) for y in (actual, expected)), strict=True)
-    for one, other in pairs:
-        torch.testing.assert_close(one, other)
+    gradients = (torch.autograd.grad(y, inputs, direction) for y in (actual, expected))
+    for grad, expected_grad in zip(*gradients, strict=True):
+        torch.testing.assert_close(grad, expected_grad)
 
 
-def in_fresh_memory(result, x, M, operator):
+def add_update_to_copy(result, x, M, operator):
     return add_update(result.clone(), x, M, operator)
 
 
@@ -56,7 +41,7 @@ def test_equals_the_plain_composition(variant, k, d, q, leading):
     name, options = variant
     operator = operators.build(name, k, d, q, **options)
     inputs = tensors(k, d, q, leading)
-    assert_same(in_fresh_memory(*inputs, operator), inputs[0] + operator.apply(*inputs[1:]), inputs)
+    assert_same(add_update_to_copy(*inputs, operator), inputs[0] + operator.apply(*inputs[1:]), inputs)
 
 
 @given(variants, sizes, sizes, squares, st.sampled_from([(), (3,), (2, 0), (2, 3)]), st.booleans())
@@ -75,20 +60,20 @@ def test_gradcheck(variant, shape):
     name, options = variant
     operator = operators.build(name, *shape, **options)
     result, x, M = tensors(*shape, leading=(2,))
-    assert torch.autograd.gradcheck(lambda *inputs: in_fresh_memory(*inputs, operator), (result, x, M))
+    assert torch.autograd.gradcheck(lambda *inputs: add_update_to_copy(*inputs, operator), (result, x, M))
     weight = torch.randn(shape[1], shape[0], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x, M: fused.linear(x, weight, None, M, operator), (x, M))
 
 
 @given(variants, sizes, sizes, squares, st.sampled_from([torch.bfloat16, torch.float16]))
 def test_low_precision_activations_with_a_float32_matrix(variant, k, d, q, dtype):
-    """Computed in float32 and rounded once: never further from the exact sum than the neighbouring number."""
+    """The sum is computed in float32 and rounded once, so the error is at most one unit in the last place."""
     name, options = variant
     operator = operators.build(name, k, d, q, **options)
     result, x, _ = tensors(k, d, q, dtype=dtype)
     M = torch.randn(q, q, requires_grad=True)
     exact = result.double() + operator.apply(x.double(), M.double())
-    y = in_fresh_memory(result, x, M, operator)
+    y = add_update_to_copy(result, x, M, operator)
     assert y.dtype == dtype
     unit = torch.finfo(dtype).eps
     if name != "sharing" or not options["wrap"]:
@@ -109,8 +94,8 @@ def test_the_result_is_in_the_memory_of_the_base_output(name):
 @pytest.mark.parametrize("name", operators.NAMES)
 def test_a_base_that_saved_its_output_is_an_error_not_a_wrong_gradient(name):
     result, x, M = tensors(10, 14, 6)
-    saved = result.tanh()  # its derivative is computed from its output
-    y = add_update(saved, x, M, operators.build(name, 10, 14, 6))
+    output = result.tanh()  # tanh saves its output for the backward pass
+    y = add_update(output, x, M, operators.build(name, 10, 14, 6))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
 
@@ -118,7 +103,7 @@ def test_a_base_that_saved_its_output_is_an_error_not_a_wrong_gradient(name):
 @pytest.mark.parametrize("name", operators.NAMES)
 def test_a_second_derivative_is_an_error_not_a_wrong_value(name):
     result, x, M = tensors(10, 14, 6)
-    y = in_fresh_memory(result, x, M, operators.build(name, 10, 14, 6))
+    y = add_update_to_copy(result, x, M, operators.build(name, 10, 14, 6))
     (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
@@ -129,68 +114,68 @@ def test_a_second_derivative_is_an_error_not_a_wrong_value(name):
 
 
 def bytes_saved(model: nn.Module, x: torch.Tensor) -> int:
-    """Bytes that autograd holds on to after a forward pass, beside parameters."""
-    kept: dict[int, int] = {}
+    """The bytes that autograd saves in a forward pass, without the parameters."""
+    storages: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = model(x)
     del output
-    return sum(kept.values())
+    return sum(storages.values())
 
 
-def test_sharing_keeps_the_compressed_input_alone():
+def test_sharing_saves_only_the_compressed_input():
     k, tokens, r = 4096, 32, 8
     x = torch.randn(tokens, k, requires_grad=True)
-    saved = {}
+    size = {}
     for method, config in (
         ("mora", MoraConfig(r=r, operator="sharing", target_modules=["0"])),
         ("lora", LoraConfig(r=r, target_modules=["0"])),
     ):
         model = get_peft_model(nn.Sequential(nn.Linear(k, k, bias=False)), config)
-        saved[method] = bytes_saved(model, x)
-    assert saved["mora"] == 4 * tokens * operators.square_size(k, k, r)
-    assert saved["lora"] == 4 * tokens * (k + r)
-    assert saved["mora"] <= 0.1 * saved["lora"]
+        size[method] = bytes_saved(model, x)
+    assert size["mora"] == 4 * tokens * operators.square_size(k, k, r)
+    assert size["lora"] == 4 * tokens * (k + r)
+    assert size["mora"] <= 0.1 * size["lora"]
 
 
 @pytest.mark.parametrize("name", operators.NAMES)
-def test_a_frozen_adapter_keeps_nothing(name):
+def test_a_frozen_adapter_saves_nothing(name):
     config = MoraConfig(operator=name, target_modules=["0"])
     model = get_peft_model(nn.Sequential(nn.Linear(20, 20, bias=False)), config).requires_grad_(False)
     assert bytes_saved(model, torch.randn(20, 20, requires_grad=True)) == 0
 
 
-def one_layer(operator="sharing", **options):
-    """A MoraLinear on a frozen layer, and an input for it."""
+def layer_and_input(operator="sharing", **options):
+    """A MoraLinear on a frozen layer, 10 -> 14, and an input (8, 10)."""
     torch.manual_seed(0)
     config = MoraConfig(r=2, operator=operator, init_weights=False, target_modules=["0"], **options)
     model = get_peft_model(nn.Sequential(nn.Linear(10, 14)), config)
     return model.get_base_model()[0], torch.randn(8, 10, requires_grad=True)
 
 
-def by_the_base(monkeypatch, layer, x):
-    """Whether the layer calls its base layer instead of computing it itself."""
-    computed = []
+def base_is_called(monkeypatch, layer, x):
+    """Whether the layer calls its base layer. Otherwise `fused.linear` computes the base."""
+    calls = []
     linear = fused.linear
-    monkeypatch.setattr(fused, "linear", lambda *inputs: computed.append(1) or linear(*inputs))
+    monkeypatch.setattr(fused, "linear", lambda *inputs: calls.append(1) or linear(*inputs))
     y = layer(x)
     assert y.shape == (8, 14)
-    return not computed
+    return not calls
 
 
 def test_a_plain_frozen_base_is_not_called(monkeypatch):
-    assert not by_the_base(monkeypatch, *one_layer())
+    assert not base_is_called(monkeypatch, *layer_and_input())
 
 
 @pytest.mark.parametrize(
-    "watch",
+    "change",
     [
         lambda base: base.register_forward_hook(lambda *_: None),
         lambda base: base.register_forward_pre_hook(lambda *_: None),
@@ -212,45 +197,45 @@ def test_a_plain_frozen_base_is_not_called(monkeypatch):
         "parametrized",
     ],
 )
-def test_a_base_that_is_watched_or_trained_is_called(monkeypatch, watch):
-    layer, x = one_layer()
+def test_a_base_with_hooks_or_trainable_parameters_is_called(monkeypatch, change):
+    layer, x = layer_and_input()
     expected = layer(x)
-    watch(layer.base_layer)
-    assert by_the_base(monkeypatch, layer, x)
+    change(layer.base_layer)
+    assert base_is_called(monkeypatch, layer, x)
     torch.testing.assert_close(layer(x), expected)
 
 
 def test_hooks_on_all_modules_see_the_base(monkeypatch):
-    layer, x = one_layer()
-    seen = []
-    hook = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    layer, x = layer_and_input()
+    modules = []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, *_: modules.append(module))
     try:
-        assert by_the_base(monkeypatch, layer, x)
+        assert base_is_called(monkeypatch, layer, x)
     finally:
         hook.remove()
-    assert layer.base_layer in seen
+    assert layer.base_layer in modules
 
 
-def test_active_dropout_leaves_the_base_its_own_input(monkeypatch):
-    layer, x = one_layer(mora_dropout=0.5)
-    assert by_the_base(monkeypatch, layer.train(), x)
-    assert not by_the_base(monkeypatch, layer.eval(), x)
+def test_the_base_is_called_while_dropout_is_active(monkeypatch):
+    layer, x = layer_and_input(mora_dropout=0.5)
+    assert base_is_called(monkeypatch, layer.train(), x)
+    assert not base_is_called(monkeypatch, layer.eval(), x)
 
 
 @pytest.mark.parametrize("name", operators.NAMES)
-def test_the_gradient_of_another_use_of_the_input_is_left_alone(name):
-    """The update's gradient is added in place to the base's; that must be nobody else's tensor."""
-    layer, x = one_layer(name)
+def test_other_gradients_of_the_input_are_not_overwritten(name):
+    """The gradient of the update is added in place to the gradient of the base, which no other code may hold."""
+    layer, x = layer_and_input(name)
     layer, x = layer.double(), x.detach().double().requires_grad_()
-    kept = []
+    gradients = []
     y = x * 1.0
-    y.register_hook(kept.append)
+    y.register_hook(gradients.append)
     total = layer(y).sum() + (y * 3).sum() + layer(y).square().sum()
     (gradient,) = torch.autograd.grad(total, x, retain_graph=True)
-    first = [g.clone() for g in kept]
-    (again,) = torch.autograd.grad(total, x)
-    assert torch.equal(gradient, again)
-    assert torch.equal(kept[0], first[0])
+    copy = gradients[0].clone()
+    (second_gradient,) = torch.autograd.grad(total, x)
+    assert torch.equal(gradient, second_gradient)
+    assert torch.equal(gradients[0], copy)
     W = layer.base_layer.weight + layer.get_delta_weight("default")
     output = x @ W.T + layer.base_layer.bias
     torch.testing.assert_close(gradient, W.sum(0) + 3 + 2 * output @ W)

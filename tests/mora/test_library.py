@@ -1,4 +1,4 @@
-"""`mora` stands alone: what it imports, what its wheel holds, and how it registers with PEFT."""
+"""The library `mora` does not need the harness: its imports, its wheel, and its registration with PEFT."""
 
 import ast
 import subprocess
@@ -15,18 +15,18 @@ import mora
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "mora").glob("**/*.py"))
-# What the harness around the library needs, and a stranger who installs the library does not have.
-NOT_OURS = {"hydra", "omegaconf", "lm_eval", "wandb", "datasets", "pandas", "experiments", "scripts"}
+# Packages of the harness. A user who installs only the library does not have them.
+HARNESS = {"hydra", "omegaconf", "lm_eval", "wandb", "datasets", "pandas", "experiments", "scripts"}
 
 
 def imported_packages(source: Path) -> set[str]:
-    found = set()
+    packages = set()
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            packages |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add(node.module.partition(".")[0])
-    return found
+            packages.add(node.module.partition(".")[0])
+    return packages
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
@@ -36,12 +36,12 @@ def test_the_sources_import_only_what_the_wheel_requires(source):
     assert imported_packages(source) <= set(sys.stdlib_module_names) | required
 
 
-def test_importing_loads_nothing_of_the_harness():
-    # transformers looks for optional packages; having found one is fine, having imported it for us is not.
+def test_importing_the_library_loads_no_package_of_the_harness():
+    # transformers looks for optional packages. It may find one, but it must not import one.
     code = "import sys, mora; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "mora" in loaded.stdout.split()
-    assert not NOT_OURS & set(loaded.stdout.split())
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "mora" in process.stdout.split()
+    assert not HARNESS & set(process.stdout.split())
 
 
 def test_registering_again_changes_nothing():
@@ -52,24 +52,24 @@ def test_registering_again_changes_nothing():
     assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType.MORA] is mora.MoraModel
 
 
-def test_a_method_of_that_name_in_peft_is_not_overwritten(monkeypatch):
-    class SomebodyElses:
+def test_another_method_with_the_name_mora_in_peft_is_not_overwritten(monkeypatch):
+    class OtherConfig:
         pass
 
-    monkeypatch.setitem(PEFT_TYPE_TO_CONFIG_MAPPING, PeftType.MORA, SomebodyElses)
-    with pytest.raises(RuntimeError, match=r"already has a method MORA: .*SomebodyElses"):
+    monkeypatch.setitem(PEFT_TYPE_TO_CONFIG_MAPPING, PeftType.MORA, OtherConfig)
+    with pytest.raises(RuntimeError, match=r"already has a method MORA: .*OtherConfig"):
         mora.register()
-    assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.MORA] is SomebodyElses
+    assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.MORA] is OtherConfig
 
 
 def test_the_public_names_exist():
     assert {name for name in mora.__all__ if not hasattr(mora, name)} == set()
 
 
-def test_the_wheel_holds_the_library_alone(tmp_path):
+def test_the_wheel_holds_only_the_library(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
     source = tmp_path / "source"
-    # A copy, because setuptools leaves build folders beside what it builds.
+    # Build in another folder, because setuptools writes build folders next to the sources.
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "mora", "experiments"):
         if (ROOT / name).exists():
@@ -77,5 +77,5 @@ def test_the_wheel_holds_the_library_alone(tmp_path):
     subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name == f"mora_peft-{mora.__version__}-py3-none-any.whl"
-    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packaged == {str(path.relative_to(ROOT)) for path in SOURCES} | {"mora/py.typed"}
+    files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert files == {str(path.relative_to(ROOT)) for path in SOURCES} | {"mora/py.typed"}

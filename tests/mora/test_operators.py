@@ -1,4 +1,4 @@
-"""The operators against the authors' code, and what must hold for every size and option."""
+"""The operators: equality with the authors' code, and properties that hold for all sizes and options."""
 
 import doctest
 import itertools
@@ -14,12 +14,14 @@ from safetensors import safe_open
 
 from mora import blocked, grouped, operators
 
-settings.register_profile("no deadline", deadline=None)  # how long a case takes depends on who else uses the machine
+# No deadline: the duration of an example depends on the other load of the machine.
+settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "operators.safetensors"
 
 GROUPINGS = list(itertools.product(operators.GROUPS, operators.GROUPS))
+# Every operator with every combination of its options.
 VARIANTS = (
     [("truncation", {})]
     + [("sharing", {"in_groups": i, "out_groups": o, "wrap": w}) for i, o in GROUPINGS for w in (True, False)]
@@ -32,12 +34,12 @@ VARIANTS = (
 )
 variants = st.sampled_from(VARIANTS)
 sizes = st.integers(1, 40)
-# Beyond either side, and so far beyond that the wrapped padding goes around more than once.
+# r_hat can exceed k and d, and it can be so large that the padding wraps around several times.
 squares = st.integers(1, 100)
 
 
 def generic(q: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """A matrix without accidental rank deficiency in it or its blocks."""
+    """A random matrix (q, q), always the same for one q. The matrix and its blocks have full rank."""
     return torch.randn(q, q, generator=torch.Generator().manual_seed(q), dtype=torch.float64).to(dtype)
 
 
@@ -46,7 +48,7 @@ def golden_cases() -> list[dict]:
         return json.loads(file.metadata()["cases"])
 
 
-def test_golden_file_is_whole():
+def test_golden_file_is_complete():
     cases = golden_cases()
     assert len(cases) == 20
     assert {case["type"] for case in cases} == {1, 2, 3, 4, 6}
@@ -64,8 +66,8 @@ def test_equals_the_authors_code(case):
 
 
 @given(st.sampled_from(GROUPINGS), sizes, sizes, squares)
-def test_sharing_is_its_definition(groups, k, d, q):
-    """Loops over single features, wrap-around padding included, as the authors' types 1 to 4 are defined."""
+def test_sharing_equals_its_definition(groups, k, d, q):
+    """The reference loops over single features, with wrapped padding, as in types 1 to 4 of the authors' code."""
     operator = operators.build("sharing", k, d, q, in_groups=groups[0], out_groups=groups[1])
     x, y = torch.randn(k, dtype=torch.float64), torch.randn(q, dtype=torch.float64)
 
@@ -87,8 +89,8 @@ def test_sharing_is_its_definition(groups, k, d, q):
 
 
 @given(st.sampled_from(["decouple", "rotation"]), sizes, sizes, squares)
-def test_blocks_are_their_definition(name, k, d, q):
-    """Eq. 8-11, one block after the other, with the angle of every pair written out."""
+def test_the_block_operators_equal_their_definition(name, k, d, q):
+    """The reference computes Eq. 8-11 block by block, with the angle of every pair."""
     x, M = torch.randn(k, dtype=torch.float64), generic(q)
     n = math.ceil(k / q)
     padded = x.repeat(2 + q // k)[: n * q]
@@ -102,12 +104,12 @@ def test_blocks_are_their_definition(name, k, d, q):
             R[first, second], R[second, first] = -math.sin(angle), math.sin(angle)
         outputs.append(M @ R @ padded[block * q : (block + 1) * q])
     expected = torch.cat(outputs)[torch.arange(d) % (n * q)]
-    # Loose, because the angles of the operator are float32, as the authors' are.
+    # The tolerance is large because the operator computes the angles in float32, as the authors' code does.
     torch.testing.assert_close(operators.build(name, k, d, q).apply(x, M), expected, rtol=0, atol=1e-4)
 
 
 @given(variants, sizes, sizes, squares, st.sampled_from([(), (3,), (2, 3)]))
-def test_apply_is_the_delta_weight(variant, k, d, q, leading):
+def test_apply_equals_the_delta_weight(variant, k, d, q, leading):
     name, options = variant
     operator = operators.build(name, k, d, q, **options)
     M, x = generic(q), torch.randn(*leading, k, dtype=torch.float64)
@@ -117,41 +119,41 @@ def test_apply_is_the_delta_weight(variant, k, d, q, leading):
 
 
 @given(variants, sizes, sizes, squares, st.sampled_from([1.0, -1.0]))
-def test_add_delta_is_the_dense_sum(variant, k, d, q, sign):
+def test_add_delta_equals_the_dense_sum(variant, k, d, q, sign):
     name, options = variant
     operator = operators.build(name, k, d, q, **options)
     M, weight = generic(q), torch.randn(d, k, dtype=torch.float64)
-    # Both layouts of a weight: torch.nn.Linear's, and the transposed one of Conv1D.
+    # The two layouts of a weight: torch.nn.Linear has (d, k), Conv1D has the transpose (k, d).
     for target in (weight.clone(), weight.T.clone(memory_format=torch.contiguous_format).T):
         operator.add_delta_(target, M, sign)
         torch.testing.assert_close(target, weight + sign * operator.delta_weight(M), rtol=0, atol=1e-12)
 
 
 @given(variants, sizes, sizes, squares, st.integers(1, 300))
-def test_delta_is_the_same_whatever_fits_the_cache(variant, k, d, q, cached):
-    """The sizes above fit it whole; large layers are merged a piece at a time."""
+def test_delta_does_not_depend_on_the_size_of_the_cache(variant, k, d, q, cached):
+    """The deltas of the other tests fit into CACHED. A large layer is merged in several pieces, as here."""
     name, options = variant
     operator, M = operators.build(name, k, d, q, **options), generic(q)
     with pytest.MonkeyPatch.context() as patch:
         for module in (grouped, blocked):
             patch.setattr(module, "CACHED", cached)
-        pieces = operator.delta_weight(M)
-    assert torch.equal(pieces, operator.delta_weight(M))
+        delta = operator.delta_weight(M)
+    assert torch.equal(delta, operator.delta_weight(M))
 
 
 @given(variants, sizes, sizes, squares)
 def test_shapes(variant, k, d, q):
     name, options = variant
     operator = operators.build(name, k, d, q, **options)
-    inside = (q,) if name in ("truncation", "sharing") else (math.ceil(k / q), q)
-    assert operator.compress(torch.randn(2, k)).shape == (2, *inside)
-    assert operator.decompress(torch.randn(2, *inside)).shape == (2, d)
+    compressed = (q,) if name in ("truncation", "sharing") else (math.ceil(k / q), q)
+    assert operator.compress(torch.randn(2, k)).shape == (2, *compressed)
+    assert operator.decompress(torch.randn(2, *compressed)).shape == (2, d)
     assert operator.delta_weight(torch.randn(q, q)).shape == (d, k)
     assert (operator.in_features, operator.out_features, operator.r_hat) == (k, d, q)
 
 
 @given(variants, sizes, sizes, squares, st.sampled_from([torch.float32, torch.bfloat16]))
-def test_low_precision_follows_float64(variant, k, d, q, dtype):
+def test_low_precision_is_close_to_float64(variant, k, d, q, dtype):
     name, options = variant
     operator = operators.build(name, k, d, q, **options)
     M, x = generic(q, dtype), torch.randn(4, k).to(dtype)
@@ -159,7 +161,7 @@ def test_low_precision_follows_float64(variant, k, d, q, dtype):
     assert y.dtype == delta.dtype == dtype
     expected = operator.apply(x.double(), M.double())
     unit = torch.finfo(dtype).eps
-    # Rounding grows with the number of summands; every sum here has at most k + q of them, of size about 1.
+    # The rounding error grows with the number of summands. A sum has at most k + q summands of about size 1.
     torch.testing.assert_close(y.double(), expected, rtol=8 * unit, atol=8 * unit * (k + q))
     torch.testing.assert_close(delta.double(), operator.delta_weight(M.double()), rtol=8 * unit, atol=8 * unit * q)
 
@@ -194,8 +196,8 @@ def test_fold_leaves_no_input_dead(name, wrap, k, d, q):
     assert (fold != 0).any(dim=0).all()
     if k <= d:
         assert torch.equal(fold, drop)
-    blocks_with_an_output = math.ceil(d / q)
-    assert torch.equal((drop != 0).any(dim=0), torch.arange(k) < q * blocks_with_an_output)
+    out_blocks = math.ceil(d / q)
+    assert torch.equal((drop != 0).any(dim=0), torch.arange(k) < q * out_blocks)
 
 
 @pytest.mark.parametrize(("surplus", "dead"), [("drop", 0.623), ("fold", 0.0)])
@@ -204,14 +206,14 @@ def test_dead_inputs_of_a_llama_down_proj(surplus, dead):
     q = operators.square_size(k, d, 8, even=True)
     operator = operators.build("rotation", k, d, q, surplus=surplus)
     x = torch.zeros(k, requires_grad=True)
-    # A random direction of the output: an input whose derivative vanishes along it gets no update.
+    # The gradient of a random projection of the output is 0 exactly at the dead inputs.
     (operator.apply(x, generic(q, torch.float32)) @ torch.randn(d)).backward()
     assert (x.grad == 0).float().mean().item() == pytest.approx(dead, abs=1e-3)
 
 
 @pytest.mark.parametrize(("size", "q", "expected"), [(256, 64, 112), (768, 443, 768)])
-def test_rank_gained_by_merging_both_groupings(size, q, expected):
-    def merged(*types: int) -> torch.Tensor:
+def test_rank_after_merging_both_groupings(size, q, expected):
+    def sum_of_updates(*types: int) -> torch.Tensor:
         weight = torch.zeros(size, size, dtype=torch.float64)
         for mora_type in types:
             M = torch.randn(q, q, generator=torch.Generator().manual_seed(mora_type), dtype=torch.float64)
@@ -219,23 +221,23 @@ def test_rank_gained_by_merging_both_groupings(size, q, expected):
         return weight
 
     rank = torch.linalg.matrix_rank
-    assert rank(merged(1)) == q
-    assert rank(merged(1, 2)) == expected
-    assert rank(merged(1, 2, 3, 4)) == expected
+    assert rank(sum_of_updates(1)) == q
+    assert rank(sum_of_updates(1, 2)) == expected
+    assert rank(sum_of_updates(1, 2, 3, 4)) == expected
 
 
 @given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(1, 512), st.booleans())
-def test_square_size_stays_within_the_budget_of_lora(k, d, r, even):
+def test_square_size_is_the_largest_within_the_budget_of_lora(k, d, r, even):
     q = operators.square_size(k, d, r, even=even)
     assert q >= 1
     assert q * q <= (k + d) * r
     step = 2 if even else 1
-    assert (q + step) ** 2 > (k + d) * r, "a larger square fits"
+    assert (q + step) ** 2 > (k + d) * r, "a larger square is within the budget"
     assert not even or q == 1 or q % 2 == 0
 
 
-# k, d: the side at r = 8, 128, 256 in the authors' code, which rounds to the nearest integer.
-OFFICIAL_SIDES = {
+# (k, d) -> r_hat in the authors' code at r = 8, 128, 256. The authors' code rounds to the nearest integer.
+OFFICIAL_R_HAT = {
     (4096, 4096): (256, 1024, 1448),
     (4096, 11008): (348, 1390, 1966),
     (768, 768): (111, 443, 627),
@@ -245,9 +247,9 @@ OFFICIAL_SIDES = {
 }
 
 
-@pytest.mark.parametrize("shape", OFFICIAL_SIDES)
-def test_square_size_is_the_floor_of_what_the_authors_round(shape):
-    for r, official in zip((8, 128, 256), OFFICIAL_SIDES[shape], strict=True):
+@pytest.mark.parametrize("shape", OFFICIAL_R_HAT)
+def test_square_size_rounds_down_where_the_authors_code_rounds(shape):
+    for r, official in zip((8, 128, 256), OFFICIAL_R_HAT[shape], strict=True):
         exact = math.sqrt(sum(shape) * r)
         assert official == int(exact + 0.5)
         assert operators.square_size(*shape, r) == operators.square_size(*reversed(shape), r) == math.floor(exact)
@@ -260,7 +262,7 @@ def test_square_size_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("options", "message"),
     [
         ({"name": "shearing"}, r"operator must be one of truncation, sharing, decouple, rotation, got 'shearing'"),
         ({"in_groups": "random"}, r"in_groups must be one of strided, contiguous, got 'random'"),
@@ -270,12 +272,12 @@ def test_square_size_of_the_paper():
         ({"in_features": -6}, r"at least 1"),
     ],
 )
-def test_errors_name_what_is_allowed_and_repeat_the_sizes(changed, message):
-    asked = {"name": "sharing", "in_features": 6, "out_features": 4, "r_hat": 3} | changed
+def test_errors_have_the_allowed_values_and_the_sizes(options, message):
+    arguments = {"name": "sharing", "in_features": 6, "out_features": 4, "r_hat": 3} | options
     with pytest.raises(ValueError, match=message) as error:
-        operators.build(**asked)
+        operators.build(**arguments)
     for size in ("in_features", "out_features", "r_hat"):
-        assert f"{size}={asked[size]}" in str(error.value)
+        assert f"{size}={arguments[size]}" in str(error.value)
 
 
 def test_other_errors():

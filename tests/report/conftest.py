@@ -7,7 +7,7 @@ import pytest
 
 from experiments.study.fill import Results
 
-from . import synthetic
+from .. import synthetic
 
 
 @pytest.fixture(scope="session")

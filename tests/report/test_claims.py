@@ -10,7 +10,7 @@ from experiments.report import claims, findings, verdicts
 from experiments.report.verdicts import NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNDECIDED
 from experiments.study.fill import Results
 
-from . import synthetic
+from .. import synthetic
 
 FIXED = synthetic.FixedProtocols("laptop")
 OURS, THEIRS = Cell("math", "mora", 8), Cell("math", "lora", 8)

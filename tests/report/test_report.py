@@ -12,7 +12,7 @@ import pytest
 from experiments.report import html
 from experiments.study.fill import Results
 
-from . import synthetic
+from .. import synthetic
 from .browser import Browser
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"

@@ -20,7 +20,7 @@ from experiments.paper import Cell
 from experiments.report import latex, output
 from experiments.study.cells import Protocols
 
-from . import synthetic
+from .. import synthetic
 
 ROOT = Path(__file__).parent.parent.parent
 

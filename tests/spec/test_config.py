@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from experiments.errors import ConfigError
-from experiments.identity import identity, key_of, name_of
+from experiments.identity import identity_of, key_of, name_of
 from experiments.spec import hardware
 
 from ..conftest import ROOT, compose
@@ -24,9 +24,9 @@ WRONG = [
     ("quantization=nf4 method=fft", "quantization must be none for method=fft", "frozen", "got nf4"),
     ("quantization=int8 method=none", "quantization must be none for method=none", "got int8"),
     ("quantization=nf4 method.train_rest=true", "quantization must be none with method.train_rest", "full precision"),
-    ("quantization=int8 method=dora", "quantization must be none or nf4 for method=dora"),
+    ("quantization=int8 method=dora", "quantization must be none or nf4 for method=dora (conf/method/dora.yaml)"),
     ("quantization=nf4 training.record_spectrum=true", "quantization must be none with training.record_spectrum"),
-    ("quantization=int8 method=relora", "quantization must be none for method=relora, got int8", "every merge would"),
+    ("quantization=int8 method=relora", "quantization must be none for method=relora", "got int8"),
     ("trainin.steps=3", "trainin.steps is not a setting", "training"),
     ("training.step=3", "training.step is not a setting", "allowed below training: learning_rate, steps"),
     ("+foo=3", "foo is not a setting"),
@@ -34,12 +34,12 @@ WRONG = [
     ("~training", "training is missing"),
     ("~training.steps", "training.steps is missing"),
     ("training=3", "training"),
-    ("method=fft method.rank=3", "method.rank is not a setting of method=fft", "name, family"),
+    ("method=fft method.rank=3", "method.rank is not a setting of method=fft", "name, label, rates"),
     ("method.rank=-1", "method.rank must be a positive integer, got -1"),
     ("method.rank=0", "method.rank must be a positive integer, got 0"),
     ("method.rank=1.5", "method.rank must be a positive integer"),
     ("method.rank=abc", "method.rank must be a positive integer, got 'abc'"),
-    ("method.rank=200", "too large for q_proj of tiny", "r_hat=320", "in=256, out=256", "at most 128"),
+    ("method.rank=200", "too large for q_proj of tiny", "in=256, out=256", "at most 128"),
     ("method=lora method.rank=200", "too large for q_proj of tiny", "at most 128"),
     ("training.batch_size=0", "training.batch_size must be a positive integer, got 0"),
     ("training.batch_size=-4", "training.batch_size must be a positive integer, got -4"),
@@ -60,13 +60,20 @@ WRONG = [
     ("training.checkpoint_every=3", "training.checkpoint_every must be a multiple of training.log_every (2)"),
     ("method.target_modules=[foo]", "tiny has no layer 'foo'", "q_proj, k_proj"),
     ("method.target_modules=[]", "method.target_modules must be a list of different names"),
-    ("method.operator=foo", "method.operator must be one of auto, truncation, sharing, decouple, rotation"),
-    ("method.dropout=1", "method.dropout must be a number in [0, 1)"),
+    ("method.operator=foo", "method.operator must be one of truncation, sharing, decouple, rotation", "got 'foo'"),
+    ("method.operator=auto", "method.operator must be one of truncation, sharing, decouple, rotation"),
+    ("method.wrap=1", "method.wrap must be one of true, false", "got 1"),
+    ("method.peft.peft_type=[x]", "method.peft.peft_type is missing"),
+    ("protocol.ranks=3", "protocol.ranks must be a rank for each rank of the paper"),
+    ("protocol.learning_rates.mora=3", "protocol.learning_rates.mora must hold `use` and `candidates`"),
+    ("method.dropout=1", "method.dropout must be a fraction"),
     ("hardware.precision=fp16", "fp16 needs a GPU; allowed on the CPU: fp32, bf16"),
     ("seed=-1", "seed must be an integer from 0 to 4294967295"),
     ("seed=${foo}", "foo"),
-    ("method=remora method.operator=rotation", "method.operator must be sharing for method=remora, got rotation"),
-    ("method=remora method.operator=auto", "method.operator must be sharing"),
+    (
+        "method=remora method.operator=rotation",
+        "method.operator must be one of sharing for method=remora, got 'rotation'",
+    ),
     ("method=relora method.restart_every=12", "method.restart_every must be less than training.steps (12)"),
     ("method=relora method.restart_every=11", "leaves 1 steps after the last merge", "a divisor of training.steps"),
     ("method=relora method.restart_warmup=4", "method.restart_warmup must be less than method.restart_every (4)"),
@@ -168,20 +175,20 @@ def test_the_paper_protocol_is_the_papers():
     assert (config.method.alpha, config.method.dropout) == (128, 0.05)
     assert len(config.method.target_modules) == 7
     rates = config.protocol["learning_rates"]
-    assert rates["lora"][8]["candidates"] == [1e-4, 2e-4, 3e-4]
-    assert rates["mora"][256]["candidates"] == [5e-5, 1e-4, 2e-4]
-    assert rates["fft"][0]["candidates"] == [3e-5]
+    assert rates["lora"]["r8"]["candidates"] == [1e-4, 2e-4, 3e-4]
+    assert rates["mora"]["r256"]["candidates"] == [5e-5, 1e-4, 2e-4]
+    assert rates["fft"]["candidates"] == [3e-5]
     assert compose("method=lora", "scale=paper").method.alpha == 16
 
 
-def test_the_rate_of_an_unlisted_rank_is_that_of_the_nearest():
+def test_the_rate_of_a_rank_without_rates_is_that_of_the_nearest_rank():
     listed = compose("method=lora", "scale=paper").protocol["learning_rates"]["lora"]
-    assert compose("method=lora", "scale=paper", "method.rank=16").training.learning_rate == listed[8]["use"]
+    assert compose("method=lora", "scale=paper", "method.rank=16").training.learning_rate == listed["r8"]["use"]
     assert compose("method=lora", "scale=paper", "training.learning_rate=7e-4").training.learning_rate == 7e-4
 
 
 def key(*overrides: str) -> str:
-    return key_of(identity(compose("scale=smoke", *overrides), task_version=1, model_fingerprint="m"))
+    return key_of(identity_of(compose("scale=smoke", *overrides)))
 
 
 def test_the_key_changes_with_all_that_can_change_the_result():
@@ -240,15 +247,6 @@ def test_the_key_does_not_change_with_anything_else(no_gpu):
     assert {key(*change) for change in changes} == {key()}
 
 
-@pytest.mark.parametrize(("rank", "operator"), [(8, "rotation"), (32, "rotation"), (33, "sharing"), (64, "sharing")])
-def test_auto_is_the_operator_that_the_library_would_take(rank, operator):
-    from mora import MoraConfig
-
-    config = compose("method.operator=auto", f"method.rank={rank}")
-    assert config.method.operator == operator == MoraConfig(r=rank).operator_in_force
-    assert key("method.operator=auto", "method.rank=2") == key("method.operator=rotation", "method.rank=2")
-
-
 def test_config_error_is_what_parse_raises():
     with pytest.raises(ConfigError, match=r"method\.rank must be a positive integer"):
         compose("method.rank=-2")
@@ -264,11 +262,15 @@ def test_every_experiment_composes_and_names_its_command(path, main, monkeypatch
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
-        ([], "uuid-laptop-mora-r8-sharing-lr0.003-seed0"),
+        ([], "uuid-laptop-mora-r8-lr0.003-seed0"),
         (["method=none", "task=math"], "math-laptop-none-seed0"),
-        (["method.operator=rotation", "method.surplus=fold"], "uuid-laptop-mora-r8-rotation-fold-lr0.003-seed0"),
-        (["method=remora", "method.groupings=four"], "uuid-laptop-remora-r8-sharing-four-lr0.003-seed0"),
-        (["method=fft", "model=smollm2-135m", "seed=7"], "uuid-laptop-fft-smollm2-135m-lr0.001-seed7"),
+        (
+            ["method.operator=rotation", "method.surplus=fold"],
+            "uuid-laptop-mora-r8-operator=rotation-surplus=fold-lr0.003-seed0",
+        ),
+        (["method=remora", "method.groupings=four"], "uuid-laptop-remora-r8-groupings=four-lr0.003-seed0"),
+        (["method=lora", "method.alpha=64"], "uuid-laptop-lora-r8-alpha=64-lr0.003-seed0"),
+        (["method=fft", "model=smollm2-135m", "seed=7"], "uuid-laptop-fft-model=smollm2-135m-lr0.001-seed7"),
     ],
 )
 def test_the_name_of_a_run_says_what_sets_it_apart(overrides, name):

@@ -1,7 +1,5 @@
 """Ranks: which one a process is, and what the ranks of a run take of each batch."""
 
-import dataclasses
-
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler, prepare_data_loader, skip_first_batches
@@ -165,7 +163,7 @@ def test_a_checkpoint_of_another_sharding_is_refused(environ, tmp_path):
         sharding.check([folder], config)
     (folder / sharding.SHARDED_FOLDER).mkdir()
     sharding.check([folder], config)
-    alone = dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, sharding="none"))
+    alone = config.replace(hardware=config.hardware.replace(sharding="none"))
     with pytest.raises(ConfigError, match="allowed: full or gradients"):
         sharding.check([folder], alone)
 

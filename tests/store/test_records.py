@@ -11,7 +11,7 @@ import time
 import pytest
 
 from experiments.errors import ConfigError
-from experiments.identity import cell_identity, key_of
+from experiments.identity import identity_of, key_of
 from experiments.spec.parse import from_record
 from experiments.store.folder import read_records
 from experiments.store.records import CELL_FIELDS, Record, Store
@@ -74,7 +74,7 @@ def test_an_unreadable_record_is_kept_aside(tmp_path, counted):
 def test_a_record_that_the_disk_does_not_give(tmp_path, counted):
     """As root reads everything: a folder in its place."""
     arguments = ["method=none", *SMOKE, f"paths.results={tmp_path / 'results'}"]
-    path = Store(tmp_path / "results").path(key_of(cell_identity(compose(*arguments))))
+    path = Store(tmp_path / "results").path(key_of(identity_of(compose(*arguments))))
     path.mkdir(parents=True)
     done = launch(*arguments, log=tmp_path / "log")
     assert done.code == 2
@@ -242,4 +242,4 @@ RUNS = sorted((ROOT / "results" / "runs").glob("*.json"))
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_a_committed_record_is_found_by_its_configuration(path):
     values = json.loads(path.read_text())
-    assert key_of(cell_identity(from_record(values["config"]))) == values["key"] == path.stem
+    assert key_of(identity_of(from_record(values["config"]))) == values["key"] == path.stem

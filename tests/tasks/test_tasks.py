@@ -1,6 +1,5 @@
 """The tasks on real data: what a task declares, what trains, what is measured, and that the two share nothing."""
 
-import dataclasses
 import re
 
 import pytest
@@ -49,7 +48,7 @@ def test_what_a_task_declares_fits_together(name):
     names = [metric.name for metric in task.metrics]
     assert len(set(names)) == len(names)
     assert task.headline in names
-    settings = {field.name for field in dataclasses.fields(run_config.Task)}
+    settings = set(run_config.Task.model_fields)
     assert settings >= set(task.needs)
     for metric in task.metrics:
         assert metric.stands_for in ("", *names)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from experiments.cli import script
 from experiments.errors import ConfigError
-from experiments.identity import cell_identity, key_of
+from experiments.identity import identity_of, key_of
 from experiments.train import base_models
 from scripts import evaluate, export_adapter
 
@@ -199,7 +199,7 @@ def test_a_checkpoint_is_not_unpickled_as_code(smoke, tmp_path, name, monkeypatc
             raise KeyboardInterrupt
 
     config = smoke("method=mora", "training.steps=4", "training.warmup_steps=1", "training.checkpoint_every=2")
-    store, key = records.Store(config.paths.results), key_of(cell_identity(config))
+    store, key = records.Store(config.paths.results), key_of(identity_of(config))
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.ProgressBar, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):

@@ -6,6 +6,8 @@ import pytest
 import torch
 from peft.optimizers import create_loraplus_optimizer
 
+from experiments.errors import ConfigError
+from experiments.spec import methods
 from experiments.spec.shapes import NAMED
 from experiments.train import adapt as adapting
 from experiments.train import cost
@@ -26,14 +28,14 @@ FORMULAS |= dict.fromkeys(("lora_plus", "asylora", "relora"), FORMULAS["lora"])
 FORMULAS |= {"remora": FORMULAS["mora"]}
 
 
-def adapt(smoke, name: str, *overrides: str) -> adapting.Adapted:
+def adapt(smoke, name: str, *overrides: str) -> adapting.AdaptedModel:
     rank = () if name in ("none", "fft") else (f"method.rank={RANK}",)
     torch.manual_seed(0)
     return adapting.adapt(tiny_model(), smoke(f"method={name}", *rank, *overrides))
 
 
-def test_every_registered_method_has_a_formula_here():
-    assert set(FORMULAS) == set(adapting.METHODS)
+def test_every_method_has_a_formula_here():
+    assert set(FORMULAS) == set(methods.names())
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -110,12 +112,20 @@ def test_in_pretraining_everything_but_the_adapted_weights_trains(name, smoke):
     assert len(frozen) == 7 * LAYERS
 
 
-def test_a_method_that_is_not_registered_is_named(smoke):
-    import dataclasses
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+method.peft.foo=3"], "method.peft of method=lora: .*foo"),
+        (["method.peft.peft_type=NINTH"], r"method\.peft\.peft_type must be one of .*LORA, .*MORA, .*got 'NINTH'"),
+        (["+method.initialisation=foo"], "method.initialisation must be one of orthonormal, got 'foo'"),
+    ],
+)
+def test_what_peft_does_not_take_is_one_line(smoke, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        adapt(smoke, "lora", *overrides)
 
-    from experiments.errors import ConfigError
 
-    config = smoke()
-    config = dataclasses.replace(config, method=dataclasses.replace(config.method, name="ninth"))
-    with pytest.raises(ConfigError, match=r"method\.name must be one of none, fft, lora"):
-        adapting.adapt(tiny_model(), config)
+def test_full_fine_tuning_of_some_layers(smoke):
+    model = adapt(smoke, "fft", "+method.target_modules=[q_proj,down_proj]").model
+    trained = {name.rsplit(".", 2)[-2] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"q_proj", "down_proj"}

@@ -1,4 +1,4 @@
-"""The rows of the tuner's test matrix: every operator on three architectures, as in PEFT's own common tester."""
+"""The cases of the tuner's tests: every operator on three architectures, as in PEFT's common tester."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformers import (
 
 import mora
 
-# No dropout in the base models, so that training mode is deterministic. No adapter divides these sizes.
+# The base models have no dropout, so that training mode is deterministic. No r_hat of the tests divides these sizes.
 ARCHITECTURES: dict[str, Any] = {
     "llama": lambda: LlamaForCausalLM(
         LlamaConfig(
@@ -70,7 +70,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One architecture with one operator."""
+    """One architecture and one operator."""
 
     architecture: str
     operator: str
@@ -80,26 +80,26 @@ class Case:
         return TARGETS[self.architecture]
 
     def base(self) -> PreTrainedModel:
-        """A fresh model in evaluation mode, the same to the bit at every call."""
+        """A new model in evaluation mode. Every call returns the same weights, bit by bit."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = ARCHITECTURES[self.architecture]().eval()
-            # Initialisations of 0.02 would leave the logits so flat that a wrong adapter passes a tolerance.
+            # With the usual standard deviation of 0.02 all logits would be so similar that a wrong adapter could pass.
             for parameter in model.parameters():
                 if parameter.ndim == 2:
                     torch.nn.init.normal_(parameter, std=0.15)
         return model
 
-    def config(self, **changed: Any) -> mora.MoraConfig:
-        """A configuration whose M is random unless told otherwise: a zero update would hide every mistake."""
-        asked = {"r": 2, "operator": self.operator, "target_modules": self.targets, "init_weights": False} | changed
-        return mora.MoraConfig(**asked)
+    def config(self, **options: Any) -> mora.MoraConfig:
+        """A configuration with the options. By default M is random: an update of zero would hide every error."""
+        defaults = {"r": 2, "operator": self.operator, "target_modules": self.targets, "init_weights": False}
+        return mora.MoraConfig(**defaults | options)
 
-    def adapted(self, seed: int = 1, dtype: torch.dtype = torch.float32, **changed: Any) -> PeftModel:
-        """The base model with one adapter, in evaluation mode, the same to the bit at every call with one seed."""
+    def adapted(self, dtype: torch.dtype = torch.float32, **options: Any) -> PeftModel:
+        """The base model with one adapter, in evaluation mode. Every call returns the same weights, bit by bit."""
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return get_peft_model(self.base().to(dtype), self.config(**changed)).eval()
+            torch.manual_seed(1)
+            return get_peft_model(self.base().to(dtype), self.config(**options)).eval()
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
@@ -116,10 +116,15 @@ class Case:
         return model(**self.inputs).logits
 
     def gradients(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """Gradients of the loss by name, of those parameters that received one."""
+        """The gradients of the loss by parameter name, for the parameters with a gradient."""
         model.zero_grad()
         model(**self.inputs).loss.backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal up to rounding: float32 sums in a different order."""
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(
@@ -132,5 +137,5 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture
 def llama() -> Case:
-    """One row of the matrix, for what does not depend on the row."""
+    """One case, for tests that do not depend on the architecture and the operator."""
     return Case("llama", "sharing")

@@ -1,4 +1,4 @@
-"""Adapters that are broken or of another model: each one clear error, and never half an adapter that answers."""
+"""A broken adapter file or an adapter of another model raises a clear error. No model runs with half an adapter."""
 
 import json
 import pickle
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -26,21 +26,21 @@ def base(hidden=24, layers=2) -> LlamaForCausalLM:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A saved adapter of rank 2 on two layers."""
+    """The folder of a saved adapter, r = 2, on q_proj and v_proj of two blocks."""
     config = MoraConfig(r=2, operator="sharing", target_modules=["q_proj", "v_proj"], init_weights=False)
     get_peft_model(base(), config).save_pretrained(tmp_path)
     return tmp_path
 
 
-def weights(folder, change) -> None:
+def change_weights(folder, change) -> None:
     tensors = load_file(folder / WEIGHTS)
     change(tensors)
     save_file(tensors, folder / WEIGHTS)
 
 
-def settings(folder, **changed) -> None:
-    values = json.loads((folder / CONFIG).read_text()) | changed
-    (folder / CONFIG).write_text(json.dumps(values))
+def change_settings(folder, **changes) -> None:
+    settings = json.loads((folder / CONFIG).read_text()) | changes
+    (folder / CONFIG).write_text(json.dumps(settings))
 
 
 def first(tensors) -> str:
@@ -52,7 +52,7 @@ def first(tensors) -> str:
 )
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 @pytest.mark.parametrize(
-    ("change", "error", "words"),
+    ("change", "error", "message"),
     [
         (
             lambda t: t.pop(first(t)),
@@ -69,27 +69,27 @@ def first(tensors) -> str:
         (lambda t: t.update({first(t): torch.ones(3, 3)}), RuntimeError, r"size mismatch .*q_proj\.mora_M.*\[3, 3\]"),
     ],
 )
-def test_weights_that_do_not_fit(folder, change, error, words, low_cpu_mem_usage):
-    weights(folder, change)
-    with pytest.raises(error, match=words):
+def test_weights_that_do_not_fit(folder, change, error, message, low_cpu_mem_usage):
+    change_weights(folder, change)
+    with pytest.raises(error, match=message):
         PeftModel.from_pretrained(base(), folder, low_cpu_mem_usage=low_cpu_mem_usage)
 
 
 @pytest.mark.parametrize(
-    ("model", "error", "words"),
+    ("sizes", "error", "message"),
     [
         ({"hidden": 48}, RuntimeError, "size mismatch"),
         ({"layers": 1}, ValueError, r"layers\.1\.self_attn\.q_proj.* is not in the model \(and 1 more\)"),
         ({"layers": 3}, ValueError, r"layers\.2\.self_attn\.q_proj.* is missing in the file"),
     ],
 )
-def test_an_adapter_of_another_model(folder, model, error, words):
-    with pytest.raises(error, match=words):
-        PeftModel.from_pretrained(base(**model), folder)
+def test_an_adapter_of_another_model(folder, sizes, error, message):
+    with pytest.raises(error, match=message):
+        PeftModel.from_pretrained(base(**sizes), folder)
 
 
 @pytest.mark.parametrize(
-    ("changed", "error", "words"),
+    ("changes", "error", "message"),
     [
         ({"r": 8}, RuntimeError, "size mismatch"),
         ({"r": "8"}, ValueError, "r must be a positive integer, got '8'"),
@@ -100,28 +100,28 @@ def test_an_adapter_of_another_model(folder, model, error, words):
         ({"peft_type": "NOSUCH"}, (KeyError, ValueError), "NOSUCH"),
     ],
 )
-def test_settings_that_do_not_fit(folder, changed, error, words):
-    settings(folder, **changed)
-    with pytest.raises(error, match=words):
+def test_settings_that_do_not_fit(folder, changes, error, message):
+    change_settings(folder, **changes)
+    with pytest.raises(error, match=message):
         PeftModel.from_pretrained(base(), folder)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 50, 700])
-def test_a_truncated_file(folder, kept):
-    whole = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(whole[:kept])
+@pytest.mark.parametrize("length", [0, 4, 50, 700])
+def test_a_truncated_file(folder, length):
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[:length])
     with pytest.raises(SafetensorError, match=r"header|covered"):
         PeftModel.from_pretrained(base(), folder)
 
 
-def test_a_config_that_is_no_json(folder):
+def test_a_config_that_is_not_json(folder):
     (folder / CONFIG).write_text("{")
     with pytest.raises(json.JSONDecodeError):
         PeftModel.from_pretrained(base(), folder)
 
 
 class Bomb:
-    """Writes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -133,15 +133,15 @@ class Bomb:
 @pytest.mark.promise("No file of weights and no checkpoint is unpickled as code.")
 def test_an_adapter_is_never_unpickled_as_code(folder, tmp_path):
     (folder / WEIGHTS).unlink()
-    torch.save({"x": Bomb(tmp_path / "went-off")}, folder / "adapter_model.bin")
+    torch.save({"x": Bomb(tmp_path / "explosion")}, folder / "adapter_model.bin")
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         PeftModel.from_pretrained(base(), folder)
-    assert not (tmp_path / "went-off").exists()
+    assert not (tmp_path / "explosion").exists()
 
 
 @pytest.fixture
 def restarted(tmp_path) -> Path:
-    """The base weights of a model whose adapter was merged once, saved as the update."""
+    """A folder with the base.safetensors of a model after one restart. The file holds the merged updates."""
     config = MoraConfig(r=2, operator="sharing", target_modules=["q_proj", "v_proj"], init_weights=False)
     model = get_peft_model(base(), config)
     save_base(model, restart(model), tmp_path)
@@ -149,23 +149,25 @@ def restarted(tmp_path) -> Path:
     return tmp_path
 
 
-def rewrite(folder, change=lambda t: None, described=lambda d: d) -> None:
-    from safetensors import safe_open
-
+def change_base_file(folder, change, describe) -> None:
     with safe_open(folder / BASE_FILE, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-        entries = json.loads(file.metadata()["updates"])
+        descriptions = json.loads(file.metadata()["updates"])
     change(tensors)
-    save_file(tensors, folder / BASE_FILE, metadata={"updates": described(entries)})
+    save_file(tensors, folder / BASE_FILE, metadata={"updates": describe(descriptions)})
 
 
 @pytest.mark.parametrize(
-    ("change", "described", "words"),
+    ("change", "describe", "message"),
     [
         (lambda t: t["update:0:M"].fill_(torch.nan), json.dumps, "update:0:M holds NaN or infinity"),
         (lambda t: t.pop("update:0:M"), json.dumps, "update 0 does not fit"),
         (lambda t: t.update({"update:0:M": torch.ones(3, 4)}), json.dumps, "update 0 does not fit"),
-        (lambda t: t.update({"other": torch.ones(1)}), json.dumps, "'other', which is no weight and no update"),
+        (
+            lambda t: t.update({"other": torch.ones(1)}),
+            json.dumps,
+            "'other'; a name must start with weight:, merged: or update:",
+        ),
         (lambda t: t.update({"weight:x": torch.ones(1)}), json.dumps, "weights of x, which the model does not have"),
         (lambda t: None, lambda d: "{", "cannot be read"),
         (lambda t: None, lambda d: "3", "cannot be read"),
@@ -173,15 +175,15 @@ def rewrite(folder, change=lambda t: None, described=lambda d: d) -> None:
         (lambda t: None, lambda d: json.dumps([{**d[0], "operator": {"name": "mixing"}}]), "update 0 does not fit"),
     ],
 )
-def test_base_weights_that_do_not_fit(restarted, change, described, words):
-    rewrite(restarted, change, described)
-    with pytest.raises(ValueError, match=words):
+def test_base_weights_that_do_not_fit(restarted, change, describe, message):
+    change_base_file(restarted, change, describe)
+    with pytest.raises(ValueError, match=message):
         load_base(base(), restarted)
 
 
 def test_truncated_base_weights(restarted):
-    whole = (restarted / BASE_FILE).read_bytes()
-    for kept in (0, 4, 50, len(whole) - 1):
-        (restarted / BASE_FILE).write_bytes(whole[:kept])
-        with pytest.raises(ValueError, match="is no whole safetensors file"):
+    content = (restarted / BASE_FILE).read_bytes()
+    for length in (0, 4, 50, len(content) - 1):
+        (restarted / BASE_FILE).write_bytes(content[:length])
+        with pytest.raises(ValueError, match="is not a complete safetensors file"):
             load_base(base(), restarted)

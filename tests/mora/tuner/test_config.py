@@ -1,18 +1,19 @@
-"""What a user may ask for: which layers are adapted, which values are refused, and what is said about it."""
+"""MoraConfig: which layers are adapted, which values are refused, and with which messages."""
 
 import re
 
 import pytest
 import torch
-from peft import PeftModel, PeftType, get_peft_model
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from mora import MoraConfig, MoraLinear, operators
 
 
-def names(case, **changed):
-    return set(case.layers(case.adapted(**changed)))
+def names(case, **options):
+    """The names of the adapted layers."""
+    return set(case.layers(case.adapted(**options)))
 
 
 def test_every_target_is_adapted(case):
@@ -26,20 +27,20 @@ def test_all_linear_adapts_all_but_the_head(case):
     assert not any("lm_head" in name for name in adapted)
 
 
-def test_default_targets_are_those_of_lora(case):
+def test_the_default_targets_are_the_default_targets_of_lora(case):
     defaults = {"llama": {"q_proj", "v_proj"}, "gpt2": {"c_attn"}, "t5": {"q", "v"}}[case.architecture]
     assert {name.rpartition(".")[2] for name in names(case, target_modules=None)} == defaults
 
 
-def test_excluded_modules_are_left_alone(case):
-    left_out = case.targets[0]
-    expected = {name for name in names(case) if not name.endswith(f".{left_out}")}
-    assert names(case, exclude_modules=[left_out]) == expected
-    assert names(case, exclude_modules=rf".*\.{left_out}") == expected
+def test_excluded_modules_are_not_adapted(case):
+    module = case.targets[0]
+    expected = {name for name in names(case) if not name.endswith(f".{module}")}
+    assert names(case, exclude_modules=[module]) == expected
+    assert names(case, exclude_modules=rf".*\.{module}") == expected
 
 
-def test_only_the_asked_blocks_are_adapted(case):
-    # T5 numbers the layers inside a block too.
+def test_only_the_blocks_of_layers_to_transform_are_adapted(case):
+    # Not only "1": T5 also numbers the layers inside a block.
     expected = {name for name in names(case) if re.search(r"\.(layers|h|block)\.1\.", name)}
     pattern = {"llama": "layers", "gpt2": "h", "t5": "block"}[case.architecture]
     assert names(case, layers_to_transform=[1], layers_pattern=pattern) == expected
@@ -48,11 +49,11 @@ def test_only_the_asked_blocks_are_adapted(case):
 
 
 def test_targets_may_be_a_regex(case):
-    one = case.targets[0]
-    assert names(case, target_modules=rf".*\.{one}") == names(case, target_modules=[one])
+    target = case.targets[0]
+    assert names(case, target_modules=rf".*\.{target}") == names(case, target_modules=[target])
 
 
-def test_saved_layer_selection_is_the_selection_of_a_reload(case, tmp_path):
+def test_a_reloaded_adapter_has_the_same_layers(case, tmp_path):
     pattern = {"llama": "layers", "gpt2": "h", "t5": "block"}[case.architecture]
     model = case.adapted(layers_to_transform=[1], layers_pattern=pattern)
     model.save_pretrained(tmp_path)
@@ -71,27 +72,25 @@ def test_printing_shows_operator_and_matrix(case):
 
 
 def test_fewer_parameters_than_lora(case):
-    from peft import LoraConfig
-
-    ours = case.adapted(r=4).get_nb_trainable_parameters()[0]
+    mora = case.adapted(r=4).get_nb_trainable_parameters()[0]
     lora = get_peft_model(
         case.base(),
         LoraConfig(r=4, target_modules=case.targets, fan_in_fan_out=case.architecture == "gpt2"),
     ).get_nb_trainable_parameters()[0]
-    assert 0.8 * lora < ours <= lora
+    assert 0.8 * lora < mora <= lora
 
 
-@pytest.mark.parametrize(("bias", "adapted", "others"), [("none", 0, 0), ("all", 1, 1), ("mora_only", 1, 0)])
-def test_bias(bias, adapted, others, tmp_path):
+@pytest.mark.parametrize(("bias", "count"), [("none", 0), ("all", 2), ("mora_only", 1)])
+def test_bias(bias, count, tmp_path):
     def base():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
 
     model = get_peft_model(base(), MoraConfig(r=1, target_modules=["0"], bias=bias))
-    trained = {name for name, p in model.named_parameters() if p.requires_grad and name.endswith("bias")}
-    assert len(trained) == adapted + others
+    biases = {name for name, p in model.named_parameters() if p.requires_grad and name.endswith("bias")}
+    assert len(biases) == count
     with torch.no_grad():
-        for name in trained:
+        for name in biases:
             model.get_parameter(name).add_(1.0)
     model.save_pretrained(tmp_path)
     x = torch.randn(3, 6)
@@ -114,7 +113,7 @@ def test_the_options_reach_the_operator():
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("options", "message"),
     [
         ({"operator": "shearing"}, "operator must be one of auto, truncation, sharing, decouple, rotation"),
         ({"in_groups": "x"}, "in_groups must be one of strided, contiguous, got 'x'"),
@@ -132,9 +131,9 @@ def test_the_options_reach_the_operator():
         ({"layers_pattern": "h"}, "layers_pattern is only used together with layers_to_transform"),
     ],
 )
-def test_values_that_are_refused(changed, message):
+def test_values_that_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        MoraConfig(**changed)
+        MoraConfig(**options)
 
 
 def test_layers_that_are_not_linear_are_refused():

@@ -1,4 +1,4 @@
-"""MoRA as LoRA: exact factors, and the closest ones."""
+"""Conversion to LoRA: exact factors and closest factors."""
 
 import pytest
 import torch
@@ -28,22 +28,22 @@ def test_the_factors_are_the_update(name, options, sizes):
 
 
 @pytest.mark.parametrize("name", ["decouple", "rotation"])
-def test_blocks_have_no_factors(name):
+def test_the_block_operators_have_no_exact_factors(name):
     operator = operators.build(name, 12, 12, 4)
     with pytest.raises(ValueError, match="full rank"):
         lora_factors(operator, torch.randn(4, 4))
 
 
-def test_the_closest_factors_miss_the_singular_values_left_out():
+def test_the_error_of_the_closest_factors_is_the_norm_of_the_other_singular_values():
     delta = torch.randn(9, 6, dtype=torch.float64)
     A, B = closest_factors(delta, 4)
-    left = torch.linalg.svdvals(delta)[4:].square().sum().sqrt()
-    torch.testing.assert_close((B @ A - delta).norm(), left)
+    expected = torch.linalg.svdvals(delta)[4:].square().sum().sqrt()
+    torch.testing.assert_close((B @ A - delta).norm(), expected)
     with pytest.raises(ValueError, match="from 1 to 6"):
         closest_factors(delta, 7)
 
 
-class TwoSizes(nn.Module):
+class LayersOfDifferentSizes(nn.Module):
     def __init__(self):
         super().__init__()
         self.up, self.down, self.same = nn.Linear(12, 30), nn.Linear(30, 12), nn.Linear(12, 12)
@@ -52,30 +52,30 @@ class TwoSizes(nn.Module):
         return self.same(self.down(self.up(x)))
 
 
-def wrapped(**options):
+def mora_model(**options):
     config = MoraConfig(r=2, target_modules=["up", "down", "same"], init_weights=False, **options)
-    return get_peft_model(TwoSizes(), config)
+    return get_peft_model(LayersOfDifferentSizes(), config)
 
 
-def test_each_layer_has_its_rank_and_scale_one():
-    made = as_lora(wrapped(operator="sharing"))
-    assert made.error == 0
-    ranks = {name: made.config.rank_pattern.get(f"^{name}", made.config.r) for name in ("up", "down", "same")}
+def test_each_layer_has_its_rank_and_scale_1():
+    lora = as_lora(mora_model(operator="sharing"))
+    assert lora.error == 0
+    ranks = {name: lora.config.rank_pattern.get(f"^{name}", lora.config.r) for name in ("up", "down", "same")}
     assert ranks == {"up": 9, "down": 9, "same": 6}
-    assert made.config.alpha_pattern == made.config.rank_pattern
-    assert made.config.lora_alpha == made.config.r
-    assert made.weights["base_model.model.up.lora_A.weight"].shape == (9, 12)
+    assert lora.config.alpha_pattern == lora.config.rank_pattern
+    assert lora.config.lora_alpha == lora.config.r
+    assert lora.weights["base_model.model.up.lora_A.weight"].shape == (9, 12)
 
 
-def test_a_rank_gives_the_closest_for_any_operator():
-    small, full = (as_lora(wrapped(operator="rotation"), rank=rank) for rank in (3, 99))
+def test_a_rank_gives_the_closest_factors_of_any_operator():
+    small, full = (as_lora(mora_model(operator="rotation"), rank=rank) for rank in (3, 99))
     assert 0 < small.error < 1
     assert full.error < 1e-6
     assert small.worst in ("up", "down", "same")
 
 
-def test_what_a_lora_would_not_hold_is_refused():
+def test_adapters_without_an_equal_lora_are_refused():
     with pytest.raises(ValueError, match="full rank"):
-        as_lora(wrapped(operator="rotation"))
+        as_lora(mora_model(operator="rotation"))
     with pytest.raises(ValueError, match="biases"):
-        as_lora(wrapped(operator="sharing", bias="all"))
+        as_lora(mora_model(operator="sharing", bias="all"))

@@ -1,4 +1,4 @@
-"""MoraLinear by itself, whatever model it stands in."""
+"""MoraLinear without a model around it."""
 
 import copy
 
@@ -27,7 +27,7 @@ def base(request):
 
 
 def adapted(base_layer: nn.Module, operator: str, dtype: torch.dtype = torch.float64, **options) -> MoraLinear:
-    """An adapter with a random M on a frozen layer."""
+    """A frozen layer with an adapter whose M is random."""
     torch.manual_seed(0)
     base_layer.requires_grad_(False)
     config = MoraConfig(r=2, operator=operator, init_weights=False, **options)
@@ -35,7 +35,7 @@ def adapted(base_layer: nn.Module, operator: str, dtype: torch.dtype = torch.flo
 
 
 def dense(layer: MoraLinear, x: torch.Tensor) -> torch.Tensor:
-    """What the layer computes, by the dense update of each active adapter (Eq. 3)."""
+    """The output of the layer, computed with the dense update of each active adapter (Eq. 3)."""
     y = layer.base_layer(x)
     for name in layer.active_adapters:
         y = y + x @ layer.mora_operator[name].delta_weight(layer.mora_M[name]).T.to(x.dtype)
@@ -43,10 +43,10 @@ def dense(layer: MoraLinear, x: torch.Tensor) -> torch.Tensor:
 
 
 def assert_same_gradients(layer, function, reference, x):
-    """`function(layer, x)` and `reference(layer, x)` agree, and so do their derivatives by x and every active M."""
-    wanted = [x, *(layer.mora_M[name] for name in layer.active_adapters)]
+    """`function(layer, x)` equals `reference(layer, x)`, and so do the gradients of x and of every active M."""
+    inputs = [x, *(layer.mora_M[name] for name in layer.active_adapters)]
     results = [
-        (y, *torch.autograd.grad(y.square().sum(), wanted)) for y in (f(layer, x) for f in (function, reference))
+        (y, *torch.autograd.grad(y.square().sum(), inputs)) for y in (f(layer, x) for f in (function, reference))
     ]
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected)
@@ -61,7 +61,7 @@ def test_equals_the_dense_update(base, operator, k, d):
 
 @pytest.mark.parametrize("tokens", [1, 5, 6])
 def test_equals_the_dense_update_for_few_tokens(base, operator, tokens):
-    """Block operators turn whichever is fewer: the tokens or the rows of M."""
+    """For a block operator the layer turns either the rows of x or the rows of M: the smaller number of rows."""
     layer = adapted(base(10, 14), operator)
     assert layer.mora_operator["default"].r_hat == 6
     x = torch.randn(tokens, 10, dtype=torch.float64, requires_grad=True)
@@ -92,7 +92,7 @@ def test_used_twice_in_a_forward_pass(base, operator):
 
 
 def test_an_input_without_gradient(base, operator):
-    # The first layer of a model: only M needs a derivative.
+    # In the first layer of a model only M needs a gradient.
     layer = adapted(base(10, 14), operator)
     x = torch.randn(4, 10, dtype=torch.float64)
     (gradient,) = torch.autograd.grad(layer(x).square().sum(), layer.mora_M["default"])
@@ -108,7 +108,7 @@ def test_a_frozen_adapter_passes_the_gradient_on(base, operator):
     torch.testing.assert_close(gradient, expected)
 
 
-def test_a_base_that_is_trained_too(base, operator):
+def test_a_base_layer_with_a_trainable_weight(base, operator):
     layer = adapted(base(10, 14), operator)
     layer.base_layer.requires_grad_(True)
     x = torch.randn(4, 10, dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_a_base_that_is_trained_too(base, operator):
 
 
 def test_any_leading_shape_and_stride(operator):
-    layer = adapted(nn.Linear(10, 14), operator)  # Conv1D itself takes contiguous inputs alone
+    layer = adapted(nn.Linear(10, 14), operator)  # no Conv1D: it accepts only contiguous inputs
     x = torch.randn(2, 3, 4, 10, dtype=torch.float64)
     y = layer(x)
     torch.testing.assert_close(y, dense(layer, x))
@@ -129,13 +129,13 @@ def test_any_leading_shape_and_stride(operator):
 
 
 def test_the_result_may_be_changed_in_place(base, operator):
-    # Residual connections and activations do that to the output of a linear layer.
+    # Residual connections and activations change the output of a linear layer in place.
     layer = adapted(base(10, 14), operator)
     x = torch.randn(2, 3, 10, dtype=torch.float64, requires_grad=True)
     assert_same_gradients(layer, lambda f, x: f(x).mul_(2).relu_(), lambda f, x: (dense(f, x) * 2).relu(), x)
 
 
-def test_input_and_base_output_are_left_alone(base, operator):
+def test_input_and_base_output_do_not_change(base, operator):
     layer = adapted(base(10, 14), operator)
     outputs = []
     layer.base_layer.register_forward_hook(lambda module, args, output: outputs.append(output))
@@ -143,13 +143,13 @@ def test_input_and_base_output_are_left_alone(base, operator):
     before = x.clone()
     layer(x)
     assert torch.equal(x, before)
-    (of_the_base,) = outputs
-    torch.testing.assert_close(of_the_base, layer.base_layer(x))
+    (base_output,) = outputs
+    torch.testing.assert_close(base_output, layer.base_layer(x))
 
 
 @pytest.mark.parametrize("k", [10, 23])
 def test_bf16_base_with_float32_adapter(operator, k):
-    # The update is computed in float32 and rounded once, to the base's precision.
+    # The update is computed in float32 and rounded once, to bfloat16.
     layer = adapted(nn.Linear(k, 14), operator, torch.float32)
     layer.base_layer.bfloat16()
     x = torch.randn(6, k).bfloat16().requires_grad_()
@@ -194,8 +194,8 @@ def test_compile_finds_no_graph_break(base, operator, training):
             y = function(x)
         gradients = torch.autograd.grad(y.square().sum(), [x, layer.mora_M["default"]]) if training else ()
         results.append((y, *gradients))
-    for eager, other in zip(*results, strict=True):
-        torch.testing.assert_close(other, eager)
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_delta_weight_is_in_the_layout_of_the_base_weight(base, operator):

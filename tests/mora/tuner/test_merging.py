@@ -1,4 +1,4 @@
-"""Merging adapters into the base weight and out of it, and conversion to LoRA."""
+"""Merging adapters into the base weight, unmerging them, and PEFT's conversion to LoRA."""
 
 from contextlib import nullcontext
 
@@ -8,10 +8,7 @@ from peft import PeftModel, convert_to_lora, get_peft_model, save_as_lora
 
 from mora import MoraLayer
 
-
-def close(actual, expected):
-    """Equal up to the rounding of float32 sums in another order."""
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+from .conftest import assert_close
 
 
 def base_weights(case, model):
@@ -21,35 +18,35 @@ def base_weights(case, model):
 def test_merge_and_unmerge(case):
     model, base = case.adapted(), case.logits(case.base())
     adapted = case.logits(model)
-    assert (adapted - base).abs().max() > 1e-2, "the adapter must matter for this test to say anything"
+    assert (adapted - base).abs().max() > 1e-2, "the adapter has no effect, so the test proves nothing"
     before = base_weights(case, model)
     model.merge_adapter()
     for name, layer in case.layers(model).items():
         assert layer.merged
-        close(layer.get_base_layer().weight, before[name] + layer.get_delta_weight("default"))
-    close(case.logits(model), adapted)
+        assert_close(layer.get_base_layer().weight, before[name] + layer.get_delta_weight("default"))
+    assert_close(case.logits(model), adapted)
     model.unmerge_adapter()
     for name, weight in base_weights(case, model).items():
-        close(weight, before[name])
-    close(case.logits(model), adapted)
+        assert_close(weight, before[name])
+    assert_close(case.logits(model), adapted)
 
 
-def test_safe_merge_is_the_merge(case):
-    merged, safely = case.adapted(), case.adapted()
-    merged.merge_adapter()
-    safely.merge_adapter(safe_merge=True)
-    assert torch.equal(case.logits(merged), case.logits(safely))
+def test_safe_merge_equals_merge(case):
+    model, safe_model = case.adapted(), case.adapted()
+    model.merge_adapter()
+    safe_model.merge_adapter(safe_merge=True)
+    assert torch.equal(case.logits(model), case.logits(safe_model))
 
 
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_safe_merge_refuses_a_broken_adapter(case, broken):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_safe_merge_refuses_a_broken_adapter(case, value):
     model = case.adapted()
     layer = next(iter(case.layers(model).values()))
     before = layer.get_base_layer().weight.clone()
-    layer.mora_M["default"].data[0, 0] = broken
+    layer.mora_M["default"].data[0, 0] = value
     q = layer.mora_operator["default"].r_hat
-    sizes = rf"'default' on a layer with in={layer.in_features}, out={layer.out_features}, r=2, r_hat={q}"
-    with pytest.raises(ValueError, match=sizes):
+    message = rf"'default' on a layer with in={layer.in_features}, out={layer.out_features}, r=2, r_hat={q}"
+    with pytest.raises(ValueError, match=message):
         layer.merge(safe_merge=True)
     assert torch.equal(layer.get_base_layer().weight, before)
     assert not layer.merged
@@ -62,10 +59,10 @@ def test_merge_and_unload(case):
     assert type(plain) is type(case.base())
     assert not any(isinstance(module, MoraLayer) for module in plain.modules())
     assert set(plain.state_dict()) == set(case.base().state_dict())
-    close(case.logits(plain), adapted)
+    assert_close(case.logits(plain), adapted)
 
 
-def test_unload_gives_the_base_back(case):
+def test_unload_returns_the_base_model(case):
     plain = case.adapted().unload()
     assert not any(isinstance(module, MoraLayer) for module in plain.modules())
     for name, tensor in case.base().state_dict().items():
@@ -73,10 +70,10 @@ def test_unload_gives_the_base_back(case):
 
 
 def test_a_merged_model_can_be_adapted_again(case):
-    merged = case.adapted().merge_and_unload()
-    before = case.logits(merged)
-    again = get_peft_model(merged, case.config(init_weights=True)).eval()
-    assert torch.equal(case.logits(again), before)
+    merged_model = case.adapted().merge_and_unload()
+    before = case.logits(merged_model)
+    model = get_peft_model(merged_model, case.config(init_weights=True)).eval()
+    assert torch.equal(case.logits(model), before)
 
 
 def test_merging_two_adapters(case):
@@ -85,9 +82,9 @@ def test_merging_two_adapters(case):
     model.base_model.set_adapter(["default", "other"])
     both = case.logits(model)
     model.merge_adapter()
-    close(case.logits(model), both)
+    assert_close(case.logits(model), both)
     model.unmerge_adapter()
-    close(case.logits(model), both)
+    assert_close(case.logits(model), both)
 
 
 def test_merging_one_of_two_adapters(case):
@@ -97,7 +94,7 @@ def test_merging_one_of_two_adapters(case):
     other = case.logits(model)
     model.set_adapter("default")
     plain = model.merge_and_unload(adapter_names=["other"])
-    close(case.logits(plain), other)
+    assert_close(case.logits(plain), other)
 
 
 def test_merging_twice_warns_and_changes_nothing(case):
@@ -117,13 +114,13 @@ def test_unmerging_twice_warns_and_changes_nothing(case):
     assert torch.equal(case.logits(model), case.logits(case.adapted()))
 
 
-def test_disabling_a_merged_model_gives_the_base(case):
+def test_a_merged_model_with_disabled_adapters_equals_the_base_model(case):
     model = case.adapted()
     adapted = case.logits(model)
     model.merge_adapter()
     with model.disable_adapter():
-        close(case.logits(model), case.logits(case.base()))
-    close(case.logits(model), adapted)
+        assert_close(case.logits(model), case.logits(case.base()))
+    assert_close(case.logits(model), adapted)
 
 
 def test_merging_into_bf16_rounds_once(case):
@@ -137,21 +134,21 @@ def test_merging_into_bf16_rounds_once(case):
         assert torch.equal(weight, (before[name].float() + delta).bfloat16())
 
 
-def test_the_head_can_be_adapted_and_a_tied_one_warns_before_it_is_merged(case):
-    def warning_where_tied():
+def test_the_head_can_be_adapted_and_a_tied_head_warns(case):
+    def warning_if_tied():
         tied = case.architecture in ("gpt2", "t5")
         return pytest.warns(UserWarning, match="tie_word_embeddings=True") if tied else nullcontext()
 
-    with warning_where_tied():
+    with warning_if_tied():
         model = case.adapted(target_modules=["lm_head"])
     assert not torch.equal(case.logits(model), case.logits(case.base()))
     with model.disable_adapter():
         assert torch.equal(case.logits(model), case.logits(case.base()))
-    with warning_where_tied():
+    with warning_if_tied():
         model.merge_adapter()
 
 
-# peft converts a Conv1D rightly, and warns about it when the result is loaded.
+# PEFT converts a Conv1D correctly, but it warns when the LoRA adapter is loaded.
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False but the target module is `Conv1D`")
 def test_conversion_to_lora_is_exact_or_refused(case, tmp_path):
     model = case.adapted()
@@ -164,12 +161,12 @@ def test_conversion_to_lora_is_exact_or_refused(case, tmp_path):
     assert model.supports_lora_conversion()
     rank = max(layer.mora_operator["default"].r_hat for layer in layers)
     save_as_lora(tmp_path, model, rank=rank)
-    as_lora = PeftModel.from_pretrained(case.base(), tmp_path)
-    assert as_lora.peft_config["default"].peft_type == "LORA"
-    close(case.logits(as_lora), case.logits(model))
+    lora_model = PeftModel.from_pretrained(case.base(), tmp_path)
+    assert lora_model.peft_config["default"].peft_type == "LORA"
+    assert_close(case.logits(lora_model), case.logits(model))
 
 
-def test_conversion_asks_about_the_adapter_it_is_given(llama):
+def test_supports_lora_conversion_depends_on_the_adapter(llama):
     model = llama.adapted()
     model.add_adapter("blocks", llama.config(operator="rotation"))
     assert all(layer.supports_lora_conversion("default") for layer in llama.layers(model).values())

@@ -1,4 +1,4 @@
-"""Quantized base layers, through PEFT's backends, by a stand-in; tests/test_quantization.py has a real one."""
+"""Quantized base layers with a small backend of our own for PEFT. tests/test_quantization.py tests bitsandbytes."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from mora import MoraConfig, operators
 
 
 class Int8Linear(nn.Linear):
-    """A frozen linear layer that holds whole numbers and a scale per output. As in bitsandbytes, it is a Linear."""
+    """A frozen linear layer with int8 weights and one scale for each output. As in bitsandbytes, it is an nn.Linear."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False)
@@ -43,9 +43,9 @@ class Int8Backend(QuantizationBackend):
 
 @pytest.fixture(params=operators.NAMES)
 def adapted(request, monkeypatch):
-    """`adapted(backend)`: a quantized layer with an adapter."""
+    """`adapted(backend)` returns a model of one quantized layer with an adapter."""
 
-    def make(backend):
+    def build(backend):
         def resolve(base_layer, **kwargs):
             return backend if isinstance(base_layer, Int8Linear) else None
 
@@ -56,7 +56,7 @@ def adapted(request, monkeypatch):
         config = MoraConfig(r=2, operator=request.param, target_modules=["0"], init_weights=False)
         return get_peft_model(base, config)
 
-    return make
+    return build
 
 
 def test_training_on_a_quantized_base(adapted):
@@ -71,23 +71,23 @@ def test_training_on_a_quantized_base(adapted):
 
 
 @pytest.mark.parametrize("safe_merge", [True, False])
-def test_merging_is_refused_where_it_would_round_and_says_by_how_much(adapted, safe_merge):
+def test_a_merge_that_would_round_is_refused_with_the_size_of_the_error(adapted, safe_merge):
     model = adapted(Int8Backend())
     layer = model.base_model.model[0]
     base, update = layer.get_base_layer(), layer.get_delta_weight("default")
-    stored, scale = base.weight.clone(), base.scale.clone()
-    wanted = base.dequantize() + update
-    again = Int8Linear(nn.Linear(20, 14))
-    again.quantize(wanted)
-    lost = ((again.dequantize() - wanted).norm() / update.norm()).item()
-    with pytest.raises(ValueError, match=f"off by {lost:.3g} times the update"):
+    weight, scale = base.weight.clone(), base.scale.clone()
+    merged = base.dequantize() + update
+    rounded = Int8Linear(nn.Linear(20, 14))
+    rounded.quantize(merged)
+    error = ((rounded.dequantize() - merged).norm() / update.norm()).item()
+    with pytest.raises(ValueError, match=f"off by {error:.3g} times the update"):
         layer.merge(safe_merge=safe_merge)
-    assert torch.equal(base.weight, stored)
+    assert torch.equal(base.weight, weight)
     assert torch.equal(base.scale, scale)
     assert not layer.merged
 
 
-def test_an_update_that_the_format_can_hold_is_merged(adapted):
+def test_an_update_without_rounding_is_merged(adapted):
     model = adapted(Int8Backend())
     layer = model.base_model.model[0]
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_an_update_that_the_format_can_hold_is_merged(adapted):
     torch.testing.assert_close(layer.get_base_weight(), before, rtol=1e-6, atol=0)
 
 
-def test_a_backend_that_cannot_write_back_says_so(adapted):
+def test_a_backend_that_cannot_write_raises_an_error(adapted):
     model = adapted(ForwardOnlyQuantizationBackend("gptq"))
     x = torch.randn(5, 20)
     before = model(x)

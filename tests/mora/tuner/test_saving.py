@@ -1,4 +1,4 @@
-"""What is saved, and that loading it gives the same model to the bit."""
+"""Saving adapters. A saved adapter loads as the same model, bit by bit."""
 
 import copy
 import io
@@ -16,7 +16,7 @@ def square_matrices(case, model, adapter="default"):
     return {name: layer.mora_M[adapter] for name, layer in case.layers(model).items()}
 
 
-def test_save_and_reload_to_the_bit(case, tmp_path):
+def test_save_and_reload_give_the_same_bits(case, tmp_path):
     model = case.adapted()
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(case.base(), tmp_path)
@@ -25,7 +25,7 @@ def test_save_and_reload_to_the_bit(case, tmp_path):
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
-def test_reload_to_train_on(case, tmp_path):
+def test_a_reloaded_adapter_can_be_trained(case, tmp_path):
     model = case.adapted()
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(case.base(), tmp_path, is_trainable=True)
@@ -34,7 +34,7 @@ def test_reload_to_train_on(case, tmp_path):
         assert torch.equal(gradient, expected[name])
 
 
-def test_load_without_a_second_copy_in_memory(case, tmp_path):
+def test_load_with_low_memory(case, tmp_path):
     model = case.adapted()
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(case.base(), tmp_path, low_cpu_mem_usage=True)
@@ -45,18 +45,18 @@ def test_load_without_a_second_copy_in_memory(case, tmp_path):
 def test_only_the_square_matrices_are_saved(case, tmp_path):
     model = case.adapted()
     model.save_pretrained(tmp_path)
-    saved = load_file(tmp_path / "adapter_model.safetensors")
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
     expected = {f"{name}.mora_M": M for name, M in square_matrices(case, model).items()}
-    assert set(saved) == set(expected) == set(get_peft_model_state_dict(model))
-    for name, M in saved.items():
+    assert set(tensors) == set(expected) == set(get_peft_model_state_dict(model))
+    for name, M in tensors.items():
         assert torch.equal(M, expected[name])
-    numbers = sum(M.numel() for M in saved.values())
-    assert numbers == model.get_nb_trainable_parameters()[0]
-    # Four bytes a number and a header of some hundred bytes a tensor.
-    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 4 * numbers + 300 * len(saved)
+    count = sum(M.numel() for M in tensors.values())
+    assert count == model.get_nb_trainable_parameters()[0]
+    # A number has four bytes. The header has less than 300 bytes for each tensor.
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 4 * count + 300 * len(tensors)
 
 
-def test_two_adapters_are_saved_apart(case, tmp_path):
+def test_two_adapters_are_saved_separately(case, tmp_path):
     model = case.adapted()
     model.add_adapter("other", case.config(r=3))
     first = case.logits(model)
@@ -71,7 +71,7 @@ def test_two_adapters_are_saved_apart(case, tmp_path):
     assert not torch.equal(first, second)
 
 
-def test_adapter_of_a_bf16_base_is_saved_as_it_was_trained(case, tmp_path):
+def test_the_adapter_of_a_bf16_base_is_saved_in_float32(case, tmp_path):
     model = case.adapted(dtype=torch.bfloat16)
     model.save_pretrained(tmp_path)
     assert {M.dtype for M in load_file(tmp_path / "adapter_model.safetensors").values()} == {torch.float32}
@@ -82,13 +82,13 @@ def test_adapter_of_a_bf16_base_is_saved_as_it_was_trained(case, tmp_path):
 def test_modules_to_save_are_trained_and_saved(case, tmp_path):
     norm = {"llama": "input_layernorm", "gpt2": "ln_1", "t5": "final_layer_norm"}[case.architecture]
     model = case.adapted(modules_to_save=[norm])
-    trained = {name for name, p in model.named_parameters() if p.requires_grad and "mora_M" not in name}
-    assert trained
-    assert all(f"{norm}.modules_to_save.default" in name for name in trained)
-    assert trained <= set(case.gradients(model))
+    norms = {name for name, p in model.named_parameters() if p.requires_grad and "mora_M" not in name}
+    assert norms
+    assert all(f"{norm}.modules_to_save.default" in name for name in norms)
+    assert norms <= set(case.gradients(model))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name in trained:
+            if name in norms:
                 parameter.add_(0.25)
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(case.base(), tmp_path)
@@ -97,7 +97,7 @@ def test_modules_to_save_are_trained_and_saved(case, tmp_path):
         assert torch.equal(case.logits(model), case.logits(case.base()))
 
 
-def test_transformers_loads_what_peft_saved(case, tmp_path):
+def test_transformers_loads_an_adapter_that_peft_saved(case, tmp_path):
     model = case.adapted()
     model.save_pretrained(tmp_path)
     base = case.base()
@@ -111,21 +111,21 @@ def test_transformers_loads_what_peft_saved(case, tmp_path):
 
 def test_transformers_adds_trains_and_saves_an_adapter(case, tmp_path):
     base = case.base()
-    base.add_adapter(case.config(), "mine")
+    base.add_adapter(case.config(), "other")
     expected = case.logits(base)
-    assert all(".mora_M.mine" in name for name in case.gradients(base))
+    assert all(".mora_M.other" in name for name in case.gradients(base))
     base.save_pretrained(tmp_path)
-    fresh = case.base()
-    fresh.load_adapter(tmp_path, adapter_name="mine")
-    assert torch.equal(case.logits(fresh), expected)
-    base.delete_adapter("mine")
+    reloaded = case.base()
+    reloaded.load_adapter(tmp_path, adapter_name="other")
+    assert torch.equal(case.logits(reloaded), expected)
+    base.delete_adapter("other")
     assert torch.equal(case.logits(base), case.logits(case.base()))
 
 
-@pytest.mark.parametrize("copied", ["deepcopy", "pickle"])
-def test_copies_are_equal_and_apart(case, copied):
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_copies_are_equal_and_independent(case, way):
     model = case.adapted()
-    if copied == "deepcopy":
+    if way == "deepcopy":
         twin = copy.deepcopy(model)
     else:
         buffer = io.BytesIO()
@@ -145,19 +145,19 @@ def test_tied_embeddings_stay_tied(case, tmp_path):
     model = case.adapted()
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(case.base(), tmp_path)
-    for tuned in (model, loaded, model.merge_and_unload()):
-        tied = tuned.get_output_embeddings().weight is tuned.get_input_embeddings().weight
+    for m in (model, loaded, model.merge_and_unload()):
+        tied = m.get_output_embeddings().weight is m.get_input_embeddings().weight
         assert tied == (case.architecture in ("gpt2", "t5"))
 
 
-@pytest.mark.parametrize(("r", "stands_for"), [(8, "rotation"), (32, "rotation"), (33, "sharing"), (256, "sharing")])
-def test_a_saved_config_says_what_auto_stood_for(r, stands_for, tmp_path):
-    # Else a later release that draws the line elsewhere would read old adapters with the wrong operator.
+@pytest.mark.parametrize(("r", "operator"), [(8, "rotation"), (32, "rotation"), (33, "sharing"), (256, "sharing")])
+def test_a_saved_config_has_the_operator_that_auto_means(r, operator, tmp_path):
+    # Otherwise a later version in which `auto` means something else would load old adapters with the wrong operator.
     config = MoraConfig(r=r, target_modules=["q_proj"])
     assert config.operator == "auto"
-    assert config.operator_in_force == stands_for
+    assert config.operator_in_force == operator
     config.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["operator"] == stands_for
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["operator"] == operator
 
 
 def test_config_round_trip(tmp_path):
@@ -183,8 +183,8 @@ def test_config_round_trip(tmp_path):
     assert MoraConfig(**config.to_dict()).to_dict() == config.to_dict()
 
 
-def test_the_grouping_in_force_is_what_a_reload_uses(llama, tmp_path):
-    # What a restart does: M is merged and zeroed, and the groups flip from then on.
+def test_a_reloaded_adapter_has_the_grouping_at_the_time_of_saving(llama, tmp_path):
+    # A restart changes the grouping in the configuration and in the layers.
     model = llama.adapted()
     config = model.peft_config["default"]
     config.in_groups = config.out_groups = "contiguous"

@@ -1,4 +1,4 @@
-"""Forward and backward of adapted models, in every mode that training uses."""
+"""Forward and backward pass of adapted models, in every mode that training uses."""
 
 import pytest
 import torch
@@ -6,13 +6,10 @@ from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch import nn
 
-
-def close(actual, expected):
-    """Equal up to the rounding of float32 sums in another order."""
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+from .conftest import assert_close
 
 
-def test_the_gradient_reaches_the_adapter_and_nothing_else(case):
+def test_only_the_adapter_has_a_gradient(case):
     model = case.adapted().train()
     gradients = case.gradients(model)
     assert set(gradients) == {f"{name}.mora_M.default" for name in case.layers(model)}
@@ -20,37 +17,39 @@ def test_the_gradient_reaches_the_adapter_and_nothing_else(case):
     assert set(gradients) == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def test_training_starts_at_the_function_of_the_base(case):
+def test_training_starts_with_the_function_of_the_base(case):
     model = case.adapted(init_weights=True)
     assert torch.equal(case.logits(model), case.logits(case.base()))
-    loss = [model(**case.inputs).loss.item()]
+    losses = [model(**case.inputs).loss.item()]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for _ in range(3):
         case.gradients(model)
         optimizer.step()
-        loss.append(model(**case.inputs).loss.item())
-    assert loss == sorted(loss, reverse=True), "M = 0 must not be a saddle point, as B = A = 0 would be for LoRA"
+        losses.append(model(**case.inputs).loss.item())
+    assert losses == sorted(losses, reverse=True), (
+        "M = 0 must not be a saddle point; for LoRA, A = B = 0 is a saddle point"
+    )
 
 
 def test_gradients_are_those_of_the_dense_update(case):
-    """M trained through the layers against M trained through the dense weight of Eq. 3."""
+    """The gradient of M through the layers equals the gradient of M through the dense weight (Eq. 3)."""
     model, dense = case.adapted(dtype=torch.float64), case.base().double()
-    deltas = {}
+    weights = {}
     for name, layer in case.layers(model).items():
         weight = dense.get_parameter(name.removeprefix("base_model.model.") + ".weight")
         weight.data += layer.get_delta_weight("default")
-        deltas[name] = weight
+        weights[name] = weight
     dense(**case.inputs).loss.backward()
     gradients = case.gradients(model)
     for name, layer in case.layers(model).items():
         M = torch.zeros_like(layer.mora_M["default"], requires_grad=True)
         delta = layer.mora_operator["default"].delta_weight(M)
-        gradient = deltas[name].grad.T if case.architecture == "gpt2" else deltas[name].grad
+        gradient = weights[name].grad.T if case.architecture == "gpt2" else weights[name].grad
         (expected,) = torch.autograd.grad(delta, M, gradient)
         torch.testing.assert_close(gradients[f"{name}.mora_M.default"], expected, rtol=1e-6, atol=1e-9)
 
 
-def test_dropout_is_active_in_training_alone(case):
+def test_dropout_is_active_only_in_training(case):
     model, plain = case.adapted(mora_dropout=0.5), case.adapted()
     assert torch.equal(case.logits(model), case.logits(plain))
     model.train()
@@ -61,7 +60,7 @@ def test_dropout_is_active_in_training_alone(case):
     assert torch.equal(case.logits(model), first)
 
 
-def test_dropout_leaves_the_base_alone(llama):
+def test_dropout_does_not_change_the_input_of_the_base(llama):
     model = llama.adapted(mora_dropout=0.5, init_weights=True).train()
     assert torch.equal(llama.logits(model), llama.logits(llama.base()))
 
@@ -76,7 +75,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(case, use_reentrant):
     gradients = case.gradients(model)
     assert set(gradients) == set(expected)
     for name, gradient in gradients.items():
-        close(gradient, expected[name])
+        assert_close(gradient, expected[name])
 
 
 def test_bf16_base_keeps_the_adapter_in_float32(case):
@@ -114,7 +113,7 @@ def test_autocast_without_casting_of_the_input(llama):
         assert torch.isfinite(llama.logits(model)).all()
 
 
-def test_disabled_adapters_give_the_base_to_the_bit(case):
+def test_disabled_adapters_give_the_same_bits_as_the_base(case):
     model, base = case.adapted(), case.logits(case.base())
     adapted = case.logits(model)
     with model.disable_adapter():
@@ -126,7 +125,7 @@ def test_adding_switching_combining_and_deleting_adapters(case):
     model, base = case.adapted(), case.logits(case.base())
     first = case.logits(model)
     model.add_adapter("other", case.config(r=3))
-    assert torch.equal(case.logits(model), first), "an adapter that is added is not active"
+    assert torch.equal(case.logits(model), first), "a new adapter must not be active"
 
     model.set_adapter("other")
     second = case.logits(model)
@@ -140,7 +139,7 @@ def test_adding_switching_combining_and_deleting_adapters(case):
     assert not torch.equal(both, second)
     assert len(case.gradients(model)) == 2 * len(case.layers(model))
     model.base_model.set_adapter(["other", "default"])
-    close(case.logits(model), both)
+    assert_close(case.logits(model), both)
 
     model.set_adapter("default")
     model.delete_adapter("other")
@@ -158,7 +157,7 @@ def test_adapters_on_different_layers(llama):
     assert all("down_proj" in name for name in llama.gradients(model))
 
 
-def test_a_compiled_model_is_the_model(llama):
+def test_a_compiled_model_has_the_same_gradients(llama):
     model = llama.adapted().train()
     expected = llama.gradients(model)
     torch.compiler.reset()
@@ -167,4 +166,4 @@ def test_a_compiled_model_is_the_model(llama):
     compiled(**llama.inputs).loss.backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            close(parameter.grad, expected[name])
+            assert_close(parameter.grad, expected[name])

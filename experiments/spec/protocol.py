@@ -1,0 +1,121 @@
+"""What a protocol looks up by rank: learning rates, LoRA's scale, MoRA's operator.
+
+The tables name the paper's ranks (`r8`, `r256`; `r128` in pretraining), and `protocol.ranks` says which rank stands for
+each of them at the scale. So a scale that changes its ranks cannot forget a table, and no table repeats a rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ConfigError
+from .run_config import RunConfig
+
+USUAL_SCALE = 2  # alpha / rank of LoRA at ranks for which the paper gives no alpha
+
+
+def published(name: str) -> int:
+    """`r256` -> 256."""
+    return int(name.removeprefix("r"))
+
+
+def own_rank(ranks: Mapping[str, int], paper_rank: int) -> int:
+    """The rank that stands for a rank of the paper; by logarithm between, or beyond, the ranks that are listed."""
+    if f"r{paper_rank}" in ranks:
+        return ranks[f"r{paper_rank}"]
+    if len(ranks) == 1:
+        ((name, rank),) = ranks.items()
+        return max(1, round(rank * paper_rank / published(name)))
+    names = sorted(ranks, key=published)
+    low, high = names[0], names[-1]
+    position = math.log(paper_rank / published(low)) / math.log(published(high) / published(low))
+    return max(1, round(ranks[low] * (ranks[high] / ranks[low]) ** position))
+
+
+def paper_rank(ranks: Mapping[str, int], rank: int | None) -> str | None:
+    """The name of the paper's rank for which `rank` stands, such as `r256`; None where it stands for none."""
+    return next((name for name, own in ranks.items() if own == rank), None)
+
+
+def nearest(ranks: Mapping[str, int], rank: Any) -> str:
+    """The name of the paper's rank whose own rank is nearest to `rank` by logarithm; the lower one of two.
+
+    A value that is no rank gets the lowest one: the check of `method.rank` refuses it, in its own words.
+    """
+    rank = rank if _is_rank(rank) else min(ranks.values())
+    return min(ranks, key=lambda name: (abs(math.log2(ranks[name] / rank)), ranks[name]))
+
+
+def lowest_rank(ranks: Mapping[str, int]) -> int:
+    """The rank that a run has unless it is told another one."""
+    return min(_checked_ranks(ranks).values())
+
+
+def by_rank(table: Mapping[str, Any], ranks: Mapping[str, int], rank: Any) -> Any:
+    """The entry of a table for the paper's rank that is nearest to `rank`."""
+    return table[nearest(_checked_ranks(ranks), rank)]
+
+
+def lora_alpha(protocol: Mapping[str, Any], rank: Any) -> float:
+    """LoRA's alpha at a rank: the paper's scale at the paper's ranks, else `USUAL_SCALE`."""
+    name = paper_rank(_checked_ranks(protocol["ranks"]), rank)
+    if not _is_rank(rank):
+        return USUAL_SCALE
+    alpha = rank * (USUAL_SCALE if name is None else protocol["lora_scale"][name])
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def rates(protocol: Mapping[str, Any], grid: str, rank: Any) -> dict[str, Any]:
+    """The learning rates (`use`, `candidates`) of a grid at a rank; those of the nearest rank where it has none.
+
+    Raises:
+        ConfigError: The protocol has no such grid, or the grid has another form.
+    """
+    table = protocol.get("learning_rates", {}).get(grid)
+    if table is None:
+        raise ConfigError(f"the protocol lists no learning rates for {grid}: set training.learning_rate")
+    if hasattr(table, "get") and "use" not in table:
+        ranks = {name: own for name, own in _checked_ranks(protocol["ranks"]).items() if name in table}
+        if not ranks:
+            raise ConfigError(f"protocol.learning_rates.{grid} has none of the ranks {', '.join(protocol['ranks'])}")
+        table = table[nearest(ranks, rank)]
+    if not hasattr(table, "get") or "use" not in table or "candidates" not in table:
+        raise ConfigError(f"protocol.learning_rates.{grid} must hold `use` and `candidates`, got {table}")
+    return dict(table)
+
+
+def learning_rate(protocol: Mapping[str, Any], grid: str | None, rank: Any) -> float | None:
+    """The rate that a run has unless it is told another one; None where nothing trains."""
+    return None if grid is None else rates(protocol, grid, rank)["use"]
+
+
+def borrowed(config: RunConfig) -> list[str]:
+    """What a run takes from another rank, or from no rank of the paper, a line each: said and recorded."""
+    m, protocol = config.method, config.protocol
+    if m.rank is None or m.rates is None or paper_rank(protocol["ranks"], m.rank):
+        return []
+    lines, near = [], nearest(protocol["ranks"], m.rank)
+    known = ", ".join(map(str, protocol["ranks"].values()))
+    by = rates(protocol, m.rates, m.rank)["use"] if m.rates in protocol["learning_rates"] else None
+    if config.training.learning_rate == by and protocol["learning_rates"][m.rates].keys() & protocol["ranks"].keys():
+        lines.append(
+            f"the learning rate {by:g} is that of rank {protocol['ranks'][near]}: the protocol has rates for the ranks "
+            f"{known}, not for {m.rank}"
+        )
+    if m.setting("operator") and m.setting("operator") == protocol.get("operators", {}).get(near) != "":
+        lines.append(f"the operator {m.setting('operator')} is that of rank {protocol['ranks'][near]}")
+    if m.setting("alpha") == USUAL_SCALE * m.rank:
+        lines.append(f"alpha is {USUAL_SCALE} x rank: the paper has an alpha for the ranks {known} only")
+    return lines
+
+
+def _checked_ranks(ranks: Any) -> Mapping[str, int]:
+    if not hasattr(ranks, "items") or not ranks or not all(type(r) is int and r > 0 for r in ranks.values()):
+        raise ConfigError(f"protocol.ranks must be a rank for each rank of the paper, such as {{r8: 8}}, got {ranks}")
+    return ranks
+
+
+def _is_rank(rank: Any) -> bool:
+    return type(rank) is int and rank > 0

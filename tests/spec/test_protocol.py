@@ -1,0 +1,80 @@
+"""What a protocol looks up by rank: at every scale the paper's, at the ranks that stand for the paper's ranks."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments import tasks
+from experiments.errors import ConfigError
+from experiments.spec import protocol, scales
+
+from ..conftest import compose
+
+# Table 5 and section 3: MoRA's operator and LoRA's alpha at each rank of the paper.
+OPERATORS = {
+    "uuid": {8: "sharing", 256: "sharing"},
+    "pretrain": {128: "sharing"},
+    **dict.fromkeys(("instruct", "math", "biomed", "finance"), {8: "rotation", 256: "sharing"}),
+}
+ALPHA_OVER_RANK = {8: 16 / 8, 128: 64 / 128, 256: 128 / 256}
+
+
+@pytest.mark.parametrize("scale", scales.names())
+@pytest.mark.parametrize("task", tasks.NAMES)
+def test_operator_and_scale_are_the_papers_at_the_ranks_that_stand_for_the_papers(task, scale):
+    ranks = compose(f"task={task}", f"scale={scale}").protocol["ranks"]
+    assert ranks.keys() == {f"r{rank}" for rank in OPERATORS[task]}
+    for paper_rank, operator in OPERATORS[task].items():
+        rank = f"method.rank={ranks[f'r{paper_rank}']}"
+        mora = compose("method=mora", f"task={task}", f"scale={scale}", rank).method
+        assert (mora.setting("operator"), mora.peft["operator"]) == (operator, operator)
+        lora = compose("method=lora", f"task={task}", f"scale={scale}", rank).method
+        assert lora.peft["lora_alpha"] / lora.rank == ALPHA_OVER_RANK[paper_rank]
+        assert compose("method=remora", f"task={task}", f"scale={scale}", rank).method.peft["operator"] == "sharing"
+
+
+@pytest.mark.parametrize("scale", scales.names())
+@pytest.mark.parametrize("task", tasks.NAMES)
+def test_at_the_papers_ranks_nothing_is_borrowed(task, scale):
+    for rank in compose(f"task={task}", f"scale={scale}").protocol["ranks"].values():
+        for method in ("lora", "mora", "remora"):
+            config = compose(f"method={method}", f"task={task}", f"scale={scale}", f"method.rank={rank}")
+            assert protocol.borrowed(config) == []
+
+
+def test_what_is_borrowed_from_another_rank_is_said():
+    lora = protocol.borrowed(compose("method=lora", "method.rank=12"))
+    assert lora[0].startswith("the learning rate 0.003 is that of rank 8: ")
+    assert "8, 64, not for 12" in lora[0]
+    assert lora[1].startswith("alpha is 2 x rank")
+    mora = protocol.borrowed(compose("method=mora", "task=math", "method.rank=16", "training.learning_rate=7e-4"))
+    assert mora == ["the operator rotation is that of rank 8"]
+    assert protocol.borrowed(compose("method=fft")) == []
+
+
+RANKS = {"r8": 8, "r256": 64}
+
+
+def test_the_two_directions_of_a_rank_agree():
+    for paper_rank in (8, 256):
+        assert protocol.paper_rank(RANKS, protocol.own_rank(RANKS, paper_rank)) == f"r{paper_rank}"
+    # Figure 2's ranks lie between the two by logarithm.
+    assert [protocol.own_rank(RANKS, rank) for rank in (16, 32, 64, 128)] == [12, 18, 28, 42]
+    assert protocol.paper_rank(RANKS, 12) is None
+    assert protocol.own_rank({"r128": 32}, 128) == 32
+
+
+def test_the_nearest_rank_is_nearest_by_logarithm():
+    assert [protocol.nearest(RANKS, rank) for rank in (1, 8, 22, 23, 64, 500)] == [
+        "r8",
+        "r8",
+        "r8",
+        "r256",
+        "r256",
+        "r256",
+    ]
+
+
+def test_a_grid_that_the_protocol_lacks_is_named():
+    with pytest.raises(ConfigError, match="lists no learning rates for hira: set training.learning_rate"):
+        protocol.rates({"learning_rates": {}, "ranks": RANKS}, "hira", 8)

@@ -1,0 +1,154 @@
+"""Which records fill a cell, and which rate is selected."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import paper
+from experiments.identity import identity_of, key_of
+from experiments.paper import Cell
+from experiments.spec.compose import composition
+from experiments.spec.parse import parse
+from experiments.store.folder import ResultsError, read_records
+from experiments.study.cells import Protocols
+from experiments.study.fill import Results
+
+from .. import synthetic
+
+CELL = Cell("uuid", "mora", 8)
+FIXED = synthetic.FixedProtocols("laptop")
+SETTING = FIXED.setting(CELL)
+
+
+def filled(*records):
+    return Results("laptop", records, FIXED).cell(CELL)
+
+
+def test_another_key_does_not_fill_a_cell():
+    made = synthetic.record(SETTING, 1e-2, 0)
+    assert filled(made).selected == {0: made}
+    assert filled(dataclasses.replace(made, key="0" * 16)).selected == {}
+
+
+def test_another_scale_does_not_fill_a_cell():
+    made = synthetic.record(SETTING, 1e-2, 0)
+    assert filled(dataclasses.replace(made, cell=made.cell | {"scale": "paper"})).selected == {}
+
+
+def test_a_rate_outside_the_protocol_does_not_fill_a_cell():
+    assert filled(synthetic.record(SETTING, 5e-3, 0)).runs == {}
+
+
+def test_the_rate_with_the_lowest_training_loss_is_selected_whatever_the_metric_says():
+    good, bad = synthetic.record(SETTING, 1e-3, 0), synthetic.record(SETTING, 1e-2, 0)
+    good.metrics["curve"][-1]["loss"], bad.metrics["curve"][-1]["loss"] = 0.1, 0.2
+    good.metrics["final"]["char_accuracy"], bad.metrics["final"]["char_accuracy"] = 1.0, 99.0
+    found = filled(good, bad)
+    assert (found.selection.rate, found.selection.by) == (1e-3, "training loss")
+
+
+def test_failed_and_diverged_candidates_are_not_selected():
+    found = filled(synthetic.record(SETTING, 1e-3, 0), synthetic.diverged(SETTING, 1e-2, 0))
+    assert found.selection.rate == 1e-3
+    assert found.selection.scores[1e-2] is None
+    assert len(found.diverged) == 1
+    assert filled(synthetic.diverged(SETTING, 1e-2, 0)).selection is None
+
+
+@pytest.fixture(scope="module")
+def protocols():
+    return Protocols("smoke")
+
+
+def cells():
+    return list(dict.fromkeys([*paper.table_cells(2, "smoke"), *paper.figure_cells(2), *paper.table_cells(4, "smoke")]))
+
+
+@pytest.mark.parametrize("cell", [c for c in cells() if c.task == "uuid"], ids=str)
+def test_keys_are_those_of_run_py(protocols, cell):
+    setting = protocols.setting(cell)
+    rate = setting.candidates[0]
+    arguments = [*setting.arguments, f"training.learning_rate={rate}", "seed=3"]
+    assert setting.key(rate, 3) == key_of(identity_of(parse(composition(arguments))))
+
+
+def test_a_number_format_of_its_own_still_fills_the_cell(protocols):
+    cell = Cell("uuid", "lora", 8)
+    setting = protocols.setting(cell)
+    composed = parse(composition([*setting.arguments, "hardware.precision=bf16"]))
+    made = synthetic.record(setting, setting.use, 0, key=key_of(identity_of(composed)), config=composed.as_dict())
+    assert Results("smoke", [made], protocols).cell(cell).selected == {0: made}
+
+
+def test_paper_scale_ranks_are_the_papers():
+    made = Protocols("paper")
+    assert [made.setting(c).rank for c in paper.figure_cells(2)] == [None, 256, 128, 64, 32, 16, 8, 256]
+
+
+@pytest.mark.parametrize(("scale", "task", "alphas"), [("paper", "uuid", [128, 512]), ("laptop", "pretrain", [16, 64])])
+def test_lora_at_the_papers_scale_and_at_two(scale, task, alphas):
+    made = Protocols(scale)
+    number, rank = (2, paper.HIGH) if task == "uuid" else (3, paper.PRETRAINING)
+    cells = [c for c in paper.table_cells(number, "laptop") if (c.method, c.rank) == ("lora", rank)]
+    assert [made.setting(c).identity["method"]["alpha"] for c in cells] == alphas
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"schema": 2}',
+        '{"schema": NaN}',
+        '{"schema": 1, "key": "k", "name": "n", "status": "finished", "cell": {"task": []}, "config": {}}',
+        '{"schema": 1}',
+        '{"schema": 1, "key": "k", "name": "n", "status": "odd", "cell": {}, "config": {}}',
+        '{"schema": 1, "key": "k", "name": "n", "status": "finished", "cell": {}, "config": {}}',
+    ],
+)
+def test_an_unreadable_record_is_named_and_the_rest_stands(tmp_path, text):
+    made = synthetic.record(SETTING, 1e-2, 0)
+    synthetic.write([made], tmp_path)
+    (tmp_path / "runs" / "broken.json").write_text(text)
+    records, problems = read_records(tmp_path)
+    assert records == [made]
+    assert len(problems) == 1
+    assert problems[0].startswith("broken.json is not a readable record and is skipped")
+    assert "\n" not in problems[0]
+
+
+@pytest.mark.parametrize("section", ["metrics", "cell", "cost", "provenance", "config"])
+def test_a_section_of_the_wrong_kind_makes_a_record_unreadable(tmp_path, section):
+    values = dataclasses.asdict(synthetic.record(SETTING, 1e-2, 0)) | {section: [1]}
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "odd.json").write_text(json.dumps(values))
+    records, problems = read_records(tmp_path)
+    assert (len(records), len(problems)) == (0, 1)
+
+
+def test_no_results_folder_is_one_line(tmp_path):
+    with pytest.raises(ResultsError, match="is not a folder"):
+        read_records(tmp_path / "nothing")
+    assert read_records(tmp_path) == ([], [])
+    assert read_records(Path(tmp_path)) == ([], [])
+
+
+def test_the_untrained_model_has_a_key_without_a_rate(protocols):
+    setting = protocols.setting(Cell("math", "none"))
+    assert setting.key(setting.use, 0) == key_of(identity_of(parse(composition([*setting.arguments, "seed=0"]))))
+    made = synthetic.record(setting, setting.use, 0)
+    made.cell["learning_rate"] = None
+    assert Results("smoke", [made], protocols).cell(Cell("math", "none")).selected == {0: made}
+
+
+@pytest.mark.parametrize("method", ["lora_plus", "relora", "asylora", "dora", "mora", "lora", "fft"])
+def test_keys_of_methods_and_tasks_put_together_are_those_of_run_py(protocols, method):
+    setting = protocols.setting(Cell("math", method, None if method == "fft" else 256))
+    composed = parse(composition([*setting.arguments, "training.learning_rate=0.5", "seed=2"]))
+    assert setting.key(0.5, 2) == key_of(identity_of(composed))

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from experiments.paper import Cell
+from experiments.study import measures
+
+from .. import synthetic
+
+
+@pytest.fixture
+def run():
+    return synthetic.record(synthetic.FixedProtocols("laptop").setting(Cell("uuid", "mora", 8)), 1e-2, 0)
+
+
+def curve(run, *points):
+    run.metrics["curve"] = [{"step": step, "char_accuracy": value, "loss": 1.0} for step, value in points]
+    return run
+
+
+def test_curve_is_read_at_the_nearest_step(run):
+    curve(run, (20, 1.0), (40, 2.0), (90, 3.0))
+    assert measures.nearest(run, "char_accuracy", 0.3) == (20, 1.0)  # 20 and 40 are equally near
+    assert measures.at_fraction(run, "char_accuracy", 0.31) == 2.0
+    assert measures.at_fraction(run, "char_accuracy", 1.0) == 3.0
+    assert measures.at_fraction(run, "nothing", 0.5) is None
+
+
+def test_steps_to_a_threshold_are_interpolated(run):
+    assert measures.steps_to(curve(run, (10, 0.0), (20, 100.0)), "char_accuracy", 50) == 15
+    assert measures.steps_to(curve(run, (10, 80.0)), "char_accuracy", 40) == 5  # from zero at step 0
+    assert measures.steps_to(curve(run, (10, 9.0), (100, 20.0)), "char_accuracy", 50) == 100
+    assert measures.steps_to(curve(run), "char_accuracy", 50) is None
+
+
+def test_training_loss_is_the_mean_of_the_last_tenth(run):
+    run.metrics["curve"] = [{"step": s, "loss": float(s)} for s in (10, 90, 92, 100)]
+    assert measures.training_loss(run) == 96
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [([3.0, 2.0], False), ([3.0, None], True), ([3.0, 3.2], False), ([3.0, 9.0], True), ([3.0, float("nan")], True)],
+)
+def test_diverged(run, losses, expected):
+    run.metrics["curve"] = [{"step": 50 * (i + 1), "loss": v} for i, v in enumerate(losses)]
+    assert measures.diverged(run) is expected
+
+
+def test_a_failed_run_diverged_only_if_its_error_says_so(run):
+    run.status, run.error = "failed", {"type": "RuntimeError", "message": ""}
+    assert not measures.diverged(run)
+    run.error["type"] = "FloatingPointError"
+    assert measures.diverged(run)
+
+
+@pytest.mark.parametrize("value", [True, "3", None, float("inf"), [1.0], {}])
+def test_what_is_no_number_is_none(value):
+    assert measures.number(value) is None
+
+
+def test_spectrum_ignores_what_it_does_not_know(run):
+    run.metrics["spectrum"] = {"q_proj": {"above": 4.0}, "k_proj": {"above": 2.0}, "v_proj": "odd", "o_proj": {}}
+    assert measures.spectrum(run) == {"q_proj": 4.0, "k_proj": 2.0}
+    assert measures.large_singular_values(run) == 3.0

@@ -1,0 +1,221 @@
+"""What is planned, in which order, and what happens to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.paper import Cell
+from experiments.study import planning
+from experiments.study import start as starting
+from experiments.study.fill import Results
+
+from .. import synthetic
+
+ROOT = Path(__file__).parent.parent.parent
+FIXED = synthetic.FixedProtocols("laptop")
+CELLS = [Cell("uuid", "lora", 8), Cell("uuid", "mora", 8)]
+SETTING = FIXED.setting(CELLS[0])
+
+
+def plan(records, cell=CELLS[0], seeds=(0, 1, 2), **options):
+    return planning.plan(cell, Results("laptop", records, FIXED), seeds, **options)
+
+
+def test_the_search_comes_first():
+    made = plan([])
+    assert [(r.rate, r.seed, r.state) for r in made.runs] == [(1e-3, 0, "missing"), (1e-2, 0, "missing")]
+    assert (made.stage, made.later) == ("search", 2)
+    (runs,) = planning.in_order(made)
+    assert planning.arguments(SETTING, runs)[-2:] == ["training.learning_rate=0.001,0.01", "seed=0"]
+
+
+def test_then_the_seeds_at_the_selected_rate():
+    made = plan([synthetic.record(SETTING, rate, 0) for rate in (1e-3, 1e-2)])
+    assert made.stage == "seeds"
+    assert [(r.rate, r.seed) for r in made.needed] == [(1e-2, 1), (1e-2, 2)]
+    assert made.selection == "0.01 by training loss"
+
+
+def test_a_diverged_candidate_has_been_tried_and_a_failed_one_has_not():
+    good = synthetic.record(SETTING, 1e-3, 0)
+    assert [r.rate for r in plan([good, synthetic.diverged(SETTING, 1e-2, 0)]).needed] == [1e-3, 1e-3]
+    broken = synthetic.record(SETTING, 1e-2, 0, status="failed")
+    assert [(r.rate, r.state) for r in plan([good, broken]).needed] == [(1e-2, "failed")]
+    given_up = plan([good, broken], given_up={(1e-2, 0)})
+    assert [(r.rate, r.seed) for r in given_up.needed] == [(1e-3, 1), (1e-3, 2)]
+
+
+def test_an_interrupted_run_goes_on():
+    made = plan([synthetic.record(SETTING, 1e-2, 0, status="running")])
+    assert [r.state for r in made.runs] == ["missing", "interrupted"]
+
+
+def test_without_a_search_the_protocols_rate_is_used():
+    made = plan([], search=False)
+    assert {r.rate for r in made.runs} == {SETTING.use}
+    assert [r.seed for r in made.runs] == [0, 1, 2]
+
+
+def test_what_is_not_trained_is_run_once():
+    made = plan([], Cell("math", "none"))
+    assert len(made.runs) == 1
+    assert not any("learning_rate" in a for a in planning.arguments(made.setting, made.runs))
+
+
+def test_the_estimate_says_where_it_comes_from():
+    finished = [synthetic.record(SETTING, rate, 0) for rate in (1e-3, 1e-2)]
+    made = plan(finished)
+    mean = sum(r.cost["seconds"] for r in finished) / 2
+    assert planning.cost(made, finished) == f"2 runs, about {2 * mean:.0f} s (from 2 finished)"
+    assert "no estimate (no finished run of mora on uuid here)" in planning.cost(plan([], CELLS[1]), finished)
+    done = [*finished, *(synthetic.record(SETTING, 1e-2, s) for s in (1, 2))]
+    assert planning.cost(plan(done), done) == ""
+
+
+class FakeRunPy:
+    """Does what run.py would: leaves records. `breaks` are the (method, rate) that fail."""
+
+    def __init__(self, breaks=(), stop_after=None):
+        self.records, self.breaks, self.commands, self.stop_after = {}, set(breaks), [], stop_after
+
+    def plan(self, i, given_up):
+        return plan(list(self.records.values()), CELLS[i], given_up=given_up)
+
+    def __call__(self, command):
+        self.commands.append(command)
+        if self.stop_after is not None and len(self.commands) > self.stop_after:
+            return 130
+        given = dict(a.split("=") for a in command if "=" in a)
+        setting = FIXED.setting(next(c for c in CELLS if c.method == given["method"]))
+        for rate in map(float, given["training.learning_rate"].split(",")):
+            for seed in map(int, given["seed"].split(",")):
+                status = "failed" if (given["method"], rate) in self.breaks else "finished"
+                made = synthetic.record(setting, rate, seed, status=status)
+                assert self.records.get(made.key) is None or self.records[made.key].status != "finished", "run twice"
+                self.records[made.key] = made
+        return int(any(r.status == "failed" for r in self.records.values()))
+
+
+def start(fake):
+    return starting.run_all(len(CELLS), fake.plan, ["paths.results=r"], lambda line: None, start=fake)
+
+
+def test_all_cells_are_run_and_nothing_twice():
+    fake = FakeRunPy()
+    assert start(fake) == 0
+    assert len(fake.records) == 8
+    assert start(fake) == 0
+    assert len(fake.commands) == 4
+
+
+def test_it_goes_on_where_it_was_interrupted():
+    fake = FakeRunPy(stop_after=2)
+    assert start(fake) == 130
+    assert len(fake.records) == 4
+    fake.stop_after = None
+    assert start(fake) == 0
+    assert len(fake.records) == 8
+
+
+def test_a_failed_cell_does_not_stop_the_others():
+    fake = FakeRunPy(breaks={("lora", 1e-2)})
+    assert start(fake) == 1
+    assert sum(r.status == "finished" for r in fake.records.values()) == 1 + 2 + 4
+    assert sum(r.status == "failed" for r in fake.records.values()) == 1
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, []), (1, []), (130, ["requeue 7_1"])])
+def test_the_slurm_script_runs_its_sweep_and_queues_itself_again(tmp_path, code, requeued):
+    """With stand-ins for srun and scontrol that write down what they are told."""
+    script = tmp_path / "job.sh"
+    script.write_text(starting.slurm_script([plan([]), plan([], CELLS[1])], ["paths.results=a b"]))
+    for name, ending in (("srun", f"exit {code}"), ("scontrol", "")):
+        stand_in = tmp_path / name
+        stand_in.write_text(f"""#!/bin/bash\n(IFS='|'; echo "{name}|$*") >> {tmp_path}/told\n{ending}\n""")
+        stand_in.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    assert subprocess.run(["bash", script], env=env).returncode == code
+    srun, *scontrol = (tmp_path / "told").read_text().splitlines()
+    _, ntasks, *command = srun.split("|")
+    assert ntasks == "--ntasks=1"
+    assert command[:3] == ["python", "run.py", "-m"]
+    assert "method=mora" in command
+    assert command[-1] == "paths.results=a b"
+    assert [line.replace("|", " ") for line in scontrol] == [f"scontrol {r}" for r in requeued]
+    text = script.read_text()
+    for wanted in ("array=0-1", "time=24:00:00", "signal=USR2@180", "requeue", "open-mode=append"):
+        assert f"#SBATCH --{wanted}\n" in text
+
+
+def test_the_slurm_script_of_nothing_does_nothing(tmp_path):
+    done = subprocess.run(
+        ["bash", "-c", starting.slurm_script([], [])], env={"SLURM_ARRAY_TASK_ID": "0"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "there is nothing to run\n")
+
+
+INTERRUPTIBLE = """
+import signal, sys, time
+count = 0
+def stop(*_):
+    global count
+    count += 1
+    print('checkpoint kept', flush=True)
+    sys.exit(130)
+signal.signal(signal.SIGINT, stop)
+print('training', flush=True)
+time.sleep(30)
+"""
+
+
+def test_an_interrupt_reaches_the_run_once_and_is_waited_for():
+    code = (
+        f"import signal, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+        "from experiments.study import start\n"
+        f"sys.exit(start.sweep([sys.executable, '-c', {INTERRUPTIBLE!r}]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout.readline() == "training\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the whole group
+        assert process.stdout.read() == "checkpoint kept\n"
+    assert process.returncode == 130
+
+
+@pytest.mark.slow
+def test_table_2_at_smoke_scale_killed_half_way(tmp_path):
+    command = [
+        sys.executable,
+        "scripts/plan.py",
+        "--table",
+        "2",
+        "--scale",
+        "smoke",
+        "--results",
+        str(tmp_path),
+        "--run",
+    ]
+    command += ["logger=none"]
+    runs = tmp_path / "runs"
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL) as first:
+        while len(list(runs.glob("*.json"))) < 5:
+            time.sleep(0.2)
+        os.killpg(first.pid, signal.SIGINT)
+    assert first.returncode == 130
+    before = {p.name: p.read_bytes() for p in runs.iterdir() if b'"finished"' in p.read_bytes()}
+    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0
+    assert all((runs / name).read_bytes() == content for name, content in before.items())
+    assert len(list(runs.glob("*.json"))) == 30
+    subprocess.run([sys.executable, "scripts/make_tables.py", "--results", tmp_path], cwd=ROOT, check=True)
+    table = (tmp_path / "tables" / "smoke" / "table2.md").read_text()
+    assert "Not run" not in table
+    assert table.count("(3)") >= 30
