@@ -53,7 +53,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         "quantization": config.quantization,
         "seed": config.seed,
         "model": fingerprint(config.model),
-        "task_version": tasks.get(t.name).version,
+        "task_version": tasks.of(config).version,
         "data": userfile.checked(t.train_file, t.prompt) if t.train_file else "",
     }
 

@@ -32,7 +32,7 @@ def run(config: RunConfig) -> Record:
     if ranks.given():
         ranks.join(config.hardware.device)
         config = ranks.agree(config)
-    task = tasks.get(config.task.name)
+    task = tasks.of(config)
     key = key_of(identity_of(config))
     store = Store(config.paths.results)
     # Asked before the claim as well, so that a finished cell in a folder that cannot be written is still recognised.
@@ -63,12 +63,12 @@ def finished_before(record: Record | None) -> Record | None:
 def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Record:
     """Train and measure; the caller holds the claim on `key`. On several ranks each of them comes here."""
     from .measure import update_spectrum
+    from .measure.evaluation import weights_on_every_rank
     from .store import provenance
     from .store.wandb_mirror import WandbMirror
     from .train import adapt, callbacks, cost
     from .train import trainer as training
     from .train.placement import base_dtype, place
-    from .train.sharding import gathered
 
     identity = identity_of(config)
     record = Record(key, name_of(config, identity), "running", cell_of(config), config.for_record(), identity)
@@ -124,15 +124,14 @@ def execute(config: RunConfig, task: tasks.Task, key: str, store: Store) -> Reco
         before = task.baseline(adapted.model, tokenizer, prepared) if trains else {}
         with contextlib.closing(bar) if bar else contextlib.nullcontext():
             state = training.train(trainer) if trains else trainer.state
-        with callbacks.measuring(adapted.model):
-            final = before | task.evaluate(adapted.model, tokenizer, prepared)
+        final = before | task.evaluate(adapted.model, tokenizer, prepared)
         record.metrics = {"final": final, "curve": curve(state.log_history)}
         if trains:
             training.save(trainer, store.model(key))
         record.cost = meter.read(state, prepared, config, store.model(key))
         if config.training.record_spectrum:
             start, *_ = base_models.of_run(config, dtype)
-            with gathered(adapted.model):
+            with weights_on_every_rank(adapted.model):
                 record.metrics["spectrum"] = update_spectrum.of_run(adapted.model, start)
         record.status = "finished"
     except (KeyboardInterrupt, SystemExit):  # the latter is how submitit leaves when it has queued the job again

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments import paper
+from experiments import paper, tasks
 from experiments.paper import Cell
 from experiments.store.records import Record
 from experiments.study import measures
@@ -74,7 +74,7 @@ def record(setting: Setting, rate: float, seed: int, *, status: str = "finished"
     score = round(100 * min(1.0, max(0.0, done)), 2)
     final: dict[str, float] = {}
     for name in {c.metric for n in paper.TABLES for c in paper.table(n).columns if c.task == cell.task}:
-        higher = paper.METRICS[name].higher_is_better
+        higher = tasks.metric(cell.task, name).higher_is_better
         final[name] = score if higher else round(30 - 4 * speed / 2 + 10 * wobble, 3)
     metrics: dict[str, Any] = {"final": final, "curve": curve}
     if cell.task == "pretrain":

@@ -9,8 +9,9 @@ from ..study.cells import published_for
 
 
 def headline(record: Record) -> float | None:
-    """The final value of the task's headline metric; None if the run has no such value."""
-    return record.metrics["final"].get(tasks.get(record.cell["task"]).headline)
+    """The value of the task's headline, or of the first of its stand-ins that the record holds."""
+    final = record.metrics["final"]
+    return next((final[name] for name in tasks.get(record.cell["task"]).headlines if name in final), None)
 
 
 def show(record: Record, config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""No overlap between what trains and what is measured: shared runs of 13 words."""
+"""Overlap between what trains and what is measured: two texts overlap if they share 13 words in a row."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-WORDS = 13  # the length that GPT-3 and much of the work after it uses
+WORDS = 13  # as in GPT-3's check of its training data
 _word = re.compile(r"[^\W_]+")
 
 
 def grams(text: str) -> set[str]:
-    """All runs of 13 words, in lower case and without punctuation; a shorter text is one run by itself."""
+    """All runs of 13 words in lower case, without punctuation. A shorter text is a single run."""
     words = _word.findall(text.lower())
     if len(words) <= WORDS:
         return {" ".join(words)} if words else set()
@@ -22,9 +22,9 @@ def grams(text: str) -> set[str]:
 
 
 def overlaps(texts: Iterable[str], measured: Iterable[str]) -> Iterator[bool]:
-    """For each text, whether it shares a run of words with any measured text."""
-    seen = set().union(*map(grams, measured))
-    return (not seen.isdisjoint(grams(text)) for text in texts)
+    """For each text, whether it overlaps with a measured text."""
+    measured_grams = set().union(*map(grams, measured))
+    return (not measured_grams.isdisjoint(grams(text)) for text in texts)
 
 
 def filtered(
@@ -35,29 +35,32 @@ def filtered(
     drop: bool | None,
     limit: int | None = None,
 ) -> tuple[list[T], dict[str, int]]:
-    """The training items that share no run of words with what is measured, and what was found, for the record.
+    """The training items that do not overlap with what is measured.
 
     Args:
-        task: Its name, for the line that says what was dropped.
-        train: Training items.
-        text: What is compared of an item.
-        measured: All that the task measures on.
-        drop: Whether to leave overlapping items out, or only to count them.
-        limit: As many items are wanted; the rest is not looked at.
+        task: The name of the task, for the message that says how many items were dropped.
+        train: The training items.
+        text: The text of an item that is compared.
+        measured: All texts that the task measures on.
+        drop: Whether to drop the items that overlap, or only to count them.
+        limit: Stop when there are so many items; None: look at all items.
+
+    Returns:
+        The items, and for the record: how many items were checked, how many overlap, how many were dropped.
     """
     items, checked, overlapping = [], 0, 0
-    ours, theirs = itertools.tee(train)
-    for item, shared in zip(ours, overlaps(map(text, theirs), measured), strict=True):
+    train, compared = itertools.tee(train)
+    for item, overlapped in zip(train, overlaps(map(text, compared), measured), strict=True):
         checked += 1
-        overlapping += shared
-        if not (shared and drop):
+        overlapping += overlapped
+        if not (overlapped and drop):
             items.append(item)
             if len(items) == limit:
                 break
     if overlapping:
-        what = "dropped" if drop else "kept, as published,"
+        action = "dropped" if drop else "kept, as published,"
         print(
-            f"{task}: {what} {overlapping} of {checked} training texts that share {WORDS} words in a row with what "
+            f"{task}: {action} {overlapping} of {checked} training texts that share {WORDS} words in a row with what "
             "is measured",
             file=sys.stderr,
         )

@@ -1,7 +1,8 @@
-"""Prompts as published, and where the loss counts.
+"""Prompts as published, and the tokens on which the loss counts.
 
-A prompt is a text with spans: the loss counts on tokens that lie in a span, which is the response and the end token.
-Text and spans are tokenised together, as the published code does, so that no token differs from theirs.
+A conversation becomes a transcript: a text with spans, each of which covers an answer and its end token. The loss
+counts on the tokens in a span. The whole text is tokenised at once, as in the published code, so that all tokens are
+the same as there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from ..errors import ConfigError
 from .rows import Rows, cached, fingerprint, tokenizer_fingerprint
 
-VERSIONS = {"alpaca": "alpaca-1", "open-instruct": "open-instruct-1"}  # recorded; raised when a text below changes
+# Records hold the version of the prompt. Raise a version when the text of the prompt changes.
+VERSIONS = {"alpaca": "alpaca-1", "open-instruct": "open-instruct-1"}
 
 ALPACA = (
     "Below is an instruction that describes a task. "
@@ -27,36 +29,36 @@ ALPACA_INPUT = (
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
 )
 
-Message = dict[str, str]  # role: system, user, assistant; content
+Message = dict[str, str]  # `role` (system, user or assistant) and `content`
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """A text and the character ranges on which the loss counts."""
+class Transcript:
+    """A conversation as one text, and the ranges of its characters on which the loss counts."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
 
     @property
     def question(self) -> str:
-        """All that stands before the last response."""
+        """The text before the last answer."""
         return self.text[: self.spans[-1][0]]
 
 
-def alpaca(messages: Sequence[Message], eos: str) -> Prompted:
-    """Stanford Alpaca's form, as MetaMath trains on it: one instruction, perhaps an input, one response.
+def alpaca(messages: Sequence[Message], eos: str) -> Transcript:
+    """The prompt of Stanford Alpaca, which MetaMath uses too: an instruction, perhaps an input, and an answer.
 
-    A system message, if there is one, is taken for Alpaca's input.
+    A system message becomes Alpaca's input.
     """
     by_role = {message["role"]: message["content"] for message in messages}
     form = ALPACA_INPUT if by_role.get("system") else ALPACA
     prompt = form.format(instruction=by_role["user"], input=by_role.get("system", ""))
     text = prompt + by_role["assistant"] + eos
-    return Prompted(text, ((len(prompt), len(text)),))
+    return Transcript(text, ((len(prompt), len(text)),))
 
 
-def open_instruct(messages: Sequence[Message], eos: str) -> Prompted:
-    """The role headers of open-instruct, which Tulu v2 was trained with; the end token closes each answer."""
+def open_instruct(messages: Sequence[Message], eos: str) -> Transcript:
+    """The role headers of open-instruct, with which Tulu v2 was trained. The end token closes each answer."""
     text, spans = "", []
     for message in messages:
         text += f"<|{message['role']}|>\n"
@@ -66,38 +68,33 @@ def open_instruct(messages: Sequence[Message], eos: str) -> Prompted:
             text += eos
             spans.append((start, len(text)))
         text += "\n"
-    return Prompted(text.rstrip("\n"), tuple(spans))
+    return Transcript(text.rstrip("\n"), tuple(spans))
 
 
 FORMS = {"alpaca": alpaca, "open-instruct": open_instruct}
 
 
 def pair(instruction: str, response: str, context: str = "") -> list[Message]:
-    """One question and its answer as messages; `context` is Alpaca's input."""
+    """A question and its answer as messages; `context` is Alpaca's input."""
     system = [{"role": "system", "content": context}] if context else []
     return [*system, {"role": "user", "content": instruction}, {"role": "assistant", "content": response}]
 
 
 def plain(messages: Sequence[Message]) -> str:
-    """All that is said in a conversation, for comparing texts."""
+    """The contents of all messages, for the comparison of texts."""
     return "\n".join(message["content"] for message in messages)
 
 
-def question(messages: Sequence[Message]) -> str:
-    """What the user says first."""
-    return next(message["content"] for message in messages if message["role"] == "user")
+def encode(transcript: Transcript, tokenizer: Any, max_length: int) -> tuple[list[int], list[bool]]:
+    """The first `max_length` token ids, and whether the loss counts on each of them.
 
-
-def encode(prompted: Prompted, tokenizer: Any, max_length: int) -> tuple[list[int], list[bool]]:
-    """Token ids, and whether the loss counts on each, cut to `max_length` from the right as published.
-
-    The end token counts wherever it closes an answer, also where the tokenizer pads with the same token: what
-    counts is told by place, never by id. A token that joins the end of the prompt with the start of the answer does
-    not count, as in the published code, which masks as many tokens as the prompt alone has.
+    The place of a token decides whether the loss counts on it, never its id: so the loss counts on the end token of an
+    answer also where the tokenizer pads with the end token. A token that joins the end of the prompt and the start of
+    the answer does not count, as in the published code, which masks as many tokens as the prompt alone has.
     """
-    encoded = tokenizer(prompted.text, return_offsets_mapping=True)
+    encoded = tokenizer(transcript.text, return_offsets_mapping=True)
     counted = [
-        end > start and any(first <= start < last for first, last in prompted.spans)
+        end > start and any(first <= start < last for first, last in transcript.spans)
         for start, end in encoded["offset_mapping"]
     ]
     return encoded["input_ids"][:max_length], counted[:max_length]
@@ -106,21 +103,23 @@ def encode(prompted: Prompted, tokenizer: Any, max_length: int) -> tuple[list[in
 def supervised(
     conversations: Sequence[Sequence[Message]], form: str, tokenizer: Any, max_length: int, cache: Path
 ) -> Rows:
-    """Rows for training on answers, cached. A row whose prompt alone fills `max_length` has no loss and is left out.
+    """The rows that train on the answers of conversations, cached.
+
+    A conversation whose first `max_length` tokens reach no answer is left out.
 
     Raises:
-        ConfigError: Every row is left out.
+        ConfigError: Every conversation is left out, or the tokenizer does not say which characters a token covers.
     """
     if not tokenizer.is_fast:
-        raise ConfigError(f"task.prompt: {form} needs a tokenizer that tells offsets; this model has a slow one")
-    wrap, eos = FORMS[form], tokenizer.eos_token
+        raise ConfigError(f"task.prompt: {form} needs a fast tokenizer, which gives offsets; this model has a slow one")
+    transcribe, eos = FORMS[form], tokenizer.eos_token
 
     def build() -> Rows:
-        encoded = (encode(wrap(messages, eos), tokenizer, max_length) for messages in conversations)
+        encoded = (encode(transcribe(messages, eos), tokenizer, max_length) for messages in conversations)
         return Rows.of((ids, counted) for ids, counted in encoded if any(counted))
 
-    shape = [VERSIONS[form], max_length, tokenizer_fingerprint(tokenizer)]
-    rows = cached(cache, fingerprint("supervised", list(map(list, conversations)), *shape), build)
+    settings = [VERSIONS[form], max_length, tokenizer_fingerprint(tokenizer)]
+    rows = cached(cache, fingerprint("supervised", list(map(list, conversations)), *settings), build)
     if not len(rows):
         raise ConfigError(f"task.max_length: no row has an answer within {max_length} tokens")
     return rows

@@ -1,4 +1,4 @@
-"""Benchmark questions in the form in which a model is asked."""
+"""Benchmark questions, in the form in which they are put to a model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from .prompts import FORMS, pair
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A question that is answered by the likeliest of some texts; a space stands between prompt and text."""
+class ChoiceQuestion:
+    """A question that a model answers with the likeliest of some texts.
+
+    Attributes:
+        prompt: The question. A space stands between the prompt and a choice.
+        choices: The texts.
+        gold: The index of the right choice.
+        kind: The group of the question, where a scorer averages over groups.
+    """
 
     prompt: str
     choices: tuple[str, ...]
     gold: int
-    kind: int = 0  # a group that a scorer may average over
+    kind: int = 0
 
 
 @dataclass(frozen=True)
-class Open:
-    """A question that is answered by greedy generation."""
+class OpenQuestion:
+    """A question that a model answers by greedy generation; `answer` is the right answer."""
 
     prompt: str
     answer: str
@@ -32,22 +39,25 @@ class Open:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions of one kind under one name.
+    """Questions of one kind, all `ChoiceQuestion` or all `OpenQuestion`.
 
     Attributes:
-        until: Texts that end a generation, beside the end token.
-        new_tokens: At most so many tokens are generated.
-        extract: A pattern with which lm-eval picks the answer for its own `exact_match`; the last match counts.
+        name: The name of the metric.
+        questions: The questions.
+        until: Texts that end a generated answer, beside the end token.
+        new_tokens: At most so many tokens are generated for an answer.
+        extract: The pattern that finds the answer in a generated text for lm-eval's own `exact_match`. The last match
+            counts.
     """
 
     name: str
-    questions: Sequence[Any]  # all Choice or all Open
+    questions: Sequence[Any]
     until: tuple[str, ...] = ()
     new_tokens: int = 0
     extract: str = ""
 
     def as_task(self, folder: Path) -> dict[str, Any]:
-        """lm-eval's configuration of it; the questions are written to `folder`."""
+        """The configuration of the benchmark for lm-eval. The questions are written to `folder`."""
         path = folder / f"{self.name}.jsonl"
         task: dict[str, Any] = {
             "task": self.name,
@@ -59,12 +69,12 @@ class Benchmark:
         }
         rows = []
         for q in self.questions:
-            if isinstance(q, Choice):
+            if isinstance(q, ChoiceQuestion):
                 rows.append({"prompt": q.prompt, "choices": list(q.choices), "gold": q.gold})
             else:
                 rows.append({"prompt": q.prompt, "answer": q.answer})
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        if isinstance(self.questions[0], Choice):
+        if isinstance(self.questions[0], ChoiceQuestion):
             metric = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
             kind = {"output_type": "multiple_choice", "doc_to_choice": "{{choices}}", "doc_to_target": "{{gold}}"}
             return task | kind | {"target_delimiter": " ", "metric_list": metric}
@@ -81,52 +91,57 @@ class Benchmark:
 
 
 T = TypeVar("T")
-VERSION = "questions-1"  # recorded; raised when a form below changes
+VERSION = "questions-1"  # part of records: raise it when the text of a question changes
 LETTERS = "ABCDE"
 STOP = {"alpaca": ("### Instruction:", "### Response:"), "open-instruct": ("<|user|>", "<|assistant|>")}
-# How lm-eval itself finds the answer in a generation: its `flexible-extract` for GSM8K; for MATH, what is marked.
+# Patterns that find the answer in a generated text: for GSM8K, lm-eval's own `flexible-extract`; for MATH, the text
+# behind MetaMath's mark; elsewhere the first line.
 GSM8K_EXTRACT = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
-ANY_EXTRACT = r"^\s*(.*)"  # the first line as it stands
 MARKED_EXTRACT = r"The answer is:\s*(.*)"
+ANY_EXTRACT = r"^\s*(.*)"
 
 
 def lettered(question: Question) -> str:
-    """MMLU's form (as in lm-eval): the question, one option a line, `Answer:`."""
+    """A question in MMLU's form, as in lm-eval: the question, an option on each line, `Answer:`."""
     options = "".join(f"\n{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False))
     return f"{question.text}{options}\nAnswer:"
 
 
 def mmlu(name: str, questions: Sequence[Question], examples: Sequence[Question], shots: int) -> Benchmark:
-    """MMLU, with the first `shots` development questions of the same subject before each question."""
-    asked = []
+    """MMLU. Before each question stand the first `shots` of the examples of the same subject, with their answers."""
+    choice_questions = []
     for question in questions:
         subject = question.subject.replace("_", " ")
         text = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
         for example in [e for e in examples if e.subject == question.subject][:shots]:
             text += f"{lettered(example)} {LETTERS[example.gold]}\n\n"
         letters = tuple(LETTERS[: len(question.options)])
-        asked.append(Choice(text + lettered(question), letters, question.gold))
-    return Benchmark(name, asked)
+        choice_questions.append(ChoiceQuestion(text + lettered(question), letters, question.gold))
+    return Benchmark(name, choice_questions)
 
 
 def exam(name: str, questions: Sequence[Question]) -> Benchmark:
-    """MedQA, as lm-eval asks it: lettered, without examples."""
-    asked = [Choice(f"Question: {lettered(q)}", tuple(LETTERS[: len(q.options)]), q.gold) for q in questions]
-    return Benchmark(name, asked)
+    """MedQA in lm-eval's form: lettered options, no examples."""
+    return Benchmark(
+        name,
+        [ChoiceQuestion(f"Question: {lettered(q)}", tuple(LETTERS[: len(q.options)]), q.gold) for q in questions],
+    )
 
 
 def abstracts(name: str, rows: Sequence[tuple[str, Question]]) -> Benchmark:
-    """PubMedQA, as lm-eval asks it: the abstract, the question, yes or no."""
-    asked = [Choice(f"Abstract: {text}\nQuestion: {q.text}\nAnswer:", q.options, q.gold) for text, q in rows]
-    return Benchmark(name, asked)
+    """PubMedQA in lm-eval's form: the abstract, the question; the answer is yes or no."""
+    return Benchmark(
+        name,
+        [ChoiceQuestion(f"Abstract: {text}\nQuestion: {q.text}\nAnswer:", q.options, q.gold) for text, q in rows],
+    )
 
 
 def problems(name: str, rows: Sequence[Problem], form: str, extract: str, new_tokens: int) -> Benchmark:
-    """Word problems in the prompt that the model was trained with, answered by generation."""
-    asked = [Open(FORMS[form](pair(p.question, ""), "").question, p.answer) for p in rows]
-    return Benchmark(name, asked, STOP[form], new_tokens, extract)
+    """Word problems in the prompt that the model trains with. The model generates the answers."""
+    open_questions = [OpenQuestion(FORMS[form](pair(p.question, ""), "").question, p.answer) for p in rows]
+    return Benchmark(name, open_questions, STOP[form], new_tokens, extract)
 
 
 def some(rows: Sequence[T], count: int | None, salt: str) -> list[T]:
-    """A subset drawn once and for all: the same questions for every run. None: all."""
+    """At most `count` rows, the same rows for every run; all rows where `count` is None."""
     return list(rows) if count is None else shuffled(rows, salt)[:count]

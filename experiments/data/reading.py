@@ -1,8 +1,8 @@
-"""Reading-comprehension form of a plain text (AdaptLLM, arXiv 2309.09530), ours from the published description.
+"""Plain text in reading-comprehension form (AdaptLLM, arXiv 2309.09530), written anew from the published description.
 
-The paper mines questions from the text itself with patterns and appends them to it: summarisation from the title,
-word-to-text from the domain's keywords, entailment and cause and effect from connectives, paraphrase from
-restatements, and text completion. Every question is asked in one of several wordings, drawn by a seed.
+AdaptLLM finds questions in a text with patterns, and appends the questions to the text: to sum the text up (from the
+title), to write a sentence from words (from the keywords of the domain), about entailment, cause and effect (from
+connectives), to paraphrase (from restatements), and to complete the text. A seed draws the wording of each question.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-VERSION = "reading-1"  # recorded; raised when the form changes
+VERSION = "reading-1"  # part of records: raise it when the form changes
 
 _sentence = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z\"'(\[])|\n+")
 _long_word = re.compile(r"[a-zA-Z][a-zA-Z-]{7,}")
@@ -29,7 +29,7 @@ KEYWORDS = (
     ("Write a sentence with these words from {domain}: {words}.", "{sentence}"),
     ("How would you use {words} in one sentence about {domain}?", "{sentence}"),
 )
-# Connective -> relation of the sentence before it to the one that it opens.
+# Connective -> relation between the sentence that the connective opens and the sentence before it.
 CONNECTIVES = {
     "therefore": "entailment",
     "thus": "entailment",
@@ -64,20 +64,26 @@ COMPLETION = (
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, split where a capital follows a full stop; at line ends too."""
+    """The sentences of a text, which is split at line ends and where a capital follows a full stop."""
     return [part.strip() for part in _sentence.split(text) if part.strip()]
 
 
 def keywords(documents: Sequence[str], background: Sequence[str], count: int = 2000) -> frozenset[str]:
-    """Long words that the domain's documents use more than general text does: the domain's vocabulary."""
+    """The vocabulary of a domain: long words that its documents use more often than general text does.
+
+    Args:
+        documents: Texts of the domain.
+        background: General texts.
+        count: At most so many words.
+    """
 
     def frequencies(texts: Sequence[str]) -> Counter[str]:
         return Counter(word for text in texts for word in {w.lower() for w in _long_word.findall(text)})
 
-    here, there = frequencies(documents), frequencies(background)
-    share = len(documents) / max(1, len(background))
-    scored = {w: n / (1 + share * there[w]) for w, n in here.items() if n > 1}
-    return frozenset(sorted(scored, key=lambda w: (-scored[w], w))[:count])
+    in_domain, in_background = frequencies(documents), frequencies(background)
+    ratio = len(documents) / max(1, len(background))
+    scores = {word: n / (1 + ratio * in_background[word]) for word, n in in_domain.items() if n > 1}
+    return frozenset(sorted(scores, key=lambda word: (-scores[word], word))[:count])
 
 
 def comprehension(
@@ -90,43 +96,44 @@ def comprehension(
     own_questions: Mapping[str, str] | None = None,
     limit: int = 6,
 ) -> str:
-    """The text, followed by questions about it with their answers.
+    """A text, followed by questions about the text and their answers.
 
     Args:
-        text: A document.
-        seed: Decides wordings and which questions are kept; the same seed gives the same result.
-        domain: Its name, as used in the questions.
-        title: The document's title, if it has one.
-        vocabulary: Words of the domain, for word-to-text questions (see `keywords`).
-        own_questions: Questions that come with the document, and their answers. These are always kept.
+        text: The text.
+        seed: Draws the wordings and the questions. The same seed gives the same result.
+        domain: The domain in the questions.
+        title: The title of the text, if it has one.
+        vocabulary: Words of the domain (see `keywords`).
+        own_questions: Questions that come with the text, and their answers. All of them are asked.
         limit: At most so many questions are asked.
     """
     draw = random.Random(f"{seed}-{text[:200]}")
-    body, asked = text.strip(), _mined(text, draw, domain, title, vocabulary)
-    draw.shuffle(asked)
+    body, pairs = text.strip(), _questions(text, draw, domain, title, vocabulary)
+    draw.shuffle(pairs)
     own = list((own_questions or {}).items())
-    asked = own + asked[: max(0, limit - len(own))]
+    pairs = own + pairs[: max(0, limit - len(own))]
     parts = sentences(body)
-    if not asked and len(parts) >= 4:
-        # Nothing to ask about: the text itself becomes the question, cut at a sentence.
+    if not pairs and len(parts) >= 4:
+        # No question was found: the first part of the text becomes the question, the rest the answer.
         cut = draw.randrange(1, len(parts) - 1)
         question, answer = draw.choice(COMPLETION)
         start, rest = " ".join(parts[:cut]), " ".join(parts[cut:])
         return question.format(start=start) + "\n" + answer.format(rest=rest)
-    if not asked:
+    if not pairs:
         return body
     opening = draw.choice(OPENINGS).format(domain=domain, text=body)
-    lines = [f"Question: {question}\nAnswer: {answer}" for question, answer in asked]
+    lines = [f"Question: {question}\nAnswer: {answer}" for question, answer in pairs]
     return "\n\n".join([opening, draw.choice(BRIDGES), *lines])
 
 
-def _mined(
+def _questions(
     text: str, draw: random.Random, domain: str, title: str | None, vocabulary: frozenset[str]
 ) -> list[tuple[str, str]]:
-    asked: list[tuple[str, str]] = []
+    """The questions that the patterns find in a text, and their answers."""
+    pairs: list[tuple[str, str]] = []
 
     def ask(form: tuple[str, str], **words: str) -> None:
-        asked.append((form[0].format(**words), form[1].format(**words)))
+        pairs.append((form[0].format(**words), form[1].format(**words)))
 
     if title:
         ask(draw.choice(TITLE), title=title)
@@ -143,7 +150,7 @@ def _mined(
             if re.match(rf"{connective},? ", second, flags=re.I):
                 rest = re.sub(rf"^{connective},? ", "", second, flags=re.I)
                 ask(RELATIONS[relation], first=first, second=_capital(rest))
-    return asked
+    return pairs
 
 
 def _capital(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Tokenised training rows, stored flat, and their cache on disk."""
+"""Tokenised rows: their form in memory, their cache on the disk, and the batch that is made of them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ if TYPE_CHECKING:
 
 
 IGNORED = -100  # the label of a token on which no loss counts
-
-
-FORMAT = 1  # part of the cache's file names: raise it when the way rows are built or stored changes
+FORMAT = 1  # part of the names of the cache's files: raise it when rows are built or stored in another way
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """Rows of different lengths in three arrays.
+    """Rows of different lengths, stored in three arrays.
 
     Args:
-        ids: Token ids of all rows, one after the other: (tokens,) int32.
-        counted: Whether the loss counts on the token: (tokens,) bool.
-        ends: Where each row ends in them: (rows,) int64.
+        ids: The token ids of all rows, one row after the other: (tokens,) int32.
+        counted: Whether the loss counts on each token: (tokens,) bool.
+        ends: The position in `ids` behind the last token of each row: (rows,) int64.
     """
 
     def __init__(self, ids: np.ndarray, counted: np.ndarray, ends: np.ndarray) -> None:
@@ -38,11 +36,11 @@ class Rows(Sequence[dict[str, Any]]):
 
     @classmethod
     def of(cls, rows: Iterable[tuple[Any, Any]]) -> Rows:
-        """From pairs of token ids and whether the loss counts on each."""
+        """The rows of pairs: token ids, and whether the loss counts on each token."""
         ids, counted = [], []
-        for i, c in rows:  # made small one by one: at paper scale a list of lists would not fit into memory
-            ids.append(np.asarray(i, np.int32))
-            counted.append(np.asarray(c, bool))
+        for row_ids, row_counted in rows:  # at paper scale lists of Python numbers would not fit into memory
+            ids.append(np.asarray(row_ids, np.int32))
+            counted.append(np.asarray(row_counted, bool))
         ends = np.cumsum([len(i) for i in ids], dtype=np.int64)
         return cls(np.concatenate([np.zeros(0, np.int32), *ids]), np.concatenate([np.zeros(0, bool), *counted]), ends)
 
@@ -50,7 +48,7 @@ class Rows(Sequence[dict[str, Any]]):
         return len(self.ends)
 
     def __getitem__(self, index: Any) -> Any:
-        """`input_ids` and `labels` of one row, or the `Rows` of a slice."""
+        """The `input_ids` and `labels` of a row, or the `Rows` of a slice."""
         import torch
 
         if isinstance(index, slice):
@@ -67,25 +65,25 @@ class Rows(Sequence[dict[str, Any]]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row: (rows,)."""
+        """The number of tokens of each row: (rows,)."""
         return np.diff(self.ends, prepend=0)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """What a tokenizer does to a text, as a hash; padding and truncation, which callers set in passing, left out."""
+    """A hash of what a tokenizer does to a text. Padding and truncation, which any caller may set, do not count."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        described: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+        content: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
     else:
-        described = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
-    return fingerprint(described, tokenizer.bos_token_id, tokenizer.eos_token_id)
+        content = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+    return fingerprint(content, tokenizer.bos_token_id, tokenizer.eos_token_id)
 
 
 def fingerprint(*parts: Any) -> str:
-    """A hash of values that JSON can hold: 16 hexadecimal digits."""
+    """A hash of values that JSON can express: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
-        for item in part if isinstance(part, list) else [part]:  # a list of documents may be too long for one text
+        for item in part if isinstance(part, list) else [part]:  # all documents of a list may not fit into one text
             digest.update(json.dumps(item, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
             digest.update(b"\0")
         digest.update(b"\1")
@@ -93,7 +91,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def cached(cache: Path, key: str, build: Callable[[], Rows]) -> Rows:
-    """The rows of `key`, from the disk or built and stored there. `key` says all that the rows depend on."""
+    """The rows of a key: read from the disk, or built and stored there. The key covers all that the rows depend on."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file, save_file
 
@@ -112,9 +110,9 @@ def cached(cache: Path, key: str, build: Callable[[], Rows]) -> Rows:
 
 
 def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Rows of `input_ids` and `labels`, each (length,) -> one batch (rows, longest), padded on the right.
+    """Make a batch (rows, longest) of rows of `input_ids` and `labels`, each (length,), padded on the right.
 
-    The pad id is irrelevant: padding is masked out of the attention and carries no loss.
+    Any pad id will do: the attention mask hides the padding, and no loss counts on it.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Plain text as full windows: documents joined with the end token, cut every `length` tokens."""
+"""Plain text as windows: documents are joined with end tokens and cut every `length` tokens."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .rows import Rows, cached, fingerprint, tokenizer_fingerprint
 
 
 def windows(documents: Iterable[str], tokenizer: Any, length: int, *, keep_rest: bool) -> Iterator[list[int]]:
-    """Windows of `length` token ids from a stream of documents; an end token stands behind each document.
+    """Windows of `length` token ids from a stream of documents, with an end token behind each document.
 
     Args:
         documents: Texts.
-        tokenizer: One with an end token. Its own special tokens are not added.
+        tokenizer: A tokenizer that has an end token. It adds no special tokens of its own.
         length: Tokens a window.
-        keep_rest: Whether what fills no window is given as a last, shorter one.
+        keep_rest: Whether the last tokens, which do not fill a window, become a shorter window.
     """
     buffer: list[int] = []
     for document in documents:
@@ -31,10 +31,10 @@ def windows(documents: Iterable[str], tokenizer: Any, length: int, *, keep_rest:
 
 
 def packed(documents: list[str], tokenizer: Any, length: int, cache: Path, *, keep_rest: bool = False) -> Rows:
-    """The windows as rows whose loss counts on every token, cached.
+    """The windows of documents as rows, cached. The loss counts on every token.
 
     Raises:
-        ConfigError: There is text, but not enough for one window.
+        ConfigError: The documents do not fill one window.
     """
     key = fingerprint("packed", documents, tokenizer_fingerprint(tokenizer), length, keep_rest)
     rows = cached(

@@ -1,8 +1,8 @@
-"""Arithmetic word problems from gsm_symbolic's templates.
+"""Arithmetic word problems from the templates of gsm_symbolic.
 
-The templates are generator functions, so this is the one place that runs something out of a package: the two files
-named in `sources`, in a Python of their own that sees nothing of this project nor of the user's environment. Their
-sums are checked each time, since the package's was only checked when it came.
+The templates are Python functions. So this module runs code of a data package, and no other module does: the code of
+the two files in the source `gsm-symbolic`, in a Python process that sees neither this project nor the environment of
+the user. The sha256 of the files is checked at each run, since that of the package is checked at the download only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import ConfigError
 from .corpora import Problem
 from .sources import fetch
 
-# What the two files import from their package: a number test and a number format, written here.
+# The two files import a test and a format of numbers from their package; both are written here instead.
 _CHILD = """
 import json, random, sys, types
 from fractions import Fraction
@@ -57,58 +57,66 @@ _equation = re.compile(r"(?<![\d/.*x-])(\d[\d,.]*) ([-+*/x]) (\d[\d,.]*) = \$?(\
 
 
 def generate(cache: Path, each: int) -> list[tuple[str, Problem]]:
-    """(template, problem) for `each` draws of every template, without those whose worked answer is wrong."""
+    """Draw `each` problems from every template, and leave out the problems whose solution is wrong.
+
+    Returns:
+        The name of the template and the problem, for each problem.
+
+    Raises:
+        ConfigError: A file of templates has changed since it was unpacked.
+    """
     code = json.dumps([_checked(path) for path in fetch("gsm-symbolic", cache).values()])
     command = [sys.executable, "-I", "-c", _CHILD, str(each)]
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    done = subprocess.run(command, input=code, capture_output=True, text=True, check=True, env=kept)
+    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    child = subprocess.run(command, input=code, capture_output=True, text=True, check=True, env=environment)
     problems = []
-    for line in done.stdout.splitlines():
-        template, question, worked, answer = json.loads(line)
-        solution, _, final = worked.rpartition("\n#### ")
+    for line in child.stdout.splitlines():
+        template, question, steps, answer = json.loads(line)
+        solution, _, final = steps.rpartition("\n#### ")
         if solution and final.strip() == answer and answer.lstrip("-").isdigit() and consistent(solution):
             problems.append((template, Problem(question, solution, answer)))
     return problems
 
 
 def _checked(path: Path) -> str:
-    """The code in a file, if it is the one that was read by us.
+    """The code in a file of templates.
 
     Raises:
-        ConfigError: It has another sha256.
+        ConfigError: The file has another sha256 than the file that we have read.
     """
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != SHA256[path.name]:
         raise ConfigError(
-            f"{path} is not the file that was unpacked, and is not run; remove its folder to fetch it again"
+            f"{path} has changed since it was unpacked, and is not run; remove its folder to fetch it again"
         )
     return content.decode()
 
 
 def consistent(solution: str) -> bool:
-    """Whether every `a + b = c` in a solution is true, to half a unit of the last digit shown."""
+    """Whether every equation `a + b = c` in a solution is true, to half a unit of the last digit of `c`."""
     for left, sign, right, result in _equation.findall(solution):
         a, b, c = (float(number.replace(",", "").rstrip(".")) for number in (left, right, result))
         if sign == "/" and b == 0:
             return False
         value = {"+": a + b, "-": a - b, "*": a * b, "x": a * b, "/": a / b if b else 0.0}[sign]
-        shown = result.replace(",", "").partition(".")[2]
-        if abs(value - c) > 0.5 * 10 ** -len(shown) + 1e-9:
+        decimals = result.replace(",", "").partition(".")[2]
+        if abs(value - c) > 0.5 * 10 ** -len(decimals) + 1e-9:
             return False
     return True
 
 
 def trigrams(text: str) -> set[tuple[str, ...]]:
-    """Runs of three words; digits are left out, since a template changes them."""
+    """All runs of three words. Digits do not count, since a template changes them."""
     words = re.findall(r"[a-z]+", text.lower())
     return set(zip(words, words[1:], words[2:], strict=False))
 
 
 def is_paraphrased(question: str, templates: Iterable[set[tuple[str, ...]]]) -> bool:
-    """Whether a GSM8K question is likely the original of a template: a tenth of its trigrams are one template's.
+    """Whether a GSM8K question is likely the original of a template: the two share a tenth of the question's trigrams.
 
-    Measured over the 100 templates: the nearest question shares .14 to 1 of its trigrams, the second nearest at most
-    .26 and mostly under .1. The low bar costs some innocent questions and lets no original through.
+    Measured for the 100 templates: the nearest question shares 0.14 to 1 of its trigrams with the template, the second
+    nearest at most 0.26 and mostly less than 0.1. The low limit takes some questions for originals that are none, and
+    misses no original.
     """
     own = trigrams(question)
     return bool(own) and any(len(own & template) / len(own) >= 0.1 for template in templates)

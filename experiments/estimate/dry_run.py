@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .. import tasks
 from ..errors import ConfigError
 from ..spec import shapes
 from ..spec.run_config import Method, RunConfig
 
 UTILISATION = 0.4  # of the peak: what large matrices reach in practice. A guess, not a measurement
-UUID_TOKENS = 74  # <s>, two UUIDs of 36 characters, two signs between: a token a character, at most
 ADAM_STATES = 2
 GIB = 2**30
 
@@ -61,11 +61,6 @@ class Estimate:
     flops: tuple[float, float]
 
 
-def length_of(config: RunConfig) -> int:
-    """Tokens of a training row, at most."""
-    return config.task.max_length or UUID_TOKENS
-
-
 def shape_of(config: RunConfig) -> shapes.Shape:
     """The shape of the run's model.
 
@@ -101,7 +96,7 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
     placement = Placement("cuda" if h.device == "gpu" else "cpu", h.precision)
     share = max(1, t.batch_size // devices)
     rows = min(h.device_batch_size or share, share)
-    length = length_of(config)
+    length = tasks.of(config).row_tokens(config)
 
     parameters = [*trace.adapted(config, shape, placement).named_parameters()]
     training = [p for _, p in parameters if p.requires_grad]
@@ -173,6 +168,8 @@ SHARDED = {
 
 def table(config: RunConfig) -> str:
     """The estimate as a page for people, beside that of LoRA at the same rank."""
+    row_tokens = tasks.of(config).row_tokens(config)  # before anything heavy is imported: this may be refused
+
     from tabulate import tabulate
 
     from ..identity import name_of
@@ -212,7 +209,7 @@ def table(config: RunConfig) -> str:
     base = f"{config.model}, base weights {config.quantization if config.quantization != 'none' else 'not quantized'}"
     lines = [
         f"dry run of {name_of(config)}: {base}",
-        f"{t.steps:,} steps of {t.batch_size} rows of at most {length_of(config)} tokens on {where}, {rows} rows at a "
+        f"{t.steps:,} steps of {t.batch_size} rows of at most {row_tokens} tokens on {where}, {rows} rows at a "
         "time; memory is that of one device",
         "",
         tabulate(numbers, ("", *columns), disable_numparse=True, colalign=("left", *("right" for _ in columns))),

@@ -1,6 +1,6 @@
-"""Measuring a model in memory: loss on texts, and benchmarks through lm-eval.
+"""Measuring a model in memory: the loss on rows, and benchmarks through lm-eval.
 
-Nothing here leaves a trace: the global random state and the model's mode are as they were found.
+A measurement leaves no trace: `evaluation_mode` puts the global random states and the mode of the model back.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data.questions import Benchmark, Choice
+from ..data.questions import Benchmark, ChoiceQuestion
 from ..data.rows import Rows
 from ..spec import ranks
 
-TOKENS_A_BATCH = 2048  # padded tokens whose logits are held at once
+TOKENS_A_BATCH = 2048  # padded tokens whose logits are in memory at once
 
 
 @dataclass
 class Answers:
-    """What a model answered.
+    """The answers of a model to the questions of one benchmark.
 
     Attributes:
-        lm_eval: lm-eval's own number, a fraction: `acc` of choices, `exact_match` of generations.
-        likelihoods: Log-likelihood of every choice of every question, in nats.
-        texts: The generations.
+        lm_eval: lm-eval's own score, a fraction: `acc` for choices, `exact_match` for generated texts.
+        likelihoods: The log-likelihood of every choice of every question, in nats.
+        texts: The generated texts.
     """
 
     lm_eval: float
@@ -43,8 +43,11 @@ class Answers:
 
 
 @contextlib.contextmanager
-def undisturbed(model: Any) -> Iterator[None]:
-    """Evaluation mode; afterwards the mode and every global random state are put back."""
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Evaluation mode and inference mode, with the whole weights on every rank.
+
+    At the end the mode of the model and every global random state are what they were before.
+    """
     import numpy as np
     import torch
 
@@ -52,7 +55,7 @@ def undisturbed(model: Any) -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
     model.eval()
     try:
-        with torch.random.fork_rng(), torch.inference_mode():
+        with torch.random.fork_rng(), weights_on_every_rank(model), torch.inference_mode():
             yield
     finally:
         model.train(was_training)
@@ -60,11 +63,36 @@ def undisturbed(model: Any) -> Iterator[None]:
         np.random.set_state(states[1])
 
 
+@contextlib.contextmanager
+def weights_on_every_rank(model: Any) -> Iterator[None]:
+    """Gather the weights that FSDP shards, so that every rank can compute on its own; else nothing happens."""
+    from torch.distributed.fsdp import FSDPModule
+
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    states = [shard._get_fsdp_state() for shard in shards]
+    meshes = [(group, group.post_forward_mesh_info) for state in states for group in state._fsdp_param_groups]
+    for shard in shards:
+        shard.set_reshard_after_forward(False, recurse=False)
+        shard.unshard()
+    try:
+        yield
+    finally:
+        for group, mesh in meshes:
+            group.post_forward_mesh_info = mesh
+            # The next backward pass prefetches by the order of the forward passes before it. Ranks that have measured
+            # different numbers of batches would prefetch different layers and wait for one another for ever.
+            group._post_forward_indices.clear()
+        for state in states:
+            state._comm_ctx.post_forward_order.clear()
+        for shard in shards:
+            shard.reshard()
+
+
 @dataclass(frozen=True)
 class Loss:
-    """Summed loss in nats, and the number of tokens on which it counts: over the whole of a held-out slice.
+    """The sum of the loss over held-out rows, in nats, and the number of tokens on which the loss counts.
 
-    The first token of each row is context only, since nothing stands before it.
+    No loss counts on the first token of a row, since no token stands before it.
     """
 
     nats: float
@@ -72,7 +100,7 @@ class Loss:
 
     @classmethod
     def of(cls, model: Any, rows: Rows) -> Loss:
-        """Measured on `rows`; the sum is kept in double precision, and rows of like length share a batch."""
+        """The loss of a model on rows. The sum is in double precision; rows of similar length share a batch."""
         import torch
 
         from ..data.rows import collate
@@ -84,17 +112,17 @@ class Loss:
             batches.append(order[:size])
             order = order[size:]
 
-        def measure(indices: list[int]) -> tuple[float, int]:
+        def batch_loss(indices: list[int]) -> tuple[float, int]:
             batch = {k: v.to(model.device) for k, v in collate([rows[i] for i in indices]).items()}
             labels = batch.pop("labels")[:, 1:]
             logits = model(**batch, use_cache=False).logits[:, :-1]
-            wanted = labels >= 0
-            each = torch.nn.functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="none")
-            return each.double().sum().item(), int(wanted.sum())
+            counts = labels >= 0
+            nats = torch.nn.functional.cross_entropy(logits[counts].float(), labels[counts], reduction="none")
+            return nats.double().sum().item(), int(counts.sum())
 
         nats, tokens = 0.0, 0
-        with undisturbed(model):
-            for batch_nats, batch_tokens in ranks.divided(batches, measure):
+        with evaluation_mode(model):
+            for batch_nats, batch_tokens in ranks.divided(batches, batch_loss):
                 nats += batch_nats
                 tokens += batch_tokens
         return cls(nats, tokens)
@@ -106,56 +134,63 @@ class Loss:
 
     @property
     def perplexity(self) -> float:
-        """Of the whole slice: exp of the token-weighted mean loss. The one definition, which every table uses."""
-        return math.exp(min(self.mean, 700.0))  # beyond that a float overflows
+        """The exponential of the mean loss over all tokens of all rows. Every table uses this definition."""
+        return math.exp(min(self.mean, 700.0))  # the exponential of more overflows a float
 
     @property
     def bits(self) -> float:
-        """The sum in bits; over the UTF-8 length of the text it is comparable across tokenizers."""
+        """The sum in bits. Divided by the UTF-8 length of the text, it is comparable across tokenizers."""
         return self.nats / math.log(2)
 
 
 def ask(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark], batch_size: int) -> dict[str, Answers]:
-    """Put the questions of all benchmarks to the model through lm-eval, in one pass and with its progress bars."""
+    """Put the questions of all benchmarks to the model through lm-eval, in one pass with its progress bars.
+
+    Args:
+        model: The model.
+        tokenizer: The tokenizer of the model.
+        benchmarks: The benchmarks; a benchmark without questions has no answers.
+        batch_size: How many questions the model computes at once.
+
+    Returns:
+        The answers by the name of the benchmark.
+    """
     benchmarks = [b for b in benchmarks if b.questions]
     if not benchmarks:
         return {}
-    import torch
-
-    with undisturbed(model), tempfile.TemporaryDirectory(prefix="mora-lm-eval-") as folder, _quiet():
+    with evaluation_mode(model), tempfile.TemporaryDirectory(prefix="mora-lm-eval-") as folder, _quiet():
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
 
         from .lm_eval import DividedLM
 
         starts_with_bos = tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
-        with torch.inference_mode():
-            output = simple_evaluate(
-                model=DividedLM(
-                    pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=starts_with_bos
-                ),
-                tasks=[b.as_task(Path(folder)) for b in benchmarks],
-                task_manager=TaskManager(include_path=folder, include_defaults=False),
-                num_fewshot=0,
-                bootstrap_iters=0,
-                log_samples=True,
-            )
-    # lm-eval sums up on the first rank of a node alone.
+        output = simple_evaluate(
+            model=DividedLM(
+                pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=starts_with_bos
+            ),
+            tasks=[b.as_task(Path(folder)) for b in benchmarks],
+            task_manager=TaskManager(include_path=folder, include_defaults=False),
+            num_fewshot=0,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    # lm-eval returns results on the first rank of a node only.
     return ranks.agree({b.name: _answers(b, output) for b in benchmarks} if output else {})
 
 
 def _answers(benchmark: Benchmark, output: dict[str, Any]) -> Answers:
     samples = sorted(output["samples"][benchmark.name], key=lambda sample: sample["doc_id"])
     scores = output["results"][benchmark.name]
-    if isinstance(benchmark.questions[0], Choice):
-        likelihoods = [[float(answer[0][0]) for answer in sample["resps"]] for sample in samples]
+    if isinstance(benchmark.questions[0], ChoiceQuestion):
+        likelihoods = [[float(choice[0][0]) for choice in sample["resps"]] for sample in samples]
         return Answers(float(scores["acc,none"]), likelihoods=likelihoods)
     return Answers(float(scores["exact_match,extract"]), texts=[str(sample["resps"][0][0]) for sample in samples])
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval tells about every default it takes; only its warnings and progress bars are of use."""
+    """Hide what lm-eval logs about its defaults, and the bars of `datasets`. lm-eval's own bars stay."""
     import logging
 
     import datasets

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def bar(**options: Any) -> Any:
-    """A progress bar on standard error; where that is a file, it grows by a line a minute and one a logged loss."""
+    """A progress bar on standard error. A file gets a line each minute, and a line for each loss that is logged."""
     from tqdm import tqdm
 
     return tqdm(**options, dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60)

@@ -1,6 +1,6 @@
-"""The scorers of the benchmarks that the paper reports. All of them take texts or labels; none needs a model.
+"""The scorers of the paper's benchmarks. A scorer takes texts or labels, and needs no model.
 
-Results are fractions in [0, 1].
+A score is a fraction in [0, 1].
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-# Recorded with each result; raised when a scorer changes what it says about any text.
+# A record holds the versions of its scorers. Raise a version when the scorer gives another score for any text.
 VERSIONS = {
     "metamath": 1,
     "weighted_f1": 1,
@@ -27,41 +27,45 @@ _mixed = re.compile(r"([-+]?)\s*(\d+)\s+(\d+)/(\d+)")
 
 
 def marked_answer(text: str) -> str:
-    """What stands behind the last `The answer is:`, up to the end of its line; empty where the mark is missing."""
+    """The text behind the last `The answer is:`, up to the end of its line; empty where the mark is missing."""
     _, mark, rest = text.rpartition(ANSWER_MARK)
     lines = rest.strip().splitlines()
     return lines[0].strip() if mark and lines else ""
 
 
 def number(text: str) -> Fraction | None:
-    """The first number of a text, exactly, or None where there is none.
+    """The exact value of the first number in a text; None where the text has no number.
 
-    Thousands commas, signs, decimals, fractions and mixed numbers are read; currency signs and units are passed over.
+    Commas between thousands, signs, decimals, fractions and mixed numbers are read. Currency signs and units are
+    ignored.
     """
     mixed = _mixed.search(text)
-    found = _number.search(text.replace("- ", "-").replace("$", ""))
-    if mixed and int(mixed[4]) and (not found or mixed.start(2) <= found.end()):
+    match = _number.search(text.replace("- ", "-").replace("$", ""))
+    if mixed and int(mixed[4]) and (not match or mixed.start(2) <= match.end()):
         value = Fraction(int(mixed[2])) + Fraction(int(mixed[3]), int(mixed[4]))
         return -value if mixed[1] == "-" else value
-    if not found:
+    if not match:
         return None
-    top, _, bottom = found.group().replace(",", "").rstrip(".").partition("/")
+    top, _, bottom = match.group().replace(",", "").rstrip(".").partition("/")
     if bottom and int(bottom) == 0:
         return None
     return Fraction(top) / (int(bottom) if bottom else 1)
 
 
 def gsm8k_right(generated: str, answer: str) -> bool:
-    """MetaMath's rule: the number behind `The answer is:` is the answer.
+    """MetaMath's rule for GSM8K: whether the number behind `The answer is:` has the value of the answer.
 
-    Numbers are compared by value. MetaMath's own script rounds both to integers first, which would take 3.4 for 3.
+    MetaMath's own script rounds both numbers to integers first, and would take 3.4 for 3.
     """
     guess = number(marked_answer(generated))
     return guess is not None and guess == number(answer)
 
 
 def tidy_latex(answer: str) -> str:
-    """A MATH answer in one spelling: no spaces, units, text, dollar signs or sizes; fractions and roots in braces."""
+    """A MATH answer in a standard spelling.
+
+    Spaces, units, text commands, dollar signs and sizes of brackets are removed; fractions and roots get braces.
+    """
     text = answer.strip().rstrip(".").strip("$")
     text = re.sub(r"\\text\s*\{\s*(?:and|or)\s*\}", ",", text)
     text = re.sub(r"(?<=[\d}])\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\^\d)?", "", text)  # a unit behind a number
@@ -81,53 +85,49 @@ def tidy_latex(answer: str) -> str:
     return re.sub(r"^(-?)(\d+)/(\d+)$", r"\1\\frac{\2}{\3}", text)
 
 
-def _value(tidied: str) -> Fraction | None:
-    """The number that a tidied answer is, if it is one."""
-    match = re.fullmatch(r"(-?)\\frac\{(-?\d+)\}\{(-?\d+)\}", tidied)
+def _value(answer: str) -> Fraction | None:
+    """The value of an answer in the standard spelling; None where the answer is no number."""
+    match = re.fullmatch(r"(-?)\\frac\{(-?\d+)\}\{(-?\d+)\}", answer)
     if match and int(match[3]):
         return (-1 if match[1] else 1) * Fraction(int(match[2]), int(match[3]))
-    return Fraction(tidied) if re.fullmatch(r"-?\d+(?:\.\d+)?", tidied) else None
+    return Fraction(answer) if re.fullmatch(r"-?\d+(?:\.\d+)?", answer) else None
 
 
 def math_right(generated: str, answer: str) -> bool:
-    """MetaMath's rule for MATH: what stands behind `The answer is:` equals the answer once both are tidied."""
+    """MetaMath's rule for MATH: whether the text behind `The answer is:` equals the answer, in spelling or value."""
     guess, truth = tidy_latex(marked_answer(generated)), tidy_latex(answer)
     if not guess:
         return False
     return guess == truth or (_value(guess) is not None and _value(guess) == _value(truth))
 
 
-def accuracy(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
-    return sum(p == t for p, t in zip(predictions, labels, strict=True)) / len(labels)
-
-
 def weighted_f1(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
-    """F1 of each class that occurs among the labels, weighted by how often it does (FPB, FiQA SA)."""
-    total = 0.0
-    for name in set(labels):
-        hits = sum(p == t == name for p, t in zip(predictions, labels, strict=True))
-        said, there = sum(p == name for p in predictions), sum(t == name for t in labels)
-        total += there * 2 * hits / (said + there)
-    return total / len(labels)
+    """The F1 of each class, weighted by the number of its labels (FPB, FiQA SA)."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="weighted", zero_division=0.0))
 
 
-def headline_f1(predictions: Sequence[Any], labels: Sequence[Any], classes: Sequence[Any]) -> float:
+def headline_f1(predictions: Sequence[Any], labels: Sequence[Any], kinds: Sequence[Any]) -> float:
     """Headline: the weighted F1 of each kind of question, averaged over the kinds."""
     scores = []
-    for kind in sorted(set(classes)):
-        rows = [i for i, c in enumerate(classes) if c == kind]
+    for kind in sorted(set(kinds)):
+        rows = [i for i, question_kind in enumerate(kinds) if question_kind == kind]
         scores.append(weighted_f1([predictions[i] for i in rows], [labels[i] for i in rows]))
     return sum(scores) / len(scores)
 
 
 def entities(text: str) -> set[tuple[str, str]]:
-    """`name (TYPE), other name (TYPE)` -> its set of names with their types, without regard to case."""
-    found = re.findall(r"([^(),;\n]+?)\s*\(\s*([A-Za-z]+)\s*\)", text)
-    return {(" ".join(name.lower().split()), kind.upper()) for name, kind in found if name.strip()}
+    """The names in a text such as `name (TYPE), other name (TYPE)`, with their types; case does not count."""
+    pairs = re.findall(r"([^(),;\n]+?)\s*\(\s*([A-Za-z]+)\s*\)", text)
+    return {(" ".join(name.lower().split()), kind.upper()) for name, kind in pairs if name.strip()}
 
 
 def entity_f1(generated: Sequence[str], gold: Sequence[str]) -> float:
-    """NER: F1 over the named entities of each sentence, averaged over sentences; two empty sets agree."""
+    """NER: the F1 of the named entities of each sentence, averaged over the sentences.
+
+    A sentence without entities scores 1 if none was generated.
+    """
     scores = []
     for guess, truth in zip(map(entities, generated), map(entities, gold), strict=True):
         scores.append(2 * len(guess & truth) / (len(guess) + len(truth)) if guess or truth else 1.0)
@@ -135,7 +135,7 @@ def entity_f1(generated: Sequence[str], gold: Sequence[str]) -> float:
 
 
 def amounts(text: str) -> list[float]:
-    """The numbers of a text's first line; a percentage is a hundredth, a number in brackets is negative."""
+    """The numbers in the first line of a text. A percentage is divided by 100; a number in brackets is negative."""
     line = text.strip().split("\n")[0]
     values = []
     for match in re.finditer(r"(\()?\s*\$?\s*([-+]?\s?\$?)((?:\d[\d,]*)?\.?\d+(?:[eE][-+]?\d+)?)\s*(%?)\s*(\))?", line):
@@ -146,12 +146,11 @@ def amounts(text: str) -> list[float]:
 
 
 def convfinqa_right(generated: str, answer: str) -> bool:
-    """ConvFinQA: some number of the first generated line is within .01 of the answer."""
+    """ConvFinQA: whether some number in the first generated line is within 0.01 of the answer."""
     truth = amounts(answer)
     return bool(truth) and any(math.isclose(value, truth[0], rel_tol=0, abs_tol=1e-2) for value in amounts(generated))
 
 
-def per_token_choice(log_likelihoods: Sequence[float], lengths: Sequence[int]) -> int:
-    """The option whose tokens are likeliest on average, which is how AdaptLLM chooses. Lengths are in tokens."""
-    scores = [likelihood / max(1, length) for likelihood, length in zip(log_likelihoods, lengths, strict=True)]
-    return scores.index(max(scores))
+def convfinqa_accuracy(generated: Sequence[str], gold: Sequence[str]) -> float:
+    """ConvFinQA: the share of the generated answers that are right."""
+    return sum(map(convfinqa_right, generated, gold)) / len(gold)

@@ -1,4 +1,4 @@
-"""The spectrum of what a run changed (Figure 5), whatever the method."""
+"""The singular values of the change that a run made to the weights (Figure 5), for any method."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..spec.shapes import PROJECTIONS
 
 
 def of_run(model: nn.Module, start: nn.Module) -> dict[str, dict[str, float]]:
-    """Singular values of (trained - initial) weights, per projection; merges the adapters of `model` into it.
+    """The spectrum of the weights of `model` minus those of `start`, by projection.
 
     Args:
-        model: The trained model; not to be trained on after this.
-        start: The base model as it was before training.
+        model: The trained model. Its adapters are merged into its weights, so it cannot be trained further.
+        start: The base model before training.
     """
     if isinstance(model, PeftModel):
         model.merge_adapter()
@@ -27,7 +27,7 @@ def of_run(model: nn.Module, start: nn.Module) -> dict[str, dict[str, float]]:
     def changes() -> Iterator[tuple[str, Tensor]]:
         for name, module in start.named_modules():
             if name.rsplit(".", 1)[-1] in PROJECTIONS:
-                now = base_weight(model.get_submodule(name))
-                yield name, now.detach().cpu().float() - base_weight(module).detach().cpu().float()
+                weight = base_weight(model.get_submodule(name))
+                yield name, weight.detach().cpu().float() - base_weight(module).detach().cpu().float()
 
     return spectra(changes())

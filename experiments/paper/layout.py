@@ -7,7 +7,7 @@ from functools import cache
 
 from .. import tasks
 from ..spec import methods
-from .names import DETAILS, HIGH, LOW, METRICS, PRETRAINING, STAND_INS, published
+from .names import HIGH, LOW, PRETRAINING, published
 
 PAPER_MODELS = {"llama-1.3b": "LLaMA 1.3B"}  # of columns whose model is not the task's
 
@@ -112,13 +112,20 @@ BASE = Row(methods.label("none"), "none", in_paper=False)
 
 
 def _metrics(task: str, *names: str) -> tuple[Column, ...]:
-    return tuple(Column(name, METRICS[name].label, task, name) for name in names)
+    return tuple(Column(name, tasks.metric(task, name).label, task, name) for name in names)
 
 
 def _ours(task: str, *names: str, rank: int | None = None, suffix: str = "") -> tuple[Column, ...]:
     return tuple(
-        Column(f"{task}_{n}{suffix}", f"{METRICS[n].label}{suffix} ({task}, ours)", task, n, rank=rank, stand_in=True)
-        for n in names
+        Column(
+            f"{task}_{name}{suffix}",
+            f"{tasks.metric(task, name).label}{suffix} ({task}, ours)",
+            task,
+            name,
+            rank=rank,
+            stand_in=True,
+        )
+        for name in names
     )
 
 
@@ -130,8 +137,8 @@ def _table1() -> Table:
         *_metrics("finance", "finance_avg"),
     )
     rows = (BASE, *_method_rows(1, columns))
-    for task, names in STAND_INS.items():
-        columns += _ours(task, *names)
+    for task in dict.fromkeys(column.task for column in columns):
+        columns += _ours(task, *tasks.get(task).stand_ins)
     return Table(1, published()["table1"]["title"], columns, rows, (SINGLE_RUNS, *arithmetic_notes(6, 7)))
 
 
@@ -181,15 +188,15 @@ def _table4() -> Table:
         Column(f"uuid_{n}", f"UUID accuracy, r = {r}", "uuid", "char_accuracy", rank=r) for n, r in ranks.items()
     )
     for rank in ranks.values():
-        columns += _ours("math", *STAND_INS["math"], rank=rank, suffix=f", r = {rank}")
+        columns += _ours("math", *tasks.get("math").stand_ins, rank=rank, suffix=f", r = {rank}")
     return Table(4, published()["table4"]["title"], columns, (*rows, *folded), (SINGLE_RUNS,))
 
 
 def _detail(number: int, task: str, *names: str) -> Table:
-    average = f"{task}_avg"
+    average = tasks.get(task).headline
     columns = _metrics(task, *names, average)
     rows = (BASE, *_method_rows(number, columns, {average: "avg"}))
-    columns += _ours(task, *DETAILS[task])
+    columns += _ours(task, *(m.name for m in tasks.get(task).metrics if m.name not in (*names, average)))
     return Table(
         number, published()[f"table{number}"]["title"], columns, rows, (SINGLE_RUNS, *arithmetic_notes(number))
     )
@@ -215,14 +222,15 @@ def table(number: int) -> Table:
     return made[number]()
 
 
-AVERAGES = {6: "biomed_avg", 7: "finance_avg"}
+DETAILS_OF = {6: "biomed", 7: "finance"}
 
 
 def arithmetic_notes(*numbers: int) -> tuple[str, ...]:
     """Where printed averages of Tables 6 and 7 disagree with Table 1 or their own columns, found by computing."""
     notes = []
     for number in numbers:
-        column = AVERAGES[number]
+        task = tasks.get(DETAILS_OF[number])
+        column = task.headline
         summary = {(r["method"], r["rank"]): r["values"][column] for r in published()["table1"]["rows"]}
         for row in published()[f"table{number}"]["rows"]:
             parts = [v for name, v in row["values"].items() if name != "avg"]
@@ -231,7 +239,7 @@ def arithmetic_notes(*numbers: int) -> tuple[str, ...]:
             if abs(mean - here) > 0.05 + 1e-9 or here != there:
                 printed = f"{here} in Table {number}" + (f", {there} in Table 1" if here != there else "")
                 notes.append(
-                    f"{label(row['method'], row['rank'])}, {METRICS[column].label}: the paper prints {printed}; "
+                    f"{label(row['method'], row['rank'])}, {task.metric(column).label}: the paper prints {printed}; "
                     f"its columns average {mean:.2f}."
                 )
     return tuple(notes)

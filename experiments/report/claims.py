@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .. import paper
+from .. import paper, tasks
 from ..paper import HIGH, LOW, PRETRAINING, Cell
 from ..spec import methods
 from ..store.records import Record
@@ -66,15 +66,21 @@ class Claim:
     stand_ins: tuple[Part, ...] = ()
 
 
-def final(name: str, *, stand_in: bool = False) -> Measure:
-    metric = paper.METRICS[name]
+def final(task: str, name: str) -> Measure:
+    """A metric of a task at the end of a run."""
+    metric = tasks.metric(task, name)
     return Measure(
         metric.label,
         lambda r: measures.final(r, name),
         metric.higher_is_better,
         lambda c: paper.printed(c, name),
-        stand_in,
+        bool(metric.stands_for),
     )
+
+
+def headline(task: str) -> tuple[Measure, ...]:
+    """The headline of a task, and the first of its stand-ins if there are any."""
+    return tuple(final(task, name) for name in tasks.get(task).headlines[:2])
 
 
 def table2_points(cell: Cell) -> list[tuple[int, float]]:
@@ -124,7 +130,7 @@ def _at_one_scale(task: str, rank: int) -> Cell:
 
 
 def _order(better: str, worse: str) -> Part:
-    label = f"{paper.METRICS['perplexity'].label}: {methods.label(better)} below {methods.label(worse)}"
+    label = f"{PERPLEXITY[0].name}: {methods.label(better)} below {methods.label(worse)}"
     return Part(label, _pretrain(better), _pretrain(worse), PERPLEXITY)
 
 
@@ -141,8 +147,7 @@ def _against_truncation(task: str, measured: Measure) -> tuple[Part, ...]:
     )
 
 
-PERPLEXITY = (final("perplexity"),)
-BITS = final("answer_bits_per_byte", stand_in=True)
+PERPLEXITY = headline("pretrain")
 PAR_POINTS, PAR_BITS, KEEP_UP = 1.0, 0.02, 5.0
 
 CLAIMS = (
@@ -174,7 +179,7 @@ CLAIMS = (
         "Table 1",
         f"5-shot MMLU differs by at most {PAR_POINTS:g} point (stand-in: held-out answers by at most "
         f"{PAR_BITS:g} bits a byte), at both ranks.",
-        tuple(_at_both_ranks("instruct", (final("mmlu_5shot"), BITS), "on par", (PAR_POINTS, PAR_BITS))),
+        tuple(_at_both_ranks("instruct", headline("instruct"), "on par", (PAR_POINTS, PAR_BITS))),
     ),
     Claim(
         "math-par",
@@ -182,7 +187,7 @@ CLAIMS = (
         "Table 1",
         f"GSM8K differs by at most {PAR_POINTS:g} point (stand-in: held-out answers by at most "
         f"{PAR_BITS:g} bits a byte), at both ranks.",
-        tuple(_at_both_ranks("math", (final("gsm8k"), BITS), "on par", (PAR_POINTS, PAR_BITS))),
+        tuple(_at_both_ranks("math", headline("math"), "on par", (PAR_POINTS, PAR_BITS))),
     ),
     Claim(
         "continual-pretraining",
@@ -192,9 +197,7 @@ CLAIMS = (
         tuple(
             part
             for task in ("biomed", "finance")
-            for part in _at_both_ranks(
-                task, (final(f"{task}_avg"), final("heldout_perplexity", stand_in=True)), "better", ()
-            )
+            for part in _at_both_ranks(task, headline(task), "better", ())
         ),
     ),
     Claim(
@@ -223,7 +226,7 @@ CLAIMS = (
         "Table 4",
         "GSM8K (stand-in: mean UUID accuracy over the points of Table 2) is better than with truncation, at both "
         "ranks.",
-        _against_truncation("math", final("gsm8k")),
+        _against_truncation("math", final("math", "gsm8k")),
         _against_truncation("uuid", Measure(UUID_POINTS.name, UUID_POINTS.read, True, stand_in=True)),
     ),
     Claim(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .. import paper
+from .. import paper, tasks
 from ..paper import Cell
 from ..study import measures, statistics
 from ..study.fill import Filled, Results
@@ -37,7 +37,10 @@ def training_curves(number: int, results: Results) -> Figure | None:
         else:
             ours.plot([], [], label=label, **look)
     if theirs:
-        panels[0].set_title("paper: LLaMA-2 7B" + ("" if number == 1 else ", read off the plot (±0.02)"))
+        panels[0].set_title(
+            f"paper: {tasks.get(series[0][0].cell.task).paper_model}"
+            + ("" if number == 1 else ", read off the plot (±0.02)")
+        )
     ours.set_title(f"ours, scale {results.scale}: mean, band ± 1 sd")
     if not any(found for _, _, found in series):
         ours.text(0.5, 0.5, "not run", ha="center", va="center", transform=ours.transAxes)
@@ -131,21 +134,11 @@ def rate_search(task: str, cells: Labelled, scale: str) -> Figure | None:
     return figure
 
 
-HEADLINES = {
-    "uuid": ("char_accuracy",),
-    "instruct": ("mmlu_5shot",),
-    "math": ("gsm8k",),
-    "biomed": ("biomed_avg",),
-    "finance": ("finance_avg",),
-    "pretrain": ("perplexity",),
-}
-
-
-def headline(task: str, found: Iterable[Filled]) -> str | None:
-    """The first metric of a task, stand-ins last, that any cell holds."""
-    names = (*HEADLINES[task], *paper.STAND_INS.get(task, ()))
+def headline(task: str, found: Iterable[Filled]) -> tasks.Metric | None:
+    """The headline of a task if any cell holds it, else the first of its stand-ins that any cell holds."""
+    names = tasks.get(task).headlines
     held = {name for f in found for r in f.selected.values() for name in names if measures.final(r, name) is not None}
-    return next((name for name in names if name in held), None)
+    return next((tasks.metric(task, name) for name in names if name in held), None)
 
 
 COST_AXES = {"trainable_parameters": "trainable parameters", "seconds": "seconds of training"}
@@ -160,13 +153,13 @@ def score_against_cost(task: str, found: Labelled, scale: str) -> Figure | None:
     for axes, (cost, said) in zip(panels, COST_AXES.items(), strict=True):
         for i, (label, filled) in enumerate(found):
             runs = filled.selected.values()
-            values = statistics.summary([v for r in runs if (v := measures.final(r, metric)) is not None])
+            values = statistics.summary([v for r in runs if (v := measures.final(r, metric.name)) is not None])
             spent = tables.mean_cost(runs, cost)
             if values and spent:
                 look = plots.look(i) | {"linestyle": "none"}
                 axes.errorbar(spent, values.mean, values.sd or 0.0, label=label, capsize=2, markersize=6, **look)
         axes.set_xlabel(said)
-        axes.set_ylabel(f"{paper.METRICS[metric].label}{', %' if paper.METRICS[metric].unit else ''}")
+        axes.set_ylabel(", ".join(filter(None, (metric.label, metric.unit))))
     trained = [c for _, f in found if (c := tables.mean_cost(f.selected.values(), "trainable_parameters"))]
     if trained:
         plots.log_axis(panels[0].xaxis, min(trained), max(trained))

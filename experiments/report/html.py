@@ -91,7 +91,6 @@ def _cost(filled: Filled, name: str) -> float | None:
 
 def _entry(entry: Entry, place: dict[str, int]) -> dict[str, Any]:
     found, compared = entry.summary, entry.comparison
-    metric = entry.column.metric
     return {
         "paper": wording.published(entry),
         "paper_sort": "" if entry.published is None else entry.published,
@@ -101,7 +100,7 @@ def _entry(entry: Entry, place: dict[str, int]) -> dict[str, Any]:
         "title": f"{entry.row.label}: {entry.column.label}",
         "runs": " ".join(str(place[r.key]) for r in entry.filled.records),
         "search": wording.rate_search(entry.filled),
-        "against": f"against {compared.reference}: {wording.compared(compared, metric)}" if compared else "",
+        "against": f"against {compared.reference}: {wording.compared(compared, entry.column)}" if compared else "",
         "command": entry.filled.command,
     }
 

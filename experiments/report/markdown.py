@@ -31,7 +31,7 @@ def page(made: Made) -> str:
     compared = [e for row in made.entries for e in row if e.comparison]
     if compared:
         lines = (
-            (e.row.label, e.column.label, e.comparison.reference, wording.compared(e.comparison, e.column.metric))
+            (e.row.label, e.column.label, e.comparison.reference, wording.compared(e.comparison, e.column))
             for e in compared
             if e.comparison
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import paper
+from .. import tasks
 from ..paper import Cell, Column, Row, Table
 from ..store.records import Record
 from ..study import measures, statistics
@@ -132,7 +132,7 @@ def _with_comparison(entry: Entry, grid: list[list[Entry]]) -> Entry:
     interval = statistics.paired(entry.values, reference.values)
     if interval is None:
         return entry
-    sign = 1 if paper.METRICS[entry.column.metric].higher_is_better else -1
+    sign = 1 if tasks.metric(entry.column.task, entry.column.metric).higher_is_better else -1
     better, worse = (interval.above(0), interval.below(0))[::sign]
     verdict = "better" if better else "worse" if worse else "undecided"
     return _replace(entry, comparison=Comparison(reference.row.label, interval, verdict))
@@ -150,7 +150,7 @@ def _mark_best(grid: list[list[Entry]], columns: tuple[Column, ...]) -> tuple[tu
     best: list[float | None] = []
     for j, column in enumerate(columns):
         means = [e.summary.mean for row in grid if (e := row[j]).summary]
-        pick = max if paper.METRICS[column.metric].higher_is_better else min
+        pick = max if tasks.metric(column.task, column.metric).higher_is_better else min
         best.append(pick(means) if len(means) > 1 else None)
     return tuple(
         tuple(_replace(e, best=(s := e.summary) is not None and s.mean == best[j]) for j, e in enumerate(row))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .. import paper
+from .. import tasks
+from ..paper import Column
 from ..study.fill import Filled
 from ..study.statistics import Interval, Summary
 from .tables import Comparison, Entry, Made, mean_cost
@@ -15,22 +16,22 @@ BETTER_RULE = (
 )
 
 
-def digits(metric: str) -> int:
-    known = paper.METRICS.get(metric)
-    return 1 if known and known.unit == "%" else 2
+def digits(column: Column) -> int:
+    """Digits behind the point of the values in a column."""
+    return 1 if tasks.metric(column.task, column.metric).unit == "%" else 2
 
 
-def value(number: float, metric: str) -> str:
-    return f"{number:.{digits(metric)}f}"
+def value(number: float, column: Column) -> str:
+    return f"{number:.{digits(column)}f}"
 
 
-def mean_sd_n(found: Summary, metric: str) -> str:
-    spread = f" ± {value(found.sd, metric)}" if found.sd is not None else ""
-    return f"{value(found.mean, metric)}{spread} ({found.n})"
+def mean_sd_n(found: Summary, column: Column) -> str:
+    spread = f" ± {value(found.sd, column)}" if found.sd is not None else ""
+    return f"{value(found.mean, column)}{spread} ({found.n})"
 
 
 def published(entry: Entry) -> str:
-    return DASH if entry.published is None else value(entry.published, entry.column.metric)
+    return DASH if entry.published is None else value(entry.published, entry.column)
 
 
 def ours(entry: Entry) -> str:
@@ -41,18 +42,18 @@ def ours(entry: Entry) -> str:
     mark = MARKS[entry.comparison.verdict] if entry.comparison else ""
     lost = entry.filled.count_diverged(entry.filled.at_selected)
     note = f", {lost} diverged" if lost else ""
-    return mean_sd_n(found, entry.column.metric).removesuffix(")") + note + ")" + mark
+    return mean_sd_n(found, entry.column).removesuffix(")") + note + ")" + mark
 
 
-def interval(found: Interval, metric: str) -> str:
+def interval(found: Interval, column: Column) -> str:
+    d = digits(column)
     if found.low is None or found.high is None:
-        return f"{found.mean:+.{digits(metric)}f} (n = {found.n}, no interval)"
-    d = digits(metric)
+        return f"{found.mean:+.{d}f} (n = {found.n}, no interval)"
     return f"{found.mean:+.{d}f} [{found.low:+.{d}f}, {found.high:+.{d}f}] (n = {found.n})"
 
 
-def compared(comparison: Comparison, metric: str) -> str:
-    return f"{interval(comparison.interval, metric)}: {comparison.verdict}"
+def compared(comparison: Comparison, column: Column) -> str:
+    return f"{interval(comparison.interval, column)}: {comparison.verdict}"
 
 
 def rate_search(filled: Filled) -> str:
@@ -129,9 +130,8 @@ def footnotes(made: Made) -> list[str]:
         notes.append(f"Curves were read at the measured points nearest to the columns: steps {places}.")
     if any(f.selection and f.setting and f.setting.candidates for _, f in made.details()):
         notes.append(
-            "The learning rate is the candidate with the lowest loss in its run with the lowest seed: the mean "
-            "training loss of the last tenth of the steps, or a held-out split where one was measured; never the "
-            "reported metric."
+            "The learning rate is the candidate with the lowest training loss in its run with the lowest seed, as the "
+            "mean over the last tenth of the steps; never the candidate with the best reported metric."
         )
     if any(c.stand_in for c in made.columns):
         notes.append(

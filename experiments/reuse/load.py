@@ -207,12 +207,12 @@ def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
     Raises:
         ConfigError: The run cannot be scored here.
     """
-    from ..train import adapt, callbacks
+    from ..train import adapt
     from ..train import trainer as training
     from ..train.placement import base_dtype, place
 
     training.quiet()
-    task, trains = tasks.get(config.task.name), config.method.trains
+    task, trains = tasks.of(config), config.method.trains
     folder = folder_of(record, store) if trains else None
     placement = place(config)
     dtype = base_dtype(config, placement)
@@ -223,5 +223,4 @@ def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
     before = task.baseline(model, tokenizer, prepared) if trains else {}
     if folder:
         load_trained(model, config, folder)
-    with callbacks.measuring(model):
-        return finite(before | task.evaluate(model, tokenizer, prepared))
+    return finite(before | task.evaluate(model, tokenizer, prepared))

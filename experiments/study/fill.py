@@ -20,8 +20,6 @@ from ..store.records import Record
 from . import measures
 from .cells import Protocols, Setting, UnavailableError
 
-HELD_OUT = "selection_loss"  # a final metric: the loss on a split that is neither trained on nor reported
-
 SHOWN = 3  # settings that are named where a record does not fit
 
 
@@ -30,8 +28,8 @@ class Selection:
     """The learning rate of a cell's runs, and how it was found.
 
     Attributes:
-        by: "held-out loss", "training loss", or "only rate tried".
-        scores: Rate -> the loss it was judged by; None for a run that failed or diverged to nothing.
+        by: "training loss", or "only rate tried".
+        scores: Rate -> the training loss; None for a run that failed or whose loss is not finite.
     """
 
     rate: float
@@ -54,16 +52,11 @@ class Filled:
     def selection(self) -> Selection | None:
         """The rate with the lowest loss; ties go to the lower rate. None where no run has finished."""
         tried = {rate: seeds[min(seeds)] for rate, seeds in sorted(self.runs.items())}
-        finished = {rate: record for rate, record in tried.items() if record.status == "finished"}
+        finished = [rate for rate, record in tried.items() if record.status == "finished"]
         if not finished:
             return None
-        by, judged = "training loss", {rate: measures.training_loss(r) for rate, r in tried.items()}
-        held_out = {rate: measures.final(r, HELD_OUT) for rate, r in finished.items()}
-        if all(value is not None for value in held_out.values()):
-            by, judged = "held-out loss", {rate: held_out.get(rate) for rate in tried}
-        if len(tried) == 1:
-            by = "only rate tried"
-        scores = {rate: judged[rate] if rate in finished else None for rate in tried}
+        by = "only rate tried" if len(tried) == 1 else "training loss"
+        scores = {rate: measures.training_loss(tried[rate]) if rate in finished else None for rate in tried}
         best = min(finished, key=lambda rate: (scores[rate] is None, scores[rate] or 0.0, rate))
         return Selection(best, by, scores)
 

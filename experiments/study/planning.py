@@ -92,8 +92,7 @@ def plan(
         return Plan(cell, setting, SEEDS, tuple(run(rate, s) for s in seeds), selection=f"{rate:g}: {why}")
     tried = tuple(run(rate, first) for rate in setting.candidates)
     if any(r.needed for r in tried):
-        rule = "by training or held-out loss"
-        return Plan(cell, setting, SEARCH, tried, len(seeds) - 1, rule)
+        return Plan(cell, setting, SEARCH, tried, len(seeds) - 1, "by training loss")
     selection = filled.selection
     if selection is None:
         return Plan(cell, setting, SEARCH, tried, selection="no candidate finished")

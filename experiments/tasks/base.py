@@ -1,53 +1,119 @@
-"""The interface between the harness and a task."""
+"""What a task declares, and the interface between a task and the harness."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
+from ..spec import run_config
 from ..spec.run_config import RunConfig
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What a task hands to the trainer and, later, gets back to measure with.
+class Metric:
+    """A number that a task measures at the end of a run.
 
     Attributes:
-        train: Examples, each with `input_ids` and `labels`: two 1-d tensors of one length.
-        data: Anything the task needs to measure.
+        name: The name of the metric in records.
+        label: The name of the metric in tables and figures.
+        higher_is_better: Whether a higher value is a better one.
+        unit: `%`, or empty where the label names the unit.
+        questions: How many questions (for UUIDs: pairs) the metric averages over: a number, or the setting of the task
+            that holds the number. None where only the data can tell.
+        floor: The value that a model gets which guesses, in the unit of the metric. None where no such value is known.
+        stands_for: The metric of the paper in whose place a smaller scale measures this metric; empty for a metric of
+            the paper, and for a metric that the paper has no counterpart of.
+    """
+
+    name: str
+    label: str
+    higher_is_better: bool = True
+    unit: str = "%"
+    questions: int | str | None = None
+    floor: float | None = None
+    stands_for: str = ""
+
+    def question_count(self, settings: run_config.Task) -> int | None:
+        """How many questions a run with these settings asks for this metric; None where only the data can tell."""
+        return getattr(settings, self.questions) if isinstance(self.questions, str) else self.questions
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What a task trains and measures on in one run.
+
+    Attributes:
+        train: Examples, each with `input_ids` and `labels`: two 1-d tensors of the same length.
+        evaluation: What the task measures on, in a form of its own.
         fingerprint: A hash of the data, for the record.
-        notes: What the record's provenance says besides: versions of prompts and scorers, what was dropped.
-        mean_length: Tokens of a training example, on average; None: counted from `train`.
+        notes: Further entries of the record's provenance: versions of prompts and scorers, how much was left out.
+        mean_length: Mean number of tokens of a training example; None: the harness counts the tokens of `train`.
     """
 
     train: Sequence[dict[str, Any]]
-    data: Any
+    evaluation: Any
     fingerprint: str
     notes: dict[str, Any] = field(default_factory=dict)
     mean_length: float | None = None
 
 
-class Task(Protocol):
-    """One experiment of the paper."""
+class Task(ABC):
+    """An experiment of the paper: what trains, on which tokens the loss counts, what is measured.
+
+    Attributes:
+        name: The name of the task: that of its file here and of `conf/task/<name>.yaml`.
+        version: Part of the key of every run. Raise it when data, prompts or scorers change.
+        needs: The settings of the section `task` that must have a value.
+        metrics: What a run measures at its end, in the order of the columns of a table. A record holds numbers beside
+            these (`<metric>_before`, `<metric>_lm_eval`), which no table shows.
+        headline: The metric of the paper that matters most. Smaller scales measure its stand-ins.
+        paper_model: The model that the paper ran this task on.
+    """
 
     name: ClassVar[str]
-    version: ClassVar[int]  # raised whenever data, prompt or scorer change: it is part of a run's key
-    headline: ClassVar[str]  # the metric to look at first
-    paper_model: ClassVar[str]  # the model that the paper measured
+    version: ClassVar[int]
+    needs: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]
+    headline: ClassVar[str]
+    paper_model: ClassVar[str] = "LLaMA-2 7B"
 
-    def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
-        """Build the examples. Deterministic in `config.seed`."""
-        ...
+    def metric(self, name: str) -> Metric:
+        """The metric of this name.
 
-    def baseline(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
-        """Metrics of the model before it trains, for the record."""
-        ...
+        Raises:
+            KeyError: The task declares no such metric.
+        """
+        return {metric.name: metric for metric in self.metrics}[name]
 
-    def measure(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
-        """A point of the curve; cheap."""
-        ...
+    @property
+    def stand_ins(self) -> tuple[str, ...]:
+        """The metrics that smaller scales measure in place of the headline; claims are decided by the first."""
+        return tuple(metric.name for metric in self.metrics if metric.stands_for == self.headline)
 
-    def evaluate(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
-        """The final metrics."""
-        ...
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """The headline and its stand-ins: the first of them that a record holds is the one to look at."""
+        return self.headline, *self.stand_ins
+
+    def row_tokens(self, config: RunConfig) -> int:
+        """Tokens of the longest training row, at most."""
+        assert config.task.max_length
+        return config.task.max_length
+
+    @abstractmethod
+    def prepare(self, config: RunConfig, tokenizer: Any) -> TaskData:
+        """Build the data of a run. The same configuration and tokenizer always give the same data."""
+
+    def baseline(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
+        """Measure the model before it trains, for the record. Nothing, where a model without training knows nothing."""
+        return {}
+
+    @abstractmethod
+    def measure(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
+        """Measure a point of the curve. This runs many times in a run, so it must be cheap."""
+
+    @abstractmethod
+    def evaluate(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
+        """Measure all metrics, at the end of a run."""

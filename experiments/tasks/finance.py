@@ -1,8 +1,9 @@
 """Continual pretraining on finance (section 3.2, Tables 1 and 7).
 
-At paper scale: financial news in reading-comprehension form; ConvFinQA, FiQA SA, Headline, NER and FPB. None of these
-is in a package, so from packages the news are Reuters stories of 1987 with their topics as questions, and what is
-measured has names of its own: topic classification on R8, economic subjects of MMLU, perplexity on held-out stories.
+At paper scale the task trains on financial news in reading-comprehension form, and measures ConvFinQA, FiQA SA,
+Headline, NER and FPB. No package holds any of these. From packages the task trains on Reuters stories of 1987, with
+their topics as questions, and measures under names of its own: the topics of R8, economic subjects of MMLU, and the
+perplexity of held-out stories.
 """
 
 from __future__ import annotations
@@ -10,17 +11,15 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ..data import corpora, hub, overlap, questions, reading, userfile
-from ..data.questions import Benchmark, Choice
+from ..data import corpora, hub, questions
+from ..data.questions import Benchmark, ChoiceQuestion
 from ..measure import scorers
 from ..measure.evaluation import Answers
 from ..spec.run_config import RunConfig
-from .base import Prepared
-from .finetuning import FineTuning, chosen_per_token, general_text, on_text, origins
+from .base import Metric
+from .finetuning import GENERAL_LOSS, Document, Material, TextTask, heldout_perplexity, likeliest_per_token
 
-DOMAIN = "finance"
-AVERAGED = ("convfinqa", "fiqa_sa", "headline", "ner", "fpb")
-OPEN_TOKENS = 64
+ANSWER_TOKENS = 64  # at most so many tokens are generated for an answer
 TOPIC_QUESTION = "What is the topic of this story?"
 TOPICS = {
     "acq": "mergers and acquisitions",
@@ -32,106 +31,89 @@ TOPICS = {
     "ship": "shipping",
     "trade": "trade",
 }
-STORY_CHARACTERS = 1200  # a longer story is cut in the question, so that every story leaves room for it
+STORY_CHARACTERS = 1200  # a longer story is cut in the question, so that the question fits into the model's context
 
 
-class FinanceTask(FineTuning):
+class FinanceTask(TextTask):
     name = "finance"
     version = 1
-    headline = "heldout_perplexity"
-    paper_model = "LLaMA-2 7B"
+    headline = "finance_avg"
+    packages = ("reuters", "benchmarks", "llamafactory")
+    scorers = ("weighted_f1", "headline_f1", "entity_f1", "convfinqa", "per_token_choice")
+    domain = "finance"
+    averaged = ("convfinqa", "fiqa_sa", "headline", "ner", "fpb")
+    metrics = (
+        Metric("convfinqa", "ConvFinQA"),
+        Metric("fiqa_sa", "FiQA SA"),
+        Metric("headline", "Headline"),
+        Metric("ner", "NER"),
+        Metric("fpb", "FPB"),
+        Metric("finance_avg", "Finance average"),
+        heldout_perplexity(stands_for="finance_avg"),
+        Metric(
+            "reuters_topic",
+            "Reuters topic",
+            questions="questions",
+            floor=100 / len(TOPICS),
+            stands_for="finance_avg",
+        ),
+        Metric("econ_mmlu_subset", "economic MMLU subset", questions="questions", floor=25.0),
+        GENERAL_LOSS,
+    )
 
-    def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
+    def material(self, config: RunConfig) -> Material:
         t, cache = config.task, config.paths.cache_folder
-        assert t.max_length and t.heldout_rows
-        general = general_text(config)
         if t.data == "hub":
             news = hub.financial_news()
             held_out = [text for _, text in itertools.islice(news, t.heldout_rows)]
-            stories = [(title, text) for title, text in itertools.islice(news, t.train_rows)]
-            benchmarks = published()
-        else:
-            stories = corpora.reuters(cache, "r52-train")
-            held_out = [text for _, text in corpora.reuters(cache, "r52-test")[: t.heldout_rows]]
-            mmlu = questions.some(corpora.mmlu(cache, "test", corpora.ECONOMIC_SUBJECTS), t.questions, "econ_mmlu")
-            benchmarks = [
-                Benchmark(
-                    "reuters_topic", questions.some(topics(corpora.reuters(cache, "r8-test")), t.questions, "r8")
-                ),
-                questions.mmlu("econ_mmlu_subset", mmlu, corpora.mmlu(cache, "dev", corpora.ECONOMIC_SUBJECTS), 5),
-            ]
-        if t.train_file:
-            stories = [("", text) for text in userfile.documents(t.train_file)]
-        asked = [q.prompt for b in benchmarks for q in b.questions]
-        stories, found = overlap.filtered(
-            self.name, stories, lambda story: story[1], [*held_out, *general, *asked], t.drop_overlap, t.train_rows
-        )
-        vocabulary = reading.keywords([text for _, text in stories], general)
-        read = [self.read(heading, text, config, vocabulary) for heading, text in stories]
-        notes = {
-            "reading": reading.VERSION,
-            "questions": questions.VERSION,
-            "scorers": SCORERS,
-            "overlap": found,
-            "sources": origins(config, "reuters", "benchmarks", "llamafactory"),
-        }
-        return on_text(config, tokenizer, read, held_out, general, benchmarks, asked, notes)
-
-    def read(self, heading: str, text: str, config: RunConfig, vocabulary: frozenset[str]) -> str:
-        """A story in reading-comprehension form; a heading from packages is its topic, one from the hub its title."""
-        if config.task.data == "hub" or not heading:
-            return reading.comprehension(text, config.seed, DOMAIN, title=heading or None, vocabulary=vocabulary)
-        own = {TOPIC_QUESTION: TOPICS.get(heading, heading)}
-        return reading.comprehension(text, config.seed, DOMAIN, vocabulary=vocabulary, own_questions=own)
-
-    def evaluate(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
-        metrics = super().evaluate(model, tokenizer, prepared)
-        if all(name in metrics for name in AVERAGED):
-            metrics["finance_avg"] = sum(metrics[name] for name in AVERAGED) / len(AVERAGED)
-        return metrics
+            train = (Document(text, title) for title, text in itertools.islice(news, t.train_rows))
+            return Material.of_texts(train, held_out, benchmarks_of_table7())
+        stories = corpora.reuters(cache, "r52-train")
+        held_out = [text for _, text in corpora.reuters(cache, "r52-test")[: t.heldout_rows]]
+        train = (Document(text, questions={TOPIC_QUESTION: TOPICS.get(topic, topic)}) for topic, text in stories)
+        r8 = questions.some(topic_questions(corpora.reuters(cache, "r8-test")), t.questions, "r8")
+        mmlu = questions.some(corpora.mmlu(cache, "test", corpora.ECONOMIC_SUBJECTS), t.questions, "econ_mmlu")
+        examples = corpora.mmlu(cache, "dev", corpora.ECONOMIC_SUBJECTS)
+        benchmarks = [Benchmark("reuters_topic", r8), questions.mmlu("econ_mmlu_subset", mmlu, examples, 5)]
+        return Material.of_texts(train, held_out, benchmarks)
 
     def score(self, benchmark: Benchmark, answers: Answers, tokenizer: Any) -> dict[str, float]:
-        name, asked = benchmark.name, benchmark.questions
+        name, lm_eval = benchmark.name, 100 * answers.lm_eval
         if answers.texts:
-            gold = [q.answer for q in asked]
-            if name == "ner":
-                value = scorers.entity_f1(answers.texts, gold)
-            else:
-                value = scorers.accuracy(list(map(scorers.convfinqa_right, answers.texts, gold)), [True] * len(gold))
-            return {name: 100 * value, f"{name}_lm_eval": 100 * answers.lm_eval}
-        labels = [q.gold for q in asked]
+            gold = [question.answer for question in benchmark.questions]
+            score = scorers.entity_f1 if name == "ner" else scorers.convfinqa_accuracy
+            return {name: 100 * score(answers.texts, gold), f"{name}_lm_eval": lm_eval}
+        labels = [question.gold for question in benchmark.questions]
         if name == "reuters_topic":
-            f1 = scorers.weighted_f1(answers.chosen, labels)
-            return {name: 100 * answers.lm_eval, "reuters_topic_f1": 100 * f1}
-        if name not in AVERAGED:
+            return {name: lm_eval, "reuters_topic_f1": 100 * scorers.weighted_f1(answers.chosen, labels)}
+        if name not in self.averaged:
             return super().score(benchmark, answers, tokenizer)
-        chosen = chosen_per_token(benchmark, answers, tokenizer)
+        chosen = likeliest_per_token(benchmark, answers, tokenizer)
         if name == "headline":
-            value = scorers.headline_f1(chosen, labels, [q.kind for q in asked])
+            value = scorers.headline_f1(chosen, labels, [question.kind for question in benchmark.questions])
         else:
             value = scorers.weighted_f1(chosen, labels)
-        return {name: 100 * value, f"{name}_lm_eval": 100 * answers.lm_eval}
+        return {name: 100 * value, f"{name}_lm_eval": lm_eval}
 
 
-SCORERS = {n: scorers.VERSIONS[n] for n in ("weighted_f1", "headline_f1", "entity_f1", "convfinqa", "per_token_choice")}
-
-
-def topics(stories: list[tuple[str, str]]) -> list[Choice]:
-    """R8 stories with the question that training stories carry; the answers are the eight topics in words."""
+def topic_questions(stories: list[tuple[str, str]]) -> list[ChoiceQuestion]:
+    """R8 stories with the question that training stories carry; the choices are the eight topics in words."""
     names = tuple(TOPICS.values())
     return [
-        Choice(f"{text[:STORY_CHARACTERS]}\n\nQuestion: {TOPIC_QUESTION}\nAnswer:", names, list(TOPICS).index(topic))
+        ChoiceQuestion(
+            f"{text[:STORY_CHARACTERS]}\n\nQuestion: {TOPIC_QUESTION}\nAnswer:", names, list(TOPICS).index(topic)
+        )
         for topic, text in stories
     ]
 
 
-def published() -> list[Benchmark]:
-    """The five benchmarks of Table 7, in AdaptLLM's filled-in prompts. A blank line ends a generated answer."""
+def benchmarks_of_table7() -> list[Benchmark]:
+    """The five benchmarks of Table 7, in AdaptLLM's filled-in prompts. A line end closes a generated answer."""
     return [
-        Benchmark("convfinqa", hub.finance_open("ConvFinQA"), ("\n",), OPEN_TOKENS, questions.ANY_EXTRACT),
+        Benchmark("convfinqa", hub.finance_open("ConvFinQA"), ("\n",), ANSWER_TOKENS, questions.ANY_EXTRACT),
         Benchmark("fiqa_sa", hub.finance("FiQA_SA")),
         Benchmark("headline", hub.finance("Headline")),
-        Benchmark("ner", hub.finance_open("NER"), ("\n",), OPEN_TOKENS, questions.ANY_EXTRACT),
+        Benchmark("ner", hub.finance_open("NER"), ("\n",), ANSWER_TOKENS, questions.ANY_EXTRACT),
         Benchmark("fpb", hub.finance("FPB")),
     ]
 

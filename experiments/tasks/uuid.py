@@ -1,10 +1,9 @@
 """Memorising UUID pairs (section 3.1): can an update of this rank store arbitrary facts?
 
-Each example is `<s>key:value` with two random uuid4 texts and no end token; the loss counts on key and value. The
-key cannot be predicted, so its loss stays at its entropy, ln(pairs) spread over its tokens, and is reported apart.
-Accuracy is that of greedy generation after `key:` on the training pairs: dashes are removed and the 32 hexadecimal
-characters are compared position by position. Guessing gives 9.77 % (30 of 32 uniform digits, one fixed version
-digit, one variant digit of four).
+An example is `<s>key:value` with two random texts of uuid4 and no end token. The loss counts on key and value. Nothing
+tells the key, so the loss on the key cannot fall below the entropy of the key, ln(pairs) nats over all its tokens: key
+and value are reported apart. The accuracy is measured by greedy generation after `key:` for the pairs that train. The
+dashes are removed, and the 32 hexadecimal digits are compared position by position.
 """
 
 from __future__ import annotations
@@ -15,53 +14,76 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from ..data.rows import Rows
+from ..measure.evaluation import Loss, evaluation_mode
 from ..spec import ranks
 from ..spec.run_config import RunConfig
-from .base import Prepared
+from .base import Metric, Task, TaskData
 
 HEX_DIGITS = 32
+# The expected accuracy of a guess, in percent: 30 random digits of 16, the version digit, which is always 4, and the
+# variant digit, which is one of four.
+GUESS = 100 * (30 / 16 + 1 + 1 / 4) / HEX_DIGITS
+ROW_TOKENS = 74  # <s>, two UUIDs of 36 characters, a colon: one token a character, at most
 EVALUATION_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Data:
-    """The pairs and, for each, its token ids; `prompts[i]` is `<s>key:`, `answers[i]` the value."""
+class UuidPairs:
+    """The pairs of a run.
+
+    Attributes:
+        pairs: Key and value of each pair.
+        prompts: The token ids of `<s>key:`, for each pair.
+        answers: The token ids of the value, for each pair.
+        curve_pairs: A point of the curve measures so many of the pairs.
+    """
 
     pairs: list[tuple[str, str]]
     prompts: list[list[int]]
     answers: list[list[int]]
-    on_the_way: int  # how many of the pairs a point of the curve looks at
+    curve_pairs: int
 
 
 def make_pairs(count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` pairs of uuid4 texts, the same for the same seed everywhere."""
+    """`count` pairs of uuid4 texts. The same seed gives the same pairs on every machine."""
     source = random.Random(f"uuid-{seed}")
 
-    def one() -> str:
+    def uuid4() -> str:
         return str(uuid.UUID(int=source.getrandbits(128), version=4))
 
-    return [(one(), one()) for _ in range(count)]
+    return [(uuid4(), uuid4()) for _ in range(count)]
 
 
 def character_accuracy(generated: str, value: str) -> float:
-    """The share of the value's hexadecimal digits that stand at their place in the generated text."""
+    """The share of the hexadecimal digits of `value` that stand at their place in the generated text."""
     guess, truth = (text.strip().replace("-", "") for text in (generated, value))
     return sum(a == b for a, b in zip(guess, truth, strict=False)) / HEX_DIGITS
 
 
-class UuidTask:
+class UuidTask(Task):
     name = "uuid"
     version = 1
+    needs = ("pairs", "eval_pairs")
     headline = "char_accuracy"
-    paper_model = "LLaMA-2 7B"
+    metrics = (
+        Metric("char_accuracy", "character accuracy", questions="pairs", floor=GUESS),
+        Metric("key_loss", "loss on keys, nats a token", higher_is_better=False, unit="", questions="pairs"),
+        Metric("value_loss", "loss on values, nats a token", higher_is_better=False, unit="", questions="pairs"),
+    )
 
-    def prepare(self, config: RunConfig, tokenizer: Any) -> Prepared:
+    def row_tokens(self, config: RunConfig) -> int:
+        return ROW_TOKENS
+
+    def prepare(self, config: RunConfig, tokenizer: Any) -> TaskData:
         import torch
 
         assert config.task.pairs is not None and config.task.eval_pairs is not None
         pairs = make_pairs(config.task.pairs, config.seed)
         start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        # Key and value are tokenised apart, so that a merge across the colon cannot blur where the value starts.
+        # Key and value are tokenised apart: a token that spanned the colon would hide where the value starts.
         prompts = [start + tokenizer.encode(f"{key}:", add_special_tokens=False) for key, _ in pairs]
         answers = [tokenizer.encode(value, add_special_tokens=False) for _, value in pairs]
         train = []
@@ -69,80 +91,59 @@ class UuidTask:
             ids = torch.tensor(prompt + answer)
             train.append({"input_ids": ids, "labels": ids.clone()})
         fingerprint = hashlib.sha256(repr(pairs).encode()).hexdigest()[:16]
-        return Prepared(train, Data(pairs, prompts, answers, config.task.eval_pairs), fingerprint)
+        return TaskData(train, UuidPairs(pairs, prompts, answers, config.task.eval_pairs), fingerprint)
 
-    def baseline(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
-        return {}  # random pairs: nothing is known of them
+    def measure(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
+        pairs: UuidPairs = data.evaluation
+        return {"char_accuracy": self.accuracy(model, tokenizer, pairs, pairs.curve_pairs)}
 
-    def measure(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
-        data: Data = prepared.data
-        return {self.headline: self.accuracy(model, tokenizer, data, data.on_the_way)}
+    def evaluate(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
+        pairs: UuidPairs = data.evaluation
+        key_loss, value_loss = self.losses(model, pairs)
+        accuracy = self.accuracy(model, tokenizer, pairs, len(pairs.pairs))
+        return {"char_accuracy": accuracy, "key_loss": key_loss, "value_loss": value_loss}
 
-    def evaluate(self, model: Any, tokenizer: Any, prepared: Prepared) -> dict[str, float]:
-        data: Data = prepared.data
-        key_loss, value_loss = self.losses(model, prepared)
-        accuracy = self.accuracy(model, tokenizer, data, len(data.pairs))
-        return {self.headline: accuracy, "key_loss": key_loss, "value_loss": value_loss}
-
-    def accuracy(self, model: Any, tokenizer: Any, data: Data, count: int) -> float:
-        """Percent, over the first `count` pairs. Generation is greedy, batched and cached."""
+    def accuracy(self, model: Any, tokenizer: Any, data: UuidPairs, count: int) -> float:
+        """Character accuracy in percent over the first `count` pairs, by greedy generation in batches."""
         import torch
 
         count = min(count, len(data.pairs))
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         longest = max(map(len, data.answers[:count]))
 
-        def right(first: int) -> float:
+        def summed_accuracy(first: int) -> float:
             prompts = data.prompts[first : min(first + EVALUATION_BATCH, count)]
             width = max(map(len, prompts))
             ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
             mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-            with torch.inference_mode():
-                # The tokens of the value are all that is wanted: an end token must not cut it short.
-                out = model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    do_sample=False,
-                    max_new_tokens=longest,
-                    min_new_tokens=longest,
-                    pad_token_id=pad,
-                    use_cache=True,
-                    synced_gpus=False,  # each rank has the whole weights, and batches of its own
-                )
-            texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                max_new_tokens=longest,
+                min_new_tokens=longest,  # an end token must not cut the value short
+                pad_token_id=pad,
+                use_cache=True,
+                synced_gpus=False,  # every rank has the whole weights, and batches of its own
+            )
+            texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
             values = (value for _, value in data.pairs[first : first + len(prompts)])
             return sum(character_accuracy(text, value) for text, value in zip(texts, values, strict=True))
 
-        return 100.0 * sum(ranks.divided(range(0, count, EVALUATION_BATCH), right)) / count
+        with evaluation_mode(model):
+            return 100.0 * sum(ranks.divided(range(0, count, EVALUATION_BATCH), summed_accuracy)) / count
 
-    def losses(self, model: Any, prepared: Prepared) -> tuple[float, float]:
-        """Mean cross-entropy in nats a token, over all keys (with the colon) and over all values."""
-        import torch
+    def losses(self, model: Any, data: UuidPairs) -> tuple[float, float]:
+        """Mean cross-entropy in nats a token: over all keys with their colons, and over all values."""
 
-        from ..data.rows import collate
+        def loss(on_values: bool) -> float:
+            rows = Rows.of(
+                (prompt + answer, np.repeat([not on_values, on_values], [len(prompt), len(answer)]))
+                for prompt, answer in zip(data.prompts, data.answers, strict=True)
+            )
+            return Loss.of(model, rows).mean
 
-        data: Data = prepared.data
-
-        def sums(first: int) -> list[tuple[float, int]]:
-            rows = list(range(first, min(first + EVALUATION_BATCH, len(data.pairs))))
-            batch = {k: v.to(model.device) for k, v in collate([prepared.train[i] for i in rows]).items()}
-            labels = batch.pop("labels")
-            with torch.inference_mode():
-                logits = model(**batch).logits[:, :-1].float()
-            loss = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
-            ).view(len(rows), -1)
-            position = torch.arange(1, labels.shape[1], device=labels.device)
-            boundary = torch.tensor([len(data.prompts[i]) for i in rows], device=labels.device)[:, None]
-            counted = labels[:, 1:] >= 0
-            parts = (counted & (position < boundary), counted & (position >= boundary))
-            return [(loss[where].double().sum().item(), int(where.sum())) for where in parts]
-
-        batches = ranks.divided(range(0, len(data.pairs), EVALUATION_BATCH), sums)
-        key, value = (
-            sum(nats for nats, _ in part) / sum(tokens for _, tokens in part) for part in zip(*batches, strict=True)
-        )
-        return key, value
+        return loss(on_values=False), loss(on_values=True)
 
 
 TASK = UuidTask()

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..measure.progress import bar
 from ..spec.run_config import RunConfig
 from ..store.records import curve
-from .sharding import gathered
 
 Measure = Callable[[], dict[str, float]]
-
-
-@contextlib.contextmanager
-def measuring(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode on whole weights; the global random state and the mode are put back as they were found."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.random.fork_rng(), gathered(model):
-            yield
-    finally:
-        model.train(was_training)
 
 
 class Curve(TrainerCallback):
@@ -38,8 +23,8 @@ class Curve(TrainerCallback):
         FloatingPointError: The loss is no longer a number: the run has diverged.
     """
 
-    def __init__(self, model: torch.nn.Module, measure: Measure, config: RunConfig) -> None:
-        self.model, self.measure, self.config = model, measure, config
+    def __init__(self, measure: Measure, config: RunConfig) -> None:
+        self.measure, self.config = measure, config
         self.seconds = 0.0
         self.since = time.monotonic()
 
@@ -53,8 +38,7 @@ class Curve(TrainerCallback):
         control.should_log = last or step % t.log_every == 0
         control.should_save = last or step % t.checkpoint_every == 0
         if step % t.evaluate_every == 0 or last:
-            with measuring(self.model):
-                state.log_history.append({"step": step, **self.measure()})
+            state.log_history.append({"step": step, **self.measure()})
         if control.should_log:
             # Kept in the log so that a resumed run knows how long the steps before it took.
             state.log_history.append({"step": step, "seconds": self.seconds + time.monotonic() - self.since})

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import TrainerState
 
 from ..spec.run_config import RunConfig
-from ..tasks import Prepared
+from ..tasks import TaskData
 from . import peak_memory
 from .placement import Placement
 
@@ -25,7 +25,7 @@ class Meter:
         else:
             peak_memory.reset()
 
-    def read(self, state: TrainerState, prepared: Prepared, config: RunConfig, saved: Path) -> dict[str, Any]:
+    def read(self, state: TrainerState, prepared: TaskData, config: RunConfig, saved: Path) -> dict[str, Any]:
         """Seconds are those of training, the curve's points included, over all the sessions of a resumed run.
 
         `peak_memory_bytes` is the device's high-water mark on a GPU and that of the whole process on a CPU.

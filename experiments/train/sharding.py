@@ -1,4 +1,4 @@
-"""FSDP2 in the harness: what is sharded, and how whole weights are had where they are needed."""
+"""FSDP2 in the harness: what is sharded, and the whole weights of a model that is saved."""
 
 from __future__ import annotations
 
@@ -38,31 +38,6 @@ def on_cpus_too() -> Iterator[None]:
         yield
     finally:
         state.distributed_type = kind
-
-
-@contextlib.contextmanager
-def gathered(model: nn.Module) -> Iterator[None]:
-    """Whole weights on every rank, so that each may compute on its own; nothing where nothing is sharded."""
-    from torch.distributed.fsdp import FSDPModule
-
-    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    states = [shard._get_fsdp_state() for shard in shards]
-    kept = [(group, group.post_forward_mesh_info) for state in states for group in state._fsdp_param_groups]
-    for shard in shards:
-        shard.set_reshard_after_forward(False, recurse=False)
-        shard.unshard()
-    try:
-        yield
-    finally:
-        for group, mesh in kept:
-            group.post_forward_mesh_info = mesh
-            # The next backward pass prefetches by the order of the forward passes before it. Ranks that have measured
-            # different numbers of batches would prefetch different layers and wait for one another for ever.
-            group._post_forward_indices.clear()
-        for state in states:
-            state._comm_ctx.post_forward_order.clear()
-        for shard in shards:
-            shard.reshard()
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:

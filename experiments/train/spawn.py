@@ -109,7 +109,7 @@ def work(index: int, config: RunConfig, key: str, count: int, port: int, parent:
     code = 0
     try:
         ranks.join(config.hardware.device, TCPStore("127.0.0.1", port, is_master=False))
-        record = runner.execute(config, tasks.get(config.task.name), key, Store(config.paths.results))
+        record = runner.execute(config, tasks.of(config), key, Store(config.paths.results))
         code = 0 if record.status == "finished" else 1
     except KeyboardInterrupt:
         code = 130

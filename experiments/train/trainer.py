@@ -181,7 +181,7 @@ def build(
     trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=examples, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
     # In this order: a point of the curve is the model as the optimizer left it, then comes a merge, then what saves.
-    for callback in (Curve(adapted.model, measure, config), trainer.restarts, trainer.interruption):
+    for callback in (Curve(measure, config), trainer.restarts, trainer.interruption):
         if callback:
             trainer.add_callback(callback)
     return trainer

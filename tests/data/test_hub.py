@@ -9,8 +9,8 @@ import json
 
 import pytest
 
-from experiments.data import hub
-from experiments.data.questions import Choice, Open
+from experiments.data import corpora, hub
+from experiments.data.questions import ChoiceQuestion, OpenQuestion
 from experiments.errors import ConfigError
 
 OPTIONS = {"id": 0, "input": "Sentiment of: up 5 %?\nAnswer:", "options": ["Negative", "Positive"], "gold_index": 1}
@@ -44,7 +44,7 @@ PUBLISHED = {
         subject: {
             "test": [{"problem": subject, "level": "Level 1", "type": "x", "solution": r"So $\boxed{\frac{1}{2}}$."}]
         }
-        for subject in hub.MATH_CONFIGS
+        for subject in corpora.MATH_SUBJECTS
     },
     hub.MMLU: {
         "all": {
@@ -115,7 +115,7 @@ def test_gsm8k_and_math(published):
     (problem,) = hub.gsm8k()
     assert (problem.question, problem.answer) == ("Eggs?", "9")
     problems = hub.competition_math()
-    assert [p.question for p in problems] == list(hub.MATH_CONFIGS)
+    assert [p.question for p in problems] == list(corpora.MATH_SUBJECTS)
     assert {p.answer for p in problems} == {r"\frac{1}{2}"}
 
 
@@ -131,13 +131,13 @@ def test_streams(published):
 
 
 def test_adaptllm(published):
-    choice = Choice(OPTIONS["input"], ("Negative", "Positive"), 1)
+    choice = ChoiceQuestion(OPTIONS["input"], ("Negative", "Positive"), 1)
     for name in ("PubMedQA", "USMLE", "RCT"):
         assert hub.medicine(name) == [choice]
     assert hub.finance("FPB") == hub.finance("FiQA_SA") == [choice]
     assert hub.finance("Headline")[0].kind == 4
-    assert hub.finance_open("NER") == [Open("Entities of: Acme\nAnswer:", "Acme (ORG)")]
-    assert hub.finance_open("ConvFinQA") == [Open("What was it?", "206588.0")]
+    assert hub.finance_open("NER") == [OpenQuestion("Entities of: Acme\nAnswer:", "Acme (ORG)")]
+    assert hub.finance_open("ConvFinQA") == [OpenQuestion("What was it?", "206588.0")]
 
 
 def test_a_missing_column_is_one_line(tmp_path, monkeypatch):
@@ -206,7 +206,7 @@ def test_the_papers_protocol_prepares_from_the_hub(task, published, tmp_path):
     if task == "pretrain":
         assert prepared.mean_length == 8
         return
-    names = {b.name for b in prepared.data.benchmarks}
+    names = {b.name for b in prepared.evaluation.benchmarks}
     assert (
         names
         == {

@@ -278,7 +278,7 @@ def test_templates_that_were_changed_in_the_cache_are_not_run(tmp_path, monkeypa
 
     (tmp_path / "generators_00_49.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     monkeypatch.setattr(wordproblems, "fetch", lambda *_: {"x": tmp_path / "generators_00_49.py"})
-    with pytest.raises(ConfigError, match="is not the file that was unpacked, and is not run"):
+    with pytest.raises(ConfigError, match="has changed since it was unpacked, and is not run"):
         wordproblems.generate(tmp_path, 1)
     assert not (tmp_path / "ran").exists()
 

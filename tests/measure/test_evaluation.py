@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.data import corpora, questions
-from experiments.data.questions import Benchmark, Choice, Open
+from experiments.data.questions import Benchmark, ChoiceQuestion, OpenQuestion
 from experiments.data.rows import Rows
 from experiments.data.windows import packed
 from experiments.measure import evaluation
@@ -54,7 +54,7 @@ def test_nothing_is_disturbed(model):
     torch.manual_seed(3)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     model.train()
-    evaluation.ask(model, byte_level(), [Benchmark("one", [Choice("a", ("b", "c"), 0)])], 1)
+    evaluation.ask(model, byte_level(), [Benchmark("one", [ChoiceQuestion("a", ("b", "c"), 0)])], 1)
     Loss.of(model, Rows.of([([0, 70, 80], [True] * 3)]))
     assert model.training
     assert random.getstate() == before[0]
@@ -65,7 +65,10 @@ def test_nothing_is_disturbed(model):
 def test_choices_are_ranked_by_their_likelihood(model):
     """lm-eval's numbers are the model's own: compared with a sum over the choice's tokens."""
     tokenizer = byte_level()
-    asked = [Choice("What?", ("yes", "no indeed"), 1), Choice("A longer question, to be padded?", ("no", "yes"), 0)]
+    asked = [
+        ChoiceQuestion("What?", ("yes", "no indeed"), 1),
+        ChoiceQuestion("A longer question, to be padded?", ("no", "yes"), 0),
+    ]
     answers = evaluation.ask(model, tokenizer, [Benchmark("pair", asked)], 2)["pair"]
     model.eval()
     for question, likelihoods in zip(asked, answers.likelihoods, strict=True):
@@ -82,7 +85,7 @@ def test_choices_are_ranked_by_their_likelihood(model):
 
 def test_generations_are_capped_and_in_the_order_of_the_questions(model):
     tokenizer = byte_level()
-    asked = [Open("A long question that comes first?", "1"), Open("Short?", "2")]
+    asked = [OpenQuestion("A long question that comes first?", "1"), OpenQuestion("Short?", "2")]
     benchmark = Benchmark("open", asked, ("###",), 5, questions.GSM8K_EXTRACT)
     answers = evaluation.ask(model, tokenizer, [benchmark], 2)["open"]
     model.eval()

@@ -154,8 +154,3 @@ def test_entity_f1_is_the_mean_over_sentences():
 )
 def test_convfinqa_matches_numbers(generated, answer, right):
     assert convfinqa_right(generated, answer) is right
-
-
-def test_the_likeliest_token_on_average_is_chosen():
-    assert scorers.per_token_choice([-4.0, -6.0], [1, 3]) == 1
-    assert scorers.per_token_choice([-4.0, -6.0], [1, 1]) == 0

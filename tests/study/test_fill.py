@@ -83,15 +83,6 @@ def test_the_rate_with_the_lowest_training_loss_is_selected_whatever_the_metric_
     assert (found.selection.rate, found.selection.by) == (1e-3, "training loss")
 
 
-def test_a_held_out_loss_goes_before_the_training_loss():
-    runs = [synthetic.record(SETTING, rate, 0) for rate in (1e-3, 1e-2)]
-    for run, held_out in zip(runs, (0.5, 0.9), strict=True):
-        run.metrics["final"]["selection_loss"] = held_out
-    assert (filled(*runs).selection.rate, filled(*runs).selection.by) == (1e-3, "held-out loss")
-    del runs[1].metrics["final"]["selection_loss"]
-    assert filled(*runs).selection.by == "training loss"
-
-
 def test_failed_and_diverged_candidates_are_not_selected():
     found = filled(synthetic.record(SETTING, 1e-3, 0), synthetic.diverged(SETTING, 1e-2, 0))
     assert found.selection.rate == 1e-3

@@ -1,4 +1,4 @@
-"""The tasks on real data: what trains, what is measured, and that the two share nothing."""
+"""The tasks on real data: what a task declares, what trains, what is measured, and that the two share nothing."""
 
 import re
 
@@ -7,18 +7,23 @@ import pytest
 from experiments import runner, tasks
 from experiments.data import corpora, overlap, wordproblems
 from experiments.data.prompts import ALPACA, ALPACA_INPUT
+from experiments.data.questions import Benchmark, ChoiceQuestion
 from experiments.data.rows import IGNORED
+from experiments.errors import ConfigError
+from experiments.measure.evaluation import Answers
+from experiments.spec import run_config
 from experiments.tasks import math
+from experiments.tasks.finetuning import likeliest_per_token
 from experiments.train import scratch
 
 from ..conftest import compose
 from ..data.tokenizers_of import CACHE, byte_level
 
-TEXT_TASKS = ("biomed", "finance", "pretrain")
-FEW = ("training.steps=2", "training.log_every=1")
-NEW = ("instruct", "math", *TEXT_TASKS)
-
-
+PLAIN_TEXT_TASKS = ("biomed", "finance", "pretrain")
+FINE_TUNING_TASKS = ("instruct", "math", "biomed", "finance")
+TASKS_WITH_DATA = ("instruct", "math", *PLAIN_TEXT_TASKS)
+FEW_STEPS = ("training.steps=2", "training.log_every=1")
+# The words of the prompts, which all rows share.
 FRAME = sorted(
     {part for form in (ALPACA, ALPACA_INPUT) for part in re.split(r"\{\w+\}", form)}
     | {"The following are multiple choice questions (with answers) about "},
@@ -27,29 +32,89 @@ FRAME = sorted(
 )
 
 
+def configuration(task, *overrides):
+    return compose(f"task={task}", "hardware=cpu", "logger=none", *overrides)
+
+
 def prepare(task, tmp_path, *overrides, tokenizer=None):
-    config = compose(f"task={task}", "hardware=cpu", "logger=none", f"paths.results={tmp_path}", *overrides)
+    config = configuration(task, f"paths.results={tmp_path}", *overrides)
     return tasks.get(task).prepare(config, tokenizer or byte_level())
 
 
-@pytest.mark.parametrize("task", NEW)
-def test_what_a_task_prepares(task, tmp_path):
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_what_a_task_declares_fits_together(name):
+    task = tasks.get(name)
+    assert task.name == name
+    names = [metric.name for metric in task.metrics]
+    assert len(set(names)) == len(names)
+    assert task.headline in names
+    settings = set(run_config.Task.model_fields)
+    assert settings >= set(task.needs)
+    for metric in task.metrics:
+        assert metric.stands_for in ("", *names)
+        assert metric.stands_for == "" or task.metric(metric.stands_for).stands_for == ""
+        assert metric.questions in settings or not isinstance(metric.questions, str)
+    assert task.row_tokens(configuration(name)) > 0
+
+
+def test_the_headlines_of_a_task_start_with_the_papers():
+    assert tasks.get("uuid").headlines == ("char_accuracy",)
+    assert tasks.get("math").headlines == ("gsm8k", "answer_bits_per_byte", "gsm8k_subset", "gsm8k_heldout")
+    assert tasks.get("finance").headlines == ("finance_avg", "heldout_perplexity", "reuters_topic")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("math", ["~task.new_tokens"], "task.new_tokens is missing; task=math cannot do without"),
+        ("uuid", ["~task.pairs"], "task.pairs is missing; task=uuid cannot do without"),
+        ("uuid", ["task.name=poetry"], "task.name must be one of .*uuid, got 'poetry'"),
+    ],
+)
+def test_a_setting_that_a_task_needs_is_missing(name, overrides, message):
+    config = configuration(name, *overrides)
+    with pytest.raises(ConfigError, match=message):
+        tasks.of(config)
+
+
+@pytest.mark.parametrize("name", FINE_TUNING_TASKS)
+@pytest.mark.parametrize("scale", ["smoke", "laptop"])
+def test_the_benchmarks_are_as_the_task_declares(name, scale, tmp_path):
+    """How many questions stand behind a metric, and the score of a guess."""
+    config, task = configuration(name, f"scale={scale}"), tasks.get(name)
+    for benchmark in prepare(name, tmp_path, f"scale={scale}").evaluation.benchmarks:
+        metric = task.metric(benchmark.name)
+        assert metric.question_count(config.task) == len(benchmark.questions)
+        options = {len(question.choices) for question in benchmark.questions if isinstance(question, ChoiceQuestion)}
+        assert metric.floor == (100 / options.pop() if options else None)
+        assert not options
+
+
+def test_the_questions_of_whole_benchmarks_are_as_declared():
+    assert tasks.metric("instruct", "mmlu_5shot").questions == len(corpora.mmlu(CACHE, "test"))
+    medical = corpora.mmlu(CACHE, "test", corpora.MEDICAL_SUBJECTS)
+    assert tasks.metric("biomed", "bio_mmlu").questions == len(medical)
+    assert tasks.metric("math", "gsm8k").questions == len(corpora.gsm8k(CACHE))
+    assert tasks.metric("math", "math").questions == sum(map(len, corpora.competition_math(CACHE)))
+
+
+@pytest.mark.parametrize("task", TASKS_WITH_DATA)
+def test_a_task_prepares_the_same_data_each_time(task, tmp_path):
     first = prepare(task, tmp_path, "scale=smoke")
     again = prepare(task, tmp_path, "scale=smoke")
     assert first.fingerprint == again.fingerprint
     assert (first.train.ids == again.train.ids).all()
     row = first.train[0]
     counted = row["labels"] != IGNORED
-    assert counted.all() if task in TEXT_TASKS else 0 < counted.sum() < len(counted)
+    assert counted.all() if task in PLAIN_TEXT_TASKS else 0 < counted.sum() < len(counted)
     assert first.notes["overlap"]["checked"] > 0
 
 
-@pytest.mark.parametrize("task", NEW)
-def test_a_runs_seed_does_not_change_what_is_measured(task, tmp_path):
-    one, two = (prepare(task, tmp_path, "scale=smoke", f"seed={seed}").data for seed in (0, 1))
-    assert (one.rows.ids == two.rows.ids).all()
-    if task != "pretrain":
-        assert [b.questions for b in one.benchmarks] == [b.questions for b in two.benchmarks]
+@pytest.mark.parametrize("task", TASKS_WITH_DATA)
+def test_the_seed_of_a_run_does_not_change_what_is_measured(task, tmp_path):
+    first, second = (prepare(task, tmp_path, "scale=smoke", f"seed={seed}").evaluation for seed in (0, 1))
+    assert (first.rows.ids == second.rows.ids).all()
+    assert [b.questions for b in first.benchmarks] == [b.questions for b in second.benchmarks]
 
 
 def runs_of_words(text, length=13):
@@ -57,13 +122,13 @@ def runs_of_words(text, length=13):
     return {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}
 
 
-@pytest.mark.parametrize("task", NEW)
+@pytest.mark.parametrize("task", TASKS_WITH_DATA)
 def test_nothing_that_trains_is_measured(task, tmp_path, capsys):
-    """Decoded back from the tokens that train and that are measured, without what every prompt says."""
+    """Checked on the decoded tokens of both, without the words of the prompts."""
     long_rows = ["task.max_length=8192"] if task in ("instruct", "math") else []
-    tokenizer = scratch.small_tokenizer(CACHE)  # lossless, and faster to take back than single bytes
+    tokenizer = scratch.small_tokenizer(CACHE)  # it loses nothing, and decodes faster than one byte a token
     prepared = prepare(task, tmp_path, "scale=laptop", "task.train_rows=null", *long_rows, tokenizer=tokenizer)
-    said, data = capsys.readouterr().err, prepared.data
+    message, evaluation = capsys.readouterr().err, prepared.evaluation
 
     def runs_in(text):
         for part in FRAME:
@@ -71,46 +136,44 @@ def test_nothing_that_trains_is_measured(task, tmp_path, capsys):
         return set().union(*map(runs_of_words, re.split("</s>|<s>", text)))
 
     train = runs_in(tokenizer.decode(prepared.train.ids.tolist()))
-    measured = runs_in(tokenizer.decode(data.rows.ids.tolist()))
-    if task != "pretrain":
-        measured |= runs_in(tokenizer.decode(data.general.ids.tolist()))
-        for benchmark in data.benchmarks:
-            for question in benchmark.questions:
-                measured |= runs_in(question.prompt)
+    measured = runs_in(tokenizer.decode(evaluation.rows.ids.tolist()))
+    measured |= runs_in(tokenizer.decode(evaluation.general.ids.tolist()))
+    for benchmark in evaluation.benchmarks:
+        for question in benchmark.questions:
+            measured |= runs_in(question.prompt)
     assert len(train) > 10_000
     assert len(measured) > 500
     shared = train & measured
     assert not shared, (len(shared), sorted(shared)[:3])
-    found = prepared.notes["overlap"]
-    assert found["dropped"] == found["overlapping"]
-    if found["dropped"]:
-        assert f"{task}: dropped {found['dropped']} of {found['checked']} training texts" in said
+    counts = prepared.notes["overlap"]
+    assert counts["dropped"] == counts["overlapping"]
+    if counts["dropped"]:
+        assert f"{task}: dropped {counts['dropped']} of {counts['checked']} training texts" in message
 
 
-def test_the_overlap_check_finds_what_is_there():
+def test_overlapping_texts_are_recognised():
     held_out = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     inside = f"before {held_out.upper().replace(' ', ', ')} after"
     twelve = " ".join(held_out.split()[:12]) + " other words"
     assert list(overlap.overlaps([inside, twelve, "short"], [held_out])) == [True, False, False]
     assert list(overlap.overlaps(["A short question?"], ["a short question"])) == [True]
-    kept, found = overlap.filtered("t", [twelve, inside, "a", "b"], str, [held_out], True, limit=2)
-    assert kept == [twelve, "a"]
-    assert found == {"checked": 3, "overlapping": 1, "dropped": 1}
-    kept, found = overlap.filtered("t", [twelve, inside], str, [held_out], False)
-    assert kept == [twelve, inside]
-    assert found == {"checked": 2, "overlapping": 1, "dropped": 0}
+    items, counts = overlap.filtered("t", [twelve, inside, "a", "b"], str, [held_out], True, limit=2)
+    assert items == [twelve, "a"]
+    assert counts == {"checked": 3, "overlapping": 1, "dropped": 1}
+    items, counts = overlap.filtered("t", [twelve, inside], str, [held_out], False)
+    assert items == [twelve, inside]
+    assert counts == {"checked": 2, "overlapping": 1, "dropped": 0}
 
 
 def test_math_splits_keep_paraphrases_apart():
     train, held_out, math500 = math.split(CACHE)
     assert (len(held_out), len(math500)) == (200, 500)
-    taken = {p.question for p in (*held_out, *math500)}
-    assert not taken & {p.question for p in train}
+    assert not {p.question for p in (*held_out, *math500)} & {p.question for p in train}
     generated = [wordproblems.trigrams(p.question) for _, p in wordproblems.generate(CACHE, 1)]
     assert not any(wordproblems.is_paraphrased(p.question, generated) for p in held_out)
-    # The check has teeth: most templates find their original among all of GSM8K's questions.
-    found = sum(wordproblems.is_paraphrased(p.question, generated) for p in corpora.gsm8k(CACHE))
-    assert 70 < found < 200
+    # Among all questions of GSM8K, the check recognises the originals of most of the 100 templates.
+    originals = sum(wordproblems.is_paraphrased(p.question, generated) for p in corpora.gsm8k(CACHE))
+    assert 70 < originals < 200
 
 
 def test_generated_word_problems_are_right_and_the_same_each_time():
@@ -122,7 +185,13 @@ def test_generated_word_problems_are_right_and_the_same_each_time():
     assert wordproblems.consistent("10 / 3 = 3.33")
 
 
-def test_corpora_are_what_they_are_said_to_be():
+@pytest.mark.parametrize(("choices", "index"), [(("a", "abc"), 1), (("a", "b"), 0)])
+def test_adaptllm_chooses_by_the_mean_over_tokens(choices, index):
+    benchmark, answers = Benchmark("b", [ChoiceQuestion("?", choices, 0)]), Answers(0.0, likelihoods=[[-4.0, -6.0]])
+    assert likeliest_per_token(benchmark, answers, byte_level()) == [index]
+
+
+def test_corpora_have_the_sizes_that_the_docs_say():
     assert len(corpora.alpaca(CACHE)) == 999
     assert tuple(map(len, corpora.c4(CACHE))) == (240, 60)
     assert len(corpora.wikipedia(CACHE)) == 30
@@ -144,7 +213,7 @@ def test_brown_reads_as_text():
     assert corpora.untag(tagged) == '"The jury", it said (twice).\nNo.'
 
 
-def test_a_users_rows_train_and_are_part_of_the_key(smoke, tmp_path):
+def test_rows_of_a_user_train_and_are_part_of_the_key(smoke, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"query": "What is 2 + 2?", "response": "It is 4. The answer is: 4"}\n' * 4)
     prepared = tasks.get("math").prepare(smoke("task=math", f"task.train_file={rows}"), byte_level())
@@ -152,8 +221,8 @@ def test_a_users_rows_train_and_are_part_of_the_key(smoke, tmp_path):
     assert "It is 4." in byte_level().decode(prepared.train[0]["input_ids"])
 
     def key(path):
-        few = ("training.steps=1", "training.log_every=1", "task.heldout_rows=1")
-        return runner.run(smoke("task=pretrain", f"task.train_file={path}", *few)).key
+        one_step = ("training.steps=1", "training.log_every=1", "task.heldout_rows=1")
+        return runner.run(smoke("task=pretrain", f"task.train_file={path}", *one_step)).key
 
     first, second = tmp_path / "a.txt", tmp_path / "b.txt"
     first.write_text("Some words. " * 60)
@@ -164,16 +233,18 @@ def test_a_users_rows_train_and_are_part_of_the_key(smoke, tmp_path):
     assert key(second) != before
 
 
-@pytest.mark.parametrize("task", NEW)
+@pytest.mark.parametrize("task", TASKS_WITH_DATA)
 def test_a_cell_from_start_to_record(task, smoke):
-    """Trained for a few steps at smoke scale: metrics before and after, and what the record must say."""
-    record = runner.run(smoke(f"task={task}", *FEW))
+    """Two steps at smoke scale: metrics before and after training, and the entries of the record."""
+    record = runner.run(smoke(f"task={task}", *FEW_STEPS))
     assert record.status == "finished", record.error
     final = record.metrics["final"]
-    assert final[tasks.get(task).headline] > 0
+    assert any(final.get(name, 0) > 0 for name in tasks.get(task).headlines)
     if task != "pretrain":
+        loss = tasks.get(task).loss
         assert final["general_loss"] != final["general_loss_before"]
-        assert final[f"{tasks.get(task).headline}_before"] > 0
+        assert final[loss] > 0
+        assert final[f"{loss}_before"] > 0
     assert {"step", "loss"} <= set(record.metrics["curve"][0])
     assert record.provenance["task_version"] == tasks.get(task).version
     assert record.provenance["data_fingerprint"]
@@ -181,14 +252,14 @@ def test_a_cell_from_start_to_record(task, smoke):
     assert record.cost["tokens"] > 0
 
 
-def test_the_base_models_scores_are_a_record(smoke):
+def test_method_none_records_the_scores_of_the_base_model(smoke):
     record = runner.run(smoke("method=none", "task=finance"))
     assert record.status == "finished", record.error
     assert record.cell["method"] == "none"
     assert record.cell["learning_rate"] is None
     assert record.cost["trainable_parameters"] == record.cost["tokens"] == 0
-    trained = runner.run(smoke("method=mora", "task=finance", *FEW))
+    trained = runner.run(smoke("method=mora", "task=finance", *FEW_STEPS))
     for name in ("heldout_perplexity", "general_loss"):
         assert record.metrics["final"][name] == pytest.approx(trained.metrics["final"][f"{name}_before"])
-    # Nothing trains, so nothing about training makes another cell.
+    # Nothing trains, so another setting of the training is the same run.
     assert runner.run(smoke("method=none", "task=finance", "training.steps=7")).key == record.key

@@ -1,15 +1,15 @@
-"""The memorisation task: its data, where the loss counts, and its score."""
+"""The memorisation task: its data, the tokens on which the loss counts, and its accuracy."""
 
 import math
 import uuid
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from experiments.data.rows import collate
-from experiments.tasks.uuid import TASK, character_accuracy, make_pairs
+from experiments.tasks.uuid import GUESS, TASK, character_accuracy, make_pairs
 from experiments.train.base_models import tiny_model, tiny_tokenizer
 
 KEY, VALUE = make_pairs(1, 0)[0]
@@ -17,15 +17,13 @@ KEY, VALUE = make_pairs(1, 0)[0]
 
 @pytest.fixture(scope="module")
 def merging_tokenizer():
-    """A BPE tokenizer whose tokens cover several characters, trained on such pairs."""
+    """A BPE tokenizer whose tokens cover several characters, trained on UUID pairs."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     tokenizer.train_from_iterator((f"{k}:{v}" for k, v in make_pairs(500, 9)), trainer)
-    from tokenizers import decoders
-
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
@@ -48,41 +46,40 @@ def test_accuracy_compares_32_digits_by_position_without_dashes():
     assert character_accuracy("x" + VALUE, VALUE) < 0.5  # shifted by one
 
 
-def test_chance_is_977_percent():
+def test_a_guess_scores_977_percent():
     guesses, truths = make_pairs(4000, 1), make_pairs(4000, 2)
     mean = sum(character_accuracy(g, t) for (g, _), (_, t) in zip(guesses, truths, strict=True)) / 4000
-    assert 100 * mean == pytest.approx(100 * (30 / 16 + 1 + 1 / 4) / 32, abs=0.3)
+    assert 100 * mean == pytest.approx(GUESS, abs=0.3)
+    assert pytest.approx(9.77, abs=0.005) == GUESS
 
 
 def test_examples_start_with_bos_carry_loss_everywhere_and_have_no_end(smoke):
     tokenizer = tiny_tokenizer()
-    prepared = TASK.prepare(smoke(), tokenizer)
-    row, (key, value) = prepared.train[0], prepared.data.pairs[0]
+    data = TASK.prepare(smoke(), tokenizer)
+    row, (key, value) = data.train[0], data.evaluation.pairs[0]
     assert tokenizer.decode(row["input_ids"]) == f"<s>{key}:{value}"
-    assert len(row["input_ids"]) == 1 + 36 + 1 + 36
+    assert len(row["input_ids"]) == 1 + 36 + 1 + 36 == TASK.row_tokens(smoke())
     assert torch.equal(row["labels"], row["input_ids"])
     assert tokenizer.eos_token_id not in row["input_ids"]
-    assert tokenizer.decode(prepared.data.prompts[0]) == f"<s>{key}:"
+    assert tokenizer.decode(data.evaluation.prompts[0]) == f"<s>{key}:"
 
 
-def test_the_value_starts_a_token_also_with_a_merging_tokenizer(smoke, merging_tokenizer):
-    prepared = TASK.prepare(smoke(), merging_tokenizer)
-    data = prepared.data
-    for (key, value), prompt, answer in zip(data.pairs, data.prompts, data.answers, strict=True):
+def test_the_value_starts_with_a_token_of_its_own_even_if_tokens_cover_several_characters(smoke, merging_tokenizer):
+    pairs = TASK.prepare(smoke(), merging_tokenizer).evaluation
+    for (key, value), prompt, answer in zip(pairs.pairs, pairs.prompts, pairs.answers, strict=True):
         assert len(answer) < 36
         assert merging_tokenizer.decode(prompt[1:]) == f"{key}:"
         assert merging_tokenizer.decode(answer) == value
 
 
 class Oracle(torch.nn.Module):
-    """Knows every pair: stands for a model that has memorised all, with prompts of different lengths."""
+    """A model that has memorised all pairs."""
 
     device = torch.device("cpu")
 
-    def __init__(self, prepared, spoil=0):
+    def __init__(self, pairs):
         super().__init__()
-        self.answers = {tuple(p): a for p, a in zip(prepared.data.prompts, prepared.data.answers, strict=True)}
-        self.spoil = spoil
+        self.answers = {tuple(p): a for p, a in zip(pairs.prompts, pairs.answers, strict=True)}
 
     def generate(self, input_ids, attention_mask, max_new_tokens, pad_token_id, **kwargs):
         rows = []
@@ -94,15 +91,14 @@ class Oracle(torch.nn.Module):
 
 def test_a_model_that_knows_all_scores_100(smoke, merging_tokenizer):
     for tokenizer in (tiny_tokenizer(), merging_tokenizer):
-        prepared = TASK.prepare(smoke(), tokenizer)
-        assert TASK.accuracy(Oracle(prepared), tokenizer, prepared.data, 16) == 100
+        pairs = TASK.prepare(smoke(), tokenizer).evaluation
+        assert TASK.accuracy(Oracle(pairs), tokenizer, pairs, 16) == 100
 
 
-def test_generation_equals_teacher_forcing_when_it_is_right(smoke):
-    """Cached, left-padded generation agrees with a plain forward pass, token by token."""
+def test_generation_equals_a_forward_pass(smoke):
+    """Generation with a cache takes the likeliest token of a plain forward pass, token by token."""
     tokenizer, model = tiny_tokenizer(), tiny_model().eval()
-    prepared = TASK.prepare(smoke(), tokenizer)
-    prompt = torch.tensor([prepared.data.prompts[0]])
+    prompt = torch.tensor([TASK.prepare(smoke(), tokenizer).evaluation.prompts[0]])
     out = model.generate(
         prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8
     )
@@ -113,13 +109,13 @@ def test_generation_equals_teacher_forcing_when_it_is_right(smoke):
 
 def test_losses_are_split_where_the_value_starts(smoke):
     tokenizer, model = tiny_tokenizer(), tiny_model().eval()
-    prepared = TASK.prepare(smoke(), tokenizer)
-    key_loss, value_loss = TASK.losses(model, prepared)
-    batch = collate(prepared.train)
+    data = TASK.prepare(smoke(), tokenizer)
+    key_loss, value_loss = TASK.losses(model, data.evaluation)
+    batch = collate(data.train)
     with torch.no_grad():
         logits = model(batch["input_ids"]).logits.float()
     logprob = logits[:, :-1].log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
-    # Targets 1..37 are the key and its colon, 38..73 the value.
+    # The tokens 1 to 37 are the key and its colon, 38 to 73 the value.
     assert key_loss == pytest.approx(-logprob[:, :37].mean().item(), rel=1e-5)
     assert value_loss == pytest.approx(-logprob[:, 37:].mean().item(), rel=1e-5)
     assert model(**batch).loss.item() == pytest.approx((37 * key_loss + 36 * value_loss) / 73, rel=1e-5)
@@ -130,7 +126,7 @@ def test_tiny_is_the_same_everywhere_and_leaves_the_random_state_alone():
     a, b = tiny_model(), tiny_model()
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    # To the digits that a change of the drawing order or of torch's generator would move.
+    # A change of the order in which weights are drawn, or of torch's generator, changes these digits.
     assert sum(p.double().abs().sum().item() for p in a.parameters()) == pytest.approx(86679.783462, rel=1e-9)
 
 
@@ -155,7 +151,7 @@ def test_collate_pads_on_the_right_without_loss():
 
 
 def test_the_loss_floor_of_the_key_is_its_entropy():
-    """A model that has memorised all pairs still cannot know which key comes: ln(pairs) nats a sequence."""
+    """A model that has memorised all pairs still cannot know which key comes: it loses ln(pairs) nats a row."""
     pairs = 10_000
     tokens = 2 * 36 + 1
-    assert math.log(pairs) / tokens == pytest.approx(0.13, abs=0.01)  # where the paper's loss curves end
+    assert math.log(pairs) / tokens == pytest.approx(0.13, abs=0.01)  # the end of the paper's loss curves

@@ -187,7 +187,7 @@ def measured(index: int, port: int, out: str) -> None:
 
     from torch.distributed import TCPStore
 
-    from experiments.data.questions import Benchmark, Choice, Open
+    from experiments.data.questions import Benchmark, ChoiceQuestion, OpenQuestion
     from experiments.data.rows import Rows
     from experiments.measure import evaluation
     from experiments.measure.evaluation import Loss
@@ -204,17 +204,21 @@ def measured(index: int, port: int, out: str) -> None:
     model, tokenizer = base_models.tiny_model().eval(), base_models.tiny_tokenizer()
     task = uuid.UuidTask()
     config = compose("scale=smoke", "task.pairs=16", "hardware=ddp" if port else "hardware=cpu", "hardware.device=cpu")
-    prepared = task.prepare(config, tokenizer)
+    data = task.prepare(config, tokenizer)
     rows = Rows.of(([5 + (i * j) % 90 for j in range(20 + 17 * i)], [True] * (20 + 17 * i)) for i in range(11))
-    choices = [Choice(f"Question {'long ' * (i % 4)}{i}?", ("yes", "no", f"maybe {i}"), i % 3) for i in range(9)]
+    choices = [
+        ChoiceQuestion(f"Question {'long ' * (i % 4)}{i}?", ("yes", "no", f"maybe {i}"), i % 3) for i in range(9)
+    ]
     asked = [
         Benchmark("choices", choices),
-        Benchmark("letters", [Choice(f"Which{'?' * i}", ("A", "B", "C", "D"), i % 4) for i in range(7)]),
-        Benchmark("open", [Open(f"{i} and {'one more ' * i}is?", str(i)) for i in range(7)], ("###",), 6, r"(\d+)"),
+        Benchmark("letters", [ChoiceQuestion(f"Which{'?' * i}", ("A", "B", "C", "D"), i % 4) for i in range(7)]),
+        Benchmark(
+            "open", [OpenQuestion(f"{i} and {'one more ' * i}is?", str(i)) for i in range(7)], ("###",), 6, r"(\d+)"
+        ),
     ]
     answers = evaluation.ask(model, tokenizer, asked, 2)
     found = {
-        "uuid": task.evaluate(model, tokenizer, prepared),
+        "uuid": task.evaluate(model, tokenizer, data),
         "loss": [Loss.of(model, rows).nats, Loss.of(model, rows).tokens],
         "answers": {name: [a.lm_eval, a.likelihoods, a.texts] for name, a in answers.items()},
     }
