@@ -42,7 +42,7 @@ def main() -> int:
         codes.append(code)
         if code and os.getpid() != here:  # submitit runs it elsewhere, on a copy of the list
             raise JobFailedError(code)
-        if code and ranks.given():
+        if code and ranks.from_launcher():
             sys.exit(code)  # ranks that wait for this one must not go on waiting through a sweep
         return headline
 
