@@ -1,4 +1,4 @@
-"""The three rules that hold the house up, as far as they concern what reads records."""
+"""What code that reads records may import, and that no published number is typed into code."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from experiments.study.cells import Protocols
 from .. import synthetic
 
 ROOT = Path(__file__).parent.parent.parent
-OURS = ("plan", "make_tables", "make_figures", "make_report")
+RECORD_SCRIPTS = ("plan", "make_tables", "make_figures", "make_report")
 
 
 def imports(source: str) -> set[str]:
-    """The modules that a source imports, absolute, wherever it does so."""
-    found: set[str] = set()
+    """The modules that a source imports by an absolute name, also inside functions."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def cells(notebook: Path) -> list[str]:
@@ -42,9 +42,9 @@ def test_experiments_never_import_scripts(path):
     assert not [name for name in imports(path.read_text()) if name.split(".")[0] == "scripts"]
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", RECORD_SCRIPTS)
 def test_scripts_only_read_records(name):
-    found = imports((ROOT / "scripts" / f"{name}.py").read_text())
+    names = imports((ROOT / "scripts" / f"{name}.py").read_text())
     allowed = (
         "experiments.report",
         "experiments.study",
@@ -53,27 +53,27 @@ def test_scripts_only_read_records(name):
         "experiments.paper",
         "experiments.errors",
     )
-    inside = {n for n in found if n.split(".")[0] in ("experiments", "mora", "scripts")} - {"experiments"}
+    inside = {n for n in names if n.split(".")[0] in ("experiments", "mora", "scripts")} - {"experiments"}
     assert all(n.startswith(allowed) for n in inside), inside
-    assert not {n for n in found if n.split(".")[0] in ("torch", "transformers", "peft", "hydra")}
+    assert not {n for n in names if n.split(".")[0] in ("torch", "transformers", "peft", "hydra")}
 
 
 def test_notebook_only_reads_records_and_has_no_output():
     notebook = ROOT / "notebooks" / "results.ipynb"
     content = json.loads(notebook.read_text())
     assert all(not c.get("outputs") and not c.get("execution_count") for c in content["cells"])
-    found = imports("\n".join(cells(notebook)))
-    assert {n for n in found if n.startswith(("experiments.", "mora", "scripts"))} <= {
+    names = imports("\n".join(cells(notebook)))
+    assert {n for n in names if n.startswith(("experiments.", "mora", "scripts"))} <= {
         n
-        for n in found
+        for n in names
         if n.startswith(("experiments.report", "experiments.study", "experiments.store", "experiments.paper"))
     }
 
 
 def test_notebook_executes(tmp_path):
     protocols = Protocols("smoke")
-    made = [r for c in paper.table_cells(2, "smoke") for r in synthetic.searched(protocols.setting(c), (0, 1))]
-    synthetic.write(made, tmp_path)
+    records = [r for c in paper.table_cells(2, "smoke") for r in synthetic.searched(protocols.setting(c), (0, 1))]
+    synthetic.write(records, tmp_path)
     source = "\n".join(cells(ROOT / "notebooks" / "results.ipynb")) + "\nassert len(results.records) == 24"
     environment = os.environ | {"MORA_RESULTS": str(tmp_path), "MORA_SCALE": "smoke"}
     subprocess.run([sys.executable, "-c", source], cwd=ROOT / "notebooks", env=environment, check=True)
@@ -83,7 +83,7 @@ def test_notebook_executes(tmp_path):
 
 
 def published_numbers() -> set[str]:
-    """Every value of a published table that is unlikely to stand in code for another reason."""
+    """The values of the published tables, without whole numbers, which code may contain for other reasons."""
     rows = [row for number in paper.TABLES for row in paper.published()[f"table{number}"]["rows"]]
     values = {str(v) for row in rows for v in row["values"].values() if v is not None}
     return {v for v in values if not v.endswith(".0")}
@@ -94,7 +94,7 @@ def published_numbers() -> set[str]:
     [
         *sorted((ROOT / "experiments" / "paper").glob("*.py")),
         *sorted((ROOT / "experiments" / "report").glob("*.py")),
-        *(ROOT / "scripts" / f"{n}.py" for n in OURS),
+        *(ROOT / "scripts" / f"{n}.py" for n in RECORD_SCRIPTS),
     ],
     ids=lambda p: p.name,
 )

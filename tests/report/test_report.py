@@ -1,4 +1,4 @@
-"""The report: what it says, that nothing in a record can break out of it, and how it behaves in a real browser."""
+"""The HTML page: its content, that no text of a record becomes markup, and its behaviour in a browser."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from experiments.report import figures, html, plots
 from experiments.study.fill import Results
 
 from .. import synthetic
+from ..conftest import ROOT
 from .browser import Browser
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -20,7 +21,7 @@ EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
 @pytest.fixture(scope="module")
 def hostile():
-    """The small set, with one run whose every text tries to be markup."""
+    """The small set, where every text of one run would be markup if it were not escaped."""
     protocols = synthetic.FixedProtocols("laptop")
     records = synthetic.small_set(protocols)
     records = [
@@ -80,6 +81,10 @@ def test_data_is_whole(page, hostile):
     assert data["sections"][evil["provenance"][EVIL]] == EVIL
 
 
+def test_the_committed_page_is_small():
+    assert (ROOT / "results" / "report.html").stat().st_size < 3_000_000
+
+
 def test_figures_do_not_share_ids(page):
     ids = re.findall(r' id="([^"]*)"', page)
     assert len(ids) == len(set(ids))
@@ -96,10 +101,10 @@ def test_figures_are_those_of_the_files(page, small):
 def browser(page, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     (folder / "report.html").write_text(page)
-    opened = Browser(folder / "profile")
-    opened.open(folder / "report.html")
-    yield opened
-    opened.close()
+    session = Browser(folder / "profile")
+    session.open(folder / "report.html")
+    yield session
+    session.close()
 
 
 def column(browser, table, index):
