@@ -130,9 +130,9 @@ def _pretrain(method: str) -> Cell:
     return Cell("pretrain", method, PRETRAINING)
 
 
-def _at_both_ranks(task: str, measures: tuple[Measure, ...], kind: str, margins: tuple[float, ...]) -> list[ClaimPart]:
+def _at_both_ranks(task: str, choices: tuple[Measure, ...], kind: str, margins: tuple[float, ...]) -> list[ClaimPart]:
     return [
-        ClaimPart(f"{task}, r = {r}: MoRA, LoRA", Cell(task, "mora", r), Cell(task, "lora", r), measures, kind, margins)
+        ClaimPart(f"{task}, r = {r}: MoRA, LoRA", Cell(task, "mora", r), Cell(task, "lora", r), choices, kind, margins)
         for r in (LOW, HIGH)
     ]
 

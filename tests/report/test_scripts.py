@@ -84,14 +84,14 @@ def test_check_knows_what_is_stale(results, tmp_path):
     assert script("make_tables", "--results", folder, "--check").returncode == 1
     assert not (folder / "tables").exists()
     script("make_tables", "--results", folder)
-    script("make_report", "--results", folder)
+    script("make_report", "--scale", "smoke", "--results", folder)
     assert script("make_tables", "--results", folder, "--check").returncode == 0
-    assert script("make_report", "--results", folder, "--check").returncode == 0
+    assert script("make_report", "--scale", "smoke", "--results", folder, "--check").returncode == 0
     next(iter((folder / "runs").iterdir())).unlink()
     stale = script("make_tables", "--results", folder, "--check")
     assert stale.returncode == 1
     assert stale.stderr.startswith("stale: ")
-    assert script("make_report", "--results", folder, "--check").returncode == 1
+    assert script("make_report", "--scale", "smoke", "--results", folder, "--check").returncode == 1
 
 
 def test_the_readme_gets_the_claims_between_its_marks(results, tmp_path):
