@@ -35,20 +35,20 @@ def table_files(results: Results, numbers: Iterable[int], folder: Path) -> Files
     return files
 
 
-def findings_file(records: Sequence[Record], known: Sequence[Results], path: Path) -> Files:
+def findings_file(records: Sequence[Record], all_results: Sequence[Results], path: Path) -> Files:
     """FINDINGS.md: the verdicts on the claims, scale by scale.
 
     Args:
         records: Every record; their scales decide what the page covers.
-        known: Results that the caller has already; their cells are not filled a second time.
+        all_results: Results that the caller has already; their cells are not filled a second time.
         path: Where the file goes.
     """
-    by_name = {r.scale: r for r in known}
+    by_name = {r.scale: r for r in all_results}
     scales = findings.scales_with_findings([r.cell["scale"] for r in records])
     return {path: findings.page([by_name.get(s) or Results(s, records) for s in scales]).encode()}
 
 
-def readme_file(records: Sequence[Record], known: Sequence[Results], path: Path) -> Files:
+def readme_file(records: Sequence[Record], all_results: Sequence[Results], path: Path) -> Files:
     """The file at `path`, with the verdicts at the laptop scale between its marks for `claims`."""
-    results = next((r for r in known if r.scale == "laptop"), None) or Results("laptop", records)
+    results = next((r for r in all_results if r.scale == "laptop"), None) or Results("laptop", records)
     return {path: between_marks(path, "claims", findings.summary(judge_all(results)))}
