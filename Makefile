@@ -33,6 +33,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/make_tables.py --check --readme README.md
 	$(BIN)/python scripts/make_figures.py --check
 	$(BIN)/python scripts/make_report.py --check

@@ -1,13 +1,13 @@
 """Errors that are no defect of this project: wrong settings, full disks and memories, jobs that failed elsewhere.
 
-What they say is one line: `one_line` makes it so.
+The message of each is one line. `one_line` makes one line of any text.
 """
 
 from __future__ import annotations
 
 import errno
 
-LONGEST = 600  # characters of a message: a value may be of any length
+LONGEST = 600  # characters of a message. A value that the message names may be of any length
 
 
 class ConfigError(Exception):
@@ -15,11 +15,11 @@ class ConfigError(Exception):
 
 
 class StorageError(Exception):
-    """A file could not be written: the disk is full, or gone. The message is one line that names the folder."""
+    """A file could not be written: the disk is full or broken. The message is one line that names the folder."""
 
 
 class JobFailedError(Exception):
-    """A job that was sent elsewhere did not end well; its own output says why."""
+    """A job on a cluster failed. `code` is its exit code; the job's own output says why it failed."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -29,18 +29,41 @@ class JobFailedError(Exception):
         return f"a job ended with {self.code}: its output is below <results>/hydra/.submitit"
 
 
-SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+# The numbers of an OSError that a wrong path causes. Any other number means that the machine failed: a full disk, a
+# quota, a broken device.
+WRONG_PATH = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+    None,
+}
+
+
+def exit_code(error: Exception) -> int:
+    """2 where a setting is wrong, 1 where the machine failed."""
+    if isinstance(error, OSError):
+        return 2 if error.errno in WRONG_PATH else 1
+    return 1 if isinstance(error, StorageError) else 2
+
+
+MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch says it in a RuntimeError, Python in a MemoryError, the system in a number."""
+    """Whether memory ran out. torch raises a RuntimeError then, Python a MemoryError, the system an OSError."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
+    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in MEMORY_MESSAGES)
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, without control characters and of a length that a terminal shows."""
+    """`text` on one line, without control characters, and cut in the middle where it is long."""
     text = " ".join(text.split())
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     if len(text) <= LONGEST:

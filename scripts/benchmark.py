@@ -1,11 +1,11 @@
-"""Measure speed and memory against PEFT's LoRA, dense arithmetic and a bare loop; write docs/performance.md.
+"""Compare speed and memory with PEFT's LoRA, dense arithmetic and a bare loop; write docs/performance.md.
 
     python scripts/benchmark.py                       all parts, about fifteen minutes on two quiet cores
-    python scripts/benchmark.py --only linear,memory  these parts; what else was measured before stays
-    python scripts/benchmark.py --render              the page again, from what was measured
+    python scripts/benchmark.py --only linear,memory  these parts; measurements of other parts stay
+    python scripts/benchmark.py --render              write the page again, measure nothing
 
-A part is stored when it is finished, so an interrupted measurement goes on with --only. Exit codes: 0 done; 1 with
---render --check: the page is stale; 2 a bad argument.
+The script stores each part when the part is finished: after an interruption, --only measures the other parts. Exit
+codes: 0 done; 1 the page is stale (with --render --check); 2 a bad argument.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.cli import script
+from experiments.cli import command, script
 from experiments.errors import ConfigError
-from experiments.store.storage import write_json
+from experiments.files import write_json
 from scripts.benchmarks import page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,19 +32,17 @@ PARTS = tuple(page.TITLES)
 
 
 def names(text: str) -> list[str]:
-    """The parts of a list with commas, in the order in which they run."""
-    asked = text.split(",")
-    if unknown := sorted(set(asked) - set(PARTS)):
+    """The type of a list of parts, such as linear,memory. Gives the parts in the order in which they run."""
+    parts = text.split(",")
+    if unknown := sorted(set(parts) - set(PARTS)):
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no part; allowed: {', '.join(PARTS)}")
-    return [name for name in PARTS if name in asked]
+    return [name for name in PARTS if name in parts]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = script.Parser(__doc__)
     parser.add_argument("--only", type=names, default=list(PARTS), metavar="A,B,...", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--quick", action="store_true", help="few rounds: a first look")
+    parser.add_argument("--quick", action="store_true", help="measure few rounds, for a first look")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmark.json", metavar="JSON")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", metavar="MARKDOWN")
     parser.add_argument("--render", action="store_true", help="measure nothing")
@@ -56,8 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--check goes with --render")
     measured = read(options.output)
     if not options.render:
-        # As run.py does, and before torch is imported: threads that spin would slow each other down.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        command.prepare_environment()  # before torch is imported
         for name in options.only:
             print(f"measuring: {name}", file=sys.stderr)
             measured["parts"][name] = part(name, options.quick)
@@ -70,10 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What was measured before.
+    """The measurements that a file holds; none if there is no file.
 
     Raises:
-        ConfigError: The file is something else.
+        ConfigError: The file holds something else.
     """
     try:
         measured: dict[str, Any] = json.loads(path.read_text())

@@ -1,10 +1,10 @@
-"""How far the dry run's memory is off: real training steps on this machine's CPU, beside the estimate for them.
+"""The memory that real training steps take on this machine's CPU, beside the dry run's estimate.
 
-    python scripts/check_dry_run.py                        tiny and smollm2-135m, by several methods: a Markdown table
+    python scripts/check_dry_run.py                        a Markdown table of two models and several methods
     python scripts/check_dry_run.py --model tiny
 
-Saved: bytes that autograd keeps for the backward pass, counted by its own hooks. Peak: the most memory that a process
-of its own had, less what it had before it made the model. Each line takes a process and some seconds to a minute.
+Saved: the bytes that autograd keeps for the backward pass, counted by autograd's hooks. Peak: the largest memory of a
+process, minus its memory before the model was built. Each row of the table starts a process and takes up to a minute.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from tabulate import tabulate
 
 from experiments.cli import script
 from experiments.estimate import dry_run
-from experiments.spec import compose
 from experiments.spec.compose import composition
 from experiments.spec.parse import parse
 from experiments.spec.run_config import RunConfig
@@ -41,7 +40,6 @@ SIZES = {"tiny": (16, 512), "smollm2-135m": (4, 256)}  # rows, tokens
 
 def planned(model: str, arguments: list[str], checkpointing: bool) -> RunConfig:
     rows, length = SIZES[model]
-    compose.register()
     own = [f"model={model}", "task=math", "scale=paper", "hardware=cpu", f"task.max_length={length}"]
     own += [f"training.batch_size={rows}", f"hardware.device_batch_size={rows}"]
     own += [f"hardware.activation_checkpointing={str(checkpointing).lower()}"]
@@ -49,7 +47,7 @@ def planned(model: str, arguments: list[str], checkpointing: bool) -> RunConfig:
 
 
 def measure(config: RunConfig) -> dict[str, float]:
-    """Two real steps, in this process."""
+    """Measure two real steps in this process. Bytes."""
     import torch
 
     from experiments.spec import shapes
@@ -83,14 +81,14 @@ def measure(config: RunConfig) -> dict[str, float]:
             optimizer.step()
             optimizer.zero_grad()
 
-    train(dataclasses.replace(shape, layers=1), 1, 8)  # loads the libraries' last parts
+    train(dataclasses.replace(shape, layers=1), 1, 8)  # the libraries load their last parts in the first step
     before = peak_memory.peak()
     train(shape, *SIZES[config.model])
     return {"saved": sum(kept.values()), "peak": peak_memory.peak() - before}
 
 
 def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:
-    """Estimate and measurement, bytes. The measurement is taken in a process of its own."""
+    """The estimate, and the measurement in a new process. Bytes."""
     from experiments.estimate import trace
     from experiments.spec import shapes
     from experiments.train.placement import Placement
@@ -98,7 +96,7 @@ def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:
     config = planned(model, METHODS[name], checkpointing)
     step = trace.step(config, shapes.NAMED[model], Placement("cpu", "fp32"), *SIZES[model])
     command = [sys.executable, __file__, "--measure", model, name, str(int(checkpointing))]
-    # Each tensor in pages of its own, given back when it ends: what is measured is tensors, not the allocator's habits.
+    # malloc puts each tensor in its own pages and returns the pages, so the measurement holds live tensors only.
     pages = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=pages)
     real = json.loads(done.stdout.splitlines()[-1])
@@ -111,20 +109,20 @@ def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:
 
 
 def line(model: str, name: str, checkpointing: bool) -> list[str]:
-    found = compared(model, name, checkpointing)
+    memory = compared(model, name, checkpointing)
 
     def beside(what: str) -> list[str]:
-        guess, real = found[what], found[f"{what}_measured"]
+        guess, real = memory[what], memory[f"{what}_measured"]
         return [f"{guess / 2**20:,.1f}", f"{real / 2**20:,.1f}", f"{100 * (guess / real - 1):+.1f} %"]
 
-    # With checkpointing what is kept is no saved tensor of autograd's, but held by the function that recomputes.
+    # With checkpointing, the function that recomputes holds the tensors, and autograd's hooks do not see them.
     saved = ["", "", ""] if checkpointing else beside("saved")
     return [model, name, "yes" if checkpointing else "no", *saved, *beside("peak")]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=SIZES, action="append", help="only this one (repeatable)")
+    parser = script.Parser(__doc__)
+    parser.add_argument("--model", choices=SIZES, action="append", help="only this model (repeatable)")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:

@@ -1,44 +1,42 @@
-"""Score the saved model of a finished run again, without training, and compare with its record.
+"""Score the saved model of a finished run again, without training, and compare the scores with the record.
 
-    python scripts/evaluate.py KEY                     KEY: the name of a record in <results>/runs
-    python scripts/evaluate.py KEY --task biomed       on another task of the same model, at the run's scale
+    python scripts/evaluate.py KEY                     compare; KEY is the name of a record in <results>/runs
+    python scripts/evaluate.py KEY --task biomed       score on another task that has the same model at the run's scale
 
-Exit codes: 0 equal (or another task); 1 not equal; 2 a bad argument. Another device or number of threads adds in
-another order: --tolerance says which difference counts as equal.
+Exit codes: 0 equal, or another task; 1 not equal; 2 a bad argument. Another device or another number of threads adds
+numbers in another order: --tolerance is the largest difference that counts as equal.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from tabulate import tabulate
 
 from experiments import tasks
 from experiments.cli import script
-from experiments.cli.explain import explain
 from experiments.errors import ConfigError
 from experiments.reuse import load
-from experiments.spec import compose
-from experiments.spec.compose import CONF, composition
+from experiments.spec.compose import composition
 from experiments.spec.parse import parse
 from experiments.spec.run_config import RunConfig
 from experiments.store.records import Store
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser(__doc__)
     parser.add_argument("key", metavar="KEY")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
     parser.add_argument("--task", choices=tasks.NAMES, help="another task; nothing is compared")
     parser.add_argument(
-        "--tolerance", type=script.not_negative, default=0.0, help="largest difference that is equal (default: 0)"
+        "--tolerance",
+        type=script.not_negative,
+        default=0.0,
+        help="largest difference that counts as equal (default: 0)",
     )
     options = parser.parse_args(arguments)
     store = Store(options.results)
@@ -56,12 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def with_task(config: RunConfig, task: str) -> RunConfig:
-    """The configuration of a run, with the task section that `task` has at its scale."""
-    compose.register()
-    try:
-        composed = parse(composition(["method=fft", f"task={task}", f"scale={config.scale}"]))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"--task: {explain(error, [], CONF)}") from None
+    """The configuration of a run, with the task section of `task` at the same scale."""
+    composed = parse(composition(["method=fft", f"task={task}", f"scale={config.scale}"]))
     if composed.model != config.model:
         raise ConfigError(
             f"--task: {task} at scale {config.scale} is measured on {composed.model}, this run trained {config.model}"
@@ -70,7 +64,7 @@ def with_task(config: RunConfig, task: str) -> RunConfig:
 
 
 def compare(recorded: dict[str, Any], now: dict[str, Any], tolerance: float) -> int:
-    """Print both sides of each metric, and whether all are equal."""
+    """Print each metric of the record and of now, and whether all are equal. Gives the exit code."""
     rows, equal = [], True
     for name in sorted({*recorded, *now}):
         a, b = recorded.get(name), now.get(name)

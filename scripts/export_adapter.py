@@ -1,16 +1,15 @@
 """Export the model of a finished run for use without this project.
 
-    python scripts/export_adapter.py KEY OUT                        a whole transformers model, the update merged in
-    python scripts/export_adapter.py KEY OUT --format lora          a LoRA for stock PEFT; exact for truncation, sharing
-    python scripts/export_adapter.py KEY OUT --format lora --rank 64 --force      the closest LoRA, whatever is lost
-    python scripts/export_adapter.py KEY OUT --format adapter --push owner/name   as trained, and uploaded
+    python scripts/export_adapter.py KEY OUT                        a whole transformers model with the update merged in
+    python scripts/export_adapter.py KEY OUT --format lora          a LoRA for PEFT; exact for truncation and sharing
+    python scripts/export_adapter.py KEY OUT --format lora --rank 64 --force      the closest LoRA of rank 64
+    python scripts/export_adapter.py KEY OUT --format adapter --push owner/name   the trained adapter, uploaded
 
-OUT must not exist, and appears whole or not at all. Exit codes: 0 done; 2 refused, in one line.
+OUT must not exist. The script creates all of OUT or nothing. Exit codes: 0 done; 2 refused, in one line.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -28,12 +27,12 @@ def positive(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script.Parser(__doc__)
     parser.add_argument("key", metavar="KEY")
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
     parser.add_argument("--format", choices=export.FORMATS, default="merged")
-    parser.add_argument("--rank", type=positive, help="lora: approximate at this rank")
+    parser.add_argument("--rank", type=positive, help="lora: rank of the approximation")
     loss = parser.add_mutually_exclusive_group()
     loss.add_argument(
         "--tolerance",
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         default=export.ROUNDING,
         help="lora: largest relative error (default: %(default)s)",
     )
-    loss.add_argument("--force", action="store_true", help="lora: write it whatever the error is")
+    loss.add_argument("--force", action="store_true", help="lora: write the LoRA whatever its error")
     parser.add_argument("--push", metavar="REPO", help="upload OUT to this hub repository")
     options = parser.parse_args(arguments)
     store = Store(options.results)

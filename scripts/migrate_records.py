@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from omegaconf import OmegaConf
 
+from experiments import files
 from experiments.cli import script
 from experiments.data import userfile
 from experiments.errors import ConfigError
 from experiments.identity import fingerprint, identity_of, key_of, name_of
 from experiments.spec.compose import composition
 from experiments.spec.run_config import RunConfig
-from experiments.store import storage
 
 NOT_IN_OLD_KEY = {
     "task": {"train_file", "eval_batch_size"},
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"left as it is: {path}: {error}", file=sys.stderr)
             left += 1
             continue
-        storage.write_json(results / "runs" / f"{record['key']}.json", record)
+        files.write_json(results / "runs" / f"{record['key']}.json", record)
         for folder in ("checkpoints", "models"):
             if (results / folder / values["key"]).is_dir():
                 (results / folder / values["key"]).rename(results / folder / record["key"])

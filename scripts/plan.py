@@ -1,12 +1,12 @@
-"""Which runs of a table or figure are done, missing or failed, what the rest would cost; and running it.
+"""Show which runs of a table or figure are finished, failed or missing, and what the missing runs would cost; run them.
 
-    python scripts/plan.py --table 2 --scale laptop               look
-    python scripts/plan.py --table 2 --scale laptop --run         run what is missing; interrupt and repeat at will
-    python scripts/plan.py --table 2 --scale paper --print slurm  or --print hydra: how to run it elsewhere
+    python scripts/plan.py --table 2 --scale laptop               show the runs
+    python scripts/plan.py --table 2 --scale laptop --run         run what is missing; after an interruption, repeat
+    python scripts/plan.py --table 2 --scale paper --print slurm  print a script for another machine (or --print hydra)
 
-Each cell takes two stages: every learning rate that the protocol lists, at the first seed; then the other seeds at the
-rate with the lowest training (or held-out) loss. Exit codes: 0; 1 a run failed; 2 a bad argument; 130 interrupted.
-What is not known here is handed on to run.py, such as hardware=gpu logger=none.
+Each cell has two stages. The first stage runs every learning rate of the protocol with the first seed. The second stage
+runs the other seeds at the rate with the lowest training loss. Arguments such as hardware=gpu go to run.py.
+Exit codes: 0 done; 1 a run failed; 2 a bad argument; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tabulate import tabulate
 
-from experiments import paper
+from experiments import paper, tasks
 from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.spec import methods, scales
@@ -33,14 +33,10 @@ HEADER = ("task", "method", "rank", "operator", "stage", "states", "learning rat
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = script.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = script.Parser(__doc__)
     parser.add_argument("--table", type=int, action="append", default=[], choices=paper.TABLES)
     parser.add_argument("--figure", type=int, action="append", default=[], choices=paper.FIGURES)
-    parser.add_argument(
-        "--task", action="append", choices=script.TASKS, help="only the cells of this task (repeatable)"
-    )
+    parser.add_argument("--task", action="append", choices=tasks.NAMES, help="only the cells of this task (repeatable)")
     parser.add_argument("--method", action="append", choices=methods.names(), help="only this method (repeatable)")
     parser.add_argument("--scale", choices=scales.names(), default="laptop")
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -50,9 +46,9 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     action.add_argument("--run", action="store_true", help="run what is missing")
     action.add_argument("--print", choices=("hydra", "slurm"), help="print the commands of what can be run now")
     parser.add_argument("run_arguments", nargs="*", metavar="name=value", help="more settings for run.py")
-    made = parser.parse_args(arguments)
-    script.check_overrides(parser, made.run_arguments)
-    return made
+    chosen = parser.parse_args(arguments)
+    script.check_overrides(chosen.run_arguments)
+    return chosen
 
 
 def cells(chosen: argparse.Namespace) -> list[paper.Cell]:
@@ -126,6 +122,6 @@ def show(plans: list[planning.Plan], results: Results) -> None:
 
 
 if __name__ == "__main__":
-    # A job that is told to end stops as one that is interrupted: with a checkpoint.
+    # SIGTERM ends the script as Ctrl-C does: the current run saves a checkpoint.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(script.guarded(main))

@@ -14,8 +14,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
+from experiments import files
 from experiments.report import plots
-from experiments.store import storage
 from mora import operators
 
 IN, OUT, R_HAT = 40, 24, 8
@@ -43,7 +43,7 @@ def main(path: Path = Path(__file__).parent.parent / "docs" / "operators.svg") -
         axis.set(xticks=[], yticks=[])
     figure.supxlabel(f"{IN} inputs", fontsize=9)
     figure.supylabel(f"{OUT} outputs", fontsize=9)
-    storage.write(path, plots.saved(figure)[".svg"])
+    files.write(path, plots.svg(figure))
 
 
 if __name__ == "__main__":

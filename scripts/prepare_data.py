@@ -1,12 +1,11 @@
-"""Fetch everything that the laptop scale needs, ahead of time, and print where it comes from.
+"""Download all models and data that the laptop scale needs, and print their origin.
 
-python scripts/prepare_data.py              fetch what is absent, then print the table
-python scripts/prepare_data.py --check      only print the table; exit code 1 if something is absent
+python scripts/prepare_data.py              download what is missing, then print the table
+python scripts/prepare_data.py --check      print the table; exit code 1 if something is missing
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -22,8 +21,8 @@ from experiments.spec.run_config import Paths
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fetch nothing")
+    parser = script.Parser(__doc__)
+    parser.add_argument("--check", action="store_true", help="download nothing")
     parser.add_argument(
         "--cache",
         default=os.environ.get("MORA_CACHE"),
@@ -49,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show(names: list[str], cache: Path) -> None:
-    """Print what, from where, under which licence, how large, and whether it is there."""
+    """Print for each source its content, origin, licence, size and state."""
     rows = []
     for name in names:
         s = catalogue.SOURCES[name]

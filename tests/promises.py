@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from experiments.store.storage import write_json
+from experiments.files import write_json
 
 ROOT = Path(__file__).parent.parent
 DATA, PAGE = ROOT / "docs" / "reliability.json", ROOT / "docs" / "reliability.md"

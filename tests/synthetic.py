@@ -29,7 +29,15 @@ class FixedProtocols:
     def setting(self, cell: Cell) -> Setting:
         rank = None if cell.rank is None else RANKS[cell.rank]
         candidates = {"none": (), "fft": (1e-3,)}.get(cell.method, (1e-3, 1e-2))
-        identity = {"cell": dataclasses.asdict(cell), "scale": self.scale, "training": {}, "seed": 0, "hardware": {}}
+        identity = {
+            "cell": dataclasses.asdict(cell) | {"options": list(cell.options)},
+            "task": {"name": cell.task},
+            "method": {"name": cell.method},
+            "scale": self.scale,
+            "training": {},
+            "seed": 0,
+            "hardware": {},
+        }
         operator = cell.operator or ("sharing" if cell.method in ("mora", "remora") else None)
         model = cell.model or "tiny"
         use = candidates[0] if candidates else 1e-3
@@ -90,6 +98,7 @@ def record(setting: Setting, rate: float, seed: int, *, status: str = "finished"
             "seed": seed,
         },
         {"training": {"steps": STEPS, "learning_rate": rate}, "hardware": {}, "model": model},
+        setting.run_identity(rate, seed),
         metrics,
         {
             "trainable_parameters": 1000 * (setting.rank or 600),

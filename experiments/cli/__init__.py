@@ -1,1 +1,1 @@
-"""Between the command line and a run: what may be asked, how it is answered, what is printed at the end."""
+"""The command lines of run.py and of the scripts: which arguments are allowed, what is printed, how a process ends."""

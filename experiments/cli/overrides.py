@@ -1,130 +1,108 @@
-"""What a command line of run.py may not say, found before Hydra composes it.
-
-Hydra takes some of it and would start another run than the one that was meant: two files merged into one section, a
-setting that the chosen method does not have and nobody reads. Other parts of it end in a traceback inside Hydra.
-"""
+"""What the arguments of run.py may say, and one line for each error that Hydra or OmegaConf raises about them."""
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-from typing import Any, NoReturn
+import re
+from typing import Any
 
-from hydra._internal.utils import get_args_parser
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from .. import redact
-from ..errors import ConfigError
-from .explain import GROUPS, setting_is_known, unknown_setting
+from ..errors import ConfigError, StorageError, one_line
+from ..spec.compose import CONF
 
-BRACKETS = 100  # in one argument; Hydra's parser recurses
+GROUPS = ("method", "task", "scale", "hardware", "logger", "experiment")  # the groups that a user chooses from
+PLAIN = (HydraException, OmegaConfBaseException, ConfigError, StorageError, OSError)  # their messages need no type
 
 
-def check(arguments: list[str], conf: Path) -> None:
-    """Refuse what Hydra would misunderstand.
-
-    Args:
-        arguments: Of the command line.
-        conf: The folder of the configuration.
+def check(arguments: list[str]) -> None:
+    """Refuse arguments that hold a secret, and arguments from which Hydra would compose a run that nobody meant.
 
     Raises:
-        ConfigError: The first argument that is wrong.
+        ConfigError: An argument is refused.
+        HydraException: An argument cannot be read.
     """
     for argument in arguments:
-        if any("\ud800" <= c <= "\udfff" for c in argument):
-            raise ConfigError(f"an argument is not UTF-8 text: {argument!r}")
         if redact.holds_secret(argument):
             raise ConfigError(
                 f"{redact.text(argument)} holds a key or a token: other users see arguments, and runs are recorded; "
                 "allowed: the environment, such as WANDB_API_KEY or HF_TOKEN"
             )
-    flags = _flags(arguments)
-    parsed = _parsed(flags.overrides)
-    folders = [conf, *([Path(flags.config_dir)] if flags.config_dir else []), *_searched(parsed)]
-    for made in parsed:
-        if made.key_or_group.split(".")[0].split("/")[0] != "hydra":
-            _check(made, folders, flags.overrides)
+    settings = [a for a in arguments if "=" in a and not a.startswith("-")]
+    for override in OverridesParser.create().parse_overrides(settings):
+        _check(override, settings)
 
 
-def _searched(parsed: list[Override]) -> list[Path]:
-    """The folders that hydra.searchpath adds: the files in them are chosen as ours are."""
-    added = [made.value() for made in parsed if made.key_or_group == "hydra.searchpath"]
-    entries = [str(entry) for value in added if isinstance(value, list) for entry in value]
-    return [Path(entry.removeprefix("file://")) for entry in entries if "://" not in entry.removeprefix("file://")]
-
-
-def _flags(arguments: list[str]) -> argparse.Namespace:
-    parser = get_args_parser()
-
-    def error(message: str) -> NoReturn:
-        raise ConfigError(f"{message}; --help says what is allowed")
-
-    parser.error = error  # type: ignore[method-assign]
-    flags = parser.parse_args(arguments)
-    if flags.experimental_rerun:
-        raise ConfigError("--experimental-rerun runs what is pickled in a file; allowed: the same command again")
-    shown = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(flags, name)]
-    if len(shown) > 1:
-        raise ConfigError(f"--{shown[0]} and --{shown[1]} exclude each other")
-    if flags.resolve and not (flags.cfg or flags.help):
-        raise ConfigError("--resolve is for --cfg and --help alone")
-    return flags
-
-
-def _parsed(overrides: list[str]) -> list[Override]:
-    parser, parsed = OverridesParser.create(), []
-    for override in overrides:
-        if sum(map(override.count, "[{(")) > BRACKETS:
-            raise ConfigError(f"{override[:40]}... cannot be read; allowed: up to {BRACKETS} brackets in a value")
-        try:
-            parsed += parser.parse_overrides([override])
-        except HydraException:
-            raise  # explained as Hydra's own are
-        except Exception as error:  # whatever its grammar runs into: integers of thousands of digits, a cast
-            raise ConfigError(f"{override} cannot be read: {error or type(error).__name__}") from None
-    return parsed
-
-
-def _check(made: Override, folders: list[Path], overrides: list[str]) -> None:
-    name, line = made.key_or_group, made.input_line
-    if not name:
-        raise ConfigError(f"{line}: the name of a setting is missing; allowed: name=value")
-    if made.is_delete():
-        raise ConfigError(f"{line}: {name} is missing then, and a run needs every setting of its own")
-    if name in GROUPS:
-        _check_choice(made, folders)
-        return
+def _check(override: Override, arguments: list[str]) -> None:
+    name, argument = override.key_or_group, override.input_line
+    group, _, setting = name.partition(".")
+    added = override.is_add() or override.is_force_add()
+    if name in GROUPS and added:
+        raise ConfigError(f"{argument}: {name} has a value already; write {name}=... without +")
+    if name in GROUPS and not isinstance(override.value(), str | QuotedString | Sweep | Glob):
+        # Hydra would merge the files of a list into one section.
+        allowed = ", ".join(sorted(path.stem for path in (CONF / name).glob("*.yaml")))
+        raise ConfigError(f"{argument}: {name} must be one of {allowed}; several are a sweep: -m {name}=a,b")
     if name == "protocol":
         raise ConfigError(
-            f"{line}: the protocol is that of task and scale; allowed: task=..., scale=..., protocol.X=..."
+            f"{argument}: task and scale choose the protocol; allowed: task=..., scale=..., protocol.X=..."
         )
-    if name in [f"{group}.name" for group in GROUPS] or name == "method.family":
-        group = name.split(".")[0]
-        raise ConfigError(
-            f"{line}: {name} cannot be set by itself; allowed: {group}={'|'.join(_names(group, folders))}"
-        )
-    if (made.is_add() or made.is_force_add()) and not setting_is_known(name, overrides, folders[0]):
-        raise ConfigError(unknown_setting(name, overrides, folders[0]))
+    if group in GROUPS and setting == "name":
+        raise ConfigError(f"{argument}: {name} cannot be set by itself; allowed: {group}=...")
+    # PEFT's own configuration class checks the settings below method.peft.
+    if added and not name.startswith("method.peft.") and (reason := unknown_setting(name, arguments)):
+        raise ConfigError(reason)
 
 
-def _check_choice(made: Override, folders: list[Path]) -> None:
-    """One file of a group by its name, or a sweep over names."""
-    group, allowed, value = made.key_or_group, _names(made.key_or_group, folders), made.value()
-    if made.is_add() or made.is_force_add():
-        raise ConfigError(f"{made.input_line}: {group} is chosen already; write it without +")
-    if made.package is not None:
-        raise ConfigError(f"{made.input_line}: {group} has one place; allowed: {group}=... without @{made.package}")
-    if isinstance(value, Glob):
-        return
-    values: list[Any] = value.list if isinstance(value, ChoiceSweep) else [value]
-    for one in values:
-        plain = one.text if isinstance(one, QuotedString) else one
-        if plain not in allowed:
-            several = f"; several are a sweep: -m {group}=a,b" if isinstance(plain, list) else ""
-            raise ConfigError(f"{group} must be one of {', '.join(allowed)}, got {plain!r}{several}")
+def unknown_setting(name: str, arguments: list[str]) -> str | None:
+    """Why the configuration that `arguments` choose has no setting `name`; None if the configuration has it."""
+    chosen = [a for a in arguments if re.fullmatch(rf"({'|'.join(GROUPS)})=[\w-]+|hydra\.searchpath=.*", a)]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base=None):
+        section: Any = OmegaConf.to_container(compose("config", overrides=chosen, return_hydra_config=True))
+    *path, last = name.split(".")
+    where: list[str] = []
+    for part in path:
+        if not isinstance(section.get(part), dict):
+            break
+        where.append(part)
+        section = {str(key): value for key, value in section[part].items()}
+    if where == path and last in section:
+        return None
+    kind = f" of {where[0]}={section['name']}" if len(where) == 1 and where[0] in GROUPS else ""
+    below = f" below {'.'.join(where)}" if where else ""
+    return f"{name} is not a setting{kind}; allowed{below}: {', '.join(section)}"
 
 
-def _names(group: str, folders: list[Path]) -> list[str]:
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+def explain(error: Exception, arguments: list[str]) -> str:
+    """One line that says what was wrong and where. Names of groups and settings come with those that are allowed."""
+    return one_line(_reason(error, arguments))
+
+
+def _reason(error: Exception, arguments: list[str]) -> str:
+    text = " ".join(str(error).split())
+    if "Could not find 'hydra/launcher/submitit_" in text:
+        return "hardware=slurm and hydra/launcher=submitit_* need hydra-submitit-launcher: pip install '.[slurm]'"
+    if match := re.search(r"Could not find '([\w/]+)/([^'/]*)' Available options in '[\w/]+': (.*?) Config sear", text):
+        group, value, allowed = match.groups()
+        return f"{group} must be one of {', '.join(allowed.split())}, got {value!r}"
+    key = re.search(r"full_key: (\S+)", f"{text} {error.__cause__ or ''}")
+    if match := re.search(r"Could not override '([^']*)'", text):
+        name = max(match[1], key[1] if key else "", key=len)
+        if reason := unknown_setting(name, arguments):
+            return reason
+    if text.startswith("Error merging override"):
+        text = f"{text}: {' '.join(str(error.__cause__).split())}"
+    text = re.split(r" See https://| full_key:| Config search path:", text)[0]
+    text = text.removeprefix("ConfigError raised while resolving interpolation: ")
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read ({text}); allowed: name=value"
+    if not text or not isinstance(error, PLAIN):
+        text = f"{type(error).__name__}: {text}"
+    return f"{key[1]}: {text}" if key and key[1] not in text else text

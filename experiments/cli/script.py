@@ -1,4 +1,4 @@
-"""What the scripts share: arguments, reading, and how they end (0 done, 1 stale or failed, 2 a bad argument)."""
+"""What the scripts share: arguments, records, files and exit codes (0 done, 1 stale or failed, 2 a bad argument)."""
 
 from __future__ import annotations
 
@@ -9,52 +9,59 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from .. import redact, tasks
-from ..errors import ConfigError, one_line
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from .. import redact
+from ..errors import ConfigError, exit_code, one_line
 from ..report import output
 from ..spec import scales
-from ..spec.compose import CONF
 from ..spec.run_config import LARGEST
-from ..store import storage
 from ..store.folder import ResultsError, read_records
 from ..store.records import Record
-from .explain import explain
-
-TASKS = tasks.NAMES
+from . import overrides
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors of one line."""
+    """An argparse parser whose errors are one line, and whose help keeps the lines of the script's docstring."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {one_line(message)}\n")
 
 
 def parser(description: str | None) -> Parser:
-    """A parser with --results and --scale."""
-    made = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    made.add_argument(
+    """A parser with the options --results and --scale."""
+    parser = Parser(description)
+    parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that holds runs/ (default: results)"
     )
-    made.add_argument("--scale", action="append", choices=scales.names(), help="only this scale (repeatable)")
-    return made
+    parser.add_argument("--scale", action="append", choices=scales.names(), help="only this scale (repeatable)")
+    return parser
 
 
 def records(options: argparse.Namespace) -> list[Record]:
-    """All readable records; the others are named on stderr."""
-    found, problems = read_records(options.results)
+    """The readable records of --results. Prints a warning for each file that is no readable record."""
+    records, problems = read_records(options.results)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
-    return found
+    return records
 
 
 def finish(files: Mapping[Path, bytes], check: bool, whole: Path | None = None) -> int:
-    """Write the files and name them, or only check them. What looks like a key or a token in a record is hidden.
+    """Write the files and print their paths, or check the files on the disk. Secrets in the contents are hidden.
 
     Args:
-        files: What the records give.
-        check: Write nothing.
-        whole: A folder that holds none but these files.
+        files: The content of each file, computed from the records.
+        check: Write nothing; compare the files on the disk with `files`.
+        whole: A folder that must hold no other files.
+
+    Returns:
+        The exit code.
     """
     files = {path: _redacted(content) for path, content in files.items()}
     if not check:
@@ -62,64 +69,64 @@ def finish(files: Mapping[Path, bytes], check: bool, whole: Path | None = None) 
         for path in files:
             print(path)
         return 0
-    stale, left_over = output.stale(files), output.left_over(files, whole) if whole else []
-    for path in stale:
-        print(f"stale: {path}", file=sys.stderr)
-    for path in left_over:
-        print(f"left over, no record gives it: {path}", file=sys.stderr)
-    if not stale and not left_over:
+    problems = [f"stale: {path}" for path in output.stale(files)]
+    if whole:
+        problems += [f"left over, no record gives it: {path}" for path in output.left_over(files, whole)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
         print(f"{len(files)} files are what the records give")
-        return 0
-    return 1
+    return 1 if problems else 0
 
 
 def _redacted(content: bytes) -> bytes:
     try:
         return redact.text(content.decode()).encode()
-    except UnicodeDecodeError:  # a picture
+    except UnicodeDecodeError:  # the file is a picture
         return content
 
 
 def seeds(text: str) -> list[int]:
-    """The type of a list of seeds, such as 0,1,2."""
-    found = [int(part) for part in text.split(",")]
-    if len(set(found)) != len(found) or min(found) < 0 or max(found) > LARGEST:
+    """The type of an argument that lists seeds, such as 0,1,2."""
+    seeds = [int(part) for part in text.split(",")]
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > LARGEST:
         raise ValueError(text)
-    return found
-
-
-def check_overrides(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
-    """Refuse what run.py would refuse before it composes."""
-    from hydra.errors import HydraException
-
-    from . import overrides
-
-    if wrong := [a for a in arguments if "=" not in a]:
-        parser.error(f"{wrong[0]!r} is not name=value")
-    try:
-        overrides.check(arguments, CONF)
-    except (ConfigError, HydraException) as error:
-        parser.error(explain(error, arguments, CONF))
+    return seeds
 
 
 def not_negative(text: str) -> float:
-    """The type of a tolerance. nan would be smaller than nothing, and inf would accept everything."""
+    """The type of a tolerance: a finite number of at least 0."""
     number = float(text)
     if not 0 <= number < math.inf:
         raise ValueError(text)
     return number
 
 
+def check_overrides(arguments: list[str]) -> None:
+    """Refuse arguments for run.py that are not settings, or that run.py would refuse before it composes.
+
+    Raises:
+        ConfigError: An argument is refused.
+        HydraException: An argument cannot be read.
+    """
+    for argument in arguments:
+        if "=" not in argument or argument.startswith("-"):
+            raise ConfigError(f"{argument!r} is not name=value")
+    overrides.check(arguments)
+
+
 @redact.streams()
 def guarded(main: Callable[[], int]) -> int:
-    """Run a script's main; what its user can cause is one line."""
+    """Run a script's main function. A user's mistake ends in one line and exit code 2, a full disk in exit code 1."""
     try:
         return main()
     except (ConfigError, ResultsError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {overrides.explain(error, [])}", file=sys.stderr)
     except OSError as error:
         print(f"error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
-        return storage.exit_code(error)
+        return exit_code(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

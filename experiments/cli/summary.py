@@ -1,4 +1,4 @@
-"""What a run prints at its end: its metrics, the paper's values for the same cell, and where the record is."""
+"""What run.py prints when a run ends: the metrics, the paper's values for the same cell, the cost, the record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def headline(record: Record) -> float | None:
 
 
 def show(record: Record, config: RunConfig) -> None:
-    """Print a run's result. What the paper has beside it was measured on its own model, whatever the scale here."""
+    """Print a run's result, and the paper's values with the model that the paper measured them on."""
     path = Store(config.paths.results).path(record.key)
     if record.status != "finished":
         print(f"{record.name}: {record.status}; record: {path}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .. import files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,11 +102,8 @@ def cached(cache: Path, key: str, build: Callable[[], Rows]) -> Rows:
     if not len(rows):
         return rows
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".incomplete-") as staging:
-            save_file({"ids": rows.ids, "counted": rows.counted, "ends": rows.ends}, Path(staging) / path.name)
-            os.chmod(Path(staging) / path.name, 0o644)
-            os.replace(Path(staging) / path.name, path)
+        with files.new_file(path) as temporary:
+            save_file({"ids": rows.ids, "counted": rows.counted, "ends": rows.ends}, temporary)
     except OSError as error:
         print(f"warning: tokenised rows are not kept in {path.parent}: {error.strerror}", file=sys.stderr)
     return rows

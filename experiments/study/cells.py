@@ -51,12 +51,16 @@ class Setting:
     use: float
     identity: dict[str, Any] = field(repr=False, compare=False)
 
-    def key(self, rate: float, seed: int) -> str:
-        """The key of the run at `rate` and `seed` on this machine."""
+    def run_identity(self, rate: float, seed: int) -> dict[str, Any]:
+        """The identity of the run at `rate` and `seed` on this machine."""
         changed: dict[str, Any] = {"seed": seed}
         if self.candidates:
             changed["training"] = {**self.identity["training"], "learning_rate": rate}
-        return key_of({**self.identity, **changed})
+        return {**self.identity, **changed}
+
+    def key(self, rate: float, seed: int) -> str:
+        """The key of the run at `rate` and `seed` on this machine."""
+        return key_of(self.run_identity(rate, seed))
 
     @cached_property
     def cell_key(self) -> str:

@@ -1,4 +1,4 @@
-"""run.py as its users run it: real processes."""
+"""run.py as a user starts it: in a process of its own."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def run(*arguments: str, env=None) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """The records of the three methods, and what the sweep printed."""
+    """The results folder, the record of each method, and the finished process of the sweep."""
     results = tmp_path_factory.mktemp("sweep")
     done = run("-m", "method=fft,lora,mora", "task=uuid", *SMOKE, f"paths.results={results}")
     assert done.returncode == 0, done.stderr
@@ -34,14 +34,16 @@ def test_a_sweep_leaves_one_record_a_cell(sweep):
     results, records, done = sweep
     assert set(records) == {"fft", "lora", "mora"}
     for method, record in records.items():
-        assert record["schema"] == 1
+        assert record["schema"] == 2
         assert record["status"] == "finished"
         assert record["error"] is None
         assert set(record["metrics"]["final"]) == {"char_accuracy", "key_loss", "value_loss"}
         assert record["key"] + ".json" in done.stdout
         assert method in done.stdout
         assert "." not in record["key"]
-        assert str(results) not in json.dumps(record)  # records are shared; folders of a machine are not
+        assert str(results) not in json.dumps(
+            record
+        )  # people share records, and a folder of this machine would not help them
 
 
 def test_the_curve_has_step_and_loss_and_the_accuracy_at_its_points(sweep):
@@ -72,7 +74,7 @@ def test_a_finished_cell_is_not_run_again(sweep):
     results, records, _ = sweep
     path = results / "runs" / f"{records['mora']['key']}.json"
     before = path.stat().st_mtime_ns
-    # Heavy imports would show: a finished cell is recognised without torch.
+    # run.py recognises a finished cell without torch.
     probe = (
         "import sys, run; code = run.main();"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules); sys.exit(code)"
@@ -101,7 +103,7 @@ def test_a_run_that_fails_leaves_a_record_and_exit_code_1(tmp_path):
     record = json.loads(path.read_text())
     assert record["status"] == "failed"
     assert record["error"] == {"type": "ZeroDivisionError", "message": "division by zero"}
-    # The same command tries again, from the checkpoint, and is then done.
+    # The same command continues from the checkpoint and finishes.
     assert run(*arguments).returncode == 0
     assert json.loads(path.read_text())["status"] == "finished"
 
@@ -140,6 +142,6 @@ def test_a_run_leaves_nothing_where_it_was_started(sweep, tmp_path):
 def test_a_log_file_does_not_get_a_line_a_step(capsys):
     with callbacks.bar(total=20, unit="step") as shown:
         for _ in range(20):
-            time.sleep(0.05)  # a terminal would get ten
+            time.sleep(0.05)  # a terminal would get ten updates of the bar
             shown.update(1)
     assert capsys.readouterr().err.count("step/s") <= 2

@@ -1,4 +1,4 @@
-"""Whatever stands on a script's command line: its result, or one line and exit code 2."""
+"""Any command line of a script gives the script's result, or ends in one line and exit code 2."""
 
 import contextlib
 import importlib
@@ -16,7 +16,7 @@ from experiments.cli import script
 
 from ..conftest import ROOT
 
-# Arguments that are always given, so that an example that is right takes no time.
+# Each script always gets these arguments, so that a right command line takes little time.
 FIXED = {
     "plan": ["--table", "2", "--scale", "smoke", "--task", "uuid"],
     "make_tables": [],
@@ -26,7 +26,7 @@ FIXED = {
     "export_adapter": [],
     "prepare_data": ["--check"],
 }
-FOUND = [
+REFUSED = [
     ("export_adapter", ["0" * 16, "out", "--tolerance", "nan"], "argument --tolerance: invalid"),
     ("export_adapter", ["0" * 16, "out", "--tolerance", "-1"], "argument --tolerance: invalid"),
     ("export_adapter", ["0" * 16, "out", "--rank", "9" * 30], "argument --rank: invalid"),
@@ -44,7 +44,8 @@ FOUND = [
     ("plan", ["--table", "4", "--figure", "3", "--method", "none"], "no cell of these tables and figures"),
     ("plan", ["method=[fft,lora]"], "method must be one of"),
     ("plan", ["method='"], "cannot be read"),
-    ("plan", ["protocol=3"], "the protocol is that of task and scale"),
+    ("plan", ["--", "-m=1"], "'-m=1' is not name=value"),
+    ("plan", ["protocol=3"], "task and scale choose the protocol"),
     ("make_tables", ["--results", "a" * 5000], "cannot be read"),
     ("make_tables", ["--results", "a\nb"], "is not a folder"),
     ("prepare_data", ["nosuch"], "no source 'nosuch'; allowed: smollm2-135m"),
@@ -53,7 +54,7 @@ FOUND = [
 
 
 def call(name, arguments):
-    """Exit code and what was printed to stderr."""
+    """The exit code and the text on stderr."""
     main, err = importlib.import_module(f"scripts.{name}").main, io.StringIO()
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -73,7 +74,7 @@ def check_refusal(err):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The working directory, with a results folder that holds a broken record."""
+    """The working directory. Its results folder holds a broken record."""
     (tmp_path / "results" / "runs").mkdir(parents=True)
     (tmp_path / "results" / "runs" / f"{'1' * 16}.json").write_text(json.dumps({"schema": 1}))
     monkeypatch.chdir(tmp_path)
@@ -81,7 +82,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.promise("A wrong argument of a script is one line and exit code 2.")
-@pytest.mark.parametrize(("name", "arguments", "words"), FOUND, ids=[f"{n} {' '.join(a)[:40]}" for n, a, _ in FOUND])
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"), REFUSED, ids=[f"{n} {' '.join(a)[:40]}" for n, a, _ in REFUSED]
+)
 def test_a_wrong_argument(folder, name, arguments, words):
     code, err = call(name, arguments)
     assert code == 2
@@ -89,8 +92,8 @@ def test_a_wrong_argument(folder, name, arguments, words):
     assert words in err
 
 
-def test_a_wrong_argument_is_found_before_anything_heavy_is_imported(folder):
-    cases = [(name, [*FIXED[name], *arguments]) for name, arguments, _ in FOUND if len(str(arguments)) < 1000]
+def test_a_wrong_argument_is_refused_before_anything_heavy_is_imported(folder):
+    cases = [(name, [*FIXED[name], *arguments]) for name, arguments, _ in REFUSED if len(str(arguments)) < 1000]
     probe = (
         "import importlib, json, sys\n"
         "from experiments.cli import script\n"
@@ -122,7 +125,7 @@ arguments = st.lists(st.sampled_from(OPTIONS) | words | texts, max_size=5)
 
 
 def fuzz(examples, **options):
-    tried = []
+    attempts = []
 
     @settings(
         max_examples=examples,
@@ -132,16 +135,16 @@ def fuzz(examples, **options):
         **options,
     )
     @given(st.sampled_from([*FIXED]), arguments)
-    def check(name, given):
-        code, err = call(name, given)
-        tried.append(given)
+    def check(name, options):
+        code, err = call(name, options)
+        attempts.append(options)
         assert code in (0, 1, 2)
         assert "Traceback" not in err
         if code == 2:
             check_refusal(err)
 
     check()
-    return len(tried)
+    return len(attempts)
 
 
 @pytest.mark.promise("A wrong argument of a script is one line and exit code 2.")

@@ -1,12 +1,14 @@
 """What the documentation shows works."""
 
 import importlib
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import matplotlib
@@ -26,30 +28,57 @@ def insert(path: Path, after: str, text: str) -> None:
     path.write_text(before + line + text + rest)
 
 
-def test_the_ninth_method_of_the_page_runs_and_has_a_row(tmp_path):
-    """Put the page's blocks where it says, in a copy of the project, and do what it says."""
-    (yaml,) = blocks("docs/adding.md", "yaml")
-    function, row = blocks("docs/adding.md", "python")
+@pytest.fixture(scope="module")
+def copy_with_two_methods(tmp_path_factory) -> Path:
+    """A copy of the project with the blocks of docs/adding.md where the page says."""
+    copy = tmp_path_factory.mktemp("copy")
     for name in ("conf", "experiments", "mora", "scripts", "results/paper"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "run.py", tmp_path)
-    (tmp_path / "conf" / "method" / "rslora.yaml").write_text(yaml)
-    with open(tmp_path / "experiments" / "train" / "adapt.py", "a") as file:
-        file.write(f"\n\n{function}")
-    insert(tmp_path / "experiments" / "paper" / "names.py", "METHODS = {\n", '    "rslora": "rsLoRA",\n')
-    insert(tmp_path / "experiments" / "paper" / "layout.py", "lora_at_one_scale(HIGH))\n", row)
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "run.py", copy)
+    for block in blocks("docs/adding.md", "yaml"):
+        (copy / block.splitlines()[0].removeprefix("# ")).write_text(block)
+    (row,) = blocks("docs/adding.md", "python")
+    insert(copy / "experiments" / "paper" / "layout.py", "lora_at_one_scale(HIGH))\n", row)
+    return copy
 
-    def call(*arguments: str) -> str:
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
-    run = ["run.py", "method=rslora", "task=uuid", "scale=smoke", "logger=none", "hardware=cpu"]
-    assert "uuid-smoke-rslora-r8" in call(*run)
-    assert re.search("rslora +64 .*3 missing", call("scripts/plan.py", "--table", "2", "--scale", "smoke"))
-    call(*run, "method.rank=64", "training.learning_rate=1e-3")
-    call("scripts/make_tables.py", "--scale", "smoke", "--table", "2")
-    assert re.search(r"\| rsLoRA, r = 256 \(not in the paper\) +\|.* \(1\)", (tmp_path / TABLE2).read_text())
+def call(copy: Path, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+SMOKE_RUN = ["run.py", "task=uuid", "scale=smoke", "logger=none", "hardware=cpu"]
+
+
+@pytest.mark.parametrize("method", ["hira", "rslora"])
+def test_a_method_of_the_page_trains_resumes_and_exports(copy_with_two_methods, method, tmp_path):
+    copy, run = copy_with_two_methods, [*SMOKE_RUN, f"method={method}"]
+    assert f"uuid-smoke-{method}-r8-lr" in call(copy, *run, f"paths.results={tmp_path / 'whole'}")
+    killed = [sys.executable, *run, f"paths.results={tmp_path / 'killed'}"]
+    with subprocess.Popen(killed, cwd=copy, stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob("killed/checkpoints/*/checkpoint-*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    call(copy, *run, f"paths.results={tmp_path / 'killed'}")
+    (whole,), (again,) = ([*(tmp_path / name / "runs").glob("*.json")] for name in ("whole", "killed"))
+    assert json.loads(again.read_text())["metrics"] == json.loads(whole.read_text())["metrics"]
+    exported = call(
+        copy, "scripts/export_adapter.py", whole.stem, str(tmp_path / "out"), "--results", str(tmp_path / "whole")
+    )
+    assert "a whole model" in exported
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    scored = call(copy, "scripts/evaluate.py", whole.stem, "--results", str(tmp_path / "whole"))
+    assert scored.splitlines()[-1] == "equal"
+
+
+def test_a_method_of_the_page_has_a_row(copy_with_two_methods):
+    copy = copy_with_two_methods
+    assert re.search("hira +64 .*3 missing", call(copy, "scripts/plan.py", "--table", "2", "--scale", "smoke"))
+    call(copy, *SMOKE_RUN, "method=hira", "method.rank=64", "training.learning_rate=1e-3")
+    call(copy, "scripts/make_tables.py", "--scale", "smoke", "--table", "2")
+    assert re.search(r"\| HiRA, r = 256 \(not in the paper\) +\|.* \(1\)", (copy / TABLE2).read_text())
 
 
 @pytest.mark.parametrize("name", ["schedules", "operators"])

@@ -10,7 +10,7 @@ import torch
 
 from experiments.errors import ConfigError
 from experiments.estimate import dry_run, trace
-from experiments.identity import identity, key_of
+from experiments.identity import identity_of, key_of
 from experiments.spec import shapes
 from experiments.train import adapt
 from experiments.train.base_models import tiny_model
@@ -162,7 +162,7 @@ def test_hours_are_flops_over_the_assumed_speed():
 
 def test_it_is_a_question_and_changes_no_key():
     asked, run = (compose("scale=smoke", "hardware=cpu", *a) for a in (("dry_run=true",), ()))
-    assert key_of(identity(asked, 1, "m")) == key_of(identity(run, 1, "m"))
+    assert key_of(identity_of(asked)) == key_of(identity_of(run))
     assert "dry_run" not in run.for_record()
 
 

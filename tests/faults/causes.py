@@ -14,10 +14,10 @@ def die_at(function: str, count: int) -> None:
 # The writes of a run, in order: module.function, and at which call of it.
 WRITES = {
     "the lock": ("experiments.store.records.socket.gethostname", 1),
-    "the first record": ("experiments.store.storage.write_json", 1),
+    "the first record": ("experiments.files.write_json", 1),
     "the first checkpoint": ("experiments.train.trainer.Trainer._save_checkpoint", 1),
     "the second checkpoint": ("experiments.train.trainer.Trainer._save_checkpoint", 2),
     "the seal of the second checkpoint": ("experiments.train.checkpoints.seal", 2),
     "the trained model": ("experiments.train.trainer.RunTrainer.save_model", 7),
-    "the last record": ("experiments.store.storage.write_json", 8),
+    "the last record": ("experiments.files.write_json", 8),
 }

@@ -149,14 +149,14 @@ def test_an_existing_folder_is_left_alone(trained, tmp_path, capsys):
     assert (tmp_path / "mine").read_text() == "precious"
 
 
-def test_an_export_that_breaks_off_leaves_nothing(tmp_path):
-    def interrupted():
-        with export.appears_whole(tmp_path / "out") as staging:
-            save_file({"half": torch.zeros(1)}, staging / "model.safetensors")
-            raise KeyboardInterrupt
+def test_an_export_that_breaks_off_leaves_nothing(trained, tmp_path, monkeypatch):
+    def interrupted(record, store, folder):
+        save_file({"half": torch.zeros(1)}, folder / "model.safetensors")
+        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    results, records = trained
+    monkeypatch.setattr(export, "merged", interrupted)
+    assert call(records["mora"].key, tmp_path / "out", "--results", results) == 130
     assert not list(tmp_path.iterdir())
 
 

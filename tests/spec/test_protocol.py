@@ -14,7 +14,7 @@ from ..conftest import compose
 OPERATORS = {
     "uuid": {8: "sharing", 256: "sharing"},
     "pretrain": {128: "sharing"},
-    **dict.fromkeys(("instruct", "math", "biomed", "finance"), {8: "rotation", 256: "sharing"}),
+    **{task: {8: "rotation", 256: "sharing"} for task in ("instruct", "math", "biomed", "finance")},
 }
 ALPHA_OVER_RANK = {8: 16 / 8, 128: 64 / 128, 256: 128 / 256}
 
@@ -76,5 +76,5 @@ def test_the_nearest_rank_is_nearest_by_logarithm():
 
 
 def test_a_grid_that_the_protocol_lacks_is_named():
-    with pytest.raises(ConfigError, match="lists no learning rates for hira: set training.learning_rate"):
+    with pytest.raises(ConfigError, match="lists no learning rates for hira"):
         protocol.rates({"learning_rates": {}, "ranks": RANKS}, "hira", 8)

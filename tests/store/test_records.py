@@ -1,5 +1,6 @@
 """The store: whole files or none, one owner a cell, unreadable records named and skipped."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,11 +12,11 @@ import time
 import pytest
 
 from experiments.errors import ConfigError
-from experiments.identity import identity_of, key_of
+from experiments.files import write_json
+from experiments.identity import cell_key_of, group_of, identity_of, key_of
 from experiments.spec.parse import from_record
 from experiments.store.folder import read_records
-from experiments.store.records import CELL_FIELDS, Record, Store
-from experiments.store.storage import write_json
+from experiments.store.records import CELL_FIELDS, SCHEMA, Record, Store
 
 from ..conftest import ROOT, compose
 from ..processes import SMOKE, begin, half_written, launch, outcome, printed, the_record
@@ -24,7 +25,7 @@ CELL = dict.fromkeys(CELL_FIELDS) | {"seed": 0}
 
 
 def record(key: str = "k") -> Record:
-    return Record(key=key, name="n", status="finished", cell=CELL, config={})
+    return Record(key=key, name="n", status="finished", cell=CELL, config={}, identity={})
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -33,14 +34,14 @@ def test_what_is_written_is_read(tmp_path):
     assert path == tmp_path / "runs" / "k.json"
     assert store.read("k") == record()
     assert store.read("other") is None
-    assert json.loads(path.read_text())["schema"] == 1
+    assert json.loads(path.read_text())["schema"] == SCHEMA
 
 
 UNREADABLE = "A record that is no JSON or of a newer schema is named and skipped, and the others stand."
 
 
 @pytest.mark.promise(UNREADABLE)
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 99}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 99}', "\x00"])
 def test_an_unreadable_record_is_named_and_skipped(text, tmp_path, capsys, counted):
     store = Store(tmp_path)
     store.write(record("whole"))
@@ -59,13 +60,13 @@ def test_an_unreadable_record_is_kept_aside(tmp_path, counted):
     arguments = ["method=none", *SMOKE, f"paths.results={tmp_path / 'results'}"]
     assert launch(*arguments, log=tmp_path / "log").code == 0
     (path,) = (tmp_path / "results" / "runs").iterdir()
-    newer = path.read_text().replace('"schema": 1', '"schema": 2')
+    newer = path.read_text().replace('"schema": 2', '"schema": 3')
     path.write_text(newer)
     done = launch(*arguments, log=tmp_path / "log")
     assert done.code == 0
     assert len(done.said) == 1
-    assert f"{path} is not a readable record (schema 2, this version reads 1)" in done.said[0]
-    assert json.loads(path.read_text())["schema"] == 1
+    assert f"{path} is not a readable record (schema 3, this version reads 2" in done.said[0]
+    assert json.loads(path.read_text())["schema"] == SCHEMA
     assert path.with_suffix(".unreadable").read_text() == newer
     counted(1, "records of a newer schema")
 
@@ -99,6 +100,16 @@ def test_a_folder_that_cannot_be_written_is_a_config_error():
         pytest.raises(ConfigError, match=r"paths\.results: cannot write to /proc/nowhere"),
         Store("/proc/nowhere").claim("k"),
     ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_is_a_config_error(number, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(ConfigError, match="cannot lock a file in"), Store(tmp_path).claim("k"):
         pass
 
 
@@ -242,4 +253,19 @@ RUNS = sorted((ROOT / "results" / "runs").glob("*.json"))
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_a_committed_record_is_found_by_its_configuration(path):
     values = json.loads(path.read_text())
-    assert key_of(identity_of(from_record(values["config"]))) == values["key"] == path.stem
+    assert key_of(values["identity"]) == values["key"] == path.stem
+    assert identity_of(from_record(values["config"])) == values["identity"]
+
+
+def test_names_of_committed_records_are_unique():
+    names = [json.loads(path.read_text())["name"] for path in RUNS]
+    assert len(set(names)) == len(names) > 150
+
+
+def test_runs_of_one_group_differ_in_rate_and_seed_alone():
+    groups = {}
+    for path in RUNS:
+        values = json.loads(path.read_text())
+        groups.setdefault(group_of(values["name"]), set()).add(cell_key_of(values["identity"]))
+    assert all(len(cells) == 1 for cells in groups.values())
+    assert len({cell for cells in groups.values() for cell in cells}) == len(groups)

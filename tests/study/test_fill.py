@@ -11,6 +11,7 @@ import pytest
 from experiments import paper
 from experiments.identity import identity_of, key_of
 from experiments.paper import Cell
+from experiments.spec import hardware
 from experiments.spec.compose import composition
 from experiments.spec.parse import parse
 from experiments.store.folder import ResultsError, read_records
@@ -28,10 +29,41 @@ def filled(*records):
     return Results("laptop", records, FIXED).cell(CELL)
 
 
-def test_another_key_does_not_fill_a_cell():
-    made = synthetic.record(SETTING, 1e-2, 0)
-    assert filled(made).selected == {0: made}
-    assert filled(dataclasses.replace(made, key="0" * 16)).selected == {}
+def other_settings(record, **settings):
+    """The record, of a run that had other settings."""
+    return dataclasses.replace(record, identity=record.identity | settings)
+
+
+def test_a_record_of_other_settings_does_not_fill_a_cell_and_is_named_with_what_parts_it():
+    record = synthetic.record(SETTING, 1e-2, 0)
+    assert filled(record).selected == {0: record}
+    longer = other_settings(record, training={"learning_rate": 1e-2, "steps": 1000}, model="other")
+    cell = filled(longer)
+    assert cell.selected == {}
+    assert (
+        cell.nearest
+        == f"{record.key}: training.steps 1000, this cell wants nothing; model other, this cell wants nothing"
+    )
+
+
+def test_of_several_records_the_nearest_is_named():
+    far = other_settings(synthetic.record(SETTING, 1e-2, 0), a=1, b=2)
+    near = other_settings(synthetic.record(SETTING, 1e-3, 1), a=1)
+    assert filled(far, near).nearest == f"{near.key}: a 1, this cell wants nothing"
+
+
+def test_the_machine_of_the_reader_plays_no_part(protocols, monkeypatch):
+    cell = Cell("uuid", "mora", 8)
+    record = synthetic.record(protocols.setting(cell), 1e-2, 0)
+    monkeypatch.setattr(hardware, "_has_gpu", lambda: True)
+    monkeypatch.setattr(hardware, "_has_bf16", lambda: True)
+    assert Results("smoke", [record], Protocols("smoke")).cell(cell).selected == {0: record}
+
+
+def test_a_cell_with_two_number_formats_takes_float32():
+    record = synthetic.record(SETTING, 1e-2, 0)
+    fp32, bf16 = (other_settings(record, hardware={"precision": p}) for p in ("fp32", "bf16"))
+    assert filled(bf16, dataclasses.replace(fp32, key="f" * 16)).selected[0].identity["hardware"]["precision"] == "fp32"
 
 
 def test_another_scale_does_not_fill_a_cell():
@@ -80,7 +112,7 @@ def test_a_number_format_of_its_own_still_fills_the_cell(protocols):
     cell = Cell("uuid", "lora", 8)
     setting = protocols.setting(cell)
     composed = parse(composition([*setting.arguments, "hardware.precision=bf16"]))
-    made = synthetic.record(setting, setting.use, 0, key=key_of(identity_of(composed)), config=composed.as_dict())
+    made = synthetic.record(setting, setting.use, 0, identity=identity_of(composed), config=composed.as_dict())
     assert Results("smoke", [made], protocols).cell(cell).selected == {0: made}
 
 
@@ -94,7 +126,7 @@ def test_lora_at_the_papers_scale_and_at_two(scale, task, alphas):
     made = Protocols(scale)
     number, rank = (2, paper.HIGH) if task == "uuid" else (3, paper.PRETRAINING)
     cells = [c for c in paper.table_cells(number, "laptop") if (c.method, c.rank) == ("lora", rank)]
-    assert [made.setting(c).identity["method"]["alpha"] for c in cells] == alphas
+    assert [made.setting(c).identity["method"]["peft"]["lora_alpha"] for c in cells] == alphas
 
 
 @pytest.mark.parametrize(
@@ -104,12 +136,12 @@ def test_lora_at_the_papers_scale_and_at_two(scale, task, alphas):
         "{",
         "[]",
         "null",
-        '{"schema": 2}',
+        '{"schema": 3}',
         '{"schema": NaN}',
-        '{"schema": 1, "key": "k", "name": "n", "status": "finished", "cell": {"task": []}, "config": {}}',
-        '{"schema": 1}',
-        '{"schema": 1, "key": "k", "name": "n", "status": "odd", "cell": {}, "config": {}}',
-        '{"schema": 1, "key": "k", "name": "n", "status": "finished", "cell": {}, "config": {}}',
+        '{"schema": 2, "key": "k", "name": "n", "status": "finished", "cell": {"task": []}, "config": {}}',
+        '{"schema": 2}',
+        '{"schema": 2, "key": "k", "name": "n", "status": "odd", "cell": {}, "config": {}}',
+        '{"schema": 2, "key": "k", "name": "n", "status": "finished", "cell": {}, "config": {}}',
     ],
 )
 def test_an_unreadable_record_is_named_and_the_rest_stands(tmp_path, text):
@@ -123,7 +155,7 @@ def test_an_unreadable_record_is_named_and_the_rest_stands(tmp_path, text):
     assert "\n" not in problems[0]
 
 
-@pytest.mark.parametrize("section", ["metrics", "cell", "cost", "provenance", "config"])
+@pytest.mark.parametrize("section", ["metrics", "cell", "cost", "provenance", "config", "identity"])
 def test_a_section_of_the_wrong_kind_makes_a_record_unreadable(tmp_path, section):
     values = dataclasses.asdict(synthetic.record(SETTING, 1e-2, 0)) | {section: [1]}
     (tmp_path / "runs").mkdir()

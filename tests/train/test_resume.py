@@ -103,7 +103,7 @@ MOMENTS = (
     ("mora.restart.reset_optimizer", 3),
     ("mora.checkpoint.save_base", 3),
     ("mora.checkpoint.save_base", 4),
-    ("experiments.store.storage.sync", 4),
+    ("experiments.files.flush_all", 4),
     ("os.rename", 3),
     ("os.rename", 4),
 )
@@ -124,8 +124,8 @@ def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path, cou
     ("at", "count"),
     [
         ("experiments.train.trainer.save", 1),
-        ("experiments.store.storage.sync", 7),
-        ("experiments.store.storage.write_json", 8),
+        ("experiments.files.flush_all", 7),
+        ("experiments.files.write_json", 8),
     ],
 )
 @pytest.mark.parametrize("method", ["fft", "remora"])
@@ -160,7 +160,7 @@ def test_killed_ten_times_at_random(method, uninterrupted, tmp_path, counted):
         for path in tmp_path.glob("runs/*.json"):
             from_json(path.read_bytes())
         for run in tmp_path.glob("checkpoints/*"):
-            assert all(checkpoints.damage(c) is None for c in checkpoints.found(run))
+            assert all(checkpoints.damage(c) is None for c in checkpoints.by_step(run))
     assert finish(method, tmp_path) == expected
     assert half_written(tmp_path) == []
     counted(kills, "kills")

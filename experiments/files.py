@@ -1,0 +1,152 @@
+"""Files and folders that appear whole or not at all, and one clear line where the disk does not take them.
+
+What is written goes to a temporary name first, is flushed to the disk, and is then renamed. A reader sees the old file
+or the new file, never a part of one, and after a power cut too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import StorageError, out_of_memory
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+
+def lock(path: Path) -> BaseFileLock:
+    """A lock between processes, held on the file `path`. The system frees it when its process dies.
+
+    The file stays when the lock is free: if it were removed, two processes could hold "the same" lock on two files.
+    Acquiring the lock raises OSError where the file cannot be written, or where its file system has no locks.
+    """
+    from filelock import FileLock  # here: a finished cell needs no lock
+
+    return FileLock(path, fallback_to_soft=False)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; when the block ends without an error, that file replaces `path`.
+
+    Raises:
+        OSError: The file could not be written. What stood at `path` is unchanged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        flush(temporary)
+        temporary.chmod(0o644)  # mkstemp lets the owner alone read the file
+        os.replace(temporary, path)
+        flush(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole, and the folders above it.
+
+    Raises:
+        OSError: The file could not be written. What stood at `path` is unchanged.
+    """
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write` a value as JSON.
+
+    Raises:
+        OSError: The file could not be written. What stood at `path` is unchanged.
+        ValueError: JSON cannot hold the value: it is not finite, for example.
+    """
+    write(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder to write to; when the block ends without an error, that folder becomes `path`.
+
+    One process at a time may do so for a `path`.
+
+    Raises:
+        OSError: The folder could not be written, or `path` exists and is not an empty folder. `path` is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.incomplete")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        flush_all(temporary)
+        os.rename(temporary, path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace(folder: Path, final: Path) -> None:
+    """Remove `final` and rename `folder`, which lies on the same disk and is flushed, to it."""
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(folder, final)
+    flush(final.parent)
+
+
+def flush_all(folder: Path) -> None:
+    """Flush a folder and everything below it to the disk."""
+    for path in (folder, *folder.rglob("*")):
+        flush(path)
+
+
+def flush(path: Path) -> None:
+    """Flush to the disk: of a file the content, of a folder the names in it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """Say in one line what went wrong while `what` was written to `folder`.
+
+    torch and safetensors raise no OSError for a full disk, so every failure of theirs counts as a failure of the disk.
+
+    Raises:
+        StorageError: The disk did not take it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error) or not _of_the_disk(error):
+            raise
+        raise StorageError(f"cannot write {what} to {folder}: {_reason(error)}{_free(folder)}") from error
+
+
+def _of_the_disk(error: Exception) -> bool:
+    return isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _free(folder: Path) -> str:
+    """How much room the disk has left; empty where the disk does not even say that."""
+    for existing in (folder, *folder.parents):
+        with contextlib.suppress(OSError):
+            return f" ({shutil.disk_usage(existing).free / 1e6:,.1f} MB are free)"
+    return ""
