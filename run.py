@@ -36,7 +36,7 @@ def main() -> int:
         codes.append(code)
         if code and os.getpid() != process:  # submitit runs the cell in another process, on a copy of `codes`
             raise JobFailedError(code)
-        if code and ranks.given():
+        if code and ranks.from_launcher():
             sys.exit(code)  # the other ranks wait for this process and must not wait until the sweep ends
         return headline
 

@@ -1,18 +1,27 @@
-"""The harness: from a configuration to one record. Start reading at `runner.py`, one run on one screen.
+"""The harness: from a configuration to a record, and from records to tables. Start reading at `runner.py`.
 
-config, checks, machine     what a run is; which settings do not fit together; what `auto` means on this machine
-sources, models, tasks/     data files; a model and its tokenizer (shapes, scratch, quantized); what is learnt
-methods, restarts           how a model is adapted, and what happens to the adapter on the way
-training, callbacks         the Trainer; hardware, interruption and checkpoints are what it stands on
-evaluation, lm, spectrum    what is measured at the end
-records, provenance, cost   what is kept; storage writes it, redact cleans it, tracking mirrors it to W&B
-saved, export               a finished run again: scored without training, or as others load it
-dry_run, trace              what a run would need
-cli/, distributed/          the command line; several processes
-paper/, aggregate/          the published numbers; from records to tables, figures, report
+runner.py    one run: load, prepare, adapt, train, measure, save
+identity.py  the configuration of a run -> its key, its cell, its name
+spec/        the configuration: its parts, its checks, `auto` on this machine, shapes of models, ranks
+data/        data files and where they come from, prompts, questions, tokenized rows
+measure/     loss and perplexity, lm-eval, scores of answers, the spectrum of an update
+tasks/       one file for each task: what to train on, where the loss counts, what to measure
+train/       models and adapters, the Trainer and its callbacks, checkpoints, several ranks, cost
+store/       records, how files are written, provenance, the mirror on W&B
+paper/       the published numbers, and which run stands for which of them
+study/       the cells of a table: which are finished, which are missing, what to run next
+report/      tables, figures, claims and the HTML page, from records
+reuse/       a finished run again: score the saved model, export it
+estimate/    the memory and the time that a run would need
+cli/         the command line of run.py and of the scripts
+errors.py    the errors of a user or of a machine, each with a message of one line
+redact.py    hides keys and tokens in everything that is printed or written
+
+A folder imports only from the folders below it: cli > reuse, estimate, runner > report > study | train > store > paper,
+identity > tasks > measure > data, spec > errors, redact.
 """
 
 import logging
 
-# Where it is installed, PEFT imports it: it warns of an optional kernel then, and at every int8 product of rounding.
+# PEFT imports bitsandbytes if it is installed. bitsandbytes then warns of an optional kernel, and of every rounding.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

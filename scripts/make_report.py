@@ -1,7 +1,7 @@
-"""One HTML page with the tables, the claims, the charts and the provenance of every cell, from the records.
+"""Write one HTML page from the records: tables, claims, figures, and the provenance of every value.
 
-python scripts/make_report.py                      writes <results>/report.html; open it from the disk
-python scripts/make_report.py --check              exit 1 when the page on disk is not what the records give
+python scripts/make_report.py                      writes <results>/report.html; a browser opens it from the disk
+python scripts/make_report.py --check              exit 1 when the page on disk differs from what the records give
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from experiments.store.folder import read_records
 
 def main(arguments: list[str] | None = None) -> int:
     parser = script.parser(__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when the page on disk is out of date"
+    )
     options = parser.parse_args(arguments)
     records, problems = read_records(options.results)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
-    page = html.html(records, pages.by_scale(records, options.scale), problems)
+    page = html.page(records, pages.by_scale(records, options.scale), problems)
     return script.finish({options.results / "report.html": page.encode()}, options.check)
 
 

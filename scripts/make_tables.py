@@ -1,9 +1,9 @@
-"""The paper's tables, theirs beside ours, and the findings, from the records.
+"""Write the paper's tables, with our results beside the paper's, and the findings, from the records.
 
     python scripts/make_tables.py                      every table at every scale that has records, and FINDINGS.md
     python scripts/make_tables.py --table 2 --scale laptop
-    python scripts/make_tables.py --check              exit 1 when what is on disk is not what the records give
-    python scripts/make_tables.py --readme README.md   also the claims between the marks of that file
+    python scripts/make_tables.py --check              exit 1 when a file on disk differs from what the records give
+    python scripts/make_tables.py --readme README.md   also write the claims between the marks in that file
 
 Writes <results>/tables/<scale>/tableN.{md,tex,csv}, tables.tex (compiles with pdflatex) and <results>/FINDINGS.md.
 """
@@ -23,18 +23,20 @@ from experiments.report import output, pages
 def main(arguments: list[str] | None = None) -> int:
     parser = script.parser(__doc__)
     parser.add_argument("--table", type=int, action="append", choices=paper.TABLES, help="only this table (repeatable)")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
-    parser.add_argument("--readme", type=Path, help="a file that shows the claims at the laptop scale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file on disk is out of date")
+    parser.add_argument(
+        "--readme", type=Path, help="a file with marks between which the claims at the laptop scale stand"
+    )
     options = parser.parse_args(arguments)
     records = script.records(options)
     all_results = pages.by_scale(records, options.scale)
     files: output.Files = {}
     for results in all_results:
         files |= pages.table_files(results, options.table or paper.TABLES, options.results / "tables")
-        if other := results.unplaced():
+        if unplaced := results.unplaced():
             print(
-                f"note: {len(other)} finished runs at scale {results.scale} are in no table or figure "
-                f"(other settings, or the protocol has changed since), such as {other[0].name} ({other[0].key})",
+                f"note: {len(unplaced)} finished runs at scale {results.scale} are in no table or figure "
+                f"(other settings, or the protocol has changed since), such as {unplaced[0].name} ({unplaced[0].key})",
                 file=sys.stderr,
             )
     everything = not options.table and not options.scale

@@ -43,7 +43,7 @@ def main(path: Path = Path(__file__).parent.parent / "docs" / "operators.svg") -
         axis.set(xticks=[], yticks=[])
     figure.supxlabel(f"{IN} inputs", fontsize=9)
     figure.supylabel(f"{OUT} outputs", fontsize=9)
-    files.write(path, plots.saved(figure)[".svg"])
+    files.write(path, plots.svg(figure))
 
 
 if __name__ == "__main__":

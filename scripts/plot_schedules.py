@@ -40,7 +40,7 @@ def main(path: Path = Path(__file__).parent.parent / "docs" / "schedules.svg") -
     axes.set(xlabel="step", ylabel="learning rate", xlim=(0, STEPS), ylim=(0, 1.15 * PEAK))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     axes.legend(loc="upper right", frameon=False, fontsize=8)
-    files.write(path, plots.saved(figure)[".svg"])
+    files.write(path, plots.svg(figure))
 
 
 if __name__ == "__main__":

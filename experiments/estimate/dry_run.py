@@ -93,7 +93,7 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
     if not config.method.trains:
         raise ConfigError(f"dry_run: method={config.method.name} trains nothing, there is nothing to estimate")
     t, h, shape = config.training, config.hardware, shape_of(config)
-    placement = Placement("cuda" if h.device == "gpu" else "cpu", h.precision)
+    placement = Placement.of(h)
     share = max(1, t.batch_size // devices)
     rows = min(h.device_batch_size or share, share)
     length = tasks.of(config).row_tokens(config)

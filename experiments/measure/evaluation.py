@@ -176,7 +176,7 @@ def ask(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark], batch_size:
             log_samples=True,
         )
     # lm-eval returns results on the first rank of a node only.
-    return ranks.agree({b.name: _answers(b, output) for b in benchmarks} if output else {})
+    return ranks.broadcast({b.name: _answers(b, output) for b in benchmarks} if output else {})
 
 
 def _answers(benchmark: Benchmark, output: dict[str, Any]) -> Answers:

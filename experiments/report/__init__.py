@@ -1,4 +1,4 @@
-"""From filled cells to what a reader looks at: tables, figures, findings, the page.
+"""Tables, figures, findings and the HTML page, from filled cells.
 
-Nothing here knows the time or the machine: the same records give the same bytes.
+Nothing here depends on the time or the machine: the same records give the same bytes.
 """

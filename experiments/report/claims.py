@@ -1,9 +1,15 @@
-"""Each claim of the paper, and a question of ours, as parts that an interval over seeds decides.
+"""The claims of the paper, and one question of ours, each as parts that an interval over seeds decides.
 
-A part is a difference between two cells, over the seeds that both have: `better` (its interval lies above zero, signed
-so that above is what the paper says), `no worse` (above minus a margin), or `on par` (within the margin, both sides).
-It is reproduced when the interval says so, not reproduced when the interval says the opposite, undecided otherwise.
-A claim is reproduced when all its parts are, not reproduced when one is not, not run when none was run.
+A part is about the difference between two cells, over the seeds that both cells have. The sign of the difference is
+such that the paper claims a positive difference. A part has one of three kinds, each a condition on the 95 % interval:
+
+* `better`: the interval lies above zero.
+* `no worse`: the interval lies above minus the margin.
+* `on par`: the interval lies between minus the margin and the margin.
+
+A part is reproduced when the condition holds, not reproduced when the interval contradicts it, undecided otherwise. A
+claim is reproduced when all its parts are reproduced, not reproduced when at least one part is not reproduced, not run
+when no part was run, undecided otherwise.
 """
 
 from __future__ import annotations
@@ -18,14 +24,18 @@ from ..store.records import Record
 from ..study import measures
 
 TABLE2_POINTS = tuple(int(s) / paper.PAPER_STEPS for s in ("300", "500", "700", "900"))
-HALF = 50.0  # percent of characters: the middle of the way
+HALF = 50.0  # character accuracy in percent: a run has memorised half of the characters
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is compared: a number of a record, its name, whether more is better, and if it stands in for the paper's.
+    """The number that a part compares.
 
-    `published` gives the paper's number for a cell, None where it prints none.
+    Attributes:
+        name: The name in tables.
+        read: The number of a record; None where the record does not have the number.
+        published: The paper's number for a cell; None where the paper has none.
+        stand_in: Whether a smaller scale measures this number in place of the paper's metric.
     """
 
     name: str
@@ -36,18 +46,19 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Part:
-    """`ours` against `theirs`. Of several measures the first that both cells hold counts.
+class ClaimPart:
+    """A condition on the difference between `cell` and `reference`.
 
     Attributes:
+        measures: The first measure that both cells have decides.
         kind: "better", "no worse" or "on par".
-        margins: One a measure, in its unit; for "better" they are not used.
-        times: `theirs` is multiplied by this first ("many more" is more than twice as many).
+        margins: A margin for each measure, in the measure's unit; "better" has no margin.
+        times: The factor on the reference's numbers; "many more than" means more than 2 times as many.
     """
 
     label: str
-    ours: Cell
-    theirs: Cell
+    cell: Cell
+    reference: Cell
     measures: tuple[Measure, ...]
     kind: str = "better"
     margins: tuple[float, ...] = ()
@@ -56,18 +67,25 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper, where it stands, the rule in words; `stand_ins` decide where no part was run."""
+    """A claim with its parts.
+
+    Attributes:
+        statement: The claim in a sentence.
+        where: The tables and figures of the paper on which the claim rests.
+        rule: What decides the claim, in words.
+        stand_ins: The parts that decide where none of `parts` was run.
+    """
 
     name: str
     statement: str
     where: str
     rule: str
-    parts: tuple[Part, ...]
-    stand_ins: tuple[Part, ...] = ()
+    parts: tuple[ClaimPart, ...]
+    stand_ins: tuple[ClaimPart, ...] = ()
 
 
 def final(task: str, name: str) -> Measure:
-    """A metric of a task at the end of a run."""
+    """The final metric `name` of a task."""
     metric = tasks.metric(task, name)
     return Measure(
         metric.label,
@@ -84,7 +102,7 @@ def headline(task: str) -> tuple[Measure, ...]:
 
 
 def table2_points(cell: Cell) -> list[tuple[int, float]]:
-    """(step, accuracy) of a cell as Table 2 prints them; none for what is not in it."""
+    """(step, accuracy in percent) of a cell as Table 2 prints them; empty for a cell that is not in Table 2."""
     return next((list(s.points) for s in paper.figure(1) if s.cell == cell), [])
 
 
@@ -118,9 +136,9 @@ def _pretrain(method: str) -> Cell:
     return Cell("pretrain", method, PRETRAINING)
 
 
-def _at_both_ranks(task: str, measured: tuple[Measure, ...], kind: str, margins: tuple[float, ...]) -> list[Part]:
+def _at_both_ranks(task: str, choices: tuple[Measure, ...], kind: str, margins: tuple[float, ...]) -> list[ClaimPart]:
     return [
-        Part(f"{task}, r = {r}: MoRA, LoRA", Cell(task, "mora", r), Cell(task, "lora", r), measured, kind, margins)
+        ClaimPart(f"{task}, r = {r}: MoRA, LoRA", Cell(task, "mora", r), Cell(task, "lora", r), choices, kind, margins)
         for r in (LOW, HIGH)
     ]
 
@@ -129,18 +147,18 @@ def _at_one_scale(task: str, rank: int) -> Cell:
     return Cell(task, "lora", rank, options=paper.alpha_2r(rank))
 
 
-def _order(better: str, worse: str) -> Part:
+def _order(better: str, worse: str) -> ClaimPart:
     label = f"{PERPLEXITY[0].name}: {methods.label(better)} below {methods.label(worse)}"
-    return Part(label, _pretrain(better), _pretrain(worse), PERPLEXITY)
+    return ClaimPart(label, _pretrain(better), _pretrain(worse), PERPLEXITY)
 
 
-def _against_truncation(task: str, measured: Measure) -> tuple[Part, ...]:
+def _against_truncation(task: str, measure: Measure) -> tuple[ClaimPart, ...]:
     return tuple(
-        Part(
+        ClaimPart(
             f"{task}, r = {rank}: {operator}, truncation",
             Cell(task, "mora", rank, operator),
             Cell(task, "mora", rank, "truncation"),
-            (measured,),
+            (measure,),
         )
         for operator in ("sharing", "decouple", "rotation")
         for rank in (LOW, HIGH)
@@ -156,22 +174,22 @@ CLAIMS = (
         "Low-rank LoRA cannot memorise UUIDs as full fine-tuning does.",
         "Table 2, Figure 2",
         "FFT's mean accuracy over the points of Table 2 is above that of LoRA at r = 8.",
-        (Part("FFT, LoRA at r = 8", _uuid("fft"), _uuid("lora", LOW), (UUID_POINTS,)),),
+        (ClaimPart("FFT, LoRA at r = 8", _uuid("fft"), _uuid("lora", LOW), (UUID_POINTS,)),),
     ),
     Claim(
         "fewer-steps",
         "MoRA needs fewer steps than LoRA to memorise UUIDs at equal parameters.",
         "Table 2, Figure 3",
-        "Steps until 50 % of the characters are right (interpolated; a run that never gets there counts with its last "
-        "step) are fewer for MoRA, at both ranks.",
-        tuple(Part(f"r = {r}: MoRA, LoRA", _uuid("mora", r), _uuid("lora", r), (STEPS_TO_HALF,)) for r in (LOW, HIGH)),
+        "MoRA needs fewer steps until 50 % of the characters are right, at both ranks. The step is interpolated; for a "
+        "run that never reaches 50 % it is the last step.",
+        tuple(_at_both_ranks("uuid", (STEPS_TO_HALF,), "better", ())),
     ),
     Claim(
         "keeps-up-with-fft",
         "High-rank MoRA keeps up with full fine-tuning on UUIDs.",
         "Table 2, Figure 3",
         f"MoRA's mean accuracy over the points of Table 2 at r = 256 is no more than {KEEP_UP:g} points below FFT's.",
-        (Part("MoRA at r = 256, FFT", _uuid("mora", HIGH), _uuid("fft"), (UUID_POINTS,), "no worse", (KEEP_UP,)),),
+        (ClaimPart("MoRA at r = 256, FFT", _uuid("mora", HIGH), _uuid("fft"), (UUID_POINTS,), "no worse", (KEEP_UP,)),),
     ),
     Claim(
         "instruction-par",
@@ -202,7 +220,7 @@ CLAIMS = (
     ),
     Claim(
         "pretraining-order",
-        "In pretraining ReMoRA is better than MoRA, MoRA than ReLoRA, ReLoRA than LoRA.",
+        "In pretraining ReMoRA is better than MoRA, MoRA is better than ReLoRA, and ReLoRA is better than LoRA.",
         "Table 3",
         "Each of the three differences in perplexity has the paper's sign.",
         (_order("remora", "mora"), _order("mora", "relora"), _order("relora", "lora")),
@@ -211,9 +229,10 @@ CLAIMS = (
         "more-singular-values",
         "MoRA's update has many more large singular values than LoRA's.",
         "Figure 5",
-        "MoRA has more than twice as many singular values above 0.1 as LoRA, and ReMoRA as ReLoRA.",
+        "MoRA has more than twice as many singular values above 0.1 as LoRA, and ReMoRA more than twice as many as "
+        "ReLoRA.",
         tuple(
-            Part(
+            ClaimPart(
                 f"{methods.label(a)}, twice {methods.label(b)}",
                 _pretrain(a), _pretrain(b), (SINGULAR_VALUES,), times=2.0,
             )
@@ -231,13 +250,15 @@ CLAIMS = (
     ),
     Claim(
         "ahead-at-one-scale",
-        "MoRA is ahead of LoRA at a high rank also where LoRA's alpha is 2 r, not r / 2 (our question).",
+        "MoRA is ahead of LoRA at a high rank even when LoRA's alpha is 2 r, not r / 2 (our question).",
         "Tables 2, 3",
         "MoRA's mean accuracy over the points of Table 2 at r = 256, and its perplexity in Table 3, are better than "
         "those of LoRA with alpha = 2 r.",
         (
-            Part("uuid, r = 256: MoRA, LoRA", _uuid("mora", HIGH), _at_one_scale("uuid", HIGH), (UUID_POINTS,)),
-            Part("perplexity: MoRA below LoRA", _pretrain("mora"), _at_one_scale("pretrain", PRETRAINING), PERPLEXITY),
+            ClaimPart("uuid, r = 256: MoRA, LoRA", _uuid("mora", HIGH), _at_one_scale("uuid", HIGH), (UUID_POINTS,)),
+            ClaimPart(
+                "perplexity: MoRA below LoRA", _pretrain("mora"), _at_one_scale("pretrain", PRETRAINING), PERPLEXITY
+            ),
         ),
     ),
 )  # fmt: skip

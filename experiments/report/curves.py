@@ -12,47 +12,52 @@ from ..study.fill import Filled, Results
 
 @dataclass(frozen=True)
 class Band:
-    """A curve of a cell: mean and standard deviation over `n` seeds at each step.
+    """The curve of a cell: mean and standard deviation over seeds, at each step.
 
     Attributes:
-        steps: The steps that every seed measured.
+        steps: The steps at which every seed has a value; `mean` and `sd` have the same length.
         total: The steps of the whole training.
     """
 
-    label: str
     steps: tuple[int, ...]
     mean: tuple[float, ...]
     sd: tuple[float, ...]
-    n: int
     total: int
 
     @property
     def percent(self) -> list[float]:
-        """How far each step is into the training."""
+        """Each step as percent of the training."""
         return [100 * step / self.total for step in self.steps]
 
 
-def band(label: str, filled: Filled, metric: str) -> Band | None:
-    """None where no finished run at the selected rate has this curve."""
+@dataclass(frozen=True)
+class LabelledCurve:
+    """A series of one of the paper's figures, with its label and our curve; `band` is None where nothing was run."""
+
+    series: Series
+    label: str
+    band: Band | None
+
+
+def band(filled: Filled, metric: str) -> Band | None:
+    """The curve of a cell. None where no finished run at the selected rate has this curve."""
     runs = list(filled.selected.values())
-    curves = [c for r in runs if (c := dict(measures.curve(r, metric)))]
+    curves = [points for r in runs if (points := dict(measures.curve(r, metric)))]
     total = measures.steps(runs[0]) if runs else None
     if not curves or not total:
         return None
-    steps = sorted(set.intersection(*(set(c) for c in curves)))
-    at_step = [statistics.summary([c[step] for c in curves]) for step in steps]
-    mean = tuple(s.mean for s in at_step if s)
-    sd = tuple(s.sd or 0.0 for s in at_step if s)
-    return Band(label, tuple(steps), mean, sd, len(curves), total)
+    steps = sorted(set.intersection(*(set(points) for points in curves)))
+    at_step = [statistics.summary([points[step] for points in curves]) for step in steps]
+    return Band(tuple(steps), tuple(s.mean for s in at_step if s), tuple(s.sd or 0.0 for s in at_step if s), total)
 
 
 def label_of(series: Series, filled: Filled) -> str:
-    """The paper's label, with what its rank is here and how many seeds there are."""
+    """The paper's label, the rank at this scale where the rank differs from the paper's, and the number of seeds."""
     setting, n = filled.setting, len(filled.selected)
     if setting is None or not n:
         return f"{series.label} (not run)"
-    here = f"here r = {setting.rank}, " if setting.rank not in (None, series.cell.rank) else ""
-    return f"{series.label} ({here}n = {n})"
+    rank = f"here r = {setting.rank}, " if setting.rank not in (None, series.cell.rank) else ""
+    return f"{series.label} ({rank}n = {n})"
 
 
 METRIC = {1: "char_accuracy", 2: "loss", 3: "loss", 4: "loss"}
@@ -65,23 +70,19 @@ TITLES = {
 }
 
 
-def of_figure(number: int, results: Results) -> list[tuple[Series, str, Band | None]]:
-    """Every series of a figure with its label and, where it was run, its curve."""
-    made = []
-    for series in paper.figure(number):
-        filled = results.cell(series.cell)
-        label = label_of(series, filled)
-        made.append((series, label, band(label, filled, METRIC[number])))
-    return made
+def of_figure(number: int, results: Results) -> list[LabelledCurve]:
+    """Every series of Figure 1, 2, 3 or 4 of the paper."""
+    cells = [(series, results.cell(series.cell)) for series in paper.figure(number)]
+    return [LabelledCurve(series, label_of(series, f), band(f, METRIC[number])) for series, f in cells]
 
 
 def spectra(results: Results) -> list[tuple[Cell, str, dict[str, statistics.Summary]]]:
-    """Figure 5: cell, label and, for each projection, the count over seeds. Only what was run."""
-    made = []
+    """Figure 5: cell, label, and for each projection the singular values above 0.1. Only cells with runs."""
+    bars = []
     for series in paper.figure(5):
         filled = results.cell(series.cell)
-        stored = [s for r in filled.selected.values() if (s := measures.spectrum(r))]
-        if stored:
-            counts = {p: statistics.summary([s[p] for s in stored if p in s]) for p in paper.PROJECTIONS}
-            made.append((series.cell, label_of(series, filled), {p: c for p, c in counts.items() if c}))
-    return made
+        spectra = [s for r in filled.selected.values() if (s := measures.spectrum(r))]
+        counts = {p: statistics.summary([s[p] for s in spectra if p in s]) for p in paper.PROJECTIONS}
+        if spectra:
+            bars.append((series.cell, label_of(series, filled), {p: c for p, c in counts.items() if c}))
+    return bars

@@ -1,4 +1,4 @@
-"""The paper's figures and ours: curves, spectra, learning rates, score against cost."""
+"""The figures: training curves and spectra of the paper; learning-rate searches and score against cost of our own."""
 
 from __future__ import annotations
 
@@ -14,55 +14,57 @@ from ..study.fill import Filled, Results
 from . import curves, plots, tables
 from .output import Files
 
-MARKER_EVERY = 0.12  # of the axis: markers tell lines apart without hiding them
+MARKER_EVERY = 0.12  # a marker each 12 % of the axis: enough to tell lines apart, and the lines stay visible
 
 
 def training_curves(number: int, results: Results) -> Figure | None:
-    """Figures 1 to 4. Theirs, where there are points, in a panel of their own: their losses have another floor."""
-    series = curves.of_figure(number, results)
-    theirs = any(s.points for s, _, _ in series)
-    if not theirs and not any(found for _, _, found in series):
+    """Figures 1 to 4. None where there is neither a run nor a published point.
+
+    The paper's points have a panel of their own, because the losses of the paper's model end at another level.
+    """
+    labelled_curves = curves.of_figure(number, results)
+    has_published = any(c.series.points for c in labelled_curves)
+    has_runs = any(c.band for c in labelled_curves)
+    if not has_published and not has_runs:
         return None
-    figure, panels = plots.canvas(2 if theirs else 1, height=4.4)
-    ours = panels[-1]
-    for i, (one, label, found) in enumerate(series):
-        look = plots.look(i) if number == 2 else plots.look_of(one.cell)
-        if theirs:
-            x = [100 * step / paper.PAPER_STEPS for step, _ in one.points]
-            panels[0].plot(x, [v for _, v in one.points], markersize=4, **look)
-        if found:
-            ours.plot(found.percent, found.mean, label=label, markevery=MARKER_EVERY, markersize=4, **look)
-            low, high = ([m + sign * s for m, s in zip(found.mean, found.sd, strict=True)] for sign in (-1, 1))
-            ours.fill_between(found.percent, low, high, color=look["color"], alpha=0.18, linewidth=0)
+    figure, panels = plots.canvas(2 if has_published else 1, height=4.4)
+    axes = panels[-1]
+    for i, curve in enumerate(labelled_curves):
+        look = plots.look(i) if number == 2 else plots.look_of(curve.series.cell)
+        if has_published:
+            x = [100 * step / paper.PAPER_STEPS for step, _ in curve.series.points]
+            panels[0].plot(x, [v for _, v in curve.series.points], markersize=4, **look)
+        if band := curve.band:
+            axes.plot(band.percent, band.mean, label=curve.label, markevery=MARKER_EVERY, markersize=4, **look)
+            low, high = ([m + sign * s for m, s in zip(band.mean, band.sd, strict=True)] for sign in (-1, 1))
+            axes.fill_between(band.percent, low, high, color=look["color"], alpha=0.18, linewidth=0)
         else:
-            ours.plot([], [], label=label, **look)
-    if theirs:
-        panels[0].set_title(
-            f"paper: {tasks.get(series[0][0].cell.task).paper_model}"
-            + ("" if number == 1 else ", read off the plot (±0.02)")
-        )
-    ours.set_title(f"ours, scale {results.scale}: mean, band ± 1 sd")
-    if not any(found for _, _, found in series):
-        ours.text(0.5, 0.5, "not run", ha="center", va="center", transform=ours.transAxes)
+            axes.plot([], [], label=curve.label, **look)
+    if has_published:
+        model = tasks.get(labelled_curves[0].series.cell.task).paper_model
+        panels[0].set_title(f"paper: {model}" + ("" if number == 1 else ", read off the plot (±0.02)"))
+    axes.set_title(f"ours, scale {results.scale}: mean, band ± 1 sd")
+    if not has_runs:
+        axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes)
     for panel in panels:
         panel.set_xlabel("% of training")
         panel.set_xlim(0, 103)
-        panel.set_ylabel("character accuracy, %" if number == 1 else "training loss, nats a token")
+        panel.set_ylabel("character accuracy, %" if number == 1 else "training loss, nats per token")
     figure.suptitle(curves.TITLES[number])
-    plots.legend_below(figure, ours, 2)
+    plots.legend_below(figure, axes, 2)
     return figure
 
 
 def singular_values(results: Results) -> Figure | None:
-    """Figure 5: one group of bars a projection."""
-    found = curves.spectra(results)
-    if not found:
+    """Figure 5: a group of bars for each projection, a bar for each method. None without runs."""
+    spectra = curves.spectra(results)
+    if not spectra:
         return None
     figure, (axes,) = plots.canvas(1, height=4.0)
-    width = 0.8 / len(found)
-    for i, (cell, label, counts) in enumerate(found):
+    width = 0.8 / len(spectra)
+    for i, (cell, label, counts) in enumerate(spectra):
         names = [p for p in paper.PROJECTIONS if p in counts]
-        x = [paper.PROJECTIONS.index(p) + (i - (len(found) - 1) / 2) * width for p in names]
+        x = [paper.PROJECTIONS.index(p) + (i - (len(spectra) - 1) / 2) * width for p in names]
         axes.bar(
             x,
             [counts[p].mean for p in names],
@@ -83,93 +85,108 @@ def singular_values(results: Results) -> Figure | None:
     return figure
 
 
-Labelled = list[tuple[str, Filled]]
+LabelledCells = list[tuple[str, Filled]]
 
 
-def groups(results: Results) -> dict[str, tuple[str, Labelled]]:
-    """Name of an artefact -> its task, and its cells that have finished runs; what the figures of the search show."""
-    made: dict[str, tuple[str, Labelled]] = {}
+def groups(results: Results) -> dict[str, tuple[str, LabelledCells]]:
+    """The cells that one figure of a search, or of score against cost, shows together.
+
+    Returns:
+        Name of the group, such as "table1_math" -> its task, and its cells with finished runs.
+    """
+    cells: dict[str, tuple[str, LabelledCells]] = {}
     for number in (1, 2, 3, 4):
         table = paper.table(number)
         tasks = list(dict.fromkeys(c.task for c in table.columns))
         for task in tasks:
             columns = [c for c in table.columns if c.task == task and c.only_scale in (None, results.scale)]
-            named = {
+            labels = {
                 table.cell(row, c): row.label + (f", r = {c.rank}" if c.rank else "")
                 for row in table.rows
                 for c in columns
             }
-            made[f"table{number}" + (f"_{task}" if len(tasks) > 1 else "")] = (task, _with_runs(named, results))
-    made["figure2"] = ("uuid", _with_runs({s.cell: s.label for s in paper.figure(2)}, results))
-    return made
+            name = f"table{number}" + (f"_{task}" if len(tasks) > 1 else "")
+            cells[name] = (task, _with_runs(labels, results))
+    cells["figure2"] = ("uuid", _with_runs({s.cell: s.label for s in paper.figure(2)}, results))
+    return cells
 
 
-def _with_runs(named: dict[Cell, str], results: Results) -> Labelled:
-    return [(label, f) for cell, label in named.items() if (f := results.cell(cell)).selection]
+def _with_runs(labels: dict[Cell, str], results: Results) -> LabelledCells:
+    return [(label, filled) for cell, label in labels.items() if (filled := results.cell(cell)).selection]
 
 
-def rate_search(task: str, cells: Labelled, scale: str) -> Figure | None:
-    """The loss that the search saw, over the learning rate; the selected rate is ringed."""
-    found = [(label, f) for label, f in cells if f.selection and len(f.selection.scores) > 1]
-    if not found:
+def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
+    """The loss by which the search judges, over the learning rate. A ring marks the selected rate.
+
+    None where no cell has tried two rates.
+    """
+    searches = [(label, f.selection) for label, f in cells if f.selection and len(f.selection.scores) > 1]
+    if not searches:
         return None
-    figure, (axes,) = plots.canvas(1, height=3.6 + 0.16 * len(found))
-    for i, (label, filled) in enumerate(found):
-        selection = filled.selection
-        assert selection is not None
+    figure, (axes,) = plots.canvas(1, height=3.6 + 0.16 * len(searches))
+    for i, (label, selection) in enumerate(searches):
         points = [(rate, score) for rate, score in selection.scores.items() if score is not None]
         axes.plot([r for r, _ in points], [s for _, s in points], label=label, markersize=5, **plots.look(i))
         if (best := selection.scores[selection.rate]) is not None:
             axes.plot(
                 [selection.rate], [best], "o", markersize=11, markerfacecolor="none", color=plots.look(i)["color"]
             )
-    tried = sorted({rate for _, f in found if f.selection for rate in f.selection.scores})
+    rates = sorted({rate for _, selection in searches for rate in selection.scores})
     axes.set_xscale("log")
-    axes.set_xticks(tried, [f"{rate:g}" for rate in tried], rotation=45)
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45)
     axes.minorticks_off()
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss of the search, nats a token")
+    axes.set_ylabel("loss of the search, nats per token")
     axes.set_title(f"Learning-rate search on {task}, scale {scale} (ringed: selected)")
     plots.legend_below(figure, axes, 2)
     return figure
 
 
-def headline(task: str, found: Iterable[Filled]) -> tasks.Metric | None:
-    """The headline of a task if any cell holds it, else the first of its stand-ins that any cell holds."""
+def headline(task: str, cells: Iterable[Filled]) -> tasks.Metric | None:
+    """The headline of a task if a cell has a value for it, else the first of its stand-ins that has; None without."""
+    runs = [record for filled in cells for record in filled.selected.values()]
     names = tasks.get(task).headlines
-    held = {name for f in found for r in f.selected.values() for name in names if measures.final(r, name) is not None}
-    return next((tasks.metric(task, name) for name in names if name in held), None)
+    held = [name for name in names if any(measures.final(r, name) is not None for r in runs)]
+    return tasks.metric(task, held[0]) if held else None
 
 
 COST_AXES = {"trainable_parameters": "trainable parameters", "seconds": "seconds of training"}
 
 
-def score_against_cost(task: str, found: Labelled, scale: str) -> Figure | None:
-    """The task's first metric against what trains and against how long it takes; error bars are ± 1 sd over seeds."""
-    metric = headline(task, [f for _, f in found])
+def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | None:
+    """The task's headline metric over the trainable parameters, and over the seconds of training.
+
+    Error bars are ± 1 standard deviation over seeds. None where no cell has a value.
+    """
+    metric = headline(task, [filled for _, filled in cells])
     if metric is None:
         return None
-    figure, panels = plots.canvas(2, height=3.8 + 0.16 * len(found))
-    for axes, (cost, said) in zip(panels, COST_AXES.items(), strict=True):
-        for i, (label, filled) in enumerate(found):
+    figure, panels = plots.canvas(2, height=3.8 + 0.16 * len(cells))
+    for axes, (cost, axis_label) in zip(panels, COST_AXES.items(), strict=True):
+        for i, (label, filled) in enumerate(cells):
             runs = filled.selected.values()
-            values = statistics.summary([v for r in runs if (v := measures.final(r, metric.name)) is not None])
-            spent = tables.mean_cost(runs, cost)
-            if values and spent:
+            score = statistics.summary([v for r in runs if (v := measures.final(r, metric.name)) is not None])
+            mean_cost = tables.mean_cost(runs, cost)
+            if score and mean_cost:
                 look = plots.look(i) | {"linestyle": "none"}
-                axes.errorbar(spent, values.mean, values.sd or 0.0, label=label, capsize=2, markersize=6, **look)
-        axes.set_xlabel(said)
+                axes.errorbar(mean_cost, score.mean, score.sd or 0.0, label=label, capsize=2, markersize=6, **look)
+        axes.set_xlabel(axis_label)
         axes.set_ylabel(", ".join(filter(None, (metric.label, metric.unit))))
-    trained = [c for _, f in found if (c := tables.mean_cost(f.selected.values(), "trainable_parameters"))]
-    if trained:
-        plots.log_axis(panels[0].xaxis, min(trained), max(trained))
+    counts = [n for _, f in cells if (n := tables.mean_cost(f.selected.values(), "trainable_parameters"))]
+    if counts:
+        plots.log_axis(panels[0].xaxis, min(counts), max(counts))
     figure.suptitle(f"Score against cost on {task}, scale {scale} (± 1 sd)")
     plots.legend_below(figure, panels[0], 3)
     return figure
 
 
 def figures_of(results: Results, numbers: Iterable[int] | None) -> Iterator[tuple[str, Figure | None]]:
-    """Each figure by file name, None where there are no runs for it; all of them, or the paper's of these numbers."""
+    """(file name, figure), with None for a figure without runs. Draw inside `plots.style()`.
+
+    Args:
+        results: The cells of one scale.
+        numbers: Figures of the paper; None for every figure of the paper and of our own.
+    """
     for number in numbers or paper.FIGURES:
         yield f"figure{number}", singular_values(results) if number == 5 else training_curves(number, results)
     if numbers is None:
@@ -179,14 +196,14 @@ def figures_of(results: Results, numbers: Iterable[int] | None) -> Iterator[tupl
 
 
 def figure_files(results: Results, numbers: Iterable[int] | None, folder: Path) -> tuple[Files, list[str]]:
-    """`folder`/<scale>/<name>.svg and .png, and the names of those for which there are no runs."""
+    """`folder`/<scale>/<name>.svg and .png, and the names of the figures without runs."""
     files: Files = {}
-    without: list[str] = []
-    with plots.styled():
+    without_runs: list[str] = []
+    with plots.style():
         for name, figure in figures_of(results, numbers):
             if figure is None:
-                without.append(name)
+                without_runs.append(name)
                 continue
-            for suffix, content in plots.saved(figure).items():
-                files[folder / results.scale / f"{name}{suffix}"] = content
-    return files, without
+            path = folder / results.scale / name
+            files |= {path.with_suffix(".svg"): plots.svg(figure), path.with_suffix(".png"): plots.png(figure)}
+    return files, without_runs

@@ -1,11 +1,14 @@
-"""Tables as LaTeX: a fragment a table, and one document that holds them and compiles with a plain pdflatex."""
+"""Tables as LaTeX: a `table` environment for each table, and a document that shows all tables.
+
+The document compiles with a plain pdflatex.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from . import wording
-from .tables import Made
+from .tables import FilledTable, cost_cell
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -16,49 +19,35 @@ SPECIAL = {
 DOCUMENT = r"""\documentclass[10pt]{article}
 \usepackage[utf8]{inputenc}
 \usepackage[T1]{fontenc}
-\IfFileExists{booktabs.sty}{\usepackage{booktabs}}{%%
-  \let\toprule\hline \let\midrule\hline \let\bottomrule\hline \def\cmidrule(lr)##1{\cline{##1}}}
+\IfFileExists{booktabs.sty}{\usepackage{booktabs}}{\let\toprule\hline \let\midrule\hline \let\bottomrule\hline}
 \usepackage[margin=1cm,paperwidth=60cm,paperheight=30cm]{geometry}
 \begin{document}
+\small
 %s\end{document}
 """
 
 
 def text(value: str) -> str:
-    """Any text, harmless in LaTeX."""
+    """Any text, with every character that LaTeX would interpret escaped. Characters unknown here become `?`."""
     return "".join(SPECIAL.get(c, c if c.isascii() and c.isprintable() else "?") for c in value)
 
 
-def fragment(made: Made) -> str:
-    """A `table` environment in the manner of booktabs, the best of each column in bold."""
-    title = f"{made.table.title} (scale: {made.scale}). {' '.join(wording.footnotes(made))}"
-    widths = [2 if made.has_published(j) else 1 for j in range(len(made.columns))]
-    heads, rules, place = "", "", 2
-    for column, width in zip(made.columns, widths, strict=True):
-        heads += rf" & \multicolumn{{{width}}}{{c}}{{{text(column.label)}}}"
-        rules += rf"\cmidrule(lr){{{place}-{place + width - 1}}}"
-        place += width
-    lines = [
-        r"\begin{table}[p]",
-        r"\centering\small",
-        rf"\caption{{Table {made.table.number} of the paper: {text(title)}}}",
-        rf"\label{{tab:mora-{made.table.number}-{made.scale}}}",
-        rf"\begin{{tabular}}{{l*{{{sum(widths)}}}{{r}}r}}",
-        r"\toprule",
-        rf"{heads} & trainable \\",
-        rules,
-        "".join(" & paper & ours" if width == 2 else " & ours" for width in widths) + r" & parameters \\",
-        r"\midrule",
+def fragment(table: FilledTable) -> str:
+    """A `table` environment in the style of booktabs, with the best value of each column in bold."""
+    cells = wording.cells(table, r"\textbf{%s}", text)
+    cells["trainable", "parameters"] = [
+        text(wording.costs(cost_cell(row))["trainable_parameters"]) for row in table.entries
     ]
-    for row in made.entries:
-        cells = [text(row[0].row.label)]
-        for entry, width in zip(row, widths, strict=True):
-            shown = text(wording.ours(entry))
-            cells += [text(wording.published(entry))] if width == 2 else []
-            cells.append(rf"\textbf{{{shown}}}" if entry.best else shown)
-        filled = next((e.filled for e in row if e.values), row[0].filled)
-        lines.append(" & ".join([*cells, text(wording.parameters(filled))]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    title = f"{table.layout.title} (scale: {table.scale}). {' '.join(wording.footnotes(table))}"
+    return cells.style.to_latex(
+        position="p",
+        position_float="centering",
+        hrules=True,
+        column_format="l" + "r" * cells.shape[1],
+        multicol_align="c",
+        caption=f"Table {table.layout.number} of the paper: {text(title)}",
+        label=f"tab:mora-{table.layout.number}-{table.scale}",
+    )
 
 
 def document(names: Iterable[str]) -> str:

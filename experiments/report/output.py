@@ -1,4 +1,4 @@
-"""Files that appear whole, and the check that those on disk are what the records give."""
+"""Writing generated files, and checking that the files on disk are what the records give."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Files = dict[Path, bytes]
 
 
 def write(files: Mapping[Path, bytes]) -> None:
-    """Write each file whole. One that is already right is left alone."""
+    """Write each file whole, so that a reader never sees half a file. Skip a file that has its content already."""
     for path, content in files.items():
         if not path.is_file() or path.read_bytes() != content:
             disk.write(path, content)
@@ -26,22 +26,22 @@ def between_marks(path: Path, name: str, content: str) -> bytes:
         ConfigError: The file has no such two lines.
     """
     first, last = re.escape(f"<!-- {name}: "), re.escape(f"<!-- end of {name} -->")
-    text, found = re.subn(
+    text, count = re.subn(
         rf"(^{first}[^\n]* -->\n).*?(^{last}$)",
         lambda marks: f"{marks[1]}{content}{marks[2]}",
         path.read_text(),
         flags=re.DOTALL | re.MULTILINE,
     )
-    if found != 1:
+    if count != 1:
         raise ConfigError(f"{path} must hold one line `<!-- {name}: ... -->` and one `<!-- end of {name} -->` below it")
     return text.encode()
 
 
 def stale(files: Mapping[Path, bytes]) -> list[Path]:
-    """The files that are missing or differ."""
+    """The files that are missing on disk, or have another content there."""
     return [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
 
 
 def left_over(files: Mapping[Path, bytes], folder: Path) -> list[Path]:
-    """The files below `folder` that are none of `files`: of a scale without records, or of an older version."""
+    """The files below `folder` that are not among `files`, such as the tables of a scale without records."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path not in files)

@@ -1,8 +1,12 @@
-"""How figures look, and saving them to the same bytes every time. Readable in grey: markers, dashes and hatches."""
+"""How figures look, and how they are saved: the same figure always gives the same bytes.
+
+Markers, dashes and hatches keep the series apart on a grey print.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,23 +29,27 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "mora",
 }
-# Dark to light within a hue, so that a grey print keeps them apart; markers and dashes say the rest.
+# Two colours of one hue differ in lightness, so that a grey print keeps them apart.
 COLOURS = ("#000000", "#c1440e", "#1f5fa8", "#e39a3b", "#6baed6", "#7a3e9d", "#4d9a4d", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", "--", "-", (0, (1, 1)), "-.", (0, (5, 1)), (0, (3, 1, 1, 1)), ":")
-HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "++", "--")
+# Hatches of lines only: an SVG stores every dot or circle of a hatch as a path, 200 kB for each pattern.
+HATCHES = ("", "///", "---", "xxx", "\\\\\\", "|||", "++", "--")
 DPI = 150
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the series at a place in its figure; different for 64 of them."""
+    """Colour, marker and dashes of the series at `index` in its figure; the first 64 series all differ."""
     i, n = index, len(COLOURS)
     shifted = (i + i // n) % n
     return {"color": COLOURS[i % n], "marker": MARKERS[shifted], "linestyle": DASHES[shifted]}
 
 
 def look_of(cell: Cell) -> dict[str, Any]:
-    """The same look for a method at a rank in every figure that compares methods; a variant has its colour."""
+    """The look of a method at a rank, the same in every figure that compares methods.
+
+    A variant of the method has the same colour and another marker.
+    """
     low, extra = cell.rank == LOW, len(COLOURS) if cell.options else 0
     places = {
         "fft": 0,
@@ -54,7 +62,7 @@ def look_of(cell: Cell) -> dict[str, Any]:
 
 
 def log_axis(axis: Any, low: float, high: float) -> None:
-    """A logarithmic axis of counts whose labels (20 k, 1 M) do not meet."""
+    """Make the axis logarithmic, with labels such as 20 k and 1 M, and few enough labels that they do not overlap."""
     subs = (1, 2, 5) if high < 300 * low else (1,)
     axis.axes.set_xscale("log")
     axis.set_major_locator(LogLocator(subs=subs))
@@ -63,40 +71,58 @@ def log_axis(axis: Any, low: float, high: float) -> None:
 
 
 def canvas(panels: int, *, height: float = 3.4) -> tuple[Figure, Sequence[Any]]:
-    """A figure with panels side by side."""
+    """A figure with `panels` axes side by side; `height` in inches."""
     figure = Figure(figsize=(4.6 * panels if panels > 1 else 6.4, height), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     return figure, list(axes)
 
 
 def legend_below(figure: Figure, axes: Any, columns: int) -> None:
-    """One legend for all panels, outside them, so that it covers nothing."""
+    """One legend for all panels, below them, so that it covers no curve."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def saved(figure: Figure) -> dict[str, bytes]:
-    """Suffix -> content. No date, no version, fixed ids."""
-    made = {}
-    for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix[1:], dpi=DPI, metadata=metadata)
-        made[suffix] = buffer.getvalue()
-    return made
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG file. Without the date and matplotlib's version, and with ids that `STYLE` fixes."""
+    return _content(figure, "svg", {"Date": None, "Creator": None})
 
 
-class Picture:
-    """A figure that a notebook shows, drawn as the files are."""
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file, at `DPI`, without matplotlib's version."""
+    return _content(figure, "png", {"Software": None})
+
+
+def _content(figure: Figure, file_format: str, metadata: dict[str, None]) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=file_format, dpi=DPI, metadata=metadata)
+    return buffer.getvalue()
+
+
+def svg_element(figure: Figure, prefix: str) -> str:
+    """The figure as an `<svg>` element of an HTML page: without prolog and metadata.
+
+    Args:
+        figure: A figure drawn inside `style()`.
+        prefix: Put before every id, so that the ids of several figures in one page differ.
+    """
+    text = svg(figure).decode()
+    text = re.sub(r"<metadata>.*?</metadata>| xmlns[^ >]*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r"""( id="|url\(#|href="#)""", rf"\g<1>{prefix}-", text)
+
+
+class NotebookFigure:
+    """A figure that a notebook shows, drawn as in the files of `scripts/make_figures.py`."""
 
     def __init__(self, figure: Figure) -> None:
-        with styled():
-            self.svg = saved(figure)[".svg"].decode()
+        with style():
+            self.svg = svg(figure).decode()
 
     def _repr_svg_(self) -> str:
         return self.svg
 
 
-def styled() -> Any:
-    """A context in which figures are made and saved."""
+def style() -> Any:
+    """The context manager in which figures are drawn and saved."""
     return matplotlib.rc_context(STYLE)

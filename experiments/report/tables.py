@@ -1,4 +1,4 @@
-"""A table of the paper at one scale: theirs and ours, entry by entry; and as a pandas frame."""
+"""A table of the paper at one scale: the paper's value and ours, entry by entry; and as a pandas frame."""
 
 from __future__ import annotations
 
@@ -22,21 +22,28 @@ REFERENCE_OPERATOR = "truncation"
 
 @dataclass(frozen=True)
 class Comparison:
-    """An entry against its reference: LoRA at the same rank, or truncation where operators are compared."""
+    """The difference of an entry from its reference: LoRA at the same rank, or truncation in a table of operators.
+
+    Attributes:
+        reference: The label of the reference's row.
+        interval: Of entry minus reference, in the metric's unit.
+        verdict: "better", "worse" or "undecided".
+    """
 
     reference: str
     interval: Interval
-    verdict: str  # "better", "worse", or "undecided"
+    verdict: str
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One place of a table.
+class TableEntry:
+    """The paper's value and ours, at one row and column of a table.
 
     Attributes:
         values: Seed -> our value, of the finished runs at the selected rate.
+        published: The paper's value; None where the paper has no value.
         steps: The steps at which a curve was read; empty for final metrics.
-        best: The best mean of its column. Not a claim: `comparison` is.
+        best: Whether the mean is the best of its column. Only `comparison` says whether a difference is certain.
     """
 
     row: Row
@@ -54,29 +61,29 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Made:
-    """A table with its entries, `entries[i][j]` in row i and column j."""
+class FilledTable:
+    """A table of the paper with our values: `entries[i][j]` stands in row i and column j."""
 
-    table: Table
+    layout: Table
     scale: str
     columns: tuple[Column, ...]
-    entries: tuple[tuple[Entry, ...], ...]
+    entries: tuple[tuple[TableEntry, ...], ...]
 
     def has_published(self, column: int) -> bool:
-        """Whether the paper prints anything in a column; ours alone is shown where it does not."""
+        """Whether the paper has a value in a column. A column without one shows our values only."""
         return any(row[column].published is not None for row in self.entries)
 
     def details(self) -> list[tuple[str, Filled]]:
-        """The different cells that have runs, with the label of the row in which each comes first."""
-        seen: dict[Cell, tuple[str, Filled]] = {}
+        """The different cells that have runs, each with the label of the first row that shows the cell."""
+        cells: dict[Cell, tuple[str, Filled]] = {}
         for row in self.entries:
             for entry in row:
                 if entry.filled.runs:
-                    seen.setdefault(entry.filled.cell, (entry.row.label, entry.filled))
-        return list(seen.values())
+                    cells.setdefault(entry.filled.cell, (entry.row.label, entry.filled))
+        return list(cells.values())
 
     def commands(self) -> list[tuple[str, str, str]]:
-        """(row, column or columns, command) of every cell without a value, each command once."""
+        """(row, columns, command) for every cell without a value. Each command stands once."""
         missing: dict[str, tuple[str, list[str]]] = {}
         for row in self.entries:
             for entry in row:
@@ -88,18 +95,18 @@ class Made:
         ]
 
 
-def make(table: Table, results: Results) -> Made:
+def fill(table: Table, results: Results) -> FilledTable:
     """Fill a table from the records of one scale."""
     columns = tuple(c for c in table.columns if _shown(table, c, results))
-    grid = [[_entry(table, row, column, results) for column in columns] for row in table.rows]
-    compared = [[_with_comparison(entry, grid) for entry in row] for row in grid]
-    return Made(table, results.scale, columns, _mark_best(compared, columns))
+    entries = [[_entry(table, row, column, results) for column in columns] for row in table.rows]
+    entries = [[_with_comparison(entry, entries) for entry in row] for row in entries]
+    return FilledTable(table, results.scale, columns, _mark_best(entries, columns))
 
 
 def values_of(filled: Filled, column: Column) -> dict[int, float]:
-    """Seed -> value, over the finished runs at the selected rate that hold it."""
-    found = {seed: _value(record, column) for seed, record in filled.selected.items()}
-    return {seed: value for seed, value in found.items() if value is not None}
+    """Seed -> value of the column, for the finished runs at the selected rate that have this value."""
+    values = {seed: _value(record, column) for seed, record in filled.selected.items()}
+    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def _value(record: Record, column: Column) -> float | None:
@@ -111,22 +118,22 @@ def _value(record: Record, column: Column) -> float | None:
 def _shown(table: Table, column: Column, results: Results) -> bool:
     if column.only_scale not in (None, results.scale):
         return False
-    # A stand-in is a column only where somebody measured it.
+    # The table shows the column of a stand-in only where a run has measured the stand-in.
     return not column.stand_in or any(values_of(results.cell(table.cell(row, column)), column) for row in table.rows)
 
 
-def _entry(table: Table, row: Row, column: Column, results: Results) -> Entry:
+def _entry(table: Table, row: Row, column: Column, results: Results) -> TableEntry:
     filled = results.cell(table.cell(row, column))
     steps: set[int] = set()
     if column.at is not None:
-        read = (measures.nearest(r, column.metric, column.at) for r in filled.selected.values())
-        steps = {point[0] for point in read if point is not None}
+        points = (measures.nearest(r, column.metric, column.at) for r in filled.selected.values())
+        steps = {point[0] for point in points if point is not None}
     published = row.published.get(column.name)
-    return Entry(row, column, filled, values_of(filled, column), published, tuple(sorted(steps)))
+    return TableEntry(row, column, filled, values_of(filled, column), published, tuple(sorted(steps)))
 
 
-def _with_comparison(entry: Entry, grid: list[list[Entry]]) -> Entry:
-    reference = next((e for row in grid for e in row if _is_reference(e, entry)), None)
+def _with_comparison(entry: TableEntry, entries: list[list[TableEntry]]) -> TableEntry:
+    reference = next((e for row in entries for e in row if _is_reference(e, entry)), None)
     if reference is None or reference is entry:
         return entry
     interval = statistics.paired(entry.values, reference.values)
@@ -135,10 +142,10 @@ def _with_comparison(entry: Entry, grid: list[list[Entry]]) -> Entry:
     sign = 1 if tasks.metric(entry.column.task, entry.column.metric).higher_is_better else -1
     better, worse = (interval.above(0), interval.below(0))[::sign]
     verdict = "better" if better else "worse" if worse else "undecided"
-    return _replace(entry, comparison=Comparison(reference.row.label, interval, verdict))
+    return dataclasses.replace(entry, comparison=Comparison(reference.row.label, interval, verdict))
 
 
-def _is_reference(candidate: Entry, entry: Entry) -> bool:
+def _is_reference(candidate: TableEntry, entry: TableEntry) -> bool:
     if candidate.column is not entry.column:
         return False
     if entry.row.operator is not None:
@@ -146,45 +153,48 @@ def _is_reference(candidate: Entry, entry: Entry) -> bool:
     return entry.row.rank is not None and (candidate.row.method, candidate.row.rank) == ("lora", entry.row.rank)
 
 
-def _mark_best(grid: list[list[Entry]], columns: tuple[Column, ...]) -> tuple[tuple[Entry, ...], ...]:
+def _mark_best(entries: list[list[TableEntry]], columns: tuple[Column, ...]) -> tuple[tuple[TableEntry, ...], ...]:
     best: list[float | None] = []
     for j, column in enumerate(columns):
-        means = [e.summary.mean for row in grid if (e := row[j]).summary]
+        means = [e.summary.mean for row in entries if (e := row[j]).summary]
         pick = max if tasks.metric(column.task, column.metric).higher_is_better else min
         best.append(pick(means) if len(means) > 1 else None)
     return tuple(
-        tuple(_replace(e, best=(s := e.summary) is not None and s.mean == best[j]) for j, e in enumerate(row))
-        for row in grid
+        tuple(
+            dataclasses.replace(e, best=(s := e.summary) is not None and s.mean == best[j]) for j, e in enumerate(row)
+        )
+        for row in entries
     )
 
 
-def _replace(entry: Entry, **changes: Any) -> Entry:
-    return dataclasses.replace(entry, **changes)
-
-
 def mean_cost(records: Iterable[Record], name: str) -> float | None:
-    """The mean of a cost over runs, None where none holds it."""
-    found = statistics.summary([v for r in records if (v := measures.number(r.cost.get(name))) is not None])
-    return found.mean if found else None
+    """The mean over runs of a cost, in the unit of the record's `cost.<name>`. None where no run has this cost."""
+    summary = statistics.summary([v for r in records if (v := measures.number(r.cost.get(name))) is not None])
+    return summary.mean if summary else None
+
+
+def cost_cell(row: tuple[TableEntry, ...]) -> Filled:
+    """The cell whose cost a table shows for a row: the first cell with a value, else the first cell."""
+    return next((e.filled for e in row if e.values), row[0].filled)
 
 
 COSTS = ("trainable_parameters", "seconds", "peak_memory_bytes")
 
 
-def frame(made: Made) -> pandas.DataFrame:
-    """One line an entry: what it is, theirs, ours with deviation and n, the rate and how it was selected, the cost."""
+def frame(table: FilledTable) -> pandas.DataFrame:
+    """A line for each entry: its row and column, the paper's value, our mean, deviation and n, the rates, the cost."""
     import pandas
 
-    return pandas.DataFrame([_line(made, e) for row in made.entries for e in row])
+    return pandas.DataFrame([_line(table, e) for row in table.entries for e in row])
 
 
-def _line(made: Made, entry: Entry) -> dict[str, Any]:
-    filled, ours, selection = entry.filled, entry.summary, entry.filled.selection
-    setting, compared = filled.setting, entry.comparison
+def _line(table: FilledTable, entry: TableEntry) -> dict[str, Any]:
+    filled, summary, selection = entry.filled, entry.summary, entry.filled.selection
+    setting, comparison = filled.setting, entry.comparison
     runs = filled.at_selected
     return {
-        "table": made.table.number,
-        "scale": made.scale,
+        "table": table.layout.number,
+        "scale": table.scale,
         "row": entry.row.label,
         "column": entry.column.label,
         "method": entry.row.method,
@@ -195,9 +205,9 @@ def _line(made: Made, entry: Entry) -> dict[str, Any]:
         "task": entry.column.task,
         "metric": entry.column.metric,
         "paper": entry.published,
-        "mean": ours.mean if ours else None,
-        "sd": ours.sd if ours else None,
-        "n": ours.n if ours else 0,
+        "mean": summary.mean if summary else None,
+        "sd": summary.sd if summary else None,
+        "n": summary.n if summary else 0,
         "diverged": filled.count_diverged(runs),
         "failed": sum(r.status == "failed" for r in runs),
         "steps": " ".join(map(str, entry.steps)),
@@ -205,11 +215,11 @@ def _line(made: Made, entry: Entry) -> dict[str, Any]:
         "candidates": " ".join(f"{c:g}" for c in setting.candidates) if setting else "",
         "tried": " ".join(f"{c:g}" for c in selection.scores) if selection else "",
         "selected_by": selection.by if selection else "",
-        "against": compared.reference if compared else "",
-        "difference": compared.interval.mean if compared else None,
-        "low": compared.interval.low if compared else None,
-        "high": compared.interval.high if compared else None,
-        "verdict": compared.verdict if compared else "",
+        "against": comparison.reference if comparison else "",
+        "difference": comparison.interval.mean if comparison else None,
+        "low": comparison.interval.low if comparison else None,
+        "high": comparison.interval.high if comparison else None,
+        "verdict": comparison.verdict if comparison else "",
         **{name: mean_cost(filled.selected.values(), name) for name in COSTS},
         "command": "" if entry.values else filled.command,
     }

@@ -1,4 +1,4 @@
-"""Deciding a claim: the interval of each part, the verdict of each part, the verdict of the whole."""
+"""The verdict on each claim, from the intervals of its parts. claims.py has the rules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..study import statistics
 from ..study.fill import Results
 from ..study.statistics import Interval
-from .claims import CLAIMS, Claim, Measure, Part
+from .claims import CLAIMS, Claim, ClaimPart, Measure
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 UNDECIDED, NOT_RUN = "undecided", "not run"
@@ -16,13 +16,22 @@ VERDICTS = (REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_RUN)
 
 @dataclass(frozen=True)
 class PartVerdict:
-    """The numbers behind a part: means of both, the signed difference and its interval."""
+    """The verdict on a part of a claim, and the numbers behind the verdict.
 
-    part: Part
+    Attributes:
+        measure: The measure that decided; None where the part was not run.
+        mean: The mean of the cell's numbers over the seeds that both cells have.
+        reference_mean: The mean of the reference's numbers over the same seeds.
+        interval: Of the difference; the paper claims a positive difference.
+        margin: In the measure's unit.
+        reason: Why the verdict is undecided or not run; empty otherwise.
+    """
+
+    part: ClaimPart
     verdict: str
     measure: Measure | None = None
-    ours: float | None = None
-    theirs: float | None = None
+    mean: float | None = None
+    reference_mean: float | None = None
     interval: Interval | None = None
     margin: float = 0.0
     reason: str = ""
@@ -42,33 +51,32 @@ def judge(claim: Claim, results: Results) -> ClaimVerdict:
     if all(p.verdict == NOT_RUN for p in parts):
         stand_ins = tuple(judge_part(part, results) for part in claim.stand_ins)
         parts = stand_ins if any(p.verdict != NOT_RUN for p in stand_ins) else parts
-    found = {p.verdict for p in parts}
-    if found == {NOT_RUN}:
+    part_verdicts = {p.verdict for p in parts}
+    if part_verdicts == {NOT_RUN}:
         verdict = NOT_RUN
-    elif NOT_REPRODUCED in found:
+    elif NOT_REPRODUCED in part_verdicts:
         verdict = NOT_REPRODUCED
-    elif found == {REPRODUCED}:
+    elif part_verdicts == {REPRODUCED}:
         verdict = REPRODUCED
     else:
         verdict = UNDECIDED
     return ClaimVerdict(claim, results.scale, verdict, parts)
 
 
-def judge_part(part: Part, results: Results) -> PartVerdict:
-    """Compare over common seeds, signed so that above zero is what the paper says."""
-    ours, theirs = results.cell(part.ours).selected, results.cell(part.theirs).selected
+def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
+    """The verdict on a part, over the seeds that both cells have."""
+    runs, reference_runs = results.cell(part.cell).selected, results.cell(part.reference).selected
     for measure, margin in zip(part.measures, part.margins or (0.0,) * len(part.measures), strict=True):
-        a = {s: v for s, r in ours.items() if (v := measure.read(r)) is not None}
-        b = {s: part.times * v for s, r in theirs.items() if (v := measure.read(r)) is not None}
+        a = {s: v for s, r in runs.items() if (v := measure.read(r)) is not None}
+        b = {s: part.times * v for s, r in reference_runs.items() if (v := measure.read(r)) is not None}
         interval = statistics.paired(a, b) if measure.higher_is_better else statistics.paired(b, a)
         if interval is None:
             continue
         common = a.keys() & b.keys()
-        means = (sum(a[s] for s in common) / len(common), sum(b[s] for s in common) / len(common))
+        means = (sum(a[s] for s in common) / len(common), sum(b[s] for s in common) / len(common) / part.times)
         verdict, reason = _decide(part.kind, interval, margin)
         return PartVerdict(part, verdict, measure, *means, interval, margin, reason)
-    lacking = [name for name, runs in (("ours", ours), ("theirs", theirs)) if not runs]
-    reason = "no runs" if lacking else "no common measure or seed"
+    reason = "no common measure or seed" if runs and reference_runs else "no runs"
     return PartVerdict(part, NOT_RUN, margin=(part.margins or (0.0,))[0], reason=reason)
 
 
@@ -83,7 +91,7 @@ def _decide(kind: str, interval: Interval, margin: float) -> tuple[str, str]:
     bound = -margin if kind == "no worse" else 0.0
     if interval.above(bound):
         return REPRODUCED, ""
-    return (NOT_REPRODUCED, "") if interval.below(bound) else (UNDECIDED, "the interval holds the bound")
+    return (NOT_REPRODUCED, "") if interval.below(bound) else (UNDECIDED, "the interval contains the bound")
 
 
 def judge_all(results: Results) -> list[ClaimVerdict]:

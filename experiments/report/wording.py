@@ -1,23 +1,28 @@
-"""Numbers as words, the same in every output."""
+"""The text of values, differences, searches and costs, the same in every output."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .. import tasks
 from ..paper import Column
 from ..study.fill import Filled
-from ..study.statistics import Interval, Summary
-from .tables import Comparison, Entry, Made, mean_cost
+from .tables import COSTS, Comparison, FilledTable, TableEntry, mean_cost
+
+if TYPE_CHECKING:
+    import pandas
 
 DASH = "—"
 MARKS = {"better": "▲", "worse": "▼", "undecided": ""}
 BETTER_RULE = (
     "▲ better, ▼ worse than the reference (LoRA at the same rank; truncation among operators): the 95 % t interval of "
-    "the paired differences over common seeds excludes zero. Bold is the best mean of a column and claims nothing."
+    "the paired differences over common seeds excludes zero. Bold marks the best mean of a column, certain or not."
 )
 
 
 def digits(column: Column) -> int:
-    """Digits behind the point of the values in a column."""
+    """Decimal places of the values in a column."""
     return 1 if tasks.metric(column.task, column.metric).unit == "%" else 2
 
 
@@ -25,76 +30,91 @@ def value(number: float, column: Column) -> str:
     return f"{number:.{digits(column)}f}"
 
 
-def mean_sd_n(found: Summary, column: Column) -> str:
-    spread = f" ± {value(found.sd, column)}" if found.sd is not None else ""
-    return f"{value(found.mean, column)}{spread} ({found.n})"
-
-
-def published(entry: Entry) -> str:
+def published(entry: TableEntry) -> str:
     return DASH if entry.published is None else value(entry.published, entry.column)
 
 
-def ours(entry: Entry) -> str:
-    """`mean ± sd (n)`, a mark where an interval says better or worse, and the runs that diverged."""
-    found = entry.summary
-    if found is None:
+def ours(entry: TableEntry) -> str:
+    """`mean ± sd (n)`, the number of diverged runs, and the mark of `BETTER_RULE`."""
+    summary, column = entry.summary, entry.column
+    if summary is None:
         return DASH
+    spread = f" ± {value(summary.sd, column)}" if summary.sd is not None else ""
+    diverged = entry.filled.count_diverged(entry.filled.at_selected)
+    note = f", {diverged} diverged" if diverged else ""
     mark = MARKS[entry.comparison.verdict] if entry.comparison else ""
-    lost = entry.filled.count_diverged(entry.filled.at_selected)
-    note = f", {lost} diverged" if lost else ""
-    return mean_sd_n(found, entry.column).removesuffix(")") + note + ")" + mark
+    return f"{value(summary.mean, column)}{spread} ({summary.n}{note}){mark}"
 
 
-def interval(found: Interval, column: Column) -> str:
-    d = digits(column)
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.{d}f} (n = {found.n}, no interval)"
-    return f"{found.mean:+.{d}f} [{found.low:+.{d}f}, {found.high:+.{d}f}] (n = {found.n})"
+def difference(comparison: Comparison, column: Column) -> str:
+    """`mean difference [low, high] (n = seeds): verdict`."""
+    interval, d = comparison.interval, digits(column)
+    if interval.low is None or interval.high is None:
+        text = f"{interval.mean:+.{d}f} (n = {interval.n}, no interval)"
+    else:
+        text = f"{interval.mean:+.{d}f} [{interval.low:+.{d}f}, {interval.high:+.{d}f}] (n = {interval.n})"
+    return f"{text}: {comparison.verdict}"
 
 
-def compared(comparison: Comparison, column: Column) -> str:
-    return f"{interval(comparison.interval, column)}: {comparison.verdict}"
+def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> pandas.DataFrame:
+    """The results as text: a row for each method, the columns (label, "paper") and (label, "ours").
+
+    A column without published values is (label, "").
+
+    Args:
+        table: The table.
+        bold: The template for the best value of a column, such as `**%s**`.
+        escape: Makes a text harmless in the output's format.
+    """
+    import pandas
+
+    columns = {}
+    for j, column in enumerate(table.columns):
+        entries = [row[j] for row in table.entries]
+        if table.has_published(j):
+            columns[escape(column.label), "paper"] = [escape(published(e)) for e in entries]
+        header = "ours" if table.has_published(j) else ""
+        columns[escape(column.label), header] = [(bold if e.best else "%s") % escape(ours(e)) for e in entries]
+    labels = [row[0].row.label + ("" if row[0].row.in_paper else " (not in the paper)") for row in table.entries]
+    return pandas.DataFrame(columns, index=list(map(escape, labels)))
 
 
 def rate_search(filled: Filled) -> str:
-    """Which rate, from which candidates, by what."""
+    """`selected rate by loss (each candidate: its loss)`, and whether the selected rate is the lowest or highest."""
     selection, setting = filled.selection, filled.setting
     if selection is None or setting is None:
         return DASH
     if not setting.candidates:
         return "not trained"
-    parts = []
+    candidates = []
     for rate in sorted({*setting.candidates, *selection.scores}):
         score = selection.scores.get(rate)
-        said = f"{score:.3f}" if score is not None else "failed" if rate in selection.scores else "not run"
-        parts.append(f"{rate:g}: {said}")
+        result = f"{score:.3f}" if score is not None else "failed" if rate in selection.scores else "not run"
+        candidates.append(f"{rate:g}: {result}")
     finished = [rate for rate, score in selection.scores.items() if score is not None]
     edge = ", at the edge of the search" if len(finished) > 1 and selection.rate in (finished[0], finished[-1]) else ""
-    return f"{selection.rate:g} by {selection.by}{edge} ({'; '.join(parts)})"
+    return f"{selection.rate:g} by {selection.by}{edge} ({'; '.join(candidates)})"
 
 
 def counts(filled: Filled) -> str:
-    """Finished runs at the selected rate, and what went wrong anywhere in the cell."""
-    lost = len(filled.diverged)
+    """How many of the cell's runs have finished at the selected rate, and how many have diverged or failed."""
+    diverged = len(filled.diverged)
     failed = sum(r.status == "failed" and r.key not in filled.diverged for r in filled.records)
-    wrong = [f"{lost} diverged"] * bool(lost) + [f"{failed} failed"] * bool(failed)
+    notes = [f"{diverged} diverged"] * bool(diverged) + [f"{failed} failed"] * bool(failed)
     text = f"{len(filled.selected)} of {len(filled.records)}"
-    return text + (f" ({', '.join(wrong)})" if wrong else "")
+    return text + (f" ({', '.join(notes)})" if notes else "")
 
 
-def parameters(filled: Filled) -> str:
-    found = mean_cost(filled.selected.values(), "trainable_parameters")
-    return DASH if found is None else f"{found:,.0f}"
+def costs(filled: Filled) -> dict[str, str]:
+    """Name of a cost -> its mean over the runs at the selected rate: parameters, seconds, memory in MiB."""
+    means = {name: mean_cost(filled.selected.values(), name) for name in COSTS}
+    return {name: DASH if mean is None else _cost(name, mean) for name, mean in means.items()}
 
 
-def seconds(filled: Filled) -> str:
-    found = mean_cost(filled.selected.values(), "seconds")
-    return DASH if found is None else f"{found:,.0f}" if found >= 10 else f"{found:.1f}"
-
-
-def memory(filled: Filled) -> str:
-    found = mean_cost(filled.selected.values(), "peak_memory_bytes")
-    return DASH if found is None else f"{found / 2**20:,.0f}"
+def _cost(name: str, mean: float) -> str:
+    if name == "seconds" and mean < 10:
+        return f"{mean:.1f}"
+    return f"{mean / 2**20 if name == 'peak_memory_bytes' else mean:,.0f}"
 
 
 DETAIL_HEADER = (
@@ -115,31 +135,33 @@ def detail(label: str, filled: Filled) -> tuple[str, ...]:
         setting.operator or DASH,
         rate_search(filled),
         counts(filled),
-        parameters(filled),
-        seconds(filled),
-        memory(filled),
+        *costs(filled).values(),
     )
 
 
-def footnotes(made: Made) -> list[str]:
-    """The table's notes: the rule for marks, where curves were read, selection, the paper's own slips."""
-    notes = [f"Ours: mean ± standard deviation (n) over seeds, at the {made.scale} scale. {BETTER_RULE}"]
-    read = [sorted({s for row in made.entries for s in row[j].steps}) for j in range(len(made.columns))]
-    if any(read):
-        places = "; ".join(", ".join(map(str, steps)) for steps in read if steps)
-        notes.append(f"Curves were read at the measured points nearest to the columns: steps {places}.")
-    if any(f.selection and f.setting and f.setting.candidates for _, f in made.details()):
+def footnotes(table: FilledTable) -> list[str]:
+    """The notes below a table: how to read its values, how its curves were read and its rates selected."""
+    notes = [f"Ours: mean ± standard deviation (n) over seeds, at the {table.scale} scale. {BETTER_RULE}"]
+    steps_read = [sorted({s for row in table.entries for s in row[j].steps}) for j in range(len(table.columns))]
+    if any(steps_read):
+        places = "; ".join(", ".join(map(str, steps)) for steps in steps_read if steps)
         notes.append(
-            "The learning rate is the candidate with the lowest training loss in its run with the lowest seed, as the "
-            "mean over the last tenth of the steps; never the candidate with the best reported metric."
+            "A column of a training step shows our curve at the measured step that is nearest to the same part of our "
+            f"training: steps {places}."
         )
-    if any(c.stand_in for c in made.columns):
+    if any(f.selection and f.setting and f.setting.candidates for _, f in table.details()):
         notes.append(
-            "A column marked ours is in place of the paper's metrics, or beside them: the paper has no value for it."
+            "The learning rate is the candidate with the lowest training loss, a mean over the last tenth of the "
+            "steps, in its run with the lowest seed. The reported metric plays no part in the selection."
         )
-    if made.details():
+    if any(c.stand_in for c in table.columns):
         notes.append(
-            "Seconds are those on the clock of each run's machine, whatever else it did; docs/performance.md compares "
-            "methods side by side."
+            "The paper has no value for a column marked ours: it shows what we measure at this scale in place of the "
+            "paper's metrics, or in addition to them."
         )
-    return notes + list(made.table.footnotes)
+    if table.details():
+        notes.append(
+            "Seconds are wall-clock seconds of each run on its own machine, which may have done other work at the "
+            "same time. docs/performance.md compares the speed of the methods under equal conditions."
+        )
+    return notes + list(table.layout.footnotes)

@@ -183,15 +183,16 @@ def restore(record: Record, store: Store) -> tuple[Any, Any]:
     Raises:
         ConfigError: The run cannot be restored here.
     """
-    from ..train import adapt, quantized
+    from ..train import adapt
     from ..train.placement import Placement, base_dtype
+    from ..train.quantization import dequantized
     from ..train.trainer import quiet
 
     quiet()
     folder, config = folder_of(record, store), settings(record, store)
     dtype = base_dtype(config, Placement("cpu", config.hardware.precision))
     network, tokenizer, _ = base_models.of_run(config, dtype)
-    model = adapt.adapt(quantized.dequantized(network), config).model
+    model = adapt.adapt(dequantized(network), config).model
     load_trained(model, config, folder)
     return model.float().eval(), tokenizer
 
@@ -207,18 +208,20 @@ def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
     Raises:
         ConfigError: The run cannot be scored here.
     """
-    from ..train import adapt
-    from ..train import trainer as training
-    from ..train.placement import base_dtype, place
+    from transformers import set_seed
 
-    training.quiet()
+    from ..train import adapt
+    from ..train.placement import base_dtype, prepare_device
+    from ..train.trainer import quiet
+
+    quiet()
     task, trains = tasks.of(config), config.method.trains
     folder = folder_of(record, store) if trains else None
-    placement = place(config)
+    placement = prepare_device(config)
     dtype = base_dtype(config, placement)
     network, tokenizer, _ = base_models.of_run(config, dtype, placement.device)
     prepared = task.prepare(config, tokenizer)
-    training.set_seed(config.seed)
+    set_seed(config.seed)
     model = adapt.adapt(network, config).model
     before = task.baseline(model, tokenizer, prepared) if trains else {}
     if folder:

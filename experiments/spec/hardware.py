@@ -1,4 +1,4 @@
-"""What `hardware` comes to on the machine that the run is on: every `auto` and null by what it stands for."""
+"""The `hardware` section on this machine: every `auto` and every null replaced by a definite value."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from . import ranks
 if TYPE_CHECKING:
     from .run_config import Hardware
 
-# Without a driver there is no need to import torch, which takes longer than all else before a run.
+# Without a GPU driver nothing asks torch for a GPU: importing torch takes longer than everything else before a run.
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 def hardware_in_force(hardware: Hardware, planned: bool = False) -> Hardware:
-    """`auto` by what it comes to on this machine: the number format changes a result, so it is part of the key.
+    """The same section with a definite value in place of every `auto` and null.
 
-    For a run that is only `planned` it is a GPU with bf16, whatever this machine has.
+    Args:
+        hardware: The section as it was composed.
+        planned: The run is planned for another machine: `auto` is then a GPU with bf16, whatever this machine has.
 
     Raises:
-        ConfigError: A GPU is asked for where there is none, or a format that the device cannot compute in.
+        ConfigError: This machine lacks the GPU, or the device cannot compute in the number format.
     """
     gpu = hardware.device != "cpu" and (planned or _has_gpu())
     if hardware.device == "gpu" and not gpu:
@@ -33,39 +35,40 @@ def hardware_in_force(hardware: Hardware, planned: bool = False) -> Hardware:
     if precision == "fp16" and not gpu:
         raise ConfigError("hardware.precision: fp16 needs a GPU; allowed on the CPU: fp32, bf16")
     hardware = hardware.replace(device="gpu" if gpu else "cpu", precision=precision)
-    if planned:  # for the machine that it is planned for
+    if planned:
         return hardware.replace(processes=hardware.processes or 1, nodes=hardware.nodes or 1)
     return _engine_in_force(_ranks_in_force(hardware))
 
 
 def _ranks_in_force(hardware: Hardware) -> Hardware:
-    """`processes` and `nodes` by number: those of torchrun or srun, else one process a GPU on this machine."""
-    here = _gpus() if hardware.device == "gpu" and hardware.processes != 1 else None
-    if rank := ranks.given():
-        started: dict[str, Any] = {"processes": rank.local_count, "nodes": rank.count // rank.local_count}
-        for name, value in started.items():
+    """`processes` and `nodes` as numbers: from torchrun or srun, else one process for each GPU of this machine."""
+    gpus = _gpus() if hardware.device == "gpu" and hardware.processes != 1 else None
+    if rank := ranks.from_launcher():
+        launched: dict[str, Any] = {"processes": rank.local_count, "nodes": rank.count // rank.local_count}
+        for name, value in launched.items():
             if getattr(hardware, name) not in (None, value):
                 raise ConfigError(
                     f"hardware.{name} is {getattr(hardware, name)}, but this run was started as {rank.count} ranks, "
                     f"{rank.local_count} on each node; allowed: {value}, or null as in hardware=ddp"
                 )
-        hardware = hardware.replace(**started)
+        hardware = hardware.replace(**launched)
     elif (hardware.nodes or 1) > 1:
         raise ConfigError(
             f"hardware.nodes is {hardware.nodes}, but run.py starts ranks on its own machine alone; "
-            "allowed: 1, or start it on every node with torchrun or srun (docs/scaling.md)"
+            "allowed: 1, or start run.py on every node with torchrun or srun (docs/scaling.md)"
         )
-    processes = hardware.processes or here or 1
-    if here is not None and processes > here:
-        raise ConfigError(f"hardware.processes is {processes}, but this machine has fewer GPUs; allowed: 1 to {here}")
+    processes = hardware.processes or gpus or 1
+    if gpus is not None and processes > gpus:
+        raise ConfigError(f"hardware.processes is {processes}, but this machine has fewer GPUs; allowed: 1 to {gpus}")
     return hardware.replace(processes=processes, nodes=hardware.nodes or 1)
 
 
 def _engine_in_force(hardware: Hardware) -> Hardware:
+    """`sharding` and `compile` as definite values."""
     sharding = hardware.sharding or "none"
     if sharding == "zero2" and hardware.device != "gpu":
         raise ConfigError(
-            "hardware.sharding: zero2 is DeepSpeed's, which runs on GPUs; allowed on the CPU: none, full, gradients"
+            "hardware.sharding: zero2 needs DeepSpeed, which runs on GPUs; allowed on the CPU: none, full, gradients"
         )
     if sharding == "zero2" and not _has_deepspeed():
         raise ConfigError(

@@ -104,8 +104,9 @@ def borrowed(config: RunConfig) -> list[str]:
             f"the learning rate {by:g} is that of rank {protocol['ranks'][near]}: the protocol has rates for the ranks "
             f"{known}, not for {m.rank}"
         )
-    if m.setting("operator") and m.setting("operator") == protocol.get("operators", {}).get(near) != "":
-        lines.append(f"the operator {m.setting('operator')} is that of rank {protocol['ranks'][near]}")
+    operator, allowed = m.setting("operator"), m.allowed.get("operator", [])
+    if operator and len(allowed) > 1 and operator == protocol["operators"].get(near):
+        lines.append(f"the operator {operator} is that of rank {protocol['ranks'][near]}")
     if m.setting("alpha") == USUAL_SCALE * m.rank:
         lines.append(f"alpha is {USUAL_SCALE} x rank: the paper has an alpha for the ranks {known} only")
     return lines

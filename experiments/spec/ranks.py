@@ -1,8 +1,8 @@
-"""The ranks of a run: the processes that train one model together, and the few things they do in step.
+"""The ranks of a run: the processes that train one model together, and how they wait for and talk to each other.
 
-`launch.py`, torchrun or srun starts them and says in the environment which rank a process is. All ranks do the same
-work on different examples; rank 0 alone writes the record, prints, and shows the bar. In a process that is alone, all
-of this is nothing, and torch is not imported for it.
+`train/spawn.py`, torchrun or srun starts the ranks; environment variables tell a process which rank it is. All ranks
+do the same work on different examples. Only rank 0 writes the record, prints, and shows the progress bar. In a process
+without other ranks every function here returns at once, and does not import torch.
 """
 
 from __future__ import annotations
@@ -19,29 +19,45 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Ranks wait for one another while rank 0 waits for a cell that another run holds, or a node prepares its data.
-PATIENCE = datetime.timedelta(hours=6)
-FAILURE = "failure"
+# The other ranks wait while rank 0 waits for a cell that another run has claimed, or while one rank prepares the data.
+TIMEOUT = datetime.timedelta(hours=6)
+FAILURE = "failure"  # key of the first failure in the key-value store of the ranks
 
 
 @dataclass(frozen=True)
 class Rank:
-    """Which process of how many, over all nodes and on this one."""
+    """One process among the ranks of a run.
+
+    Attributes:
+        index: Its number over all nodes, from 0.
+        count: The ranks over all nodes.
+        local: Its number on its own node, from 0.
+        local_count: The ranks on its own node.
+    """
 
     index: int = 0
     count: int = 1
     local: int = 0
     local_count: int = 1
 
+    def export(self) -> None:
+        """Set the environment variables in which torch and accelerate look for the rank of a process."""
+        os.environ |= {
+            "RANK": str(self.index),
+            "WORLD_SIZE": str(self.count),
+            "LOCAL_RANK": str(self.local),
+            "LOCAL_WORLD_SIZE": str(self.local_count),
+        }
 
-def given() -> Rank | None:
-    """The rank that this process was started as; None where it was started alone."""
+
+def from_launcher() -> Rank | None:
+    """The rank as which a launcher started this process; None if no launcher did."""
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         count = int(env["WORLD_SIZE"])
         local = int(env.get("LOCAL_RANK", env["RANK"]))
         return Rank(int(env["RANK"]), count, local, int(env.get("LOCAL_WORLD_SIZE", count)))
-    # A batch script has these too, but only what srun starts is a step of the job.
+    # SLURM sets these variables for a batch script too, but a rank is only a process of a step, which srun starts.
     if "SLURM_PROCID" in env and "SLURM_NTASKS" in env and ("SLURM_STEP_ID" in env or "SLURM_JOB_ID" not in env):
         count = int(env.get("SLURM_STEP_NUM_TASKS", env["SLURM_NTASKS"]))
         nodes = int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", 1)))
@@ -50,21 +66,21 @@ def given() -> Rank | None:
 
 
 def current() -> Rank:
-    """The rank of this process; 0 of 1 where it is alone."""
-    return given() or Rank()
+    """The rank of this process: rank 0 of 1 if no launcher started it."""
+    return from_launcher() or Rank()
 
 
 def first() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """Whether this process is rank 0, which prints and writes."""
     return current().index == 0
 
 
 def join(device: str, store: Any = None) -> None:
-    """Make the group of the given ranks, unless it is there: gloo between CPUs, nccl beside it between GPUs.
+    """Join the process group of all ranks, unless this process is in it: gloo for CPUs, and nccl as well for GPUs.
 
     Args:
-        device: cpu or gpu.
-        store: The key-value store that the ranks meet at; None: that of torchrun or of srun's first node.
+        device: `cpu` or `gpu`.
+        store: The key-value store where the ranks meet; None for the store of torchrun or of srun's first node.
     """
     import torch
     from torch import distributed
@@ -73,19 +89,12 @@ def join(device: str, store: Any = None) -> None:
     if distributed.is_initialized():
         return
     rank = current()
-    # What torch and accelerate read.
-    names = {
-        "RANK": rank.index,
-        "WORLD_SIZE": rank.count,
-        "LOCAL_RANK": rank.local,
-        "LOCAL_WORLD_SIZE": rank.local_count,
-    }
-    os.environ.update({name: str(value) for name, value in names.items()})
+    rank.export()
     if store is None:
         os.environ.setdefault("MASTER_ADDR", slurm_first_host())
         step = int(os.environ.get("SLURM_JOB_ID", 0)) + int(os.environ.get("SLURM_STEP_ID", 0))
         os.environ.setdefault("MASTER_PORT", str(20_000 + step % 20_000))
-        store, *_ = next(iter(rendezvous("env://", rank.index, rank.count, timeout=PATIENCE)))
+        store, *_ = next(iter(rendezvous("env://", rank.index, rank.count, timeout=TIMEOUT)))
     if device == "gpu":
         torch.cuda.set_device(rank.local)
     distributed.init_process_group(
@@ -93,12 +102,12 @@ def join(device: str, store: Any = None) -> None:
         store=store,
         rank=rank.index,
         world_size=rank.count,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
 
 
 def leave() -> None:
-    """Take the group apart, where there is one."""
+    """Leave the process group, if this process is in one."""
     if _joined():
         from torch import distributed
 
@@ -106,36 +115,36 @@ def leave() -> None:
 
 
 def slurm_first_host() -> str:
-    """The first node of a SLURM step, whose list may be `a1`, `a1,b2` or `a[01-04,7]`; localhost without one."""
-    listed = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or "localhost"
-    found = re.match(r"([^,\[]+)(?:\[(\d+))?", listed)
-    return "".join(part or "" for part in found.groups()) if found else listed
+    """The first node in SLURM's list of nodes (`a1`, `a1,b2` or `a[01-04,7]`); localhost without such a list."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or "localhost"
+    match = re.match(r"([^,\[]+)(?:\[(\d+))?", nodes)
+    return "".join(part or "" for part in match.groups()) if match else nodes
 
 
-def agree(value: T) -> T:
-    """Rank 0's value, on every rank."""
+def broadcast(value: T) -> T:
+    """The value of rank 0, on every rank."""
     if current().count == 1:
         return value
     from torch import distributed
 
-    box = [value]
-    distributed.broadcast_object_list(box, src=0)
-    return box[0]
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
-def agree_on_any(value: bool) -> bool:
-    """Whether it is true on any rank."""
-    return any(_gather(value))
+def any_rank(value: bool) -> bool:
+    """Whether `value` is true on at least one rank."""
+    return any(_all_gather(value))
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
-    _gather(None)
+    """Wait until every rank has called this function."""
+    _all_gather(None)
 
 
 @contextlib.contextmanager
 def one_first() -> Iterator[None]:
-    """The first rank of each node goes through alone, the others after it: they find what it has put on the disk."""
+    """Run a block on the first rank of each node, and then on the others, which find its files on the disk."""
     if current().local:
         barrier()
     yield
@@ -144,26 +153,26 @@ def one_first() -> Iterator[None]:
 
 
 def divided(work: Sequence[T], do: Callable[[T], R]) -> list[R]:
-    """``[do(item) for item in work]``, each rank doing its share of the items; every rank gets all results.
+    """``[do(item) for item in work]``: each rank does a share of the items, and every rank gets all results.
 
-    An item is done by one rank as a single process would do it, so that the results are the same to the bit.
+    One rank does an item as a single process would do it, so the results are the same to the bit.
     """
     rank = current()
-    mine = {i: do(work[i]) for i in range(rank.index, len(work), rank.count)}
-    done = {i: result for share in _gather(mine) for i, result in share.items()}
-    return [done[i] for i in range(len(work))]
+    share = {i: do(work[i]) for i in range(rank.index, len(work), rank.count)}
+    results = {i: result for part in _all_gather(share) for i, result in part.items()}
+    return [results[i] for i in range(len(work))]
 
 
 @contextlib.contextmanager
 def same_randomness() -> Iterator[None]:
-    """Every rank draws what rank 0 draws; afterwards the others go on from where they were."""
+    """Every rank draws the random numbers of rank 0; afterwards each other rank has its own random state again."""
     if current().count == 1:
         yield
         return
     import torch
 
     cuda = torch.cuda.is_available()
-    state, on_gpu = agree((torch.get_rng_state(), torch.cuda.get_rng_state() if cuda else None))
+    state, on_gpu = broadcast((torch.get_rng_state(), torch.cuda.get_rng_state() if cuda else None))
     with torch.random.fork_rng(enabled=not first()):
         torch.set_rng_state(state)
         if on_gpu is not None:
@@ -172,7 +181,7 @@ def same_randomness() -> Iterator[None]:
 
 
 def fail(own: dict[str, str]) -> dict[str, str]:
-    """Tell the others why this rank failed, and hear which failure came first: the later ones follow from it."""
+    """Tell the other ranks why this rank failed. Returns the first failure of any rank, which caused the later ones."""
     if not _joined():
         return own
     rank = current()
@@ -180,17 +189,17 @@ def fail(own: dict[str, str]) -> dict[str, str]:
         own = own | {"rank": str(rank.index)}
     try:
         return dict(json.loads(_store().compare_set(FAILURE, "", json.dumps(own))))
-    except (RuntimeError, ValueError):  # whoever kept the store is gone
+    except (RuntimeError, ValueError):  # the process that holds the store has ended
         return own
 
 
 def failure() -> dict[str, str] | None:
-    """The first failure of any rank, if there was one."""
+    """The first failure of any rank; None if no rank has failed."""
     return failure_in(_store()) if _joined() else None
 
 
 def failure_in(store: Any) -> dict[str, str] | None:
-    """The failure that a store holds."""
+    """The first failure of any rank, as `store` holds it; None if it holds none."""
     try:
         return dict(json.loads(store.get(FAILURE))) if store.check([FAILURE]) else None
     except RuntimeError:
@@ -208,16 +217,16 @@ def _store() -> Any:
     from torch.distributed import distributed_c10d
 
     store = distributed_c10d._get_default_store()
-    while hasattr(store, "underlying_store"):  # without the prefix of the group: `launch.py` looks for it too
+    while hasattr(store, "underlying_store"):  # the group prefixes its keys; `train/spawn.py` reads without a prefix
         store = store.underlying_store
     return store
 
 
-def _gather(value: T) -> list[T]:
+def _all_gather(value: T) -> list[T]:
     if current().count == 1:
         return [value]
     from torch import distributed
 
-    box: list[Any] = [None] * current().count
-    distributed.all_gather_object(box, value)
-    return box
+    values: list[Any] = [None] * current().count
+    distributed.all_gather_object(values, value)
+    return values

@@ -1,15 +1,13 @@
-"""What a failed run says, in its record and to its user: one line, and for memory the settings that would help."""
+"""The message of a failed run: one line; if memory ran out, also the settings that lower what the run needs."""
 
 from __future__ import annotations
-
-import dataclasses
 
 from ..errors import MEMORY_MESSAGES, out_of_memory
 from ..spec.run_config import RunConfig
 
 
 def explain(error: Exception, config: RunConfig) -> dict[str, str]:
-    """`error` as the record holds it: its type and message."""
+    """The `error` section of the record: the type and the message of `error`."""
     text = " ".join(str(error).split())
     if out_of_memory(error):
         return {"type": "OutOfMemoryError", "message": f"out of memory{_shortage(text)}; {remedies(config)}"}
@@ -17,27 +15,21 @@ def explain(error: Exception, config: RunConfig) -> dict[str, str]:
 
 
 def remedies(config: RunConfig) -> str:
-    """The settings that lower what `config` needs, first those with which it stays the same cell."""
+    """The settings that lower the memory of a run: first those that keep the cell, then those that change it."""
     h, m, batch = config.hardware, config.method, config.training.batch_size
     micro = min(h.device_batch_size or batch, batch)
     same = [f"hardware.device_batch_size below {micro}"] * (micro > 1)
     same += [f"task.eval_batch_size below {config.task.eval_batch_size}"] * ((config.task.eval_batch_size or 1) > 1)
     same += ["hardware.activation_checkpointing=true"] * (not h.activation_checkpointing)
     other = [f"method.rank below {m.rank}"] * ((m.rank or 1) > 1)
-    quantizable = m.rank and not m.restart_every and config.quantization == "none" and _allowed("nf4")
-    other += ["quantization=nf4"] * bool(quantizable)
-    told = [f"the same cell with {' or '.join(same)}"] * bool(same)
-    told += [f"another cell with {' or '.join(other)}"] * bool(other)
-    return "less is needed for " + ", ".join(told) if told else "nothing is left to lower but the model and the batch"
-
-
-def _allowed(quantization: str) -> bool:
-    (setting,) = (f for f in dataclasses.fields(RunConfig) if f.name == "quantization")
-    return bool(setting.metadata["check"].passes(quantization))
+    other += ["quantization=nf4"] * bool(m.rank and not m.restart_every and config.quantization == "none")
+    advice = [f"the same cell with {' or '.join(same)}"] * bool(same)
+    advice += [f"another cell with {' or '.join(other)}"] * bool(other)
+    return "less is needed for " + ", ".join(advice) if advice else "only a smaller model or batch needs less"
 
 
 def _shortage(text: str) -> str:
-    """The sentence that says it, and the next, which says how much was asked for; torch goes on for pages."""
+    """The sentence about the memory, and the next sentence, which names the bytes; torch writes pages after them."""
     sentences = text.split(". ")
-    said = [i for i, sentence in enumerate(sentences) if any(sign in sentence.lower() for sign in MEMORY_MESSAGES)]
-    return f" ({'. '.join(sentences[said[0] : said[0] + 2])})" if said else ""
+    matches = [i for i, text in enumerate(sentences) if any(sign in text.lower() for sign in MEMORY_MESSAGES)]
+    return f" ({'. '.join(sentences[matches[0] : matches[0] + 2])})" if matches else ""

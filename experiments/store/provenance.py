@@ -1,4 +1,4 @@
-"""Where a result comes from: code, packages, machine, times."""
+"""The origin of a result: code, packages, machine, times."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "lm_eval"
 
 
 def now() -> str:
-    """The time, UTC, to the second."""
+    """The current time in UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def describe() -> dict[str, Any]:
-    """All that is known before a run starts."""
+    """The part of the provenance that is known before a run starts."""
     import torch
 
     return {
@@ -36,12 +36,12 @@ def describe() -> dict[str, Any]:
 
 
 def code_revision() -> dict[str, Any]:
-    """The commit of this project and whether tracked files differ from it; None outside a checkout."""
-    here = Path(__file__).parents[2]
+    """The commit of this project, and whether tracked files differ from the commit; None outside a checkout."""
+    root = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}

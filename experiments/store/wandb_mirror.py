@@ -1,7 +1,7 @@
-"""Weights & Biases: a mirror of the record. Whatever goes wrong there is a warning, never the end of a run.
+"""Weights & Biases: a mirror of the record. A failure of W&B is a warning, and the run goes on.
 
-Runs are grouped as the tables are: a group is a cell at a scale, its runs differ in learning rate and seed, and a tag
-says which tables it belongs to (a cell can stand in several). Metrics have the record's names.
+W&B groups the runs as the tables do: a group is a cell at a scale, and its runs differ in learning rate and seed. Tags
+name the tables in which the cell stands. Metrics have the same names as in the record.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .records import Record, curve
 
 
 def grouping(record: Record, tables: Sequence[str]) -> dict[str, Any]:
-    """Where W&B files a run: its group, the kind of job, and its tags.
+    """The group, the job type and the tags of a run.
 
     Args:
-        record: Of the run.
+        record: The record of the run.
         tables: The names of the tables in which the run fills a cell.
     """
     cell = record.cell
@@ -35,7 +35,7 @@ def grouping(record: Record, tables: Sequence[str]) -> dict[str, Any]:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """What stands beside a run in W&B's table: the record's final metrics, its cost, how it ended."""
+    """The columns of a run in W&B's table: final metrics, cost and status of the record."""
     cost = {f"cost/{name}": value for name, value in record.cost.items()}
     return {**record.metrics["final"], **cost, "status": record.status}
 
@@ -43,8 +43,8 @@ def summary(record: Record) -> dict[str, Any]:
 class WandbMirror(TrainerCallback):
     """Sends the configuration, each row of the curve, and at the end the final metrics and the cost.
 
-    Online where WANDB_API_KEY or a login is found, offline (a folder below `results/wandb`) where not. The run's id is
-    the record's key, so a resumed run continues the same page.
+    With WANDB_API_KEY or a login the mirror is online, otherwise it is a folder below `results/wandb`. The id of the
+    run is the key of the record, so a resumed run continues on the same page of W&B.
     """
 
     def __init__(self, config: RunConfig, record: Record, tables: Sequence[str] = ()) -> None:
@@ -75,11 +75,11 @@ class WandbMirror(TrainerCallback):
         rows = curve(state.log_history)
         new, self.sent = [r for r in rows if r["step"] > self.sent], int(rows[-1]["step"]) if rows else 0
         for row in new:
-            # Committed at once: a row still pending at the end would be written after the summary, and over it.
+            # W&B writes a row that is not committed after the summary, and so over the values of the summary.
             self._guard(lambda row=row: self.run.log(row, step=int(row["step"]), commit=True))  # type: ignore[misc]
 
     def finish(self, record: Record) -> None:
-        """Send the summary and close."""
+        """Send the summary, and close the run of W&B."""
         self._guard(lambda: self.run.summary.update(summary(record)))
         self._guard(lambda: self.run.finish(exit_code=0 if record.status == "finished" else 1))
 
@@ -94,7 +94,7 @@ class WandbMirror(TrainerCallback):
             return "offline"
 
     def _guard(self, act: Callable[[], None]) -> None:
-        """Do what only W&B may fail at; after one failure nothing more is sent."""
+        """Call `act`, which uses W&B. If W&B fails, print a warning and send nothing more for this run."""
         if self.off:
             return
         try:
@@ -102,7 +102,7 @@ class WandbMirror(TrainerCallback):
         except Exception as error:
             print(f"warning: W&B failed and is off for this run ({type(error).__name__}: {error})", file=sys.stderr)
             self.off = True
-            # Its service may be what died: the next run of a sweep gets a new one, and nothing is left to do at exit.
+            # The process of W&B may have died. The next run of a sweep starts a new one.
             with contextlib.suppress(Exception, SystemExit):
                 import wandb
 

@@ -1,1 +1,1 @@
-"""Training: a model with its adapters, the Trainer, checkpoints, several processes."""
+"""Training: models and adapters, the Trainer and its callbacks, checkpoints, several ranks, cost."""

@@ -1,4 +1,4 @@
-"""A name, a folder or a hub id -> the model in memory and its tokenizer."""
+"""The base model and the tokenizer of a run, loaded by a name of this project, from a folder or from the hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TINY_SEED = 0
 
 
 def of_run(config: RunConfig, dtype: Any, device: str = "cpu") -> tuple[Any, Any, str]:
-    """`load` what a run starts from."""
+    """The base model of a run on `device`, its tokenizer and its revision; see `load`."""
     cache, quantization = config.paths.cache_folder, config.quantization
     return load(config.model, cache, dtype, config.seed, quantization=quantization, device=device)
 
@@ -25,17 +25,22 @@ def of_run(config: RunConfig, dtype: Any, device: str = "cpu") -> tuple[Any, Any
 def load(
     model: str, cache: Path, dtype: Any, seed: int = 0, *, quantization: str = "none", device: str = "cpu"
 ) -> tuple[Any, Any, str]:
-    """The base model in `dtype` on `device`, its tokenizer, and the revision that was loaded.
+    """The base model on `device`, its tokenizer, and the revision of the model.
 
-    `seed` draws the weights of models that start from random ones. With `quantization`, `dtype` is that of what is
-    not quantized; such a model is made on its device and cannot be moved from there.
+    Args:
+        model: A name of this project (`tiny`, `smollm2-135m`, `scratch.NAMES`), a folder, or an id of the hub.
+        cache: The folder for models that this project prepares.
+        dtype: The number format of the weights; of a quantized model, of the weights that are not quantized.
+        seed: The random weights of `scratch.NAMES` are drawn from it.
+        quantization: `none`, `nf4` or `int8`.
+        device: `cpu` or `cuda`. A quantized model cannot be moved to another device.
 
     Raises:
-        ConfigError: It is not there, or not a causal language model.
+        ConfigError: The model cannot be loaded, lacks weights, or is not a causal language model.
     """
-    from . import quantized
+    from .quantization import keep_trainable, loading_options, reloaded
 
-    options = quantized.options(quantization, dtype, device)
+    options = loading_options(quantization, dtype, device)
     if model == "tiny":
         network, tokenizer, revision = tiny_model(), tiny_tokenizer(), fingerprint(model)
     elif model in scratch.NAMES:
@@ -44,10 +49,10 @@ def load(
         source = str(smollm2(cache)) if model == "smollm2-135m" else model
         network, tokenizer = _pretrained(model, source, dtype, options)
         revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
-        return quantized.keep_trainable(network) if options else network.to(device), tokenizer, revision
+        return keep_trainable(network) if options else network.to(device), tokenizer, revision
     network = network.to(dtype)
     if options:
-        network = quantized.keep_trainable(quantized.again(network, options))
+        network = keep_trainable(reloaded(network, options))
     return network if options else network.to(device), tokenizer, revision
 
 
@@ -55,13 +60,13 @@ def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        # Code that comes with a model is never run, nor is the user asked at a prompt whether it should be.
+        # False, not None: then Python code in a model folder is never run, and the user is not asked whether to run it.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
         )
         network, loading = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # a folder can be wrong in more ways than the libraries have names for
+    except Exception as error:  # the libraries raise many kinds of errors for a broken folder
         if out_of_memory(error):
             raise
         reason = one_line(str(error)) or type(error).__name__
@@ -78,16 +83,16 @@ def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) ->
 def tiny_model() -> Any:
     """A LLaMA of 1.7 million random weights, the same on every machine.
 
-    Weights are drawn with standard deviation hidden ** -0.5 instead of the usual 0.02. The model is never pretrained,
-    and adapters leave its head and embedding as drawn: behind the final RMSNorm a head at 0.02 could not give any
-    token more than a few percent, whatever an adapter learned.
+    The standard deviation of the weights is hidden ** -0.5 instead of the usual 0.02. The model is never pretrained,
+    and adapters do not change its head. After the final RMSNorm, a head with standard deviation 0.02 could not give
+    any token a probability above a few percent, whatever an adapter learned.
     """
     shape = shapes.NAMED["tiny"]
     return scratch.llama(shape, TINY_SEED, bos=0, eos=1, pad=2, spread=shape.hidden**-0.5)
 
 
 def tiny_tokenizer() -> Any:
-    """One token a byte (so a character, for ASCII), losslessly, after <s>, </s>, <pad> and <unk>."""
+    """One token for each byte, without loss; the ids 0 to 3 are <s>, </s>, <pad> and <unk>."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -114,9 +119,9 @@ def smollm2(cache: Path) -> Path:
 def _convert_smollm2(cache: Path, folder: Path) -> None:
     """Write SmolLM2-135M-Instruct to `folder` as transformers loads it.
 
-    The weights are the dequantised 4-bit ones of an instruct model; every record that uses them says so in its model
-    name. transformers reads the GGUF file but will not save what it read, so the model is rebuilt from its
-    configuration without the quantisation entry and the weights are loaded into it strictly.
+    The weights are the dequantised 4-bit weights of an instruct model. transformers reads the GGUF file but refuses to
+    save the model. The model is therefore built again from its configuration without the quantisation entry, and every
+    weight is loaded into the new model.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM

@@ -1,4 +1,4 @@
-"""What happens along the way of a run: the points of the curve, and the progress bar."""
+"""Callbacks of the Trainer: the points of the curve, and the progress bar."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Measure = Callable[[], dict[str, float]]
 
 
 class Curve(TrainerCallback):
-    """Adds the task's metrics to the training log at the points of the curve, before that step is saved.
+    """Adds the task's metrics to the training log every `evaluate_every` steps, before a checkpoint of that step.
 
     Raises:
-        FloatingPointError: The loss is no longer a number: the run has diverged.
+        FloatingPointError: The loss is not a finite number: the run has diverged.
     """
 
     def __init__(self, measure: Measure, config: RunConfig) -> None:
@@ -40,7 +40,7 @@ class Curve(TrainerCallback):
         if step % t.evaluate_every == 0 or last:
             state.log_history.append({"step": step, **self.measure()})
         if control.should_log:
-            # Kept in the log so that a resumed run knows how long the steps before it took.
+            # A checkpoint holds the log, so a resumed run knows how many seconds the steps before it took.
             state.log_history.append({"step": step, "seconds": self.seconds + time.monotonic() - self.since})
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -50,7 +50,10 @@ class Curve(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """One line: step, loss, and the task's metric once there is one. Closed by who adds it, however training ends."""
+    """One line: the step, the loss, and the task's metrics once they have been measured.
+
+    The bar closes when the training ends. Where the training is interrupted or fails, its caller calls `close`.
+    """
 
     bar: Any = None
 
@@ -65,6 +68,9 @@ class ProgressBar(TrainerCallback):
         for row in curve(state.log_history[-4:]):
             self.shown |= {k: f"{v:.4g}" for k, v in row.items() if k not in ("step", "learning_rate", "grad_norm")}
         self.bar.set_postfix(self.shown)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.close()
 
     def close(self) -> None:
         if self.bar is not None:

@@ -1,7 +1,7 @@
-"""Checkpoints: a folder is sealed with the sums of its files when it is written, and checked before it is used.
+"""Checkpoints: each folder gets a file with the checksums of its files, which are compared before the folder is used.
 
-A crash cannot leave half a checkpoint (it is written aside and renamed), but disks and file systems can: files that
-come back empty, cut off, or as other bytes. Such a checkpoint is named and the one before it is used.
+A crash cannot leave half a checkpoint, because the folder is renamed to its name when it is complete. Disks and file
+systems can: a file comes back empty, cut off, or with other bytes. A run then warns and uses the checkpoint before.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from .. import files
 SEAL = "sums.json"
 
 
-def found(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first."""
+def by_step(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first, damaged ones included."""
     paths = [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(paths, key=step)
+    return sorted(paths, key=step_of)
 
 
-def step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def seal(checkpoint: Path) -> None:
-    """Flush every file of a checkpoint to the disk, and add their sums."""
+    """Flush every file of a checkpoint to the disk, and add the file of checksums."""
     files.flush_all(checkpoint)
     paths = (p for p in sorted(checkpoint.rglob("*")) if p.is_file())
     files.write_json(checkpoint / SEAL, {str(p.relative_to(checkpoint)): _sum(p) for p in paths})
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, None where every file is what was written."""
+    """What is wrong with a checkpoint, for a message; None if every file has its checksum."""
     try:
         sums = json.loads((checkpoint / SEAL).read_bytes())
     except (OSError, ValueError):
@@ -51,25 +52,26 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; those that are not are named. None: the run starts from the beginning."""
-    paths = found(folder)
+def newest_intact(folder: Path) -> Path | None:
+    """The newest checkpoint without damage, or None. Prints a warning for each newer checkpoint."""
+    paths = by_step(folder)
     for path in reversed(paths):
-        wrong = damage(path)
-        if wrong is None:
+        reason = damage(path)
+        if reason is None:
             return path
-        print(f"warning: checkpoint {path} is damaged and is not used: {wrong}", file=sys.stderr)
+        print(f"warning: checkpoint {path} is damaged and is not used: {reason}", file=sys.stderr)
     if paths:
         print(f"warning: no checkpoint in {folder} can be used; the run starts from the beginning", file=sys.stderr)
     return None
 
 
-def prune(folder: Path, step_now: int, keep: int) -> None:
-    """Remove all but the last `keep` checkpoints up to `step_now`."""
-    # Those of later steps are damaged, or they would have been used.
-    usable = [c for c in found(folder) if step(c) <= step_now]
-    for old in set(found(folder)) - set(usable[-keep:]):
-        shutil.rmtree(old, ignore_errors=True)
+def prune(folder: Path, step: int, keep: int) -> None:
+    """Remove all checkpoints but the last `keep` up to `step`, the current step."""
+    # Checkpoints of later steps are damaged: otherwise the run would have continued from them.
+    paths = by_step(folder)
+    usable = [path for path in paths if step_of(path) <= step]
+    for path in set(paths) - set(usable[-keep:]):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _sum(path: Path) -> str:

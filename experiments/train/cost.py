@@ -1,4 +1,4 @@
-"""What a run costs: parameters, time, tokens, memory."""
+"""The cost of a run: parameters, time, tokens, memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .placement import Placement
 
 
 class Meter:
-    """Started before training, read after it."""
+    """Measures the cost of a run; it is made before the training and read after it."""
 
     def __init__(self, model: nn.Module, placement: Placement) -> None:
         self.model, self.on_gpu = model, placement.device == "cuda"
@@ -26,9 +26,16 @@ class Meter:
             peak_memory.reset()
 
     def read(self, state: TrainerState, prepared: TaskData, config: RunConfig, saved: Path) -> dict[str, Any]:
-        """Seconds are those of training, the curve's points included, over all the sessions of a resumed run.
+        """The `cost` section of the record.
 
-        `peak_memory_bytes` is the device's high-water mark on a GPU and that of the whole process on a CPU.
+        `seconds` covers the training and the points of the curve, in all sessions of a resumed run.
+        `peak_memory_bytes` is the most memory that was in use at one time: on the GPU, or by the process on a CPU.
+
+        Args:
+            state: The Trainer's state after the training; its log holds the seconds.
+            prepared: The task's data; its examples give the tokens.
+            config: The configuration of the run.
+            saved: The folder of the saved model.
         """
         seconds = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
         mean_length = prepared.mean_length
@@ -48,11 +55,11 @@ class Meter:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(trainable, all), each parameter counted once."""
+    """How many parameters train, and how many there are in all; each counts once."""
     parameters = list(model.parameters())
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 
 
 def adapter_dtype(model: nn.Module) -> str:
-    """The number format of what trains, for the record."""
+    """The number formats of the parameters that train, for the record."""
     return ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}))

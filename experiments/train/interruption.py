@@ -1,4 +1,4 @@
-"""What a signal does to a run that trains: a checkpoint first, then what it would have done otherwise."""
+"""Signals to a run that trains: the run writes a checkpoint, and then the signal has its usual effect."""
 
 from __future__ import annotations
 
@@ -14,59 +14,60 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from ..spec import ranks
 from ..spec.run_config import RunConfig
 
-# A user, a scheduler that ends a job, and the notices of SLURM that a job's time is nearly up or its place taken.
+# Ctrl-C of a user; the end of a job; and the warnings of SLURM that a job's time is nearly over or its node is needed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopWithCheckpoint(TrainerCallback):
-    """The first signal is answered when a checkpoint of the current state is on the disk, the second at once.
+    """At the first signal the run writes a checkpoint and then stops; at the second signal it stops at once.
 
-    The answer is the handler's that was there before: run.py's raises KeyboardInterrupt, submitit's queues the job
-    again. The checkpoint is taken at a step that is logged, or the curve of the resumed run would differ.
+    To stop means to call the signal handler that was installed before: that of run.py raises KeyboardInterrupt, that
+    of submitit queues the job again. The checkpoint is written at a step that is logged: otherwise the curve of the
+    resumed run would differ from that of an undisturbed run.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self.log_every = config.training.log_every
-        self.before: dict[int, Any] = {}
-        self.asked: int | None = None
+        self.handlers: dict[int, Any] = {}  # those that were installed before
+        self.pending: int | None = None  # the first signal, until its checkpoint is written
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Take signals for the time of a `with`; Python hands them to the main thread alone."""
+        """Handle signals within a block, in the main thread; Python delivers no signal to other threads."""
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self.ask) for number in SIGNALS}
+            self.handlers = {number: signal.signal(number, self.handle) for number in SIGNALS}
         try:
             yield
         finally:
-            for number, handler in self.before.items():
+            for number, handler in self.handlers.items():
                 signal.signal(number, handler)
-            self.before = {}
+            self.handlers = {}
 
-    def ask(self, number: int, frame: Any) -> None:
-        """The handler."""
-        if self.asked is not None:
-            self.answer(number)
+    def handle(self, number: int, frame: Any) -> None:
+        """The signal handler within the block."""
+        if self.pending is not None:
+            self.stop(number)
             return
-        self.asked = number
-        said = f"{signal.Signals(number).name}: stops with a checkpoint, within {self.log_every} steps"
-        # Not through sys.stderr: the signal may have come in the middle of a write to it.
-        os.write(2, f"\n{said}; once more stops at once\n".encode())
+        self.pending = number
+        message = f"{signal.Signals(number).name}: stops with a checkpoint, within {self.log_every} steps"
+        # Not through sys.stderr: the signal may have interrupted a write to sys.stderr.
+        os.write(2, f"\n{message}; once more stops at once\n".encode())
 
-    def answer(self, number: int) -> None:
-        """Do what the signal would have done without this."""
-        handler = self.before.get(number, signal.SIG_DFL)
+    def stop(self, number: int) -> None:
+        """Do what the signal would have done outside the block."""
+        handler = self.handlers.get(number, signal.SIG_DFL)
         if callable(handler):
             handler(number, None)
         elif handler == signal.SIG_DFL:
             raise KeyboardInterrupt
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step % self.log_every == 0 and ranks.agree_on_any(self.asked is not None):
-            # Ranks that heard nothing themselves stop with those that did, or these would wait for them.
-            self.asked = self.asked or signal.SIGTERM
+        if state.global_step % self.log_every == 0 and ranks.any_rank(self.pending is not None):
+            # Ranks without a signal stop as well: otherwise they would wait for the ranks that got one.
+            self.pending = self.pending or signal.SIGTERM
             control.should_save = True
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.asked is not None:
-            number, self.asked = self.asked, None
-            self.answer(number)
+        if self.pending is not None:
+            number, self.pending = self.pending, None
+            self.stop(number)

@@ -1,4 +1,4 @@
-"""The most memory that this process has held: on Linux since `reset`, elsewhere since it started."""
+"""The most memory that this process has used at one time: on Linux since `reset`, elsewhere since its start."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def reset() -> None:
-    """Begin anew, where the system can. Without it a cell of a sweep would answer for those before it."""
+    """Forget the peak so far, on Linux: a cell of a sweep must not report the peak of an earlier cell."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> int:
-    """Bytes."""
-    # Not getrusage: what it says of a process begins with what its parent held.
+    """The peak, in bytes."""
+    # On Linux not by getrusage: there a process starts with the peak of its parent.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

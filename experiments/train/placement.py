@@ -1,4 +1,4 @@
-"""Where a run computes, in which number format, and over how many processes."""
+"""Where a run computes: its device, its number format, and the Trainer's arguments about both and about ranks."""
 
 from __future__ import annotations
 
@@ -8,44 +8,52 @@ from typing import Any
 import torch
 
 from ..spec import ranks
-from ..spec.run_config import RunConfig
+from ..spec.run_config import Hardware, RunConfig
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What `hardware` is to torch."""
+    """The device and the number format of a run, as torch names them.
 
-    device: str  # cpu, cuda: the one of this process
-    precision: str  # fp32, bf16, fp16
+    Attributes:
+        device: `cpu`, or `cuda` for the GPU of this process.
+        precision: `fp32`, `bf16` or `fp16`.
+    """
+
+    device: str
+    precision: str
+
+    @classmethod
+    def of(cls, hardware: Hardware) -> Placement:
+        """The placement that the `hardware` section asks for; its `auto` has been resolved."""
+        return cls("cuda" if hardware.device == "gpu" else "cpu", hardware.precision)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that frozen weights are loaded in."""
+        """The dtype of the computation, in which frozen weights are loaded."""
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
 
-def place(config: RunConfig) -> Placement:
-    """The placement of a run, whose `auto` has been resolved; joins the ranks and sets the number of CPU threads."""
-    if config.hardware.distributed:
-        ranks.join(config.hardware.device)
+def prepare_device(config: RunConfig) -> Placement:
+    """The placement of a run; also sets the number of CPU threads of this process."""
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
-    return Placement("cuda" if config.hardware.device == "gpu" else "cpu", config.hardware.precision)
+    return Placement.of(config.hardware)
 
 
 def training_arguments(config: RunConfig, placement: Placement, layers: list[str]) -> dict[str, Any]:
-    """The arguments of the transformers Trainer that say where and how it computes.
+    """The arguments of the transformers Trainer about batches, number format, ranks, sharding and compilation.
 
     Args:
-        config: The run.
-        placement: Its placement.
-        layers: Class names of the model's blocks, which are sharded one by one.
+        config: The configuration of the run.
+        placement: The placement of the run.
+        layers: Class names of the model's blocks: FSDP shards each block by itself.
     """
     hardware, cpu = config.hardware, placement.device == "cpu"
     arguments: dict[str, Any] = {
         "per_device_train_batch_size": config.device_batch,
         "gradient_accumulation_steps": config.rank_batch // config.device_batch,
-        "average_tokens_across_devices": True,  # the loss is a mean over the tokens of the whole global batch
+        "average_tokens_across_devices": True,  # the loss is the mean over all tokens of the global batch
         "use_cpu": cpu,
         "bf16": placement.precision == "bf16" and not cpu,
         "fp16": placement.precision == "fp16",
@@ -53,10 +61,10 @@ def training_arguments(config: RunConfig, placement: Placement, layers: list[str
         "dataloader_pin_memory": not cpu,
         "torch_compile": bool(hardware.compile),
         "ddp_find_unused_parameters": False,
-        "ddp_timeout": int(ranks.PATIENCE.total_seconds()),
+        "ddp_timeout": int(ranks.TIMEOUT.total_seconds()),
     }
     if hardware.sharding in ("full", "gradients"):
-        # Blocks are recomputed by FSDP itself: recomputed from outside, their weights would be gathered twice.
+        # FSDP itself recomputes the blocks. If the Trainer did, FSDP would gather the weights of each block twice.
         arguments |= {"fsdp": True, "activation_checkpointing": False}
         arguments["fsdp_config"] = {
             "version": 2,
@@ -80,9 +88,9 @@ def training_arguments(config: RunConfig, placement: Placement, layers: list[str
 
 
 def base_dtype(config: RunConfig, placement: Placement) -> torch.dtype:
-    """The number format that the base weights are loaded in.
+    """The number format in which the base weights are loaded.
 
-    Frozen weights take that of the computation. Weights that train stay in float32 whatever it is: in bf16 most
-    updates at these rates are smaller than the gap between two neighbouring numbers.
+    Frozen weights have the number format of the computation. Weights that train are always float32: in bf16, at the
+    learning rates used here, most updates are smaller than the gap between two neighbouring numbers.
     """
     return torch.float32 if config.method.trains_base else placement.dtype

@@ -1,4 +1,4 @@
-"""Restarts within a run: when they happen, and what of them goes into a checkpoint."""
+"""Restarts within a run: at which steps the adapter is merged and started anew, and what a checkpoint adds for that."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from ..spec import ranks
 from ..spec.run_config import RunConfig
 
 
-def inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer that holds the state: accelerate wraps it."""
+def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer of torch inside the wrapper of accelerate: it holds the state."""
     return getattr(optimizer, "optimizer", optimizer)
 
 
 class Restarts(TrainerCallback):
-    """Every `restart_every` steps: merge, start the adapter anew, clear the optimizer's state. Not after the last step.
+    """Every `restart_every` steps: merge, start the adapter anew, reset the optimizer's state. Not after the last step.
 
-    The Trainer calls it after the optimizer and the schedule have stepped and before the step is saved, so a
-    checkpoint of that step holds the merged model, whole.
+    The Trainer calls this after the step of the optimizer and of the schedule, and before it saves a checkpoint. A
+    checkpoint of such a step therefore holds the whole merged model.
+
+    Raises:
+        ConfigError: The adapter or the base model cannot be restarted.
     """
 
     def __init__(self, model: PeftModel, config: RunConfig) -> None:
@@ -42,7 +45,7 @@ class Restarts(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
     ) -> None:
         if self.config.method.restart_every:
-            restart.check_optimizer(inner(optimizer))
+            restart.check_optimizer(inner_optimizer(optimizer))
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
@@ -55,20 +58,20 @@ class Restarts(TrainerCallback):
         assert m.optimizer_reset and m.reset_ratio
         with ranks.same_randomness():
             self.updates += restart.restart(self.model, cycle=self.cycle)
-            everything, prefix = m.reset_scope == "all", self.model.base_model.prefix
-            chosen = [p for name, p in self.model.named_parameters() if everything or prefix in name]
-            restart.reset_optimizer(inner(optimizer), chosen, m.optimizer_reset, m.reset_ratio)
+            prefix = "" if m.reset_scope == "all" else self.model.base_model.prefix
+            parameters = [p for name, p in self.model.named_parameters() if prefix in name]
+            restart.reset_optimizer(inner_optimizer(optimizer), parameters, m.optimizer_reset, m.reset_ratio)
 
     def save(self, folder: Path) -> None:
-        """Add to a saved adapter the base weights that restarts or pretraining changed, and the grouping in force."""
+        """Add to a saved adapter the base weights that restarts or pretraining changed, and the current grouping."""
         if ranks.first():
             folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / "adapter_config.json").is_file():  # a checkpoint that ranks write in parts has none
+            if not (folder / "adapter_config.json").is_file():  # a sharded checkpoint of accelerate lacks this file
                 self.model.peft_config["default"].save_pretrained(str(folder))
         checkpoint.save_base(self.model, self.updates, folder, write=ranks.first())
 
     def load(self, folder: Path) -> None:
-        """Bring the base weights, and the grouping in force, to those of a saved adapter. The adapter is not read."""
+        """Load the base weights and the grouping of a saved adapter into the model, but not the adapter itself."""
         self.updates = checkpoint.load_base(self.model, folder)
         saved = PeftConfig.from_pretrained(str(folder))
         if self.config.method.restart_every and hasattr(saved, "in_groups"):

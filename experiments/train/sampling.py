@@ -1,8 +1,8 @@
-"""The order of training examples over several ranks: every global batch is the set that one process would take.
+"""The order of training examples over several ranks: every global batch holds the examples that one process would take.
 
-accelerate deals out batches in turn, so the ranks' shares of a step are together the next examples of one shuffled
-order. Only the end of an epoch needs care: where examples run out it starts over, and counts some of them twice. Here
-the order is filled up with rows on which no loss counts.
+accelerate gives the ranks their batches in turn, so the ranks' shares of a step are together the next examples of one
+shuffled order. Only the end of an epoch needs care: if examples are missing there, accelerate repeats the first ones,
+and some examples would count twice. Here padding rows, on which no loss counts, fill the last global batch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.utils.data import Dataset, Sampler
 from ..data.rows import IGNORED
 
 
-class Filled(Dataset[Any]):
-    """Rows, and behind them so many blank ones that the length is a multiple of `multiple`."""
+class PaddedRows(Dataset[Any]):
+    """Rows, and behind them so many padding rows that the length is a multiple of `multiple`."""
 
     def __init__(self, rows: Sequence[Any], multiple: int) -> None:
         self.rows, self.epoch = rows, 0
@@ -33,28 +33,28 @@ class Filled(Dataset[Any]):
         return {"input_ids": torch.zeros(1, dtype=torch.long), "labels": torch.full((1,), IGNORED)}
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before a pass that a resumed run enters in the middle: it then misses the sampler."""
+        """For accelerate, which does not call the sampler's method before an epoch that a resumed run continues."""
         self.epoch = epoch
 
 
-class Order(Sampler[int]):
-    """The order in which a single process would take the rows, then the blank ones.
+class SingleProcessOrder(Sampler[int]):
+    """The order in which a single process would take the rows, and then the padding rows.
 
-    Not a random sampler itself, since accelerate puts one of its own in the place of those.
+    It is not a random sampler itself, because accelerate replaces random samplers by its own.
     """
 
-    def __init__(self, filled: Filled, seed: int) -> None:
-        self.filled = filled
-        self.shuffled = SeedableRandomSampler(filled.rows, data_seed=seed, generator=torch.Generator())
+    def __init__(self, padded: PaddedRows, seed: int) -> None:
+        self.padded = padded
+        self.shuffled = SeedableRandomSampler(padded.rows, data_seed=seed, generator=torch.Generator())
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each other pass."""
-        self.filled.set_epoch(epoch)
+        """For accelerate, which calls this before every other epoch."""
+        self.padded.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
-        self.shuffled.set_epoch(self.filled.epoch)
+        self.shuffled.set_epoch(self.padded.epoch)
         yield from self.shuffled
-        yield from range(len(self.filled.rows), len(self.filled))
+        yield from range(len(self.padded.rows), len(self.padded))
 
     def __len__(self) -> int:
-        return len(self.filled)
+        return len(self.padded)

@@ -1,8 +1,8 @@
 """LLaMA models with random weights, for pretraining, and their tokenizers.
 
-`llama-250m` and `llama-1.3b` are the paper's, with T5's tokenizer from the hub. `llama-3m` is small enough for two CPU
-cores; its vocabulary of 4,096 pieces is learned from the text that it trains on, since with 32,000 nearly all of its
-weights would be embeddings of pieces that it hardly ever meets.
+`llama-250m` and `llama-1.3b` are the models of the paper, with T5's tokenizer from the hub. `llama-3m` is small enough
+for two CPU cores. Its vocabulary of 4,096 pieces is learned from its training text: with 32,000 pieces nearly all of
+its weights would be embeddings of pieces that hardly ever occur.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..spec import shapes
 
 NAMES = ("llama-3m", "llama-250m", "llama-1.3b")
 T5 = "google-t5/t5-base"
-TOKENIZER_VERSION = 1  # raise it when the text or the settings that the small tokenizer is learned with change
+TOKENIZER_VERSION = 1  # raise the number when the text or a setting changes from which the tokenizer is learned
 
 
 def llama(shape: shapes.Shape, seed: int, *, bos: int | None, eos: int, pad: int, spread: float = 0.02) -> Any:
-    """A LLaMA whose weights are drawn with standard deviation `spread`, the same for the same seed everywhere."""
+    """A LLaMA with random weights of standard deviation `spread`; the same seed gives the same weights everywhere."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -44,10 +44,10 @@ def llama(shape: shapes.Shape, seed: int, *, bos: int | None, eos: int, pad: int
 
 
 def load(name: str, cache: Path, seed: int) -> tuple[Any, Any]:
-    """One of `NAMES`, with weights drawn by `seed`, and its tokenizer.
+    """The model `name`, one of `NAMES`, with weights drawn from `seed`, and its tokenizer.
 
     Raises:
-        ConfigError: The tokenizer cannot be had.
+        ConfigError: The tokenizer cannot be loaded.
     """
     tokenizer = small_tokenizer(cache) if name == "llama-3m" else t5_tokenizer()
     t = tokenizer
@@ -66,7 +66,7 @@ def t5_tokenizer() -> Any:
 
 
 def small_tokenizer(cache: Path) -> Any:
-    """4,096 byte-level BPE pieces learned from the packaged pretraining text, kept in the cache."""
+    """The tokenizer of `llama-3m`: 4,096 byte-level BPE pieces, learned from the packaged text, kept in the cache."""
     from transformers import PreTrainedTokenizerFast
 
     path = cache / "models" / f"llama-3m-tokenizer-v{TOKENIZER_VERSION}.json"
@@ -80,7 +80,7 @@ def small_tokenizer(cache: Path) -> Any:
 
 
 def learn_tokenizer(cache: Path) -> Any:
-    """Learn the pieces; the same text gives the same pieces."""
+    """Learn the tokenizer of `llama-3m`; the same text gives the same pieces."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from ..data.corpora import pretraining_text

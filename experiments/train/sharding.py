@@ -15,64 +15,63 @@ from ..errors import ConfigError
 from ..spec import ranks
 from ..spec.run_config import RunConfig
 
-SHARDED_FOLDER = "pytorch_model_fsdp_0"  # accelerate's, in a checkpoint that ranks wrote in parts
+SHARDED_FOLDER = "pytorch_model_fsdp_0"  # in a checkpoint of accelerate under FSDP: the weights, in parts
 
 
-def blocks(model: nn.Module) -> list[str]:
-    """Class names of the blocks of a transformers model, its own or those inside a PEFT model."""
+def block_classes(model: nn.Module) -> list[str]:
+    """Class names of the blocks of a transformers model, which may be inside a PEFT model."""
     network = model.get_base_model() if isinstance(model, PeftModel) else model
     return sorted(getattr(network, "_no_split_modules", None) or [])
 
 
 @contextlib.contextmanager
-def on_cpus_too() -> Iterator[None]:
-    """Let accelerate shard over CPUs: torch does, but accelerate takes up FSDP on accelerators alone."""
+def cpu_sharding() -> Iterator[None]:
+    """Let accelerate use FSDP on CPUs: torch can shard there, but accelerate accepts FSDP on accelerators only."""
     from accelerate import PartialState
     from accelerate.utils import DistributedType
 
     state = PartialState()
-    kind = state.distributed_type
-    if kind is DistributedType.MULTI_CPU:
-        state.distributed_type = DistributedType.MULTI_GPU  # read once, while the engine is chosen
+    distributed_type = state.distributed_type
+    if distributed_type is DistributedType.MULTI_CPU:
+        # accelerate reads this type once, when it chooses FSDP or DDP: in this block.
+        state.distributed_type = DistributedType.MULTI_GPU
     try:
         yield
     finally:
-        state.distributed_type = kind
+        state.distributed_type = distributed_type
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """What a saved model holds, gathered one tensor at a time: the adapter, or all weights of a model without one.
+    """The weights that a saved model holds, gathered one tensor at a time: the adapter, or the whole model without one.
 
-    Every rank takes part; rank 0 gets the weights, on the CPU, and the others nothing.
+    Every rank must call this function. Rank 0 gets the weights, on the CPU; the other ranks get an empty dict.
     """
     adapter = model.base_model.prefix if isinstance(model, PeftModel) else ""
-    kept = {}
+    weights = {}
     for name, parameter in model.state_dict().items():
         if adapter in name:
             tensor = whole(parameter)
             if ranks.first():
-                kept[name] = tensor.cpu()
-    return kept
+                weights[name] = tensor.cpu()
+    return weights
 
 
 def check(checkpoints: Sequence[Path], config: RunConfig) -> None:
-    """Whether the newest checkpoint is one that this run can read.
+    """Check that the run can read its newest checkpoint, the last of `checkpoints`.
 
     Raises:
-        ConfigError: It was written in parts and the run is not sharded, or the other way round.
+        ConfigError: The checkpoint was written under another sharding than the run has.
     """
     if not checkpoints:
         return
-    names = {"none": "none", "full": "full or gradients", "gradients": "full or gradients", "zero2": "zero2"}
-    asked = names[config.hardware.sharding or "none"]
-    last = checkpoints[-1]
-    found = "none"
-    if (last / SHARDED_FOLDER).is_dir():
-        found = "full or gradients"
-    elif any(last.glob("global_step*")):
-        found = "zero2"
-    if found != asked:
+    newest, sharding = checkpoints[-1], config.hardware.sharding or "none"
+    written_under = ["none"]
+    if (newest / SHARDED_FOLDER).is_dir():
+        written_under = ["full", "gradients"]
+    elif any(newest.glob("global_step*")):
+        written_under = ["zero2"]
+    if sharding not in written_under:
         raise ConfigError(
-            f"hardware.sharding is {config.hardware.sharding}, but this cell was interrupted under another one and "
-            f"goes on from its checkpoint; allowed: {found} (or remove {last.parent})"
+            f"hardware.sharding is {config.hardware.sharding}, but this cell was interrupted under another sharding "
+            f"and continues from its checkpoint; allowed: {' or '.join(written_under)} (or remove {newest.parent})"
         )

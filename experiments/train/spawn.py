@@ -1,6 +1,6 @@
-"""Start the ranks of a run on this machine, see them to their end, and leave none behind.
+"""Start the ranks of a run on this machine, wait until all have ended, and leave no process behind.
 
-The configuration has been composed and checked, and the cell claimed, before: the ranks get it as it is.
+The caller has composed and checked the configuration and claimed the cell. The ranks get both as they are.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -17,74 +18,81 @@ from ..spec import ranks
 from ..spec.run_config import RunConfig
 from ..store.records import Record, Store
 
-GRACE = 10.0  # seconds that ranks have to end by themselves once one of them has failed
-STOPPING = 60.0  # seconds that ranks have to end after another one has failed
+Execute = Callable[[RunConfig, Record, Store], Record]
+
+GRACE = 10.0  # seconds that the other ranks have to end by themselves after one rank has failed
+STOPPING = 60.0  # seconds that the ranks have to end after they got SIGTERM
 
 
-def run(config: RunConfig, key: str, store: Store) -> Record:
-    """`runner.execute` on `hardware.processes` ranks; the record is the one that rank 0 wrote.
+def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Record:
+    """Call `execute(config, record, store)` on `hardware.processes` ranks, and return the record that rank 0 wrote.
 
-    The failure of any rank is that of the run. SIGINT and SIGTERM are passed on as SIGTERM.
+    If any rank fails, the run has failed. The ranks get a SIGTERM when this process gets SIGINT or SIGTERM.
+
+    Args:
+        execute: A function that each rank, a new process, can import.
+        config: The configuration of the run.
+        record: The record of the run, which has not started.
+        store: Where the record goes.
 
     Raises:
-        ConfigError: A rank found that the configuration does not fit.
+        ConfigError: A rank found that the configuration does not fit the model or the machine.
         KeyboardInterrupt: The run was interrupted; its record says so.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
     count = config.hardware.ranks
-    board = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    # A terminal sends SIGINT to the ranks too. It is for this process to pass it on, once. (The tracker is started
-    # before: that would undo the block.)
+    rendezvous = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # A terminal sends SIGINT to the ranks as well. They must not see it: this process passes it on, once. The resource
+    # tracker is started first, because its start would unblock the signal again.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        arguments = (config, key, count, board.port, os.getpid())
-        started: Any = start_processes(work, arguments, count, join=False, start_method="spawn")
+        arguments = (execute, config, record, store, rendezvous.port, os.getpid())
+        context: Any = start_processes(work, arguments, count, join=False, start_method="spawn")
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
-        while not started.join(grace_period=GRACE):
+        while not context.join(grace_period=GRACE):
             pass
     except KeyboardInterrupt:
-        stop(started.processes, None)  # they end with a checkpoint
-        record = store.read(key)
-        if record and record.status != "finished":
-            record.status, record.error = "interrupted", None
-            store.write(record)
+        stop(context.processes, None)  # the ranks write a checkpoint, however long that takes
+        if (written := store.read(record.key)) and written.status != "finished":
+            written.status, written.error = "interrupted", None
+            store.write(written)
         raise
-    except (ProcessExitedException, ProcessRaisedException) as ended:
-        told = ranks.failure_in(board)
-        if told and told["type"] == "ConfigError":
-            raise ConfigError(told["message"]) from None
-        record = store.read(key)
-        if record is None:
+    except (ProcessExitedException, ProcessRaisedException) as ending:
+        error = ranks.failure_in(rendezvous)
+        if error and error["type"] == "ConfigError":
+            raise ConfigError(error["message"]) from None
+        written = store.read(record.key)
+        if written is None:
             raise
-        # What the others say once a rank has been killed only follows from that.
-        killed = getattr(ended, "signal_name", None)
-        if killed or told is None:
-            how = f"was ended by {killed}" if killed else "ended without a word"
-            told = {"type": type(ended).__name__, "message": f"rank {ended.error_index} {how}"}
-            print(f"failed: {told['message']}", file=sys.stderr)
-        record.status, record.error = "failed", told
-        store.write(record)
+        # When the system has killed one rank, the errors of the other ranks only follow from its death.
+        killed_by = getattr(ending, "signal_name", None)
+        if killed_by or error is None:
+            how = f"was ended by {killed_by}" if killed_by else "ended without an error message"
+            error = {"type": type(ending).__name__, "message": f"rank {ending.error_index} {how}"}
+            print(f"failed: {error['message']}", file=sys.stderr)
+        written.status, written.error = "failed", error
+        store.write(written)
     finally:
-        stop(started.processes)
-    record = store.read(key)
-    assert record
-    return record
+        stop(context.processes)
+    written = store.read(record.key)
+    assert written
+    return written
 
 
-def stop(processes: list[Any], patience: float | None = STOPPING) -> None:
-    """Ask processes to end, and end those that have not after `patience` seconds, or at an interrupt meanwhile."""
+def stop(processes: list[Any], seconds: float | None = STOPPING) -> None:
+    """Send SIGTERM to the processes and wait. Kill those that are left after `seconds`, or at an interruption."""
     try:
         for process in processes:
             if process.is_alive():
                 process.terminate()
-        deadline = time.monotonic() + (patience or 0.0)
+        deadline = time.monotonic() + (seconds or 0.0)
         for process in processes:
-            process.join(None if patience is None else max(0.0, deadline - time.monotonic()))
+            process.join(None if seconds is None else max(0.0, deadline - time.monotonic()))
     finally:
         for process in processes:
             if process.is_alive():
@@ -92,25 +100,21 @@ def stop(processes: list[Any], patience: float | None = STOPPING) -> None:
             process.join()
 
 
-def work(index: int, config: RunConfig, key: str, count: int, port: int, parent: int) -> None:
-    """One rank. Exit codes: 0 done, 1 failed, 2 the configuration is wrong, 130 interrupted."""
+def work(index: int, execute: Execute, config: RunConfig, record: Record, store: Store, port: int, parent: int) -> None:
+    """The work of one rank. Exit codes: 0 done, 1 failed, 2 the configuration is wrong, 130 interrupted."""
     import torch
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    from .. import runner, tasks
-
+    count = config.hardware.ranks
     die_with(parent)
     signal.signal(signal.SIGTERM, interrupt)
-    names = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    os.environ.update({name: str(value) for name, value in names.items()})
+    ranks.Rank(index, count, index, count).export()
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // count))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    code = 0
     try:
         ranks.join(config.hardware.device, TCPStore("127.0.0.1", port, is_master=False))
-        record = runner.execute(config, tasks.of(config), key, Store(config.paths.results))
-        code = 0 if record.status == "finished" else 1
+        code = 0 if execute(config, record, store).status == "finished" else 1
     except KeyboardInterrupt:
         code = 130
     except ConfigError as error:
@@ -122,13 +126,13 @@ def work(index: int, config: RunConfig, key: str, count: int, port: int, parent:
 
 
 def interrupt(signum: int, frame: Any) -> None:
-    """Once: what ends a rank must not be interrupted itself."""
+    """Raise KeyboardInterrupt, once: a second SIGTERM must not interrupt the steps that end a rank."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def die_with(parent: int) -> None:
-    """End this process when its parent does, however that happens."""
+    """Let the system kill this process when its parent ends, whatever ends the parent."""
     from torch import multiprocessing
 
     multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The transformers Trainer, assembled: optimizer groups, schedule, the curve, checkpoints that are whole or absent."""
+"""The transformers Trainer of a run: optimizer groups, schedule, curve, and checkpoints that are complete or absent."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ import torch
 import transformers
 from peft import PeftModel
 from torch import Tensor
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_utils import set_seed as set_seed
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from mora import schedules
 
@@ -33,18 +27,18 @@ from .callbacks import Curve, Measure
 from .interruption import StopWithCheckpoint
 from .placement import Placement, training_arguments
 from .restarts import Restarts
-from .sampling import Filled, Order
+from .sampling import PaddedRows, SingleProcessOrder
 
 
 def quiet() -> None:
-    """Keep the libraries' own bars and notices out of the way of ours."""
+    """Turn off the progress bars of transformers, and one warning."""
     transformers.utils.logging.disable_progress_bar()
-    # PEFT reads an attribute that transformers has renamed.
+    # PEFT reads an attribute that transformers has renamed, and transformers warns about that.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def schedule(config: RunConfig) -> Callable[[int], float]:
-    """Step -> what the learning rate is multiplied by: a pure function, so a resumed run needs no other state."""
+    """The factor of the learning rate as a function of the step. A resumed run needs no other state of the schedule."""
     t, m = config.training, config.method
     common: dict[str, Any] = {"steps": t.steps, "warmup": t.warmup_steps, "shape": t.schedule}
     if not m.restart_every or m.restart_schedule == "plain":
@@ -56,7 +50,7 @@ def schedule(config: RunConfig) -> Callable[[int], float]:
 
 
 class RunTrainer(Trainer):
-    """Trainer with the run's parameter groups and schedule, and with checkpoints that appear whole."""
+    """A Trainer with the parameter groups and the schedule of a run; its checkpoints are complete or absent."""
 
     def __init__(self, config: RunConfig, adapted: AdaptedModel, **kwargs: Any) -> None:
         super().__init__(model=adapted.model, **kwargs)
@@ -88,24 +82,24 @@ class RunTrainer(Trainer):
         return self.lr_scheduler
 
     def create_accelerator_and_postprocess(self) -> None:
-        with sharding.on_cpus_too() if self.args.fsdp else contextlib.nullcontext():
+        with sharding.cpu_sharding() if self.args.fsdp else contextlib.nullcontext():
             super().create_accelerator_and_postprocess()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if isinstance(self.train_dataset, Filled):
-            return Order(self.train_dataset, self.config.seed)
+        if isinstance(self.train_dataset, PaddedRows):
+            return SingleProcessOrder(self.train_dataset, self.config.seed)
         return super()._get_train_sampler(train_dataset)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not used; the original walks over all parameters at every step."""
+        """Zero: nothing reads the number, and the method of transformers goes through all parameters at every step."""
         return 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         folder = Path(output_dir or self.folder)
         if self.is_fsdp_enabled and not _internal_call:
-            whole = sharding.whole_weights(self.network)  # by all ranks; kept by rank 0
+            weights = sharding.whole_weights(self.network)  # all ranks take part, rank 0 gets the weights
             if ranks.first():
-                self._save(str(folder), state_dict=whole)
+                self._save(str(folder), state_dict=weights)
         else:
             super().save_model(output_dir, _internal_call)
         if self.restarts:
@@ -117,7 +111,7 @@ class RunTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Written aside and renamed: a checkpoint folder that can be seen is complete, with the parts of all ranks.
+        # The folder gets its name when it is complete, with the parts of all ranks.
         final, step = self.folder, self.state.global_step
         staging = final / "incomplete"
         if ranks.first():
@@ -149,16 +143,24 @@ def build(
     placement: Placement,
     folder: Path,
 ) -> RunTrainer:
-    """The trainer of one run; `folder` receives its checkpoints.
+    """The trainer of one run.
+
+    Args:
+        adapted: The model, and the learning rates of its parameters.
+        train: The training examples.
+        measure: A function that gives the metrics of a point of the curve.
+        config: The configuration of the run.
+        placement: The device and number format.
+        folder: The folder of the run's checkpoints.
 
     Raises:
-        ConfigError: The checkpoints there were written under another sharding.
+        ConfigError: The checkpoints in `folder` were written under another sharding.
     """
     t = config.training
-    sharding.check(checkpoints.found(folder), config)
+    sharding.check(checkpoints.by_step(folder), config)
     set_seed(config.seed)
     if config.hardware.activation_checkpointing:
-        # Without it no gradient would flow into a checkpointed block whose inputs are all frozen.
+        # Otherwise no gradient would flow into a recomputed block whose inputs need no gradient.
         adapted.model.enable_input_require_grads()
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -172,36 +174,36 @@ def build(
         disable_tqdm=True,
         remove_unused_columns=False,
         logging_nan_inf_filter=False,
-        **training_arguments(config, placement, sharding.blocks(adapted.model)),
+        **training_arguments(config, placement, sharding.block_classes(adapted.model)),
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are several processes
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process uses one GPU
     examples: Any = train
     if config.hardware.ranks > 1 and hasattr(train, "__len__"):
-        examples = Filled(train, config.device_batch * config.hardware.ranks)
+        examples = PaddedRows(train, config.device_batch * config.hardware.ranks)
     trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=examples, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
-    # In this order: a point of the curve is the model as the optimizer left it, then comes a merge, then what saves.
+    # The order matters: the curve measures the model after the optimizer's step, then a restart merges the adapter, and
+    # then an interruption saves a checkpoint.
     for callback in (Curve(measure, config), trainer.restarts, trainer.interruption):
         if callback:
             trainer.add_callback(callback)
     return trainer
 
 
-def train(trainer: RunTrainer) -> TrainerState:
-    """Train from the newest checkpoint that is whole, or from the start where there is none."""
-    kept = ranks.agree(checkpoints.newest(trainer.folder) if ranks.first() else None)
+def train(trainer: RunTrainer) -> None:
+    """Train from the newest intact checkpoint, or from the start if there is none."""
+    checkpoint = ranks.broadcast(checkpoints.newest_intact(trainer.folder) if ranks.first() else None)
     if rank := ranks.current().index:
-        torch.manual_seed(trainer.config.seed + rank)  # dropout differs between ranks; rank 0 draws as one process does
+        torch.manual_seed(trainer.config.seed + rank)  # dropout differs between ranks; rank 0 has that of one process
     with trainer.interruption.listening():
-        trainer.train(resume_from_checkpoint=str(kept) if kept else None)
-    return trainer.state
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def save(trainer: RunTrainer, folder: Path) -> None:
-    """Save what was trained (the adapter, or the whole model) to `folder`, which appears complete or not at all.
+    """Save the adapter, or the whole model if that was trained, to `folder`, which is complete or absent afterwards.
 
     Raises:
-        StorageError: The disk does not take it.
+        StorageError: The model cannot be written to the disk.
     """
     staging = folder.with_name(f".{folder.name}.incomplete")
     if ranks.first():

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 
 from experiments import tasks
 from experiments.data.rows import collate
@@ -24,7 +24,7 @@ from experiments.spec.compose import composition
 from experiments.spec.parse import parse
 from experiments.train import adapt, base_models, callbacks
 from experiments.train import trainer as training
-from experiments.train.placement import base_dtype, place
+from experiments.train.placement import base_dtype, prepare_device
 
 from . import steps, timing
 
@@ -90,13 +90,14 @@ def train(method: str, segments: int) -> tuple[timing.Samples, int]:
             )
         )
         training.quiet()
-        network, tokenizer, _ = base_models.load(run.model, run.paths.cache_folder, base_dtype(run, place(run)))
+        placement = prepare_device(run)
+        network, tokenizer, _ = base_models.load(run.model, run.paths.cache_folder, base_dtype(run, placement))
         prepared = tasks.get("uuid").prepare(run, tokenizer)
-        training.set_seed(run.seed)
+        set_seed(run.seed)
         adapted = adapt.adapt(network, run)
         batch = collate([prepared.train[i] for i in range(run.training.batch_size)])
         turns = Turns(steps.step(copy.deepcopy(adapted.model).train(), batch))
-        trainer = training.build(adapted, prepared.train, lambda: {}, run, place(run), Path(folder))
+        trainer = training.build(adapted, prepared.train, lambda: {}, run, placement, Path(folder))
         trainer.add_callback(callbacks.ProgressBar())
         trainer.add_callback(turns)
         training.train(trainer)

@@ -18,7 +18,7 @@ def undisturbed(tmp_path_factory):
     before = functools.partial(die_at, "experiments.train.checkpoints.seal", 5)
     assert launch(*RUN, f"paths.results={killed}", log=folder / "log", before=before).code == -9
     (run,) = (killed / "checkpoints").iterdir()
-    assert [p.name for p in checkpoints.found(run)] == ["checkpoint-6", "checkpoint-8"]
+    assert [p.name for p in checkpoints.by_step(run)] == ["checkpoint-6", "checkpoint-8"]
     return outcome(whole), killed
 
 

@@ -41,13 +41,13 @@ def test_every_damage_to_every_file_of_a_checkpoint_is_recognised(undisturbed, t
     (run,) = (undisturbed[1] / "checkpoints").iterdir()
     names = sorted(p.name for p in (run / "checkpoint-8").iterdir())
     assert set(names) >= set(files_of_a_checkpoint())
-    assert checkpoints.newest(run) == run / "checkpoint-8"
+    assert checkpoints.newest_intact(run) == run / "checkpoint-8"
     for name in names:
         for damage in DAMAGES:
             folder = tmp_path / f"{name}-{damage.__name__}"
             shutil.copytree(run, folder)
             damage(folder / "checkpoint-8" / name)
-            assert checkpoints.newest(folder) == folder / "checkpoint-6"
+            assert checkpoints.newest_intact(folder) == folder / "checkpoint-6"
             assert f"{folder / 'checkpoint-8'} is damaged" in capsys.readouterr().err
             counted(1, "damages")
 
@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_never_pushes_a_whole_one_out(undisturbed, tmp_path
     truncate(run / "checkpoint-8" / "optimizer.pt")
     before = functools.partial(die_at, "experiments.train.checkpoints.seal", 3)
     assert launch(*RUN, f"paths.results={results}", log=tmp_path / "log", before=before).code == -9
-    assert [p.name for p in checkpoints.found(run)] == ["checkpoint-2", "checkpoint-4"]
+    assert [p.name for p in checkpoints.by_step(run)] == ["checkpoint-2", "checkpoint-4"]
     done = launch(*RUN, f"paths.results={results}", log=tmp_path / "log")
     assert "damaged" not in done.err
     assert outcome(results) == expected

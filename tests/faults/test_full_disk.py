@@ -44,7 +44,7 @@ def test_a_full_disk(write, undisturbed, small_disk, tmp_path, counted):
     assert "(0.0 MB are free)" in done.said[0]
     assert half_written(small_disk) == []
     for run in (small_disk / "results" / "checkpoints").glob("*"):
-        assert all(checkpoints.damage(c) is None for c in checkpoints.found(run))
+        assert all(checkpoints.damage(c) is None for c in checkpoints.by_step(run))
     records = [json.loads(p.read_text()) for p in (small_disk / "results").glob("runs/*.json")]
     assert {r["status"] for r in records} <= {"running", "failed"}
     (small_disk / "filler").unlink()

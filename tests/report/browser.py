@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to by the WebDriver protocol through chromedriver."""
+"""A headless Chromium, controlled by chromedriver over the WebDriver protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGS = [
 
 
 class Browser:
-    """One session. `profile` is a fresh folder."""
+    """A browser session. `profile` is an empty folder; `width` and `height` are in pixels."""
 
     def __init__(self, profile: Path, width: int = 1200, height: int = 900) -> None:
         chromium = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
@@ -46,9 +46,11 @@ class Browser:
             "args": [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"],
             "mobileEmulation": {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1, "touch": False}},
         }
-        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        capabilities = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         self.session = ""
-        self.session = "/session/" + self._post("/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        self.session = (
+            "/session/" + self._post("/session", {"capabilities": {"alwaysMatch": capabilities}})["sessionId"]
+        )
 
     def _request(self, method: str, path: str, content: Any = None) -> Any:
         body = None if content is None else json.dumps(content).encode()
@@ -64,16 +66,16 @@ class Browser:
         self._post("/url", {"url": path.resolve().as_uri()})
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """The value that a script returns."""
+        """Run a script in the page and return its value."""
         return self._post("/execute/sync", {"script": script, "args": list(arguments)})
 
     def click(self, selector: str) -> None:
-        """A real click at the middle of an element, once it is in view."""
-        found = self._post("/element", {"using": "css selector", "value": selector})
-        self._post(f"/element/{next(iter(found.values()))}/click", {})
+        """Scroll to an element and click at its middle, as a user would."""
+        element = self._post("/element", {"using": "css selector", "value": selector})
+        self._post(f"/element/{next(iter(element.values()))}/click", {})
 
     def console(self) -> list[str]:
-        """Warnings and errors so far."""
+        """The warnings and errors since the session began."""
         time.sleep(0.1)
         entries = self._post("/se/log", {"type": "browser"})
         return [e["message"] for e in entries if e["level"] in ("WARNING", "SEVERE")]

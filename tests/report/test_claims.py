@@ -1,4 +1,4 @@
-"""The rules that decide a claim, at their edges."""
+"""The rules that decide a claim, at the edges of each verdict."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from experiments.study.fill import Results
 from .. import synthetic
 
 FIXED = synthetic.FixedProtocols("laptop")
-OURS, THEIRS = Cell("math", "mora", 8), Cell("math", "lora", 8)
+CELL, REFERENCE = Cell("math", "mora", 8), Cell("math", "lora", 8)
 
 
-def judged(ours, theirs, kind="better", margin=0.0, metric="gsm8k", times=1.0):
+def judge(scores, reference_scores, kind="better", margin=0.0, metric="gsm8k", times=1.0):
+    """The verdict on a part whose cells have these scores, one for each seed."""
     records = []
-    for cell, values in ((OURS, ours), (THEIRS, theirs)):
+    for cell, values in ((CELL, scores), (REFERENCE, reference_scores)):
         for seed, value in enumerate(values):
-            made = synthetic.record(FIXED.setting(cell), 1e-2, seed)
-            made.metrics["final"] = {metric: value}
-            records.append(made)
-    part = claims.Part(
-        "p", OURS, THEIRS, (claims.final("gsm8k"), claims.final("perplexity")), kind, (margin,) * 2, times
+            record = synthetic.record(FIXED.setting(cell), 1e-2, seed)
+            record.metrics["final"] = {metric: value}
+            records.append(record)
+    part = claims.ClaimPart(
+        "p", CELL, REFERENCE, (claims.final("gsm8k"), claims.final("perplexity")), kind, (margin,) * 2, times
     )
     return verdicts.judge_part(part, Results("laptop", records, FIXED))
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "expected"),
+    ("scores", "reference_scores", "expected"),
     [
         ([60.0, 61.0, 60.5], [50.0, 50.6, 50.4], REPRODUCED),
         ([50.0, 50.6, 50.4], [60.0, 61.0, 60.5], NOT_REPRODUCED),
@@ -40,19 +41,19 @@ def judged(ours, theirs, kind="better", margin=0.0, metric="gsm8k", times=1.0):
         ([50.0, 51.0], [50.0, 51.0], UNDECIDED),  # an interval of [0, 0] does not exclude zero
     ],
 )
-def test_better(ours, theirs, expected):
-    assert judged(ours, theirs).verdict == expected
+def test_better(scores, reference_scores, expected):
+    assert judge(scores, reference_scores).verdict == expected
 
 
 def test_lower_is_better_for_perplexity():
-    found = judged([20.0, 20.1], [25.0, 25.1], metric="perplexity")
-    assert found.verdict == REPRODUCED
-    assert found.interval.mean == pytest.approx(5.0)
-    assert (found.ours, found.theirs) == pytest.approx((20.05, 25.05))
+    part = judge([20.0, 20.1], [25.0, 25.1], metric="perplexity")
+    assert part.verdict == REPRODUCED
+    assert part.interval.mean == pytest.approx(5.0)
+    assert (part.mean, part.reference_mean) == pytest.approx((20.05, 25.05))
 
 
 @pytest.mark.parametrize(
-    ("theirs", "margin", "expected"),
+    ("reference_scores", "margin", "expected"),
     [
         ([50.1, 51.0, 52.1], 1.0, REPRODUCED),
         ([55.0, 56.1, 57.0], 1.0, NOT_REPRODUCED),
@@ -60,68 +61,69 @@ def test_lower_is_better_for_perplexity():
         ([50.9, 51.9, 53.2], 1.0, UNDECIDED),
     ],
 )
-def test_on_par(theirs, margin, expected):
-    assert judged([50.0, 51.0, 52.0], theirs, "on par", margin).verdict == expected
+def test_on_par(reference_scores, margin, expected):
+    assert judge([50.0, 51.0, 52.0], reference_scores, "on par", margin).verdict == expected
 
 
-@pytest.mark.parametrize(("theirs", "expected"), [([54.0, 55.1], REPRODUCED), ([56.0, 57.1], NOT_REPRODUCED)])
-def test_no_worse(theirs, expected):
-    assert judged([50.0, 51.0], theirs, "no worse", 5.0).verdict == expected
+@pytest.mark.parametrize(("reference_scores", "expected"), [([54.0, 55.1], REPRODUCED), ([56.0, 57.1], NOT_REPRODUCED)])
+def test_no_worse(reference_scores, expected):
+    assert judge([50.0, 51.0], reference_scores, "no worse", 5.0).verdict == expected
 
 
 def test_many_more_is_more_than_twice():
-    assert judged([21.0, 21.1], [10.0, 10.1], times=2.0).verdict == REPRODUCED
-    assert judged([19.0, 19.1], [10.0, 10.1], times=2.0).verdict == NOT_REPRODUCED
+    assert judge([21.0, 21.1], [10.0, 10.1], times=2.0).verdict == REPRODUCED
+    assert judge([19.0, 19.1], [10.0, 10.1], times=2.0).verdict == NOT_REPRODUCED
 
 
-def pretraining(perplexity):
+def judge_pretraining_order(perplexity):
+    """The verdict on the order of the methods, given the mean perplexity of each method."""
     records = []
     for method, mean in perplexity.items():
         for seed in (0, 1, 2):
-            made = synthetic.record(FIXED.setting(Cell("pretrain", method, 128)), 1e-2, seed)
-            made.metrics["final"] = {"perplexity": mean + 0.1 * seed + 0.01 * synthetic.noise(method, seed)}
-            records.append(made)
+            record = synthetic.record(FIXED.setting(Cell("pretrain", method, 128)), 1e-2, seed)
+            record.metrics["final"] = {"perplexity": mean + 0.1 * seed + 0.01 * synthetic.noise(method, seed)}
+            records.append(record)
     (claim,) = (c for c in claims.CLAIMS if c.name == "pretraining-order")
     return verdicts.judge(claim, Results("laptop", records, FIXED)).verdict
 
 
 def test_a_claim_is_reproduced_when_all_its_parts_are():
-    papers = {"remora": 26.7, "mora": 28.5, "relora": 32.2, "lora": 33.4}
-    assert pretraining(papers) == REPRODUCED
-    assert pretraining(papers | {"mora": 32.2}) == UNDECIDED
-    assert pretraining(papers | {"mora": 40.0}) == NOT_REPRODUCED
-    del papers["remora"]
-    assert pretraining(papers) == UNDECIDED
-    assert pretraining({}) == NOT_RUN
+    perplexities = {"remora": 26.7, "mora": 28.5, "relora": 32.2, "lora": 33.4}
+    assert judge_pretraining_order(perplexities) == REPRODUCED
+    assert judge_pretraining_order(perplexities | {"mora": 32.2}) == UNDECIDED
+    assert judge_pretraining_order(perplexities | {"mora": 40.0}) == NOT_REPRODUCED
+    del perplexities["remora"]
+    assert judge_pretraining_order(perplexities) == UNDECIDED
+    assert judge_pretraining_order({}) == NOT_RUN
 
 
 def test_stand_ins_decide_only_where_the_papers_task_was_not_run():
     (claim,) = (c for c in claims.CLAIMS if c.name == "operators-beat-truncation")
-    uuid = [synthetic.record(FIXED.setting(p.ours), 1e-2, seed) for p in claim.stand_ins for seed in (0, 1)] + [
-        synthetic.record(FIXED.setting(p.theirs), 1e-2, seed) for p in claim.stand_ins[:2] for seed in (0, 1)
+    uuid = [synthetic.record(FIXED.setting(p.cell), 1e-2, seed) for p in claim.stand_ins for seed in (0, 1)] + [
+        synthetic.record(FIXED.setting(p.reference), 1e-2, seed) for p in claim.stand_ins[:2] for seed in (0, 1)
     ]
     verdict = verdicts.judge(claim, Results("laptop", uuid, FIXED))
-    assert {p.part.ours.task for p in verdict.parts} == {"uuid"}
+    assert {p.part.cell.task for p in verdict.parts} == {"uuid"}
     assert all(p.measure.stand_in for p in verdict.parts)
-    math = [synthetic.record(FIXED.setting(c), 1e-2, 0) for c in (claim.parts[0].ours, claim.parts[0].theirs)]
+    math = [synthetic.record(FIXED.setting(c), 1e-2, 0) for c in (claim.parts[0].cell, claim.parts[0].reference)]
     verdict = verdicts.judge(claim, Results("laptop", uuid + math, FIXED))
-    assert {p.part.ours.task for p in verdict.parts} == {"math"}
+    assert {p.part.cell.task for p in verdict.parts} == {"math"}
 
 
 def test_every_claim_is_not_run_without_records():
-    found = verdicts.judge_all(Results("laptop", [], FIXED))
-    assert len({v.claim.name for v in found}) == len(found) == 10
-    assert {v.verdict for v in found} == {NOT_RUN}
+    judged = verdicts.judge_all(Results("laptop", [], FIXED))
+    assert len({v.claim.name for v in judged}) == len(judged) == 10
+    assert {v.verdict for v in judged} == {NOT_RUN}
 
 
 def test_the_papers_numbers_stand_beside_the_claims():
-    found = {v.claim.name: v for v in verdicts.judge_all(Results("laptop", [], FIXED))}
+    judged = {v.claim.name: v for v in verdicts.judge_all(Results("laptop", [], FIXED))}
     rows = {(r["method"], r["rank"]): r["values"] for r in paper.published()["table2"]["rows"]}
-    (part,) = found["keeps-up-with-fft"].parts
+    (part,) = judged["keeps-up-with-fft"].parts
     means = [sum(rows[row].values()) / 4 for row in (("mora", 256), ("fft", None))]
     assert findings.published(part) == ", ".join(f"{m:.2f}" for m in means)
-    low, _ = found["fewer-steps"].parts
-    steps = [low.part.measures[0].published(c) for c in (low.part.ours, low.part.theirs)]
+    low, _ = judged["fewer-steps"].parts
+    steps = [low.part.measures[0].published(c) for c in (low.part.cell, low.part.reference)]
     assert 500 < steps[0] < 700 < steps[1] < 900  # between the columns of Table 2 where 50 % lies
-    assert findings.published(found["operators-beat-truncation"].parts[0]) == "62.50, 59.50"
-    assert findings.published(found["more-singular-values"].parts[0]) == "—"
+    assert findings.published(judged["operators-beat-truncation"].parts[0]) == "62.50, 59.50"
+    assert findings.published(judged["more-singular-values"].parts[0]) == "—"

@@ -1,4 +1,4 @@
-"""The small synthetic set, as the reader sees it, letter by letter."""
+"""The tables and findings of the small synthetic set are, letter by letter, the files in golden/."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from experiments.report import findings, latex, markdown, tables
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_table(small, golden, number):
-    made = tables.make(paper.table(number), small)
-    golden(f"table{number}.md", markdown.page(made))
-    golden(f"table{number}.tex", latex.fragment(made))
-    golden(f"table{number}.csv", tables.frame(made).to_csv(index=False, lineterminator="\n"))
+    table = tables.fill(paper.table(number), small)
+    golden(f"table{number}.md", markdown.page(table))
+    golden(f"table{number}.tex", latex.fragment(table))
+    golden(f"table{number}.csv", tables.frame(table).to_csv(index=False, lineterminator="\n"))
 
 
 def test_findings(small, golden):

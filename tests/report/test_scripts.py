@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def script(name, *arguments):
-    """What a script does with these arguments, in this process: starting Python thirty times would take a minute."""
+    """Run a script in this process, as the command line would; starting Python for each call would take a minute."""
     main = importlib.import_module(f"scripts.{name}").main
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -39,12 +39,12 @@ def script(name, *arguments):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Table 2 at smoke scale and one cell of it at laptop scale, with the keys that run.py gives."""
-    made = []
+    """Table 2 at smoke scale and one of its cells at laptop scale, with the keys that run.py gives."""
+    records = []
     for scale, cells in (("smoke", paper.table_cells(2, "smoke")), ("laptop", [Cell("uuid", "mora", 8)])):
         protocols = Protocols(scale)
-        made += [r for c in cells for r in synthetic.searched(protocols.setting(c), (0, 1, 2))]
-    return synthetic.write(made, tmp_path_factory.mktemp("results"))
+        records += [r for c in cells for r in synthetic.searched(protocols.setting(c), (0, 1, 2))]
+    return synthetic.write(records, tmp_path_factory.mktemp("results"))
 
 
 def tree(folder):
@@ -84,14 +84,14 @@ def test_check_knows_what_is_stale(results, tmp_path):
     assert script("make_tables", "--results", folder, "--check").returncode == 1
     assert not (folder / "tables").exists()
     script("make_tables", "--results", folder)
-    script("make_report", "--results", folder)
+    script("make_report", "--scale", "smoke", "--results", folder)
     assert script("make_tables", "--results", folder, "--check").returncode == 0
-    assert script("make_report", "--results", folder, "--check").returncode == 0
+    assert script("make_report", "--scale", "smoke", "--results", folder, "--check").returncode == 0
     next(iter((folder / "runs").iterdir())).unlink()
     stale = script("make_tables", "--results", folder, "--check")
     assert stale.returncode == 1
     assert stale.stderr.startswith("stale: ")
-    assert script("make_report", "--results", folder, "--check").returncode == 1
+    assert script("make_report", "--scale", "smoke", "--results", folder, "--check").returncode == 1
 
 
 def test_the_readme_gets_the_claims_between_its_marks(results, tmp_path):
@@ -223,11 +223,11 @@ def test_latex_compiles(results, tmp_path):
 
 @pytest.mark.parametrize("text", [r"\input{/etc/passwd}", "50 % & _{}$#~^\\", "ünï→▲"])
 def test_latex_text_is_harmless(text):
-    made = latex.text(text)
-    assert made.isascii()
+    escaped = latex.text(text)
+    assert escaped.isascii()
     for special in "%&_#":
-        assert made.count(special) == made.count("\\" + special)
-    assert "\\input" not in made
+        assert escaped.count(special) == escaped.count("\\" + special)
+    assert "\\input" not in escaped
 
 
 def test_files_appear_whole(tmp_path, monkeypatch):

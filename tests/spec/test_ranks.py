@@ -1,4 +1,4 @@
-"""Ranks: which one a process is, and what the ranks of a run take of each batch."""
+"""Ranks: which rank a process is, and which examples of each batch a rank takes."""
 
 import pytest
 import torch
@@ -8,44 +8,44 @@ from torch.utils.data import BatchSampler, DataLoader
 from experiments.errors import ConfigError
 from experiments.spec import hardware, ranks
 from experiments.train.placement import Placement, training_arguments
-from experiments.train.sampling import Filled, Order
+from experiments.train.sampling import PaddedRows, SingleProcessOrder
 
 from ..conftest import compose
 from ..train.on_ranks import TWO, assert_same_run, run, settings
 
-NOTHING = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID")
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID")
 
 
 @pytest.fixture
 def environ(monkeypatch):
-    """Set variables in an environment without a launcher's."""
-    for name in NOTHING:
+    """Set variables in an environment that has none of a launcher."""
+    for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
     return lambda **values: [monkeypatch.setenv(name, str(value)) for name, value in values.items()]
 
 
 def test_a_process_started_alone_is_rank_0_of_1(environ):
-    assert ranks.given() is None
+    assert ranks.from_launcher() is None
     assert ranks.current() == ranks.Rank(0, 1, 0, 1)
-    assert ranks.agree("mine") == "mine"
+    assert ranks.broadcast("mine") == "mine"
     assert ranks.divided([3, 1, 2], lambda x: x * x) == [9, 1, 4]
 
 
 def test_the_rank_is_that_of_torchrun_or_srun(environ):
     environ(SLURM_PROCID=0, SLURM_NTASKS=4, SLURM_JOB_ID=7)
-    assert ranks.given() is None  # a batch script, not a step of it
+    assert ranks.from_launcher() is None  # a batch script is not a step
     environ(SLURM_PROCID=3, SLURM_STEP_ID=0, SLURM_STEP_NUM_NODES=2, SLURM_LOCALID=1)
-    assert ranks.given() == ranks.Rank(3, 4, 1, 2)
+    assert ranks.from_launcher() == ranks.Rank(3, 4, 1, 2)
     environ(RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4)
-    assert ranks.given() == ranks.Rank(5, 8, 1, 4)
+    assert ranks.from_launcher() == ranks.Rank(5, 8, 1, 4)
 
 
 @pytest.mark.parametrize(
-    ("listed", "host"),
+    ("nodes", "host"),
     [("a1", "a1"), ("a1,b2", "a1"), ("gpu[03-05,9]", "gpu03"), ("n[7,9],m1", "n7"), ("", "localhost")],
 )
-def test_the_first_host_of_a_slurm_list(listed, host, monkeypatch):
-    monkeypatch.setenv("SLURM_STEP_NODELIST", listed)
+def test_the_first_host_in_a_list_of_slurm(nodes, host, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", nodes)
     monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
     assert ranks.slurm_first_host() == host
 
@@ -54,42 +54,41 @@ def test_the_first_host_of_a_slurm_list(listed, host, monkeypatch):
 @pytest.mark.parametrize(("count", "micro"), [(2, 1), (2, 2), (4, 1), (3, 2)])
 def test_the_ranks_together_take_what_one_process_takes(rows, count, micro):
     data, epochs = [{"row": i} for i in range(rows)], 2
-    filled = Filled(data, micro * count)
-    alone = SeedableRandomSampler(data, data_seed=3, generator=torch.Generator())
+    padded = PaddedRows(data, micro * count)
+    shuffled = SeedableRandomSampler(data, data_seed=3, generator=torch.Generator())
     for epoch in range(epochs):
-        alone.set_epoch(epoch)
-        single = list(BatchSampler(alone, count * micro, drop_last=False))
+        shuffled.set_epoch(epoch)
+        single = list(BatchSampler(shuffled, count * micro, drop_last=False))
         shares = []
         for rank in range(count):
-            order = Order(filled, 3)
+            order = SingleProcessOrder(padded, 3)
             order.set_epoch(epoch)
             shares.append(list(BatchSamplerShard(BatchSampler(order, micro, False), count, rank)))
         assert {len(share) for share in shares} == {len(single)}
         for step, expected in enumerate(single):
             taken = [i for share in shares for i in share[step]]
             assert sorted(i for i in taken if i < rows) == sorted(expected)
-            assert all((filled[i]["labels"] == -100).all() for i in taken if i >= rows)
+            assert all((padded[i]["labels"] == -100).all() for i in taken if i >= rows)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_pass_entered_in_the_middle_is_the_rest_of_that_pass(rank):
-    """As the Trainer enters it when a run is resumed: a fresh loader, its first batches skipped, then set_epoch."""
+def test_an_epoch_that_is_continued_in_the_middle_is_the_rest_of_that_epoch(rank):
+    """A resumed run does as this test: a new loader, whose first batches are skipped, and then set_epoch."""
 
-    def loader():
-        filled = Filled([{"row": i} for i in range(13)], 2)
-        of_order = DataLoader(
-            filled, batch_size=1, sampler=Order(filled, 3), collate_fn=lambda rows: rows[0].get("row")
-        )
-        return prepare_data_loader(of_order, num_processes=2, process_index=rank, put_on_device=False, rng_types=[])
+    def new_loader():
+        rows = PaddedRows([{"row": i} for i in range(13)], 2)
+        order = SingleProcessOrder(rows, 3)
+        loader = DataLoader(rows, batch_size=1, sampler=order, collate_fn=lambda rows: rows[0].get("row"))
+        return prepare_data_loader(loader, num_processes=2, process_index=rank, put_on_device=False, rng_types=[])
 
     def rows_of(loader, epoch):
         loader.set_epoch(epoch)
         return list(loader)
 
-    whole = loader()
-    passes = [rows_of(whole, epoch) for epoch in range(3)]
-    assert passes[0] != passes[1]
-    assert rows_of(skip_first_batches(loader(), 3), 1) == passes[1][3:]
+    whole = new_loader()
+    epochs = [rows_of(whole, epoch) for epoch in range(3)]
+    assert epochs[0] != epochs[1]
+    assert rows_of(skip_first_batches(new_loader(), 3), 1) == epochs[1][3:]
 
 
 def test_gradients_accumulate_to_the_global_batch(environ):
@@ -102,7 +101,7 @@ def test_gradients_accumulate_to_the_global_batch(environ):
     assert "deepspeed" not in arguments
 
 
-def test_fsdp_is_the_trainers(environ):
+def test_fsdp_is_an_argument_of_the_trainer(environ):
     config = compose("hardware=fsdp", "hardware.device=cpu", "hardware.activation_checkpointing=true")
     arguments = training_arguments(config, Placement("cpu", "fp32"), ["LlamaDecoderLayer"])
     assert arguments["fsdp"] is True
@@ -120,7 +119,7 @@ def two_gpus(monkeypatch, environ):
     monkeypatch.setattr(hardware, "_has_deepspeed", lambda: True)
 
 
-def test_deepspeed_is_zero_2_of_the_trainers(two_gpus):
+def test_deepspeed_is_an_argument_of_the_trainer(two_gpus):
     config = compose("hardware=deepspeed", "scale=paper")
     assert (config.hardware.processes, config.hardware.device, config.hardware.precision) == (2, "gpu", "bf16")
     arguments = training_arguments(config, Placement("cuda", "bf16"), [])
@@ -130,14 +129,14 @@ def test_deepspeed_is_zero_2_of_the_trainers(two_gpus):
     assert batch == config.training.batch_size
 
 
-def test_a_process_a_gpu_and_no_more(two_gpus):
+def test_there_is_one_process_for_each_gpu_and_no_more(two_gpus):
     assert compose("hardware=ddp").hardware.processes == 2
     assert compose("hardware=gpu").hardware.processes == 1
     with pytest.raises(ConfigError, match=r"hardware\.processes is 3, .* fewer GPUs; allowed: 1 to 2"):
         compose("hardware=ddp", "hardware.processes=3")
 
 
-def test_what_deepspeed_cannot_is_one_line(two_gpus, monkeypatch):
+def test_deepspeed_is_refused_where_it_cannot_run(two_gpus, monkeypatch):
     with pytest.raises(ConfigError, match=r"must not be zero2 for method=remora: .*float32 copies"):
         compose("hardware=deepspeed", "method=remora")
     monkeypatch.setattr(hardware, "_has_deepspeed", lambda: False)
@@ -145,7 +144,7 @@ def test_what_deepspeed_cannot_is_one_line(two_gpus, monkeypatch):
         compose("hardware=deepspeed")
 
 
-def test_given_ranks_are_not_overruled(environ):
+def test_the_launcher_decides_how_many_ranks_there_are(environ):
     environ(RANK=0, WORLD_SIZE=4, LOCAL_RANK=0, LOCAL_WORLD_SIZE=2)
     hardware = compose("hardware=ddp").hardware
     assert (hardware.processes, hardware.nodes, hardware.ranks) == (2, 2, 4)
@@ -163,13 +162,13 @@ def test_a_checkpoint_of_another_sharding_is_refused(environ, tmp_path):
         sharding.check([folder], config)
     (folder / sharding.SHARDED_FOLDER).mkdir()
     sharding.check([folder], config)
-    alone = config.replace(hardware=config.hardware.replace(sharding="none"))
+    unsharded = config.replace(hardware=config.hardware.replace(sharding="none"))
     with pytest.raises(ConfigError, match="allowed: full or gradients"):
-        sharding.check([folder], alone)
+        sharding.check([folder], unsharded)
 
 
-def test_two_processes_are_one_run(tmp_path):
-    """run.py starts two ranks over gloo; one record, whose curve and weights are those of one process."""
+def test_two_processes_give_the_result_of_one(tmp_path):
+    """run.py starts two ranks over gloo. They leave one record, with the curve and the weights of one process."""
     from experiments import runner
 
     runner.run(compose(*settings("mora", f"paths.results={tmp_path / 'one'}", "hardware=cpu")))

@@ -12,7 +12,8 @@ import torch
 from experiments.reuse import export
 from experiments.reuse.load import restore
 from experiments.store.records import Store
-from experiments.train import base_models, quantized
+from experiments.train import base_models
+from experiments.train.quantization import dequantized
 from mora import MoraConfig
 from scripts import evaluate
 
@@ -107,7 +108,7 @@ def test_the_exported_model_is_the_dequantized_base_with_the_update(runs, method
     export.export(record, store, tmp_path / "merged", "merged", export.LoraLimits())
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
-    beside = PeftModel.from_pretrained(quantized.dequantized(load(kind)), store.model(record.key)).eval()
+    beside = PeftModel.from_pretrained(dequantized(load(kind)), store.model(record.key)).eval()
     plain = PeftModel.from_pretrained(load("none"), store.model(record.key)).eval()
     with torch.inference_mode():
         made, wanted, other = (m(TOKENS).logits for m in (whole, beside, plain))
@@ -117,7 +118,7 @@ def test_the_exported_model_is_the_dequantized_base_with_the_update(runs, method
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dequantized_is_what_the_quantized_model_computes(kind):
-    network, plain = load(kind).train(), quantized.dequantized(load(kind))
+    network, plain = load(kind).train(), dequantized(load(kind))
     with torch.inference_mode():
         torch.testing.assert_close(network(TOKENS).logits, plain(TOKENS).logits, atol=1e-4, rtol=0)
 

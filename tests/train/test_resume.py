@@ -160,7 +160,7 @@ def test_killed_ten_times_at_random(method, uninterrupted, tmp_path, counted):
         for path in tmp_path.glob("runs/*.json"):
             from_json(path.read_bytes())
         for run in tmp_path.glob("checkpoints/*"):
-            assert all(checkpoints.damage(c) is None for c in checkpoints.found(run))
+            assert all(checkpoints.damage(c) is None for c in checkpoints.by_step(run))
     assert finish(method, tmp_path) == expected
     assert half_written(tmp_path) == []
     counted(kills, "kills")
