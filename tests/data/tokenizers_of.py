@@ -3,11 +3,24 @@
 from functools import cache as once
 from pathlib import Path
 
-from experiments.data import sources
+from experiments.data import catalogue, sources
 from experiments.spec.run_config import Paths
 from experiments.train import base_models
 
 CACHE: Path = Paths(results="results").cache_folder
+# Only these tests need this package.
+catalogue.SOURCES["llama-tokenizer"] = catalogue.Source(
+    "mistral-common",
+    "1.13.1",
+    "wheel",
+    "98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af",
+    6_589_302,
+    "mistral_common/data",
+    ("tokenizer.model.v1",),
+    "a LLaMA-style SentencePiece model of 32,000 pieces",
+    "Apache-2.0",
+    "Jiang et al. 2023, arXiv 2310.06825",
+)
 
 
 def byte_level():

@@ -179,7 +179,7 @@ def test_the_command_prints_a_table_and_leaves_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = {line.split("  ")[0].strip(): line.split() for line in done.stdout.splitlines()}
-    assert lines["of which trainable"][-1] == "19,988,480"
+    assert lines["trainable parameters"][-1] == "19,988,480"
     assert lines["A100 80 GB"][-1] == "yes"
     assert "GPU" in done.stdout or "(gpu) in bf16" in done.stdout
     assert os.listdir(tmp_path) == []
