@@ -1,4 +1,4 @@
-"""W&B holds what the record holds: the offline file of a real run, read back."""
+"""W&B has what the record has: these tests read the offline file of a real run."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from experiments.store.records import Record
 from experiments.store.wandb_mirror import grouping
 
 from ..conftest import ROOT
@@ -15,7 +16,7 @@ from .wandb_file import messages
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory):
-    """The record of an offline run, and the messages that W&B has of it."""
+    """The record of an offline run, and the messages in its W&B file."""
     folder = tmp_path_factory.mktemp("mirrored")
     environment = os.environ | {"WANDB_API_KEY": "", "WANDB_MODE": "offline", "HOME": str(folder)}
     arguments = ["method=remora", "scale=smoke", "hardware=cpu", f"paths.results={folder}"]
@@ -41,7 +42,7 @@ def test_the_run_is_filed_by_its_cell(mirrored):
     (run,) = of_kind(found, "run")
     assert run.run_id == record["key"]
     assert run.display_name == record["name"]
-    assert run.run_group == "uuid-smoke-remora-r8-sharing"
+    assert run.run_group == "uuid-smoke-remora-r8"
     assert run.job_type == "remora"
     assert set(run.tags) == {"uuid", "smoke", "remora", "r8", "sharing", "seed0"}
 
@@ -75,18 +76,17 @@ def test_the_summary_ends_as_the_records_final_metrics_and_cost(mirrored):
 CELL = {"task": "uuid", "scale": "smoke", "method": "fft", "rank": None, "operator": None, "seed": 0}
 
 
+def record(name: str, **cell) -> Record:
+    return Record(key="k", name=name, status="finished", cell=CELL | cell, config={}, identity={})
+
+
 def test_runs_that_differ_in_rate_and_seed_share_a_group():
-    other = CELL | {"seed": 1, "learning_rate": 1e-3}
-    assert grouping(CELL, {})["group"] == grouping(other, {})["group"] == "uuid-smoke-fft"
-    assert grouping(CELL | {"scale": "laptop"}, {})["group"] != "uuid-smoke-fft"
+    names = ("uuid-smoke-fft-lr0.001-seed0", "uuid-smoke-fft-lr3e-05-seed1")
+    assert {grouping(record(name), ())["group"] for name in names} == {"uuid-smoke-fft"}
+    assert grouping(record("uuid-laptop-fft-lr0.001-seed0"), ())["group"] != "uuid-smoke-fft"
 
 
 def test_tags_name_every_table_that_a_run_stands_in():
-    def tables(**cell) -> set[str]:
-        tags = grouping(CELL | cell, {"ranks": {"low": 4, "high": 32}})["tags"]
-        return {tag for tag in tags if tag.startswith("table")}
-
-    assert tables() == {"table2"}
-    assert tables(method="mora", rank=4, operator="sharing") == {"table2", "table4"}
-    assert tables(task="biomed", method="lora", rank=32) == {"table1", "table6"}
-    assert tables(method="lora", rank=5) == set()
+    mora = record("uuid-smoke-mora-r4-lr0.003-seed0", method="mora", rank=4, operator="sharing")
+    tags = grouping(mora, ["table2", "table4"])["tags"]
+    assert tags == ["table2", "table4", "uuid", "smoke", "mora", "r4", "sharing", "seed0"]
