@@ -23,7 +23,7 @@ from .spec.run_config import RunConfig
 TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny` changes
 NOT_IN_IDENTITY = {
     # What the file of a method says to the harness or to a reader. A method's further settings act through `peft`.
-    "method": {"label", "rates", "quantizable", "official_dtype", "allowed"},
+    "method": {"label", "looks", "rates", "quantizable", "official_dtype", "allowed"},
     "task": {"train_file", "eval_batch_size"},  # what is in the file counts, not where the file lies
     "training": {"checkpoint_every", "keep_checkpoints"},
     "hardware": {

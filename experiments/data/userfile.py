@@ -1,4 +1,4 @@
-"""A user's own training data: `task.train_file`. Every error names the line."""
+"""The training data of a user: the file `task.train_file`. An error names the line of the file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..errors import ConfigError
 from .prompts import Message, pair
 
 ALPACA_ROLES = (["user", "assistant"], ["system", "user", "assistant"])
-LONGEST = 1 << 24  # characters of a line; one that is longer is some other kind of file
-PAIRS = (("instruction", "output"), ("query", "response"))  # Alpaca's names, MetaMath's names
+LONGEST = 1 << 24  # characters of a line; a file with a longer line is no file of rows or documents
+PAIRS = (("instruction", "output"), ("query", "response"))  # the columns of Alpaca and of MetaMath
 
 
 def checked(path: str, form: str | None) -> str:
-    """A hash that stands for the file in a run's key, wherever it lies; the file is read once, to find its errors.
+    """Check a file, and hash its content. The hash is part of a run's key; the place of the file is not.
 
     Args:
         path: The file.
-        form: `task.prompt` of a task that trains on conversations; None for one that trains on documents.
+        form: `task.prompt` for a task that trains on conversations; None for a task that trains on documents.
 
     Raises:
-        ConfigError: It cannot be read, or a line of it is wrong.
+        ConfigError: The file cannot be read, or a line is wrong.
     """
     if form:
         conversations(path, form)
@@ -37,33 +37,37 @@ def checked(path: str, form: str | None) -> str:
 
 
 def conversations(path: str, form: str) -> list[list[Message]]:
-    """Rows of a JSON-lines file: `instruction`, `output` and perhaps `input`; `query`, `response`; or `messages`.
+    """The rows of a JSON-lines file as conversations.
+
+    The columns of a row are `instruction`, `output` and perhaps `input`; or `query` and `response`; or `messages`.
 
     Raises:
-        ConfigError: The file is empty, or a line of it is not such a row.
+        ConfigError: The file is empty, or a line has other columns or wrong values.
     """
     rows = []
     for where, row in _json_lines(path):
         messages = _conversation(row, where)
         if form == "alpaca" and [m["role"] for m in messages] not in ALPACA_ROLES:
-            raise ConfigError(f"{where}: task.prompt=alpaca holds one question and one answer; use open-instruct")
+            raise ConfigError(
+                f"{where}: task.prompt=alpaca has room for one question and one answer only; use open-instruct"
+            )
         rows.append(messages)
-    return _filled(rows, path)
+    return _not_empty(rows, path)
 
 
 def documents(path: str) -> list[str]:
-    """Documents of a text file, parted by blank lines, or of a JSON-lines file with a column `text`.
+    """The documents of a text file, with blank lines between them, or of a JSON-lines file with a column `text`.
 
     Raises:
-        ConfigError: The file is empty, or a line of it has no text.
+        ConfigError: The file is empty, or a line has no text.
     """
     if Path(path).suffix in (".jsonl", ".json"):
-        return _filled([_text(row, "text", where) for where, row in _json_lines(path)], path)
-    found = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(_lines(path)))]
-    return _filled([part for part in found if part], path)
+        return _not_empty([_text(row, "text", where) for where, row in _json_lines(path)], path)
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(_lines(path)))]
+    return _not_empty([text for text in paragraphs if text], path)
 
 
-def _filled(rows: list[Any], path: str) -> list[Any]:
+def _not_empty(rows: list[Any], path: str) -> list[Any]:
     if not rows:
         raise ConfigError(f"task.train_file: {path} is empty")
     return rows
@@ -71,7 +75,7 @@ def _filled(rows: list[Any], path: str) -> list[Any]:
 
 def _lines(path: str) -> list[str]:
     try:
-        content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors mark their UTF-8 files
+        content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors write this mark
         lines = content.decode().replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
@@ -80,7 +84,7 @@ def _lines(path: str) -> list[str]:
         raise ConfigError(f"task.train_file: cannot read {path}: {error.strerror}") from None
     for number, text in enumerate(lines, 1):
         if "\0" in text:
-            raise ConfigError(f"task.train_file: {path}, line {number}: holds a zero byte, so it is no text")
+            raise ConfigError(f"task.train_file: {path}, line {number}: has a zero byte, so the file is no text")
         if len(text) > LONGEST:
             raise ConfigError(f"task.train_file: {path}, line {number}: longer than {LONGEST:,} characters")
     return lines
@@ -94,9 +98,9 @@ def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{where}: not JSON lines, one object a line ({error})") from None
+            raise ConfigError(f"{where}: not a JSON object on one line ({error})") from None
         if not isinstance(row, dict):
-            raise ConfigError(f"{where}: must be an object with named columns, got {line[:40]!r}")
+            raise ConfigError(f"{where}: must be a JSON object with named columns, got {line[:40]!r}")
         yield where, row
 
 
@@ -105,8 +109,8 @@ def _text(row: dict[str, Any], column: str, where: str) -> str:
         raise ConfigError(f"{where}: column {column} is missing; found: {_columns(row)}")
     value = row[column]
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where}: column {column} must be a text that is not empty, got {_shown(value)}")
-    if any("\ud800" <= c <= "\udfff" for c in value):  # JSON can escape what is no character; no tokenizer takes it
+        raise ConfigError(f"{where}: column {column} must be a text that is not empty, got {_short(value)}")
+    if any("\ud800" <= c <= "\udfff" for c in value):  # JSON can express these; no tokenizer accepts them
         raise ConfigError(f"{where}: column {column} has half of a surrogate pair, which is no character")
     return value
 
@@ -115,7 +119,7 @@ def _columns(row: dict[str, Any]) -> str:
     return ", ".join(repr(name)[1:-1][:60] for name in [*row][:8]) or "none"
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     return repr(value)[:60]
 
 
@@ -126,7 +130,7 @@ def _conversation(row: dict[str, Any], where: str) -> list[Message]:
         if question in row:
             context = row.get("input") or ""
             if not isinstance(context, str):
-                raise ConfigError(f"{where}: column input must be a text, got {_shown(context)}")
+                raise ConfigError(f"{where}: column input must be a text, got {_short(context)}")
             if context.strip():
                 _text(row, "input", where)
             return pair(_text(row, question, where), _text(row, answer, where), context)
@@ -142,5 +146,5 @@ def _messages(messages: Any, where: str) -> list[Message]:
             raise ConfigError(f"{where}: each message needs a role: system, user or assistant")
         _text(message, "content", where)
     if all(message["role"] != "assistant" for message in messages):
-        raise ConfigError(f"{where}: no message is the assistant's, so there is nothing to learn")
+        raise ConfigError(f"{where}: no message has the role assistant, so there is no answer to learn")
     return [{"role": m["role"], "content": m["content"]} for m in messages]

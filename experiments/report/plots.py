@@ -14,7 +14,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from ..paper import LOW, PRETRAINING, Cell
+from ..paper import Cell
+from ..spec import methods
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -36,6 +37,7 @@ DASHES: tuple[Any, ...] = ("-", "--", "-", (0, (1, 1)), "-.", (0, (5, 1)), (0, (
 # Hatches of lines only: an SVG stores every dot or circle of a hatch as a path, 200 kB for each pattern.
 HATCHES = ("", "///", "---", "xxx", "\\\\\\", "|||", "++", "--")
 DPI = 150
+OTHER_METHODS = 6  # the look of a method whose file names none
 
 
 def look(index: int) -> dict[str, Any]:
@@ -50,15 +52,9 @@ def look_of(cell: Cell) -> dict[str, Any]:
 
     A variant of the method has the same colour and another marker.
     """
-    low, extra = cell.rank == LOW, len(COLOURS) if cell.options else 0
-    places = {
-        "fft": 0,
-        "lora": 1 if low or cell.rank == PRETRAINING else 3,
-        "mora": 4 if low else 2,
-        "relora": 3,
-        "remora": 5,
-    }
-    return look(places.get(cell.method, 6) + extra)
+    looks = methods.looks(cell.method)
+    index = looks.get(f"r{cell.rank}", looks.get("any", OTHER_METHODS))
+    return look(index + (len(COLOURS) if cell.options else 0))
 
 
 def log_axis(axis: Any, low: float, high: float) -> None:

@@ -51,6 +51,7 @@ class Method(Section):
 
     Attributes:
         label: The name in tables and figures.
+        looks: Rank of the paper, or `any` -> the look in figures.
         rates: The learning-rate grid in the protocol; None where nothing trains.
         rank: The rank of the LoRA whose trainable parameters may be spent.
         target_modules: The layers that are adapted.
@@ -67,6 +68,7 @@ class Method(Section):
 
     name: Text
     label: Text
+    looks: dict[str, int] | None = None
     rates: Text | None
     rank: PositiveInt | None = None
     target_modules: Names | None = None

@@ -46,7 +46,7 @@ REFUSED = [
     (["hydra.foo=3"], "hydra.foo is not a setting; allowed below hydra: run, sweep"),
     (["hydra/launcher=foo"], f"hydra/launcher must be one of {LAUNCHERS}, got 'foo'"),
     # A method or a task cannot run without the setting.
-    (["method.rank=null"], "method.rank must be an integer of at least 1, got None"),
+    (["method.rank=null"], "method.rank must be a positive integer, got None"),
     (["~training.steps"], "training.steps is missing"),
     (["method.operator=null"], "method.operator must be one of"),
     (["task.pairs=null"], "task.pairs must be a positive integer"),

@@ -1,7 +1,7 @@
-"""The hub's loaders: the same `load_dataset` calls, ids, configurations and columns, on folders of those names.
+"""The loaders of the hub's data sets, on local folders that have the names of the data sets.
 
-`datasets` reads a folder named like the id before it asks the hub, so the calls below are the ones that run at paper
-scale, configurations and streaming included.
+`datasets` reads a folder that has the name of a data set before it asks the hub. So the calls here are those of the
+paper scale, with the same configurations, columns and streams.
 """
 
 import itertools
@@ -79,7 +79,7 @@ PUBLISHED = {
 
 
 def publish(folder, name, configurations):
-    """Write a data set as a hub repository holds it: JSON lines, and a card that names the configurations."""
+    """Write a data set in the form of a repository on the hub: JSON lines, and a card that names the configurations."""
     repository = folder / name
     repository.mkdir(parents=True)
     lines = ["---", "configs:"]
@@ -148,7 +148,7 @@ def test_a_missing_column_is_one_line(tmp_path, monkeypatch):
         hub.metamath()
 
 
-def test_without_a_hub_it_says_what_works(tmp_path, monkeypatch):
+def test_without_a_hub_the_error_names_the_packages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     with pytest.raises(ConfigError, match=r"allenai/tulu-v2-sft-mixture cannot be loaded .*task\.data=packages") as e:
@@ -169,14 +169,14 @@ def test_streamed_c4_becomes_full_windows(published):
 
 @pytest.mark.parametrize("task", ["instruct", "math", "biomed", "finance", "pretrain"])
 def test_the_papers_protocol_prepares_from_the_hub(task, published, tmp_path):
-    """Paper scale as configured, on the few rows above: everything but the model is the real thing."""
+    """The configuration of the paper scale, on the few rows above and with the tokenizer of `tiny`."""
     from experiments import tasks
 
     from ..conftest import compose
     from .tokenizers_of import byte_level
 
     few = {"heldout_rows": 1} | ({} if task == "pretrain" else {"probe_documents": 2})
-    doubled = {  # one row to train on, one held out
+    doubled = {  # so that one row trains and one row is held out
         hub.TULU: "default-train.jsonl",
         hub.METAMATH: "default-train.jsonl",
         hub.PILE: "default-train.jsonl",

@@ -14,29 +14,29 @@ documents_of = st.lists(st.text(alphabet="abc \n", max_size=30), max_size=8)
 @settings(deadline=None, max_examples=60)
 @given(documents_of, st.integers(2, 40))
 def test_windows_hold_every_token_once_and_in_order(documents, length):
-    found = list(windows(documents, TOKENIZER, length, keep_rest=True))
+    cut = list(windows(documents, TOKENIZER, length, keep_rest=True))
     expected = []
     for text in documents:
         expected += [*TOKENIZER.encode(text, add_special_tokens=False), TOKENIZER.eos_token_id]
-    flat = [token for window in found for token in window]
+    flat = [token for window in cut for token in window]
     assert flat == expected[: len(flat)]
-    assert len(expected) - len(flat) <= 1  # a single last token predicts nothing
-    assert all(len(window) == length for window in found[:-1])
+    assert len(expected) - len(flat) <= 1  # a window of one token predicts nothing
+    assert all(len(window) == length for window in cut[:-1])
 
 
-def test_without_the_rest_every_window_is_full_and_counts_whole(tmp_path):
+def test_without_the_rest_every_window_is_full_and_the_loss_counts_everywhere(tmp_path):
     rows = packed(["one two three"] * 20, TOKENIZER, 16, tmp_path)
     assert set(rows.lengths.tolist()) == {16}
     assert all((row["labels"] == row["input_ids"]).all() for row in rows)
 
 
 def test_windows_come_from_the_cache_the_second_time(tmp_path):
-    class Deaf:
-        """The same tokenizer, unable to tokenise."""
+    class WithoutEncode:
+        """The same tokenizer, which cannot tokenise."""
 
         backend_tokenizer = TOKENIZER.backend_tokenizer
         bos_token_id, eos_token_id = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id
 
     first = packed(["some text"] * 9, TOKENIZER, 8, tmp_path)
-    again = packed(["some text"] * 9, Deaf(), 8, tmp_path)
+    again = packed(["some text"] * 9, WithoutEncode(), 8, tmp_path)
     assert (again.ids == first.ids).all()

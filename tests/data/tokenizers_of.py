@@ -1,36 +1,24 @@
-"""Real tokenizers of the three kinds that models here have."""
+"""Tokenizers of the three kinds that models here have."""
 
+import json
 from functools import cache as once
 from pathlib import Path
 
-from experiments.data import catalogue, sources
+from experiments.data import corpora
 from experiments.spec.run_config import Paths
 from experiments.train import base_models
 
 CACHE: Path = Paths(results="results").cache_folder
-# Only these tests need this package.
-catalogue.SOURCES["llama-tokenizer"] = catalogue.Source(
-    "mistral-common",
-    "1.13.1",
-    "wheel",
-    "98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af",
-    6_589_302,
-    "mistral_common/data",
-    ("tokenizer.model.v1",),
-    "a LLaMA-style SentencePiece model of 32,000 pieces",
-    "Apache-2.0",
-    "Jiang et al. 2023, arXiv 2310.06825",
-)
 
 
 def byte_level():
-    """One token a byte, with <s> in front: that of `tiny`."""
+    """The tokenizer of `tiny`: one token a byte, `<s>` in front."""
     return base_models.tiny_tokenizer()
 
 
 @once
 def gpt_style():
-    """SmolLM2's byte-level BPE: nothing in front, and it pads with its end token."""
+    """SmolLM2's byte-level BPE: no token in front; the end token pads."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(base_models.smollm2(CACHE))
@@ -38,24 +26,21 @@ def gpt_style():
 
 @once
 def llama_style():
-    """A LLaMA-style SentencePiece BPE of 32,000 pieces, rebuilt from its model file."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+    """A tokenizer of LLaMA's kind: SentencePiece BPE with a space in front, `<s>`, and bytes for unknown characters."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
-    from transformers.utils import sentencepiece_model_pb2_new as spm
 
-    model = spm.ModelProto()
-    model.ParseFromString(sources.fetch("llama-tokenizer", CACHE)["tokenizer.model.v1"].read_bytes())
-    vocabulary = {piece.piece: i for i, piece in enumerate(model.pieces)}
-    merges = []
-    for piece in model.pieces:
-        halves = [(piece.piece[:i], piece.piece[i:]) for i in range(1, len(piece.piece))]
-        known = [(a, b) for a, b in halves if a in vocabulary and b in vocabulary]
-        merges += [(piece.score, pair) for pair in sorted(known, key=lambda p: (vocabulary[p[0]], vocabulary[p[1]]))]
-    merges.sort(key=lambda merge: -merge[0])
-    tokenizer = Tokenizer(
-        models.BPE(vocabulary, [pair for _, pair in merges], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    )
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    learner = Tokenizer(models.BPE())
+    learner.normalizer, learner.pre_tokenizer = spaces, pre_tokenizers.Split("▁", "merged_with_next")
+    texts = (" ".join(row["output"].split()) for row in corpora.alpaca(CACHE))  # so line ends are unknown characters
+    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=2000, show_progress=False))
+    learned = json.loads(learner.to_str())["model"]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    merges = [tuple(merge) for merge in learned["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = spaces
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

@@ -23,10 +23,10 @@ def model():
     return base_models.tiny_model()
 
 
-def test_perplexity_is_that_of_a_reference_computation(model, tmp_path):
-    """Window by window, in double precision, straight from the definition."""
+def test_perplexity_equals_a_reference_computation(model, tmp_path):
+    """The reference follows the definition, window by window, in double precision."""
     rows = packed(corpora.c4(CACHE)[1][:3], byte_level(), 300, tmp_path, keep_rest=True)
-    assert rows.lengths[-1] < 300  # the last window is shorter, and counts by its tokens
+    assert rows.lengths[-1] < 300  # the last window is shorter
     double = base_models.tiny_model().double().eval()
     nats, tokens = 0.0, 0
     with torch.no_grad():
@@ -42,13 +42,13 @@ def test_perplexity_is_that_of_a_reference_computation(model, tmp_path):
 
 def test_only_counted_tokens_count_and_padding_changes_nothing(model):
     rows = Rows.of([([0, 70, 80, 90], [False, False, True, True]), ([0, 70, 80, 90, 100, 110], [False] * 5 + [True])])
-    together = Loss.of(model, rows)
-    apart = [Loss.of(model, rows[i : i + 1]) for i in range(2)]
-    assert together.tokens == 3
-    assert together.nats == pytest.approx(sum(one.nats for one in apart), rel=1e-5)
+    loss = Loss.of(model, rows)
+    losses_of_rows = [Loss.of(model, rows[i : i + 1]) for i in range(2)]
+    assert loss.tokens == 3
+    assert loss.nats == pytest.approx(sum(row_loss.nats for row_loss in losses_of_rows), rel=1e-5)
 
 
-def test_nothing_is_disturbed(model):
+def test_a_measurement_leaves_no_trace(model):
     random.seed(1)
     np.random.seed(2)
     torch.manual_seed(3)
@@ -63,15 +63,15 @@ def test_nothing_is_disturbed(model):
 
 
 def test_choices_are_ranked_by_their_likelihood(model):
-    """lm-eval's numbers are the model's own: compared with a sum over the choice's tokens."""
+    """The log-likelihood of a choice is the sum over its tokens, computed here by the model alone."""
     tokenizer = byte_level()
-    asked = [
+    choice_questions = [
         ChoiceQuestion("What?", ("yes", "no indeed"), 1),
         ChoiceQuestion("A longer question, to be padded?", ("no", "yes"), 0),
     ]
-    answers = evaluation.ask(model, tokenizer, [Benchmark("pair", asked)], 2)["pair"]
+    answers = evaluation.ask(model, tokenizer, [Benchmark("pair", choice_questions)], 2)["pair"]
     model.eval()
-    for question, likelihoods in zip(asked, answers.likelihoods, strict=True):
+    for question, likelihoods in zip(choice_questions, answers.likelihoods, strict=True):
         for choice, likelihood in zip(question.choices, likelihoods, strict=True):
             ids = torch.tensor(tokenizer.encode(f"{question.prompt} {choice}"))
             with torch.no_grad():
@@ -80,24 +80,24 @@ def test_choices_are_ranked_by_their_likelihood(model):
             assert likelihood == pytest.approx(expected, rel=1e-4)
     chosen = [row.index(max(row)) for row in answers.likelihoods]
     assert answers.chosen == chosen
-    assert answers.lm_eval == sum(c == q.gold for c, q in zip(chosen, asked, strict=True)) / 2
+    assert answers.lm_eval == sum(c == q.gold for c, q in zip(chosen, choice_questions, strict=True)) / 2
 
 
 def test_generations_are_capped_and_in_the_order_of_the_questions(model):
     tokenizer = byte_level()
-    asked = [OpenQuestion("A long question that comes first?", "1"), OpenQuestion("Short?", "2")]
-    benchmark = Benchmark("open", asked, ("###",), 5, questions.GSM8K_EXTRACT)
+    open_questions = [OpenQuestion("A long question that comes first?", "1"), OpenQuestion("Short?", "2")]
+    benchmark = Benchmark("open", open_questions, ("###",), 5, questions.GSM8K_EXTRACT)
     answers = evaluation.ask(model, tokenizer, [benchmark], 2)["open"]
     model.eval()
-    for question, text in zip(asked, answers.texts, strict=True):
+    for question, text in zip(open_questions, answers.texts, strict=True):
         ids = torch.tensor([tokenizer.encode(question.prompt)])
         with torch.no_grad():
             alone = model.generate(ids, do_sample=False, max_new_tokens=5, pad_token_id=2)[0, ids.shape[1] :]
         assert text == tokenizer.decode(alone, skip_special_tokens=True)
 
 
-def test_mmlu_is_asked_as_lm_eval_asks_it():
-    """Our prompts against lm-eval's own template, description and example format, on real questions."""
+def test_the_prompts_of_mmlu_are_those_of_lm_eval():
+    """Compared with lm-eval's own template, description and form of examples, on real questions."""
     import datasets
     import yaml
     from lm_eval import tasks as lm_tasks
@@ -128,7 +128,7 @@ def test_mmlu_is_asked_as_lm_eval_asks_it():
 
 @pytest.mark.slow
 def test_the_real_model_knows_english(tmp_path):
-    """The weights taken out of the package, against what was measured when they were first opened."""
+    """The weights from the package, whose perplexity on C4 is known."""
     network, tokenizer, _ = base_models.load("smollm2-135m", CACHE, torch.float32)
     rows = packed(corpora.c4(CACHE)[1][:8], tokenizer, 512, tmp_path, keep_rest=True)
-    assert 20 < Loss.of(network, rows).perplexity < 80  # C4: 35.0 over all of the 300 documents
+    assert 20 < Loss.of(network, rows).perplexity < 80  # 35.0 over all 300 documents
