@@ -24,9 +24,8 @@ def judge(scores, reference_scores, kind="better", margin=0.0, metric="gsm8k", t
             record = synthetic.record(FIXED.setting(cell), 1e-2, seed)
             record.metrics["final"] = {metric: value}
             records.append(record)
-    part = claims.ClaimPart(
-        "p", CELL, REFERENCE, (claims.final("gsm8k"), claims.final("perplexity")), kind, (margin,) * 2, times
-    )
+    measured = (claims.final("math", "gsm8k"), claims.final("pretrain", "perplexity"))
+    part = claims.ClaimPart("p", CELL, REFERENCE, measured, kind, (margin,) * 2, times)
     return verdicts.judge_part(part, Results("laptop", records, FIXED))
 
 
