@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from experiments.cli import summary
 from experiments.errors import ConfigError
-from experiments.spec.parse import _checked
+from experiments.spec.parse import from_record
 
 from ..conftest import ROOT
 
@@ -46,10 +46,10 @@ REFUSED = [
     (["hydra.foo=3"], "hydra.foo is not a setting; allowed below hydra: run, sweep"),
     (["hydra/launcher=foo"], f"hydra/launcher must be one of {LAUNCHERS}, got 'foo'"),
     # A method or a task cannot run without the setting.
-    (["method.rank=null"], "method.rank must be a positive integer, got None"),
+    (["method.rank=null"], "method.rank is missing; method=mora"),
     (["~training.steps"], "training.steps is missing"),
     (["method.operator=null"], "method.operator must be one of"),
-    (["task.pairs=null"], "task.pairs must be a positive integer"),
+    (["task.pairs=null"], "task.pairs is missing; task=uuid"),
     (["task=instruct", "task.heldout_rows=null"], "task.heldout_rows is missing; task=instruct"),
     (["method=lora", "method.alpha=null"], "method.alpha must be a positive number"),
     (["model=???"], "Missing mandatory value: model"),
@@ -95,7 +95,7 @@ class Outcome:
 
         self.configs, err = [], io.StringIO()
 
-        def execute(config, task, key, store):
+        def execute(config, record, store):
             self.configs.append(config)
             raise ConfigError("it ran")  # no training here: the call ends where a run would load its model
 
@@ -380,7 +380,7 @@ def test_values_of_any_type(smoke, counted):
         else:
             values[section][name] = value
         try:
-            config = _checked(values)
+            config = from_record(values)
         except ConfigError as error:
             messages.append((section, str(error)))
             return
