@@ -1,30 +1,30 @@
-# `make demo` and `make test` do everything on a fresh machine, set-up included.
+# Each target sets the project up first where that is needed: on a new machine, `make demo` or `make test` is enough.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo compare test slow reliability check scan audit results format setup clean
 
-# In a folder of its own: results/ holds the project's records, this cell among them, and what is done is not run again.
+# The records go to a folder of their own: results/ holds this cell already, and a finished cell is not run again.
 demo: $(READY)
 	$(BIN)/python run.py method=mora task=uuid paths.results=results/demo
 
-# FFT, LoRA and MoRA at the higher rank of Table 2, at the protocol's rates, one seed: a picture in six minutes.
+# FFT, LoRA and MoRA at the higher rank of Table 2, with the protocol's rates and one seed. Six minutes, one picture.
 compare: $(READY)
 	$(BIN)/python run.py method=fft task=uuid paths.results=results/compare
 	$(BIN)/python run.py -m method=lora,mora method.rank=64 task=uuid paths.results=results/compare
 	$(BIN)/python scripts/make_figures.py --figure 1 --results results/compare
 
-# One process a core; an idle one takes over half of what another has left.
+# One process for each core; an idle process takes over half of the tests that another process has left.
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# Some of these need the optional packages; they are not installed otherwise, since importing them slows every run down.
+# Some slow tests need the optional packages. `make setup` does not install those: they make every run start later.
 slow: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[experiments,dev,quantized,slurm]'
 	$(BIN)/python -m pytest -m slow
 
-# Every test that proves a promise, the slow ones too, and the page that says so: half an hour and more.
+# Runs every test that proves a promise, slow tests too, and writes docs/reliability.md. Takes more than half an hour.
 reliability: $(READY)
 	$(BIN)/python -m pytest -m promise --promises docs/reliability.json
 	$(BIN)/python -m tests.promises
@@ -39,18 +39,20 @@ check: $(READY)
 	$(BIN)/python scripts/make_report.py --check
 	$(MAKE) scan
 
-# All that regenerates from results/runs; `make check` fails where what is committed is something else.
+# Writes all files that are made from results/runs. `make check` fails where the committed files differ.
 results: $(READY)
 	$(BIN)/python scripts/make_tables.py --readme README.md
 	$(BIN)/python scripts/make_figures.py
 	$(BIN)/python scripts/make_report.py
 
-# Keys in tracked files, by their shapes; without a network, so nothing is tried out. Entropy is left out: sums have it too.
+# Searches tracked files for keys, by their form. No key is tried out: that would need a network. The search for random
+# text is off, since it would find every sha256.
 SCAN := --no-verify --disable-plugin HexHighEntropyString --disable-plugin Base64HighEntropyString
 scan: $(READY)
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook $(SCAN)
 
-# Known vulnerabilities of the exact versions. Needs the network; in a venv of its own, so that it changes none of ours.
+# Asks for known vulnerabilities of the versions in constraints.txt. Needs a network. It has a virtual environment of its
+# own, so that it changes no package of the project.
 audit:
 	test -x .venv/audit/bin/pip-audit || $(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
@@ -62,7 +64,7 @@ format: $(READY)
 
 setup: $(READY)
 
-# torch comes first and by its exact version, so that no other package pulls in a CUDA build of it.
+# torch is installed first and in its exact version; otherwise another package could bring a CUDA build of torch.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,7 +1,7 @@
-"""Keys and tokens stay out of what a run leaves behind: records, what is printed, the report.
+"""Keys and tokens are hidden in everything that a run leaves behind: records, printed text, the report.
 
-A secret is known by where it comes from (a variable of the environment whose name says so) or by a prefix that only
-keys have. Forty hexadecimal digits are not enough: a commit has as many.
+A text counts as a secret if it is the value of an environment variable whose name says so, or if it begins as only keys
+do. Forty hexadecimal digits do not count: the name of a commit has forty, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 HIDDEN = "[secret]"
 NAMES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
-SHORTEST = 8  # of a variable's value: a shorter one is found in harmless text
+SHORTEST = 8  # characters. A shorter value of a variable occurs in harmless text, too
 PREFIXES = re.compile(
     r"(?<![A-Za-z0-9_])(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
     r"|glpat-[\w-]{16,}|wandb_v1_\w{16,}|xox[abp]-[\w-]{10,}|AKIA[A-Z0-9]{16})(?![A-Za-z0-9])"
@@ -25,9 +25,9 @@ IN_ADDRESS = re.compile(r"(?<=://)[^\s/@:'\"]+:[^\s/@'\"]+(?=@)")  # user:passwo
 
 
 def known() -> list[str]:
-    """The secrets that the environment holds, the longest first: one may be part of another."""
-    held = {value.strip() for name, value in os.environ.items() if name.upper().endswith(NAMES)}
-    return sorted((value for value in held if len(value) >= SHORTEST), key=len, reverse=True)
+    """The secrets in the environment. The longest comes first, since a secret may be a part of another secret."""
+    values = {value.strip() for name, value in os.environ.items() if name.upper().endswith(NAMES)}
+    return sorted((value for value in values if len(value) >= SHORTEST), key=len, reverse=True)
 
 
 def text(value: str) -> str:
@@ -47,7 +47,7 @@ def everything(value: Any) -> Any:
 
 
 def holds_secret(value: Any) -> bool:
-    """Whether any text in `value` holds one."""
+    """Whether any text in `value` holds a secret."""
     if isinstance(value, dict):
         return any(holds_secret(part) for pair in value.items() for part in pair)
     if isinstance(value, list | tuple):
@@ -56,7 +56,7 @@ def holds_secret(value: Any) -> bool:
 
 
 class _Stream:
-    """A text stream that hides secrets in what is written, and is otherwise the one it wraps."""
+    """A text stream that hides secrets in what is written to it, and otherwise does what `stream` does."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -75,7 +75,7 @@ class _Stream:
 
 @contextlib.contextmanager
 def streams() -> Iterator[None]:
-    """Hide secrets in all that is printed inside, the libraries' own lines and tracebacks included."""
+    """Hide secrets in all that is printed inside the block, by libraries and in tracebacks, too."""
     sys.excepthook = _hook
     out, err = sys.stdout, sys.stderr
     with contextlib.redirect_stdout(_Stream(out)), contextlib.redirect_stderr(_Stream(err)):  # type: ignore[type-var]

@@ -55,7 +55,7 @@ def measure(config: RunConfig) -> dict[str, float]:
     from experiments.train import trainer as training
 
     training.quiet()
-    shape, kept = shapes.NAMED[config.model], dict[int, int]()
+    shape, saved = shapes.NAMED[config.model], dict[int, int]()
 
     def train(shape: shapes.Shape, rows: int, length: int) -> None:
         network = scratch.llama(shape, 0, bos=0, eos=1, pad=2)
@@ -70,11 +70,11 @@ def measure(config: RunConfig) -> dict[str, float]:
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             memory = tensor.untyped_storage()
             if memory.data_ptr() not in weights:
-                kept[memory.data_ptr()] = memory.nbytes()
+                saved[memory.data_ptr()] = memory.nbytes()
             return tensor
 
         for _ in range(2):
-            kept.clear()
+            saved.clear()
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
                 loss = model(input_ids=ids, labels=ids, use_cache=False).loss
             loss.backward()
@@ -84,7 +84,7 @@ def measure(config: RunConfig) -> dict[str, float]:
     train(dataclasses.replace(shape, layers=1), 1, 8)  # the libraries load their last parts in the first step
     before = peak_memory.peak()
     train(shape, *SIZES[config.model])
-    return {"saved": sum(kept.values()), "peak": peak_memory.peak() - before}
+    return {"saved": sum(saved.values()), "peak": peak_memory.peak() - before}
 
 
 def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a run would need and cost, before anything is loaded, downloaded or written."""
+"""What a run would need and cost. Nothing is loaded, downloaded or written for the estimate."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..errors import ConfigError
 from ..spec import shapes
 from ..spec.run_config import Method, RunConfig
 
-UTILISATION = 0.4  # of the peak: what large matrices reach in practice. A guess, not a measurement
+UTILISATION = 0.4  # of a card's peak FLOPS, as large matrices often reach: an assumption, not a measurement
 ADAM_STATES = 2
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Card:
-    """Memory in GiB; peak TFLOPS of dense products, from the vendors' data sheets."""
+    """Memory in GiB, and peak TFLOPS of dense products in each number format; from the vendors' data sheets."""
 
     memory: float
     fp32: float
@@ -38,15 +38,19 @@ CARDS = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes, tokens and FLOPs of one run. Memory is that of one device.
+    """Bytes, tokens and FLOPs of one run. Memory is the memory of one device, in bytes.
 
     Attributes:
         total: Parameters of the model with its adapter.
-        trainable: Those that train.
-        saved: Bytes that the run leaves on the disk: the adapter, or what else trained.
-        activations: Beside weights, gradients and optimizer, at most: (without, with) activation checkpointing.
-        peak: All together, at the worst moment: (without, with) activation checkpointing.
-        flops: Of the run, evaluation left out: (without, with) activation checkpointing.
+        trainable: Parameters that train.
+        saved: Bytes of the trained parameters on the disk.
+        weights: Memory of all parameters.
+        gradients: Memory of the gradients.
+        optimizer: Memory of the optimizer's state.
+        activations: The most memory beside the three above: (without, with) activation checkpointing.
+        peak: The most memory at any moment: (without, with) activation checkpointing.
+        tokens: Training tokens, at most.
+        flops: FLOPs of training, without evaluation: (without, with) activation checkpointing.
     """
 
     total: int
@@ -65,7 +69,7 @@ def shape_of(config: RunConfig) -> shapes.Shape:
     """The shape of the run's model.
 
     Raises:
-        ConfigError: It cannot be known without loading the model.
+        ConfigError: The shape cannot be known without loading the model.
     """
     shape = shapes.of(config.model)
     if shape is None:
@@ -82,7 +86,8 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
     Args:
         config: The run.
         devices: Processes that divide the global batch among them.
-        sharded: Which of weights, gradients and optimizer are divided among them too, instead of repeated.
+        sharded: Which of `weights`, `gradients`, `optimizer` are divided among the devices. Each device holds all of
+            the others.
 
     Raises:
         ConfigError: Nothing trains, or the model's shape is not known.
@@ -109,14 +114,14 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
     held = {name: size / (devices if name in sharded else 1) for name, size in parts.items()}
 
     step = trace.step(config, shape, placement, rows, length)
-    # A quantized layer is unpacked for each product.
+    # For each product the weights of a quantized layer are unpacked.
     unpacked = max(k * d for k, d in shape.linears().values()) * placement.dtype.itemsize
     extra = unpacked if config.quantization != "none" else 0
     ways = (step.plain, step.checkpointed)
     activations = [way.peak + extra for way in ways]
 
-    # Gradients stay from one micro-batch to the next; a single one has them when its activations are gone. Then the
-    # optimizer needs as much again for its arithmetic.
+    # With several micro-batches a step, the gradients of the earlier ones are in memory beside the activations. In the
+    # optimizer's step the activations are gone, and on a GPU the optimizer needs the gradients' memory a second time.
     accumulates = share > rows
     waiting = held["gradients"] if accumulates else 0.0
     stepping = held["gradients"] * (2 if placement.device != "cpu" else 1)
@@ -147,7 +152,7 @@ def lora_of(method: Method) -> Method:
 
 
 def stored(name: str, parameter: Any, quantization: str) -> float:
-    """Bytes of a parameter of the adapted model; the projections may be quantized."""
+    """Bytes of a parameter of the adapted model. Only projections are quantized."""
     is_projection = name.removesuffix(".weight").removesuffix(".base_layer").rsplit(".", 1)[-1] in shapes.PROJECTIONS
     if quantization == "none" or not is_projection:
         size: int = parameter.numel() * parameter.element_size()
@@ -157,7 +162,7 @@ def stored(name: str, parameter: Any, quantization: str) -> float:
     return parameter.numel() + 4 * len(parameter)
 
 
-# What processes divide among them. With `gradients`, weights are whole from the forward to the backward pass.
+# What the processes divide among them. With "gradients" each process holds all weights from forward to backward pass.
 SHARDED = {
     "none": frozenset[str](),
     "gradients": frozenset({"gradients", "optimizer"}),
@@ -167,7 +172,7 @@ SHARDED = {
 
 
 def table(config: RunConfig) -> str:
-    """The estimate as a page for people, beside that of LoRA at the same rank."""
+    """The estimate as text for people, with the estimate for LoRA at the same rank beside it."""
     row_tokens = tasks.of(config).row_tokens(config)  # before anything heavy is imported: this may be refused
 
     from tabulate import tabulate
@@ -192,7 +197,7 @@ def table(config: RunConfig) -> str:
 
     numbers = [
         row("parameters", lambda e: f"{e.total:,}"),
-        row("of which trainable", lambda e: f"{e.trainable:,}"),
+        row("trainable parameters", lambda e: f"{e.trainable:,}"),
         row("saved on the disk", lambda e: f"{e.saved / 2**20:,.1f} MiB"),
         gib("weights", lambda e: e.weights),
         gib("gradients", lambda e: e.gradients),
@@ -216,7 +221,7 @@ def table(config: RunConfig) -> str:
         "",
     ]
     if h.device == "cpu":
-        return "\n".join([*lines, "hours are estimated for GPUs: hardware=gpu, which a dry run does not need one for"])
+        return "\n".join([*lines, "hours are estimated for GPUs only: add hardware=gpu; a dry run needs no GPU"])
     mine, way = columns[m.name], int(h.activation_checkpointing)
     return "\n".join(
         [*lines, tabulate(hours(mine, way, h.precision, devices), CARD_HEADER, disable_numparse=True), NOTE]
@@ -225,19 +230,19 @@ def table(config: RunConfig) -> str:
 
 CARD_HEADER = ("card", "memory", "peak TFLOPS", "hours", "fits")
 NOTE = f"""
-hours: FLOPs over {UTILISATION:.0%} of the peak, an assumption; training alone, without loading, evaluation and network.
-fits: the peak is less than 90 % of the memory; if not, whether it is with activation checkpointing."""
+hours: FLOPs at {UTILISATION:.0%} of the card's peak TFLOPS (an assumption), without loading, evaluation and network.
+fits: the peak is less than 90 % of the card's memory, or would be with activation checkpointing."""
 
 
-def hours(made: Estimate, way: int, precision: str, devices: int) -> list[list[str]]:
-    """A row for each card that computes in `precision`; `way` is 1 with activation checkpointing."""
-    found = []
+def hours(estimate: Estimate, way: int, precision: str, devices: int) -> list[list[str]]:
+    """A row for each card that computes in `precision`; `way` is 1 with activation checkpointing, else 0."""
+    rows = []
     for name, card in CARDS.items():
         speed: float | None = getattr(card, precision)
         if speed is None:
             continue
         room = 0.9 * card.memory * GIB
-        fits = "yes" if made.peak[way] < room else "with checkpointing" if made.peak[1] < room else "no"
-        taken = made.flops[way] / (speed * 1e12 * UTILISATION * devices) / 3600
-        found.append([name, f"{card.memory:g} GiB", f"{speed:g}", f"{taken:.3g}", fits])
-    return found
+        fits = "yes" if estimate.peak[way] < room else "with checkpointing" if estimate.peak[1] < room else "no"
+        duration = estimate.flops[way] / (speed * 1e12 * UTILISATION * devices) / 3600
+        rows.append([name, f"{card.memory:g} GiB", f"{speed:g}", f"{duration:.3g}", fits])
+    return rows

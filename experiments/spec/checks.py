@@ -130,7 +130,8 @@ def _batches(run: RunConfig) -> None:
         allowed = [n for n in _divisors(batch) if n % (hardware.nodes or 1) == 0]
         over = f" on {hardware.nodes} nodes" if (hardware.nodes or 1) > 1 else ""
         raise ConfigError(
-            f"training.batch_size ({batch}) must be a multiple of the number of processes (hardware.processes on each node), got {hardware.ranks}; "
+            f"training.batch_size ({batch}) must be a multiple of hardware.processes x hardware.nodes, "
+            f"got {hardware.ranks}; "
             f"allowed: {_listed(allowed)} processes in all{over}"
         )
     if run.rank_batch % run.device_batch:

@@ -1,4 +1,4 @@
-"""Reading the records of a results folder."""
+"""Reads the records of a results folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ResultsError(Exception):
 
 
 def read_records(results: str | Path) -> tuple[list[Record], list[str]]:
-    """All records below `results`/runs by key, and one line for each file that is none.
+    """The records in `results`/runs, in the order of their keys, and one line for each file that is not a record.
 
     Raises:
         ResultsError: `results` is not a folder that can be read.

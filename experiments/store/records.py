@@ -1,7 +1,7 @@
-"""Records: one JSON file a run, named by a key that says what the run is.
+"""Records: each run leaves one JSON file, whose name is the run's key.
 
-The key is a hash of all that can change the result and of nothing else: not the output folder, the logger, where a
-model folder lies, how often a checkpoint is written, or which device did the work.
+The key is a hash of everything that can change the result, and of nothing else. The output folder, the logger, the path
+of a model folder, the distance between checkpoints and the device are not part of it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Record:
 
 
 def finite(value: Any) -> Any:
-    """`value` with null in place of every number that JSON does not have."""
+    """`value` with None in place of every number that is not finite: JSON has no such numbers."""
     if isinstance(value, dict):
         return {name: finite(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
@@ -54,10 +54,10 @@ def finite(value: Any) -> Any:
 
 
 def from_json(text: bytes) -> Record:
-    """The record in a file.
+    """The record that a file holds.
 
     Raises:
-        ValueError: It is none, or of another schema.
+        ValueError: The file holds no record, or a record of another schema.
     """
     try:
         values = json.loads(text, parse_constant=_refuse)
@@ -99,7 +99,7 @@ def _expect(section: dict[str, Any], kinds: dict[str, type], where: str) -> None
 
 
 class Store:
-    """The records below `results`, and beside them what runs keep: checkpoints and trained models."""
+    """The records, checkpoints and trained models below the folder `results`."""
 
     def __init__(self, results: str | Path) -> None:
         self.results = Path(results)
@@ -114,10 +114,10 @@ class Store:
         return self.results / "models" / key
 
     def read(self, key: str, *, quietly: bool = False) -> Record | None:
-        """The record with this key. None where there is none, or none that this version can read.
+        """The record with this key, None where there is no record or this version cannot read it.
 
         Raises:
-            OSError: There is one, and the disk does not give it: that must not look like a cell never run.
+            OSError: The record exists and the disk does not give it. To return None would start the run again.
         """
         try:
             return from_json(self.path(key).read_bytes())
@@ -129,17 +129,15 @@ class Store:
             return None
 
     def set_aside(self, key: str) -> None:
-        """Rename what stands in the place of a record that could not be read: a newer version may have written it."""
+        """Rename the file in the place of a record that could not be read: a newer version may have written it."""
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.path(key), self.path(key).with_suffix(".unreadable"))
 
     def write(self, record: Record) -> Path:
-        """Write a record; values that are not finite (a diverged run's) become null, and keys and tokens are hidden.
-
-        Of several ranks rank 0 writes.
+        """Write a record. Numbers that are not finite become null; keys and tokens are hidden. Only rank 0 writes.
 
         Raises:
-            StorageError: The disk does not take it; the record that was there before stands.
+            StorageError: The disk does not take the record. A record that was there before is unchanged.
         """
         path = self.path(record.key)
         if ranks.first():
@@ -149,7 +147,7 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[None]:
-        """Hold the only right to run `key`, waiting for whoever has it. The system frees it when a process dies.
+        """Hold the lock of the cell `key`: only its holder runs the cell. Waits while another process holds it.
 
         Raises:
             ConfigError: The results folder cannot be written, or its file system has no locks.
@@ -184,7 +182,7 @@ class Store:
 
 
 def curve(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """The Trainer's log as one row a step, without times and totals."""
+    """The Trainer's log with one row for each step, without times and totals."""
     rows: dict[int, dict[str, float]] = {}
     for entry in log:
         if "train_runtime" not in entry:

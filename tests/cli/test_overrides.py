@@ -46,10 +46,10 @@ REFUSED = [
     (["hydra.foo=3"], "hydra.foo is not a setting; allowed below hydra: run, sweep"),
     (["hydra/launcher=foo"], f"hydra/launcher must be one of {LAUNCHERS}, got 'foo'"),
     # A method or a task cannot run without the setting.
-    (["method.rank=null"], "method.rank is missing; method=mora"),
+    (["method.rank=null"], "method.rank is missing; method=mora cannot do without it"),
     (["~training.steps"], "training.steps is missing"),
     (["method.operator=null"], "method.operator must be one of"),
-    (["task.pairs=null"], "task.pairs is missing; task=uuid"),
+    (["task.pairs=null"], "task.pairs is missing; task=uuid cannot do without it"),
     (["task=instruct", "task.heldout_rows=null"], "task.heldout_rows is missing; task=instruct"),
     (["method=lora", "method.alpha=null"], "method.alpha must be a positive number"),
     (["model=???"], "Missing mandatory value: model"),
@@ -392,5 +392,5 @@ def test_values_of_any_type(smoke, counted):
             check(place, value)
     fuzzed = settings(max_examples=150, derandomize=True, **FUZZ)(given(st.sampled_from(places), any_value)(check))
     fuzzed()
-    assert all(section in message for section, message in messages)
+    assert [pair for pair in messages if pair[0] not in pair[1]] == []
     counted(len(values_tried), "values")

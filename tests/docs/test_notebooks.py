@@ -1,17 +1,22 @@
-"""The notebook that explains the operators: stored without output, runs, and says what is so."""
+"""The notebooks are stored without output and run; what their text says is so."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from experiments import paper
+from experiments.study.cells import Protocols
+
+from .. import synthetic
 from ..conftest import ROOT
 
-NOTEBOOK = ROOT / "notebooks" / "operators.ipynb"
-# What the text beside the pictures says, on the values that the cells leave.
-CLAIMS = """
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# What the text of operators.ipynb says about the values that its cells compute.
+OPERATORS = """
 assert ranks["ReMoRA, two groupings"] == ranks["ReMoRA, four groupings"] == [64] + 7 * [112]
 assert set(ranks["MoRA restarted, one grouping"]) == {64}
 assert ranks["ReLoRA"] == [8, 16, 24, 32, 40, 48, 56, 64]
@@ -25,20 +30,35 @@ assert not {"experiments", "wandb", "hydra"} & set(sys.modules)
 """
 
 
-@pytest.fixture(scope="module")
-def cells() -> list[dict]:
-    return json.loads(NOTEBOOK.read_text())["cells"]
+def cells(notebook: Path) -> list[dict]:
+    return json.loads(notebook.read_text())["cells"]
 
 
-def test_it_is_stored_without_output(cells):
-    assert all(not c.get("outputs") and not c.get("execution_count") for c in cells)
-
-
-def test_it_executes_and_its_text_is_true(cells):
-    source = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    # Pictures are counted at the end: plt.show would otherwise warn that there is no screen.
-    source = source.replace("plt.show()", "plt.gcf().canvas.draw()") + CLAIMS
-    environment = os.environ | {"MPLBACKEND": "Agg"}
+def execute(name: str, assertions: str, **environment: str) -> None:
+    """Run the code of a notebook, then the assertions, in a process of their own where a warning is an error."""
+    notebook = ROOT / "notebooks" / name
+    source = "\n".join("".join(c["source"]) for c in cells(notebook) if c["cell_type"] == "code")
+    # plt.show would warn that there is no screen, and would close the figures that the assertions count.
+    source = source.replace("plt.show()", "plt.gcf().canvas.draw()") + "\n" + assertions
     command = [sys.executable, "-W", "error", "-c", source]
-    done = subprocess.run(command, cwd=NOTEBOOK.parent, env=environment, capture_output=True, text=True)
+    environment = os.environ | {"MPLBACKEND": "Agg"} | environment
+    done = subprocess.run(command, cwd=notebook.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_without_output(notebook):
+    assert all(not c.get("outputs") and not c.get("execution_count") for c in cells(notebook))
+
+
+def test_the_text_about_the_operators_is_true():
+    execute("operators.ipynb", OPERATORS)
+
+
+def test_the_results_are_shown_with_and_without_records(tmp_path):
+    protocols = Protocols("smoke")
+    records = [r for c in paper.table_cells(2, "smoke") for r in synthetic.searched(protocols.setting(c), (0, 1))]
+    synthetic.write(records, tmp_path)
+    for scale, count in (("smoke", 24), ("paper", 0)):
+        assertions = f"assert len(results.records) == {count}"
+        execute("results.ipynb", assertions, MORA_RESULTS=str(tmp_path), MORA_SCALE=scale)

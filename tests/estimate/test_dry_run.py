@@ -1,4 +1,4 @@
-"""What a dry run says, against formulas, published counts, and what real steps keep."""
+"""The numbers of a dry run, beside formulas, published counts and the memory of real steps."""
 
 import math
 import os
@@ -58,22 +58,22 @@ def test_mora_has_the_largest_squares_within_loras_count(rank):
     assert trainable(trace.adapted(config, shape, GPU)) == squares
 
 
-def kept(model, rows: int, length: int) -> int:
-    """Bytes of the pieces of memory that autograd saves in a real forward pass."""
+def saved_bytes(model, rows: int, length: int) -> int:
+    """Bytes that autograd saves for the backward pass in a real forward pass."""
     weights = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    found: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def pack(tensor):
         memory = tensor.untyped_storage()
         if memory.data_ptr() not in weights:
-            found[memory.data_ptr()] = memory.nbytes()
+            saved[memory.data_ptr()] = memory.nbytes()
         return tensor
 
     ids = torch.randint(3, 200, (rows, length))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
     assert loss.requires_grad
-    return sum(found.values())
+    return sum(saved.values())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def kept(model, rows: int, length: int) -> int:
 def test_what_is_kept_for_the_backward_pass_is_what_real_steps_keep(arguments):
     config = plan("model=tiny", *arguments)
     step = trace.step(config, shapes.NAMED["tiny"], CPU, rows=4, length=128).plain
-    real = kept(adapt.adapt(tiny_model(), config).model.train(), 4, 128)
+    real = saved_bytes(adapt.adapt(tiny_model(), config).model.train(), 4, 128)
     assert step.saved == pytest.approx(real, rel=0.1)
     assert step.peak > step.saved
 
@@ -104,17 +104,18 @@ def test_sharing_keeps_less_than_lora_and_checkpointing_less_than_all():
         recomputed = step.checkpointed.backward - step.plain.backward
         assert 0.9 * step.plain.forward < recomputed < step.plain.forward
     inputs = sum(k for k, _ in shape.linears().values()) * shape.layers * 8 * 512 * 2
-    assert 0.2 * inputs < saved["lora"] - saved["mora"] < inputs  # some inputs are kept for other reasons too
+    # Less than all inputs: some are kept for other reasons than LoRA's factors, with MoRA too.
+    assert 0.2 * inputs < saved["lora"] - saved["mora"] < inputs
 
 
 def test_flops_are_those_of_the_products():
-    """Full fine-tuning: two a parameter and token forwards, four backwards, the embedding and the attention aside."""
+    """Full fine-tuning, without embedding and attention: for each parameter and token two forwards, four backwards."""
     shape, rows, length = shapes.NAMED["smollm2-135m"], 2, 64
     step = trace.step(plan("method=fft", "model=smollm2-135m"), shape, CPU, rows, length).plain
     products = shape.layers * sum(k * d for k, d in shape.linears().values()) + shape.hidden * shape.vocabulary
     attention = shape.layers * 2 * 2 * rows * length**2 * shape.hidden
     assert step.forward == 2 * products * rows * length + attention
-    # The first layer's input needs no gradient: its embedding does.
+    # The input of the first layer needs no gradient: only the embedding that computes it does.
     assert step.backward == pytest.approx(2 * step.forward, rel=0.05)
 
 
@@ -124,11 +125,11 @@ def test_the_saved_adapter_has_the_size_that_was_said(trained):
         record = records[name]
         arguments = ["scale=smoke", "hardware=cpu", "dry_run=true", f"method={name}"]
         arguments += ["method.operator=sharing"] if name == "mora" else []
-        made = dry_run.estimate(compose(*arguments))
-        assert made.trainable == record.cost["trainable_parameters"]
-        assert made.total == record.cost["total_parameters"]
-        assert made.saved <= record.cost["adapter_bytes"] < made.saved + 10_000
-        assert made.tokens == record.cost["tokens"]
+        estimate = dry_run.estimate(compose(*arguments))
+        assert estimate.trainable == record.cost["trainable_parameters"]
+        assert estimate.total == record.cost["total_parameters"]
+        assert estimate.saved <= record.cost["adapter_bytes"] < estimate.saved + 10_000
+        assert estimate.tokens == record.cost["tokens"]
 
 
 def test_parts_that_are_sharded_are_divided_and_the_batch_is_too():
@@ -153,16 +154,16 @@ def test_quantized_weights_are_smaller(kind, bits):
 
 
 def test_hours_are_flops_over_the_assumed_speed():
-    made = dry_run.estimate(plan("model=tiny", "method=lora"))
-    rows = {row[0]: row for row in dry_run.hours(made, 0, "bf16", 2)}
+    estimate = dry_run.estimate(plan("model=tiny", "method=lora"))
+    rows = {row[0]: row for row in dry_run.hours(estimate, 0, "bf16", 2)}
     assert "T4" not in rows  # has no bf16
-    assert float(rows["H100 SXM"][3]) == pytest.approx(made.flops[0] / (989e12 * 0.4 * 2) / 3600, rel=0.01)
+    assert float(rows["H100 SXM"][3]) == pytest.approx(estimate.flops[0] / (989e12 * 0.4 * 2) / 3600, rel=0.01)
     assert rows["H100 SXM"][4] == "yes"
 
 
-def test_it_is_a_question_and_changes_no_key():
-    asked, run = (compose("scale=smoke", "hardware=cpu", *a) for a in (("dry_run=true",), ()))
-    assert key_of(identity_of(asked)) == key_of(identity_of(run))
+def test_a_dry_run_has_the_key_of_the_run():
+    planned, run = (compose("scale=smoke", "hardware=cpu", *a) for a in (("dry_run=true",), ()))
+    assert key_of(identity_of(planned)) == key_of(identity_of(run))
     assert "dry_run" not in run.for_record()
 
 
@@ -179,7 +180,7 @@ def test_the_command_prints_a_table_and_leaves_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = {line.split("  ")[0].strip(): line.split() for line in done.stdout.splitlines()}
-    assert lines["of which trainable"][-1] == "19,988,480"
+    assert lines["trainable parameters"][-1] == "19,988,480"
     assert lines["A100 80 GB"][-1] == "yes"
     assert "GPU" in done.stdout or "(gpu) in bf16" in done.stdout
     assert os.listdir(tmp_path) == []
@@ -192,18 +193,18 @@ def test_real_steps_peak_where_the_estimate_says():
 
     for name in METHODS:
         for checkpointing in (False, True):
-            found = compared("tiny", name, checkpointing)
-            assert found["peak"] == pytest.approx(found["peak_measured"], rel=0.2), (name, checkpointing)
+            numbers = compared("tiny", name, checkpointing)
+            assert numbers["peak"] == pytest.approx(numbers["peak_measured"], rel=0.2), (name, checkpointing)
 
 
 def test_processes_share_the_batch_and_what_is_sharded():
-    """Planned for GPUs that are not here."""
+    """On GPUs that this machine does not have."""
     own = ["task=math", "scale=paper", "dry_run=true", "hardware.device_batch_size=1"]
 
     def memory(*arguments: str) -> dict[str, float]:
         page = dry_run.table(compose(*own, *arguments))
-        found = {line[:20].strip(): line for line in page.splitlines() if "GiB" in line}
-        return {name: float(found[name].split()[-4]) for name in ("weights", "optimizer (AdamW)")}
+        lines = {line[:20].strip(): line for line in page.splitlines() if "GiB" in line}
+        return {name: float(lines[name].split()[-4]) for name in ("weights", "optimizer (AdamW)")}
 
     alone, eight = memory("hardware=gpu"), memory("hardware=ddp", "hardware.processes=4", "hardware.nodes=2")
     assert eight == alone

@@ -1,1 +1,1 @@
-"""Faults, each caused for real."""
+"""Faults of disks, folders, memory and clocks, which the tests cause for real."""

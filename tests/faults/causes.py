@@ -1,17 +1,17 @@
-"""The run that is disturbed, and what happens to it at a chosen moment."""
+"""The run that the tests disturb, and how they disturb it at a chosen moment."""
 
 from ..processes import SMOKE, at_call, die
 
-# Checkpoints at 2, 4, ... 12; merges at 4 and 8 lie on them.
+# Checkpoints at the steps 2, 4, ... 12; merges at the steps 4 and 8.
 RUN = ("method=remora", *SMOKE, "training.checkpoint_every=2")
 
 
 def die_at(function: str, count: int) -> None:
-    """Let the `count`-th call of module.function kill the process, before its work."""
+    """Kill the process at the `count`-th call of module.function, before the function does anything."""
     at_call(function, count, die)
 
 
-# The writes of a run, in order: module.function, and at which call of it.
+# The writes of a run, in order: a function, and the number of the call that begins this write.
 WRITES = {
     "the lock": ("experiments.store.records.socket.gethostname", 1),
     "the first record": ("experiments.files.write_json", 1),

@@ -11,7 +11,7 @@ from .causes import RUN, die_at
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """The outcome of RUN, and the results folder of one that was killed with checkpoints 6 and 8 on the disk."""
+    """The outcome of RUN, and the results folder of a RUN that was killed with checkpoints 6 and 8 on the disk."""
     folder = tmp_path_factory.mktemp("undisturbed")
     whole, killed = folder / "whole", folder / "killed"
     assert launch(*RUN, f"paths.results={whole}", log=folder / "log").code == 0

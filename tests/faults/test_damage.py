@@ -1,4 +1,4 @@
-"""Damaged checkpoints: truncated, emptied, overwritten, gone."""
+"""Checkpoints whose files were truncated, emptied, overwritten or removed."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ def empty(path: Path) -> None:
 
 
 def garbage(path: Path) -> None:
-    """Bytes of the same number: only the sums can tell."""
+    """Overwrite a file with as many other bytes: only its sum differs."""
     path.write_bytes(b"\x93" * path.stat().st_size)
 
 

@@ -36,7 +36,7 @@ def test_a_read_only_results_folder(undisturbed, small_disk, tmp_path, counted):
 
 
 def cover_read_only(folder: Path) -> None:
-    """Mount the folder over itself, read-only: where files are open a file system cannot be made so."""
+    """Mount the folder over itself, read-only: a file system with open files cannot be made read-only itself."""
     subprocess.run(["mount", "--bind", folder, folder], check=True)
     subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
 

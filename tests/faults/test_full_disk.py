@@ -1,4 +1,4 @@
-"""Full disks, real ones and quotas."""
+"""Full disks and quotas."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from .causes import RUN, WRITES
 
 
 def fill(folder: Path, leave: int = 0) -> None:
-    """Fill the disk but for `leave` bytes."""
+    """Fill the disk, except for `leave` bytes."""
     free = shutil.disk_usage(folder).free - leave
     with open(folder / "filler", "ab") as file:
         os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), free)
@@ -57,7 +57,7 @@ def test_a_full_disk(write, undisturbed, small_disk, tmp_path, counted):
 @pytest.mark.slow
 @pytest.mark.promise("Tables that find the disk full stay what they were, and the script says so in one line.")
 def test_tables_on_a_full_disk(undisturbed, small_disk, capsys, counted):
-    from experiments.cli import script  # here: every process that a test starts imports this file
+    from experiments.cli import script  # here, since every process that a test starts imports this file
     from scripts import make_tables
 
     shutil.copytree(undisturbed[1].with_name("whole") / "runs", small_disk / "runs")
@@ -77,7 +77,7 @@ def test_tables_on_a_full_disk(undisturbed, small_disk, capsys, counted):
 
 
 def limit_files(size: int) -> None:
-    """No file of this process may grow beyond `size` bytes, as under a quota."""
+    """Refuse every write of this process beyond `size` bytes of a file, as a quota does."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -85,7 +85,7 @@ def limit_files(size: int) -> None:
 @pytest.mark.promise(FULL)
 @pytest.mark.parametrize("size", [100, 200_000])
 def test_a_limit_on_the_size_of_files(size, undisturbed, tmp_path, counted):
-    """Below the size of a record, and below that of an adapter: no root is needed for this one."""
+    """One limit is below the size of a record, the other below the size of an adapter. This test needs no root."""
     results = tmp_path / "results"
     before = functools.partial(limit_files, size)
     done = launch(*RUN, f"paths.results={results}", log=Path("/dev/shm") / tmp_path.name, before=before)

@@ -1,4 +1,4 @@
-"""Memory that runs out, clocks that are set back, a W&B that dies."""
+"""Too little memory, clocks that are set back, and W&B processes that die."""
 
 import errno
 import functools
@@ -23,7 +23,7 @@ from .causes import RUN
 
 
 def limit_memory(more: int) -> None:
-    """Let this process take no more than `more` bytes beyond what it has."""
+    """Let this process take at most `more` bytes beyond the memory that it has."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
     size = int(line.split()[1]) * 1024 + more
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
@@ -73,7 +73,7 @@ def test_what_counts_as_out_of_memory(error, expected):
 
 
 def unwind_clock() -> None:
-    """Every look at the clock finds it an hour earlier than the last: a machine whose time is set while it works."""
+    """Let each reading of the clock be an hour earlier than the reading before."""
     from experiments.store import provenance
 
     clock = [time.time()]

@@ -25,7 +25,13 @@ def judge(scores, reference_scores, kind="better", margin=0.0, metric="gsm8k", t
             record.metrics["final"] = {metric: value}
             records.append(record)
     part = claims.ClaimPart(
-        "p", CELL, REFERENCE, (claims.final("gsm8k"), claims.final("perplexity")), kind, (margin,) * 2, times
+        "p",
+        CELL,
+        REFERENCE,
+        (claims.final("math", "gsm8k"), claims.final("pretrain", "perplexity")),
+        kind,
+        (margin,) * 2,
+        times,
     )
     return verdicts.judge_part(part, Results("laptop", records, FIXED))
 

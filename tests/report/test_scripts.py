@@ -165,7 +165,9 @@ def test_an_unreadable_record_is_named_and_the_rest_stands(results, tmp_path):
 
 def test_runs_in_no_table_are_mentioned(results, tmp_path):
     folder = shutil.copytree(results, tmp_path / "results")
-    other = synthetic.record(Protocols("smoke").setting(Cell("uuid", "mora", 8)), 1e-2, 0, key="0" * 16, name="mine")
+    setting = Protocols("smoke").setting(Cell("uuid", "mora", 8))
+    identity = setting.run_identity(1e-2, 0) | {"model": "mine"}
+    other = synthetic.record(setting, 1e-2, 0, key="0" * 16, name="mine", identity=identity)
     synthetic.write([other], folder)
     done = script("make_tables", "--results", folder, "--scale", "smoke")
     assert done.returncode == 0

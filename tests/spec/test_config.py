@@ -34,7 +34,7 @@ WRONG = [
     ("~training", "training is missing"),
     ("~training.steps", "training.steps is missing"),
     ("training=3", "training"),
-    ("method=fft method.rank=3", "method.rank is not a setting of method=fft", "name, label, rates"),
+    ("method=fft method.rank=3", "method.rank is not a setting of method=fft", "name, label, looks, rates"),
     ("method.rank=-1", "method.rank must be a positive integer, got -1"),
     ("method.rank=0", "method.rank must be a positive integer, got 0"),
     ("method.rank=1.5", "method.rank must be a positive integer"),

@@ -1,4 +1,4 @@
-"""The store: whole files or none, one owner a cell, unreadable records named and skipped."""
+"""The store: a file is whole or absent, one process runs a cell, an unreadable record is named and skipped."""
 
 import errno
 import json
@@ -56,7 +56,7 @@ def test_an_unreadable_record_is_named_and_skipped(text, tmp_path, capsys, count
 
 @pytest.mark.promise("A run in whose place an unreadable record stands keeps that file under another name.")
 def test_an_unreadable_record_is_kept_aside(tmp_path, counted):
-    """A newer version may have written it: that result is not to be lost."""
+    """A newer version may have written the record, and its result must not be lost."""
     arguments = ["method=none", *SMOKE, f"paths.results={tmp_path / 'results'}"]
     assert launch(*arguments, log=tmp_path / "log").code == 0
     (path,) = (tmp_path / "results" / "runs").iterdir()
@@ -73,7 +73,7 @@ def test_an_unreadable_record_is_kept_aside(tmp_path, counted):
 
 @pytest.mark.promise("A record that is there but cannot be read from the disk ends the run, and is not written over.")
 def test_a_record_that_the_disk_does_not_give(tmp_path, counted):
-    """As root reads everything: a folder in its place."""
+    """A folder stands in the place of the record, since root can read every file."""
     arguments = ["method=none", *SMOKE, f"paths.results={tmp_path / 'results'}"]
     path = Store(tmp_path / "results").path(key_of(identity_of(compose(*arguments))))
     path.mkdir(parents=True)
@@ -161,7 +161,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path, counted):
     other.touch()
     with Store(tmp_path).claim("k"):
         assert not half.exists()
-        assert other.exists()  # its owner may live
+        assert other.exists()  # its writer may be alive
     counted(1, "kills")
 
 
@@ -185,7 +185,7 @@ def test_of_eight_runs_of_a_cell_one_does_the_work(tmp_path, counted):
 @pytest.mark.slow
 @pytest.mark.promise(HELD)
 def test_of_eight_runs_whose_owner_is_killed_again_and_again_one_does_the_work(tmp_path, counted):
-    """Four owners die in a row, each after its first checkpoint; the rest end with the result of an undisturbed run."""
+    """Four owners die one after the other, each after its first checkpoint. The others get the undisturbed result."""
     own = ["method=remora", *SMOKE, "training.checkpoint_every=2"]
     assert launch(*own, f"paths.results={tmp_path / 'undisturbed'}", log=tmp_path / "log").code == 0
     results = tmp_path / "results"
@@ -207,14 +207,14 @@ def test_of_eight_runs_whose_owner_is_killed_again_and_again_one_does_the_work(t
 
 
 def owner(results) -> int | None:
-    """The process that holds the one cell."""
+    """The process that runs the only cell in `results`."""
     (lock,) = (results / "locks").iterdir()
     found = re.match(r"process (\d+) ", lock.read_text())
     return int(found[1]) if found else None
 
 
 def _write_again_and_again(folder, seed):
-    """Records whose size changes by a factor of a thousand and whose parts must agree."""
+    """Write records of very different sizes, in which two parts must agree."""
     store, draw = Store(folder), random.Random(seed)
     while True:
         rows = draw.choice([1, 10, 5000])
@@ -225,7 +225,7 @@ def _write_again_and_again(folder, seed):
 
 @pytest.mark.promise("A reader of a record sees it whole, whatever happens to its writer.")
 def test_a_reader_never_sees_half_a_record(tmp_path, capsys, counted):
-    """One process writes, is killed at random and started anew, while this one reads in a loop."""
+    """One process writes, is killed at random and started again, while this process reads in a loop."""
     context, draw, store, reads, kills = multiprocessing.get_context("fork"), random.Random(0), Store(tmp_path), 0, 12
     store.write(record())
     for seed in range(kills):

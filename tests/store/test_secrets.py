@@ -1,4 +1,4 @@
-"""Keys and tokens reach no record, no line that is printed, no report, and no tracked file."""
+"""Keys and tokens are in no record, no printed line, no report and no tracked file."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, mon
     (path,) = (tmp_path / "results" / "runs").glob("*.json")
     written = json.loads(path.read_text())
     assert (record.status, written["status"]) == ("failed", "failed")
-    # A record that came from elsewhere, with the secret in it.
+    # A record from another machine, with the secret in it.
     other = written | {"key": "0" * 16, "name": f"by {HF_TOKEN}", "error": {"type": "E", "message": said}}
     (path.parent / f"{'0' * 16}.json").write_text(json.dumps(other))
     (path.parent / "broken.json").write_text(f'{{"schema": "{HF_TOKEN}"}}')
@@ -90,7 +90,7 @@ def test_a_traceback_hides_secrets_too(keys):
     assert HF_TOKEN not in done.stderr
 
 
-# The shapes of keys, put together here so that this file has none. Sums and commits are hexadecimal and no keys.
+# The forms of keys, put together from parts so that this file holds no key. Sums and names of commits are not keys.
 SHAPES = re.compile(
     "|".join(
         [
@@ -117,7 +117,7 @@ def test_the_scan_sees_what_it_looks_for():
 
 
 def test_the_scan_of_make_check_finds_a_key_and_takes_no_sum_for_one(tmp_path):
-    """`make scan` knows more kinds of keys than the pattern above, and some fewer."""
+    """`make scan` and the pattern above do not know the same kinds of keys."""
     (options,) = re.findall(r"^SCAN := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     scan = [str(Path(sys.executable).parent / "detect-secrets-hook"), "-c", "1", *options.split()]
     (tmp_path / "a.py").write_text(f"gh = '{'ghp_' + 'aZ9' * 12}'\n")

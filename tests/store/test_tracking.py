@@ -7,9 +7,13 @@ import sys
 
 import pytest
 
+from experiments import runner
+from experiments.identity import identity_of
+from experiments.store.records import Record
 from experiments.store.wandb_mirror import grouping
+from experiments.study.cells import tables_of
 
-from ..conftest import ROOT
+from ..conftest import ROOT, compose
 from .wandb_file import messages
 
 
@@ -41,7 +45,7 @@ def test_the_run_is_filed_by_its_cell(mirrored):
     (run,) = of_kind(found, "run")
     assert run.run_id == record["key"]
     assert run.display_name == record["name"]
-    assert run.run_group == "uuid-smoke-remora-r8-sharing"
+    assert run.run_group == "uuid-smoke-remora-r8"
     assert run.job_type == "remora"
     assert set(run.tags) == {"uuid", "smoke", "remora", "r8", "sharing", "seed0"}
 
@@ -72,21 +76,32 @@ def test_the_summary_ends_as_the_records_final_metrics_and_cost(mirrored):
     assert summary["status"] == "finished"
 
 
-CELL = {"task": "uuid", "scale": "smoke", "method": "fft", "rank": None, "operator": None, "seed": 0}
+def record_of(*overrides: str) -> Record:
+    config = compose("scale=smoke", "hardware=cpu", *overrides)
+    return runner.record_of(config, identity_of(config))
 
 
 def test_runs_that_differ_in_rate_and_seed_share_a_group():
-    other = CELL | {"seed": 1, "learning_rate": 1e-3}
-    assert grouping(CELL, {})["group"] == grouping(other, {})["group"] == "uuid-smoke-fft"
-    assert grouping(CELL | {"scale": "laptop"}, {})["group"] != "uuid-smoke-fft"
+    records = [record_of("method=fft"), record_of("method=fft", "seed=1", "training.learning_rate=3e-4")]
+    assert {grouping(record, [])["group"] for record in records} == {"uuid-smoke-fft"}
+    assert grouping(record_of("method=fft", "scale=laptop"), [])["group"] == "uuid-laptop-fft"
 
 
-def test_tags_name_every_table_that_a_run_stands_in():
-    def tables(**cell) -> set[str]:
-        tags = grouping(CELL | cell, {"ranks": {"low": 4, "high": 32}})["tags"]
-        return {tag for tag in tags if tag.startswith("table")}
+def test_two_cells_never_share_a_group():
+    alphas = [record_of("method=lora", f"method.alpha={alpha}") for alpha in (16, 64)]
+    assert [grouping(record, [])["group"] for record in alphas] == ["uuid-smoke-lora-r8", "uuid-smoke-lora-r8-alpha=64"]
 
-    assert tables() == {"table2"}
-    assert tables(method="mora", rank=4, operator="sharing") == {"table2", "table4"}
-    assert tables(task="biomed", method="lora", rank=32) == {"table1", "table6"}
-    assert tables(method="lora", rank=5) == set()
+
+@pytest.mark.parametrize(
+    ("overrides", "tables"),
+    [
+        (["method=fft"], {"table2"}),
+        (["method=mora", "method.rank=8"], {"table2", "table4"}),
+        (["task=biomed", "method=lora", "method.rank=32"], {"table1", "table6"}),
+        (["method=lora", "method.rank=5"], set()),
+    ],
+)
+def test_tags_name_every_table_that_a_run_stands_in(overrides, tables):
+    record = record_of(*overrides)
+    tags = grouping(record, tables_of(record.identity))["tags"]
+    assert {tag for tag in tags if tag.startswith("table")} == tables
