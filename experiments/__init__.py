@@ -16,9 +16,6 @@ estimate/    the memory and the time that a run would need
 cli/         the command line of run.py and of the scripts
 errors.py    the errors of a user or of a machine, each with a message of one line
 redact.py    hides keys and tokens in everything that is printed or written
-
-A folder imports only from the folders below it: cli > reuse, estimate, runner > report > study | train > store > paper,
-identity > tasks > measure > data, spec > errors, redact.
 """
 
 import logging
