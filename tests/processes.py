@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+from experiments.spec.run_config import RunConfig
 from experiments.store.records import Store
 
 # As run.py does, and before torch is imported: threads that spin starve each other where cores are few.
@@ -93,6 +96,21 @@ def at_call(function: str, count: int, act: Callable[[], None], *, after: bool =
         return result
 
     setattr(place, name, acting)
+
+
+def interrupt_at_step(step: int, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a cell in this process, and interrupt the run after `step`."""
+    from experiments import runner
+    from experiments.train import callbacks
+
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.ProgressBar, "on_step_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(config)
 
 
 def the_record(results: Path) -> dict:

@@ -8,6 +8,7 @@ without other ranks every function here returns at once, and does not import tor
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -26,28 +27,17 @@ FAILURE = "failure"  # key of the first failure in the key-value store of the ra
 
 @dataclass(frozen=True)
 class Rank:
-    """One process among the ranks of a run.
+    """One process among the ranks of a run."""
 
-    Attributes:
-        index: Its number over all nodes, from 0.
-        count: The ranks over all nodes.
-        local: Its number on its own node, from 0.
-        local_count: The ranks on its own node.
-    """
-
-    index: int = 0
-    count: int = 1
-    local: int = 0
-    local_count: int = 1
+    index: int = 0  # its number among the ranks of all nodes
+    count: int = 1  # the ranks of all nodes
+    local: int = 0  # its number among the ranks of its node
+    local_count: int = 1  # the ranks of its node
 
     def export(self) -> None:
         """Set the environment variables in which torch and accelerate look for the rank of a process."""
-        os.environ |= {
-            "RANK": str(self.index),
-            "WORLD_SIZE": str(self.count),
-            "LOCAL_RANK": str(self.local),
-            "LOCAL_WORLD_SIZE": str(self.local_count),
-        }
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        os.environ |= {name: str(value) for name, value in zip(names, dataclasses.astuple(self), strict=True)}
 
 
 def from_launcher() -> Rank | None:

@@ -30,10 +30,10 @@ def load(
     Args:
         model: A name of this project (`tiny`, `smollm2-135m`, `scratch.NAMES`), a folder, or an id of the hub.
         cache: The folder for models that this project prepares.
-        dtype: The number format of the weights; of a quantized model, of the weights that are not quantized.
-        seed: The random weights of `scratch.NAMES` are drawn from it.
+        dtype: The number format of the weights that are not quantized.
+        seed: Draws the random weights of `scratch.NAMES`.
         quantization: `none`, `nf4` or `int8`.
-        device: `cpu` or `cuda`. A quantized model cannot be moved to another device.
+        device: `cpu` or `cuda`; a quantized model cannot be moved to another device.
 
     Raises:
         ConfigError: The model cannot be loaded, lacks weights, or is not a causal language model.

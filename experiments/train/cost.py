@@ -30,12 +30,6 @@ class Meter:
 
         `seconds` covers the training and the points of the curve, in all sessions of a resumed run.
         `peak_memory_bytes` is the most memory that was in use at one time: on the GPU, or by the process on a CPU.
-
-        Args:
-            state: The Trainer's state after the training; its log holds the seconds.
-            prepared: The task's data; its examples give the tokens.
-            config: The configuration of the run.
-            saved: The folder of the saved model.
         """
         seconds = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
         mean_length = prepared.mean_length

@@ -13,15 +13,10 @@ from ..spec.run_config import Hardware, RunConfig
 
 @dataclass(frozen=True)
 class Placement:
-    """The device and the number format of a run, as torch names them.
+    """The device and the number format of a run."""
 
-    Attributes:
-        device: `cpu`, or `cuda` for the GPU of this process.
-        precision: `fp32`, `bf16` or `fp16`.
-    """
-
-    device: str
-    precision: str
+    device: str  # cpu, or cuda: the GPU of this process
+    precision: str  # fp32, bf16 or fp16
 
     @classmethod
     def of(cls, hardware: Hardware) -> Placement:

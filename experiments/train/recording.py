@@ -45,26 +45,16 @@ class Recording:
         return self
 
     def start(self, trainer: RunTrainer, task: Task, prepared: TaskData, revision: str) -> None:
-        """Write the record as `running`, and let the progress bar and the mirror follow the trainer.
-
-        Args:
-            trainer: The trainer of the run.
-            task: The task of the run.
-            prepared: The data of the task.
-            revision: The revision of the base model.
-        """
-        h = self.config.hardware
+        """Write the record as `running`, and let the progress bar and the mirror follow the trainer."""
+        hardware = self.config.hardware
+        names = ("precision", "processes", "nodes", "sharding", "compile")
         self.record.provenance |= {
             "model_revision": revision,
             "data_fingerprint": prepared.fingerprint,
             "task_version": task.version,
-            "device": Placement.of(h).device,
-            "precision": h.precision,
-            "processes": h.processes,
-            "nodes": h.nodes,
-            "sharding": h.sharding,
-            "compile": h.compile,
+            "device": Placement.of(hardware).device,
             "adapter_dtype": adapter_dtype(trainer.network),
+            **{name: getattr(hardware, name) for name in names},
             **prepared.notes,
         }
         self.store.write(self.record)

@@ -50,9 +50,8 @@ def load(name: str, cache: Path, seed: int) -> tuple[Any, Any]:
         ConfigError: The tokenizer cannot be loaded.
     """
     tokenizer = small_tokenizer(cache) if name == "llama-3m" else t5_tokenizer()
-    t = tokenizer
-    network = llama(shapes.NAMED[name], seed, bos=t.bos_token_id, eos=t.eos_token_id, pad=t.pad_token_id)
-    return network, tokenizer
+    ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+    return llama(shapes.NAMED[name], seed, **ids), tokenizer
 
 
 def t5_tokenizer() -> Any:

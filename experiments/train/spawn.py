@@ -27,13 +27,8 @@ STOPPING = 60.0  # seconds that the ranks have to end after they got SIGTERM
 def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Record:
     """Call `execute(config, record, store)` on `hardware.processes` ranks, and return the record that rank 0 wrote.
 
-    If any rank fails, the run has failed. The ranks get a SIGTERM when this process gets SIGINT or SIGTERM.
-
-    Args:
-        execute: A function that each rank, a new process, can import.
-        config: The configuration of the run.
-        record: The record of the run, which has not started.
-        store: Where the record goes.
+    Each rank is a new process, which imports `execute`. If any rank fails, the run has failed. The ranks get a SIGTERM
+    when this process gets SIGINT or SIGTERM.
 
     Raises:
         ConfigError: A rank found that the configuration does not fit the model or the machine.

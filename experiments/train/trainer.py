@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,28 +111,39 @@ class RunTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # The folder gets its name when it is complete, with the parts of all ranks.
-        final, step = self.folder, self.state.global_step
-        staging = final / "incomplete"
-        if ranks.first():
-            shutil.rmtree(staging, ignore_errors=True)
-        ranks.barrier()
-        self.args.output_dir = str(staging)
+        final = self.folder
         try:
-            with files.writing("a checkpoint", final):
+            with staging("a checkpoint", final / "incomplete") as folder:
+                self.args.output_dir = str(folder)
                 super()._save_checkpoint(model, trial)
                 ranks.barrier()
                 if ranks.first():
-                    (folder,) = staging.iterdir()
-                    checkpoints.seal(folder)
-                    files.replace(folder, final / folder.name)
+                    (checkpoint,) = folder.iterdir()
+                    checkpoints.seal(checkpoint)
+                    files.replace(checkpoint, final / checkpoint.name)
         finally:
             self.args.output_dir = str(final)
-            if ranks.first():
-                shutil.rmtree(staging, ignore_errors=True)
         if ranks.first():
-            checkpoints.prune(final, step, self.config.training.keep_checkpoints)
+            checkpoints.prune(final, self.state.global_step, self.config.training.keep_checkpoints)
         ranks.barrier()
+
+
+@contextlib.contextmanager
+def staging(what: str, folder: Path) -> Iterator[Path]:
+    """A new folder into which all ranks write `what`. Rank 0 moves the files to their place, and deletes the folder.
+
+    Raises:
+        StorageError: `what` cannot be written to the disk.
+    """
+    if ranks.first():
+        shutil.rmtree(folder, ignore_errors=True)
+    ranks.barrier()
+    try:
+        with files.writing(what, folder.parent):
+            yield folder
+    finally:
+        if ranks.first():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def build(
@@ -143,15 +154,7 @@ def build(
     placement: Placement,
     folder: Path,
 ) -> RunTrainer:
-    """The trainer of one run.
-
-    Args:
-        adapted: The model, and the learning rates of its parameters.
-        train: The training examples.
-        measure: A function that gives the metrics of a point of the curve.
-        config: The configuration of the run.
-        placement: The device and number format.
-        folder: The folder of the run's checkpoints.
+    """The trainer of a run, whose checkpoints are in `folder`; `measure` gives the metrics of a point of the curve.
 
     Raises:
         ConfigError: The checkpoints in `folder` were written under another sharding.
@@ -205,17 +208,9 @@ def save(trainer: RunTrainer, folder: Path) -> None:
     Raises:
         StorageError: The model cannot be written to the disk.
     """
-    staging = folder.with_name(f".{folder.name}.incomplete")
-    if ranks.first():
-        shutil.rmtree(staging, ignore_errors=True)
-    ranks.barrier()
-    try:
-        with files.writing("the trained model", folder.parent):
-            trainer.save_model(str(staging))
-            if ranks.first():
-                files.flush_all(staging)
-                files.replace(staging, folder)
-    finally:
+    with staging("the trained model", folder.with_name(f".{folder.name}.incomplete")) as temporary:
+        trainer.save_model(str(temporary))
         if ranks.first():
-            shutil.rmtree(staging, ignore_errors=True)
+            files.flush_all(temporary)
+            files.replace(temporary, folder)
     ranks.barrier()

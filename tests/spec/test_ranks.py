@@ -1,5 +1,7 @@
 """Ranks: which rank a process is, and which examples of each batch a rank takes."""
 
+import os
+
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler, prepare_data_loader, skip_first_batches
@@ -11,16 +13,14 @@ from experiments.train.placement import Placement, training_arguments
 from experiments.train.sampling import PaddedRows, SingleProcessOrder
 
 from ..conftest import compose
-from ..train.on_ranks import TWO, assert_same_run, run, settings
-
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID")
+from ..train.on_ranks import TWO, assert_same_run, environment, run, settings
 
 
 @pytest.fixture
 def environ(monkeypatch):
     """Set variables in an environment that has none of a launcher."""
-    for name in LAUNCHER:
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ.keys() - environment().keys():
+        monkeypatch.delenv(name)
     return lambda **values: [monkeypatch.setenv(name, str(value)) for name, value in values.items()]
 
 

@@ -1,4 +1,4 @@
-"""Saved models of runs that are broken, or of another run: one line from each script, and nothing half-written."""
+"""Broken base models and saved models: every script prints one line, and nothing is half-written."""
 
 import json
 import shutil
@@ -15,6 +15,7 @@ from experiments.train import base_models
 from scripts import evaluate, export_adapter
 
 from ..mora.tuner.test_broken import Bomb
+from ..processes import interrupt_at_step
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -25,17 +26,16 @@ def truncate(folder):
 
 def tensors(change):
     def act(folder):
-        held = load_file(folder / WEIGHTS)
-        change(held)
-        save_file(held, folder / WEIGHTS)
+        weights = load_file(folder / WEIGHTS)
+        change(weights)
+        save_file(weights, folder / WEIGHTS)
 
     return act
 
 
-def settings(**changed):
+def settings(file, **changed):
     def act(folder):
-        values = json.loads((folder / CONFIG).read_text()) | changed
-        (folder / CONFIG).write_text(json.dumps(values))
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changed))
 
     return act
 
@@ -49,16 +49,16 @@ BROKEN = {
     "no json": (lambda f: (f / CONFIG).write_text("{"), "cannot be loaded"),
     "no object": (lambda f: (f / CONFIG).write_text("[1]"), "adapter_config.json holds no settings"),
     "no config": (lambda f: (f / CONFIG).unlink(), "cannot be loaded"),
-    "another kind": (settings(peft_type="LORA"), "peft_type is 'LORA', the run has"),
-    "another rank": (settings(r=3), "r is 3, the run has 8"),
-    "another operator": (settings(operator="truncation"), "operator is 'truncation', the run has 'sharing'"),
+    "another kind": (settings(CONFIG, peft_type="LORA"), "peft_type is 'LORA', the run has"),
+    "another rank": (settings(CONFIG, r=3), "r is 3, the run has 8"),
+    "another operator": (settings(CONFIG, operator="truncation"), "operator is 'truncation', the run has 'sharing'"),
 }
 UNSEEN_BY_A_COPY = {"missing", "surplus", "shape", "another kind", "another rank", "another operator"}
 
 
 @pytest.fixture
 def copied(trained, tmp_path):
-    """A results folder of the test's own with the MoRA run: the folder, its key, its model's folder."""
+    """A copy of the MoRA run for one test: the results folder, the key of the record, the folder of the model."""
     results, records = trained
     key = records["mora"].key
     (tmp_path / "runs").mkdir()
@@ -105,26 +105,19 @@ def test_scripts_refuse_a_broken_whole_model(trained, tmp_path, capsys):
     weights.write_bytes(whole[: len(whole) // 2])
     refused(evaluate.main, [key, "--results", tmp_path], capsys, "cannot be loaded")
     weights.write_bytes(whole)
-    held = load_file(weights)
-    held["lm_head.weight"][0, 0] = torch.inf
-    save_file(held, weights, metadata={"format": "pt"})
+    tensors = load_file(weights)
+    tensors["lm_head.weight"][0, 0] = torch.inf
+    save_file(tensors, weights, metadata={"format": "pt"})
     refused(evaluate.main, [key, "--results", tmp_path], capsys, "lm_head.weight holds NaN or infinity")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A model folder in which nothing is wrong."""
+    """A model folder without any fault."""
     folder = tmp_path_factory.mktemp("whole")
     base_models.tiny_model().save_pretrained(folder)
     base_models.tiny_tokenizer().save_pretrained(folder)
     return folder
-
-
-def config(**changed):
-    def act(folder):
-        (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changed))
-
-    return act
 
 
 def cut(folder):
@@ -140,11 +133,17 @@ BROKEN_BASES = {
     "no json": (lambda f: (f / "config.json").write_text("{"), "not a valid JSON file"),
     "a list": (lambda f: (f / "config.json").write_text("[1]"), "Unrecognized model"),
     "deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "recursion"),
-    "a text as size": (config(hidden_size="a"), "expected int, got str"),
-    "no heads": (config(num_attention_heads=0), "cannot be loaded"),
-    "a negative size": (config(hidden_size=-4), "negative dimension"),
-    "other sizes": (config(hidden_size=128), "the weights have other shapes than its config.json says"),
-    "more layers": (config(num_hidden_layers=3), "lacks weights, which would be random: model.layers.2"),
+    "a text as size": (settings("config.json", hidden_size="a"), "expected int, got str"),
+    "no heads": (settings("config.json", num_attention_heads=0), "cannot be loaded"),
+    "a negative size": (settings("config.json", hidden_size=-4), "negative dimension"),
+    "other sizes": (
+        settings("config.json", hidden_size=128),
+        "the weights have other shapes than its config.json says",
+    ),
+    "more layers": (
+        settings("config.json", num_hidden_layers=3),
+        "lacks weights, which would be random: model.layers.2",
+    ),
     "cut off": (cut, "invalid header length"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
@@ -189,26 +188,19 @@ SLOW = pytest.mark.slow
     "name", ["optimizer.pt", pytest.param("scheduler.pt", marks=SLOW), pytest.param("rng_state.pth", marks=SLOW)]
 )
 def test_a_checkpoint_is_not_unpickled_as_code(smoke, tmp_path, name, monkeypatch):
-    """The Trainer's own files are pickles: it reads them as weights only. A run that cannot resume has failed."""
+    """The Trainer reads its own pickles as weights only. A run that cannot resume has failed."""
     from experiments import runner
     from experiments.store import records
-    from experiments.train import callbacks, checkpoints
-
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            raise KeyboardInterrupt
+    from experiments.train import checkpoints
 
     config = smoke("method=mora", "training.steps=4", "training.warmup_steps=1", "training.checkpoint_every=2")
     store, key = records.Store(config.paths.results), key_of(identity_of(config))
-    with monkeypatch.context() as patch:
-        patch.setattr(callbacks.ProgressBar, "on_step_end", stop)
-        with pytest.raises(KeyboardInterrupt):
-            runner.run(config)
+    interrupt_at_step(3, config, monkeypatch)
     (checkpoint,) = store.checkpoints(key).glob("checkpoint-*")
     assert (checkpoint / name).is_file()
     torch.save({"x": Bomb(Path(tmp_path) / "went-off")}, checkpoint / name)
     (checkpoint / checkpoints.SEAL).unlink()
-    checkpoints.seal(checkpoint)  # whoever can write the one file can write the other
+    checkpoints.seal(checkpoint)  # an attacker who can write the file can write the checksums
     record = runner.run(config)
     assert not (tmp_path / "went-off").exists()
     assert record.status == "failed"

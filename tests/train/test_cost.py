@@ -1,4 +1,4 @@
-"""What a run is said to cost."""
+"""The cost in a record."""
 
 import subprocess
 import sys
@@ -10,9 +10,9 @@ from ..conftest import ROOT
 MiB = 2**20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is that since the process started")
-def test_the_peak_is_of_this_cell_alone():
-    """Neither what the process held before, as in a sweep, nor what its parent holds counts."""
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak counts from the start of the process")
+def test_the_peak_is_the_peak_of_this_cell():
+    """The earlier memory of the process, as in a sweep, does not count, and the memory of its parent does not."""
     held = bytearray(400 * MiB)
     code = (
         "from experiments.train import peak_memory\n"

@@ -1,11 +1,11 @@
-"""The same cell twice, in two processes: the same record but for times and memory, the same weights to the bit."""
+"""A cell that runs in two processes gives the same weights to the bit, and records that differ in times and memory."""
 
 import pytest
 
 from ..processes import SMOKE, launch, outcome, the_record
 
 CELLS = [*((method, "uuid") for method in ("fft", "lora", "dora", "mora", "remora")), ("mora", "pretrain")]
-# And whether the checkout is clean, which the counts that this very test leaves change.
+# `code` as well: it says whether the checkout is clean, and the counts that this test writes change that.
 TIMES = {
     "cost": ("seconds", "tokens_per_second", "peak_memory_bytes"),
     "provenance": ("started_at", "finished_at", "code"),
@@ -25,7 +25,7 @@ def without_times(record: dict) -> dict:
 )
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("method", "task"), CELLS)
-def test_two_runs_are_one(method, task, threads, tmp_path, counted):
+def test_two_runs_give_one_result(method, task, threads, tmp_path, counted):
     for name in ("one", "two"):
         arguments = [f"method={method}", f"task={task}", *SMOKE, f"hardware.threads={threads}"]
         done = launch(*arguments, f"paths.results={tmp_path / name}", log=tmp_path / "log")

@@ -1,4 +1,4 @@
-"""Each method trains what its docstring says, at the rates it says."""
+"""Each method trains the parameters and uses the learning rates that its docstring names."""
 
 import math
 
@@ -51,9 +51,9 @@ def test_mora_never_has_more_than_lora():
 
 def test_asylora_starts_with_orthonormal_rows_and_trains_them(smoke):
     model = adapt(smoke, "asylora").model
-    found = {n: p for n, p in model.named_parameters() if "lora_A" in n}
-    assert found
-    for parameter in found.values():
+    parameters = [p for n, p in model.named_parameters() if "lora_A" in n]
+    assert parameters
+    for parameter in parameters:
         torch.testing.assert_close(parameter @ parameter.T, torch.eye(RANK), atol=1e-5, rtol=1e-5)
         assert parameter.requires_grad
 
@@ -73,15 +73,15 @@ def optimizer_of(smoke, name: str, *overrides: str):
 
 @pytest.mark.parametrize("ratio", [2, 4])
 def test_lora_plus_rates_are_those_of_pefts_optimizer(smoke, ratio):
-    model, ours, config = optimizer_of(smoke, "lora_plus", f"method.lr_ratio={ratio}")
+    model, optimizer, config = optimizer_of(smoke, "lora_plus", f"method.lr_ratio={ratio}")
     t = config.training
-    theirs = create_loraplus_optimizer(model, torch.optim.AdamW, lr=t.learning_rate, loraplus_lr_ratio=ratio)
+    reference = create_loraplus_optimizer(model, torch.optim.AdamW, lr=t.learning_rate, loraplus_lr_ratio=ratio)
 
     def rates(optimizer):
         return {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
 
-    assert rates(ours) == pytest.approx(rates(theirs))
-    assert set(rates(ours).values()) == {t.learning_rate, ratio * t.learning_rate}
+    assert rates(optimizer) == pytest.approx(rates(reference))
+    assert set(rates(optimizer).values()) == {t.learning_rate, ratio * t.learning_rate}
 
 
 def test_other_methods_train_at_one_rate(smoke):

@@ -1,14 +1,16 @@
-"""Runs on a base that bitsandbytes has quantized, on the CPU: training, resuming, measuring again, exporting.
+"""Runs with base weights that bitsandbytes quantizes, on the CPU: training, resuming, scoring again, exporting.
 
-Slow because importing bitsandbytes is, and because it is no part of the default installation: `make slow` adds it.
+The tests are slow tests because bitsandbytes is not a part of the default installation; `make slow` installs it.
 """
 
+import functools
 import importlib.util
 import json
 
 import pytest
 import torch
 
+from experiments import runner
 from experiments.reuse import export
 from experiments.reuse.load import restore
 from experiments.store.records import Store
@@ -16,6 +18,9 @@ from experiments.train import base_models
 from experiments.train.quantization import dequantized
 from mora import MoraConfig
 from scripts import evaluate
+
+from ..conftest import compose
+from ..processes import interrupt_at_step
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,18 +33,13 @@ TOKENS = torch.arange(3, 131).view(2, 64)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """`runs(method, kind)`: the record of a finished smoke run, and the store that it is in."""
-    from experiments import runner
+    """`runs(method, kind)`: the record of a finished smoke run, and its store."""
+    store = Store(tmp_path_factory.mktemp("quantized"))
 
-    from ..conftest import compose
-
-    store, known = Store(tmp_path_factory.mktemp("quantized")), {}
-
+    @functools.cache
     def run(method: str, kind: str):
-        if (method, kind) not in known:
-            own = ["scale=smoke", "logger=none", "hardware=cpu", f"paths.results={store.results}"]
-            known[method, kind] = runner.run(compose(*own, f"method={method}", f"quantization={kind}"))
-        return known[method, kind], store
+        own = ["scale=smoke", "logger=none", "hardware=cpu", f"paths.results={store.results}"]
+        return runner.run(compose(*own, f"method={method}", f"quantization={kind}")), store
 
     return run
 
@@ -54,8 +54,8 @@ def test_only_the_projections_are_quantized(kind):
 
     network = load(kind)
     layers = {"nf4": bitsandbytes.nn.Linear4bit, "int8": bitsandbytes.nn.Linear8bitLt}[kind]
-    found = {n.rsplit(".", 1)[-1] for n, m in network.named_modules() if isinstance(m, layers)}
-    assert found == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    quantized = {n.rsplit(".", 1)[-1] for n, m in network.named_modules() if isinstance(m, layers)}
+    assert quantized == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert network.lm_head.weight.dtype == network.model.embed_tokens.weight.dtype == torch.float32
     stored = sum(p.numel() * p.element_size() for n, p in network.named_parameters() if "_proj" in n)
     plain = sum(p.numel() for n, p in base_models.tiny_model().named_parameters() if "_proj" in n)
@@ -75,7 +75,7 @@ def test_it_trains_and_the_record_says_on_what(runs, method, kind):
 
 
 def test_nf4_trains_on_after_it_was_measured():
-    """bitsandbytes would pack the weights on some CPUs when they are first used outside training, for good."""
+    """On some CPUs bitsandbytes packs the weights at their first use outside training, which cannot be undone."""
     from peft import get_peft_model
 
     model = get_peft_model(load("nf4"), MoraConfig(r=4, target_modules=["q_proj"], init_weights=False))
@@ -111,13 +111,13 @@ def test_the_exported_model_is_the_dequantized_base_with_the_update(runs, method
     beside = PeftModel.from_pretrained(dequantized(load(kind)), store.model(record.key)).eval()
     plain = PeftModel.from_pretrained(load("none"), store.model(record.key)).eval()
     with torch.inference_mode():
-        made, wanted, other = (m(TOKENS).logits for m in (whole, beside, plain))
-    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=0)
-    assert (made - other).abs().max() > 1e-2  # the base as it was before quantization gives something else
+        merged, expected, other = (m(TOKENS).logits for m in (whole, beside, plain))
+    torch.testing.assert_close(merged, expected, atol=1e-5, rtol=0)
+    assert (merged - other).abs().max() > 1e-2  # the base weights before quantization give other logits
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dequantized_is_what_the_quantized_model_computes(kind):
+def test_the_dequantized_model_computes_the_same(kind):
     network, plain = load(kind).train(), dequantized(load(kind))
     with torch.inference_mode():
         torch.testing.assert_close(network(TOKENS).logits, plain(TOKENS).logits, atol=1e-4, rtol=0)
@@ -138,25 +138,9 @@ def test_merging_into_the_quantized_base_is_refused_and_leaves_it(runs, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_interrupted_run_goes_on_to_the_same_end(runs, kind, tmp_path, monkeypatch):
-    from experiments import runner
-    from experiments.train import callbacks
-
-    from ..conftest import compose
-
+def test_an_interrupted_run_continues_to_the_same_result(runs, kind, tmp_path, monkeypatch):
     record, _ = runs("mora", kind)
-    again = compose(
-        "scale=smoke", "logger=none", "hardware=cpu", f"paths.results={tmp_path}", "method=mora", f"quantization={kind}"
-    )
-    original = callbacks.ProgressBar.on_step_end
-
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == 7:
-            raise KeyboardInterrupt
-        original(self, args, state, control, **kwargs)
-
-    monkeypatch.setattr(callbacks.ProgressBar, "on_step_end", stop)
-    with pytest.raises(KeyboardInterrupt):
-        runner.run(again)
-    monkeypatch.undo()
-    assert runner.run(again).metrics == record.metrics
+    own = ("scale=smoke", "logger=none", "hardware=cpu", f"paths.results={tmp_path}")
+    config = compose(*own, "method=mora", f"quantization={kind}")
+    interrupt_at_step(7, config, monkeypatch)
+    assert runner.run(config).metrics == record.metrics

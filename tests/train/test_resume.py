@@ -1,8 +1,9 @@
-"""A run that was killed and started again equals, to the bit, the run that was not.
+"""A run that is killed and started again equals an undisturbed run to the bit.
 
-Real processes, real SIGKILLs. A fork server imports the libraries once, so each process starts in milliseconds.
+The tests send SIGKILL to real processes. A fork server imports the libraries once, so a process starts at once.
 """
 
+import functools
 import random
 import signal
 import threading
@@ -15,24 +16,21 @@ from experiments.store.records import from_json
 from experiments.train import checkpoints
 
 from ..conftest import compose
-from ..processes import at_call, die, half_written, outcome, server
+from ..processes import SMOKE, at_call, die, half_written, outcome, server
 
 KILLED = "A run that is killed goes on from its last checkpoint and ends in the same bits."
 METHODS = ("fft", "lora", "lora_plus", "asylora", "dora", "mora", "relora", "remora")
 RESTARTING = ("relora", "remora")
-# Merges at steps 3, 6 and 9 fall on and between the checkpoints at 2, 4, 6, ...
+# Restarts at steps 3, 6 and 9; checkpoints at steps 2, 4, 6, ...: one restart falls on a checkpoint, two do not.
 COMMON = (
-    "scale=smoke",
-    "logger=none",
-    "hardware=cpu",
-    "hardware.threads=1",
+    *SMOKE,
     "training.steps=12",
     "training.log_every=1",
     "training.checkpoint_every=2",
     "training.evaluate_every=5",
 )
 RESTARTS = ("method.restart_every=3", "method.restart_warmup=1")
-# As in pretraining: embeddings, head and norms train too, and their moments outlive the restarts.
+# As in pretraining: embeddings, head and norms train as well, and a restart keeps their state in the optimizer.
 PRETRAINING = "remora method.train_rest=true"
 
 
@@ -43,19 +41,19 @@ def overrides(method: str, results: Path) -> list[str]:
 
 
 def child(arguments: list[str], after: float | None, at: str | None, count: int) -> None:
-    """Run a cell; die `after` so many seconds, or at the `count`-th call of the function that `at` names."""
+    """Run a cell; die `after` that many seconds, or at the `count`-th call of the function `at`."""
     from experiments import runner
 
     config = compose(*arguments)
     if after is not None:
         threading.Timer(after, die).start()
     if at is not None:
-        at_call(at, count, die, after=count % 2 == 1)  # half of the times after its work
+        at_call(at, count, die, after=count % 2 == 1)  # odd counts: right after the call instead of before it
     runner.run(config)
 
 
 def start(arguments: list[str], after: float | None = None, at: str | None = None, count: int = 1) -> int:
-    """Exit code of a process that runs the cell."""
+    """The exit code of a process that runs the cell."""
     process = server.Process(target=child, args=(arguments, after, at, count))
     process.start()
     process.join(240)
@@ -65,16 +63,13 @@ def start(arguments: list[str], after: float | None = None, at: str | None = Non
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Method -> (outcome, seconds) of the run that nothing disturbs."""
-    known = {}
+    """Method -> (outcome, seconds) of an undisturbed run."""
 
+    @functools.cache
     def get(method: str):
-        if method not in known:
-            results = tmp_path_factory.mktemp(method.split()[0])
-            begun = time.monotonic()
-            assert start(overrides(method, results)) == 0
-            known[method] = outcome(results), time.monotonic() - begun
-        return known[method]
+        results, begun = tmp_path_factory.mktemp(method.split()[0]), time.monotonic()
+        assert start(overrides(method, results)) == 0
+        return outcome(results), time.monotonic() - begun
 
     return get
 
@@ -90,13 +85,13 @@ def finish(method: str, results: Path) -> dict:
 def test_killed_at_a_random_moment(method, kill, uninterrupted, tmp_path, counted):
     expected, seconds = uninterrupted(method)
     moment = random.Random(f"{method}-{kill}").uniform(0.2, 0.9) * seconds
-    killed = start(overrides(method, tmp_path), after=moment) != 0  # it may also be done before
+    killed = start(overrides(method, tmp_path), after=moment) != 0  # False if the run was faster than usual
     assert finish(method, tmp_path) == expected
     counted(int(killed), "kills")
 
 
-# Where a restart is most fragile: while layers are merged, between the merge and the optimizer's reset, between the
-# reset and the save, within the save, before and after the rename that makes a checkpoint visible.
+# While a restart merges layers, before and after it resets the optimizer, while a checkpoint is written, and before and
+# after the rename that completes the checkpoint.
 MOMENTS = (
     ("mora.restart.pending_update", 12),
     ("mora.restart.reset_optimizer", 2),
@@ -130,7 +125,7 @@ def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path, cou
 )
 @pytest.mark.parametrize("method", ["fft", "remora"])
 def test_killed_after_the_last_step(method, at, count, uninterrupted, tmp_path, counted):
-    """While the trained model or the finished record is written."""
+    """The run is killed while it writes the trained model or the finished record."""
     expected, _ = uninterrupted(method)
     assert start(overrides(method, tmp_path), at=at, count=count) == -signal.SIGKILL
     assert finish(method, tmp_path) == expected
@@ -152,7 +147,7 @@ def test_killed_again_and_again(method, uninterrupted, tmp_path, counted):
 @pytest.mark.promise(KILLED)
 @pytest.mark.parametrize("method", ["fft", "mora", "remora"])
 def test_killed_ten_times_at_random(method, uninterrupted, tmp_path, counted):
-    """After each kill every record and every checkpoint is whole; each run of the test draws other moments."""
+    """After each kill every record and every checkpoint is intact. The moments differ each time the test runs."""
     expected, seconds = uninterrupted(method)
     draw, kills = random.Random(), 0
     for _ in range(10):

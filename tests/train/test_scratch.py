@@ -1,4 +1,4 @@
-"""Models that start from random weights, and the tokenizer that is learned for the small one."""
+"""Models with random weights, and the tokenizer that is learned for the small model."""
 
 import torch
 
@@ -10,9 +10,9 @@ from ..data.tokenizers_of import CACHE
 
 
 def test_the_tokenizer_is_learned_the_same_each_time():
-    kept = scratch.small_tokenizer(CACHE).backend_tokenizer.get_vocab()
-    assert scratch.learn_tokenizer(CACHE).get_vocab() == kept
-    assert len(kept) == shapes.NAMED["llama-3m"].vocabulary
+    vocabulary = scratch.small_tokenizer(CACHE).backend_tokenizer.get_vocab()
+    assert scratch.learn_tokenizer(CACHE).get_vocab() == vocabulary
+    assert len(vocabulary) == shapes.NAMED["llama-3m"].vocabulary
 
 
 def test_the_tokenizer_loses_nothing():
@@ -35,7 +35,7 @@ def test_the_seed_draws_the_weights():
 
 
 def test_the_papers_models_have_the_papers_sizes():
-    """Built without memory, counted: 250 M and 1.3 B parameters, head and embedding included."""
+    """250 M and 1.3 B parameters with head and embedding, counted on the meta device, which needs no memory."""
     for name, low, high in (("llama-250m", 240e6, 260e6), ("llama-1.3b", 1.25e9, 1.4e9)):
         with torch.device("meta"):
             network = scratch.llama(shapes.NAMED[name], 0, bos=None, eos=1, pad=0)
