@@ -74,8 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         warned.update(problems)
         return Results(chosen.scale, records, protocols)
 
-    def plan(cell: paper.Cell, at: Results, given_up: planning.Attempted = frozenset()) -> planning.Plan:
-        return planning.plan(cell, at, chosen.seeds, search=chosen.rate_search == "on", given_up=given_up)
+    def plan(cell: paper.Cell, at: Results, abandoned: planning.Attempted = frozenset()) -> planning.Plan:
+        return planning.plan(cell, at, chosen.seeds, search=chosen.rate_search == "on", abandoned=abandoned)
 
     extra = [f"paths.results={chosen.results}", *chosen.run_arguments]
     if chosen.run:
@@ -95,25 +95,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show(plans: list[planning.Plan], results: Results) -> None:
     rows = []
-    for made in plans:
-        setting = made.setting
-        operator = " ".join([(setting or made.cell).operator or "-", *made.cell.options])
-        state = planning.states(made) if setting else f"cannot be planned: {made.unavailable[:60]}"
-        left = planning.cost(made, results.records)
+    for plan in plans:
+        setting = plan.setting
+        operator = " ".join([(setting or plan.cell).operator or "-", *plan.cell.options])
+        state = planning.states(plan) if setting else f"cannot be planned: {plan.unavailable[:60]}"
+        left = planning.cost(plan, results.records)
         rows.append(
             [
-                made.cell.task,
-                made.cell.method,
-                str((setting or made.cell).rank or "-"),
+                plan.cell.task,
+                plan.cell.method,
+                str((setting or plan.cell).rank or "-"),
                 operator,
-                made.stage,
+                plan.stage,
                 state,
-                made.selection,
+                plan.selection,
                 left,
             ]
         )
     print(tabulate(rows, HEADER, disable_numparse=True))
-    counted = [(len(p.needed) + p.later, planning.estimate(p.cell, results.records).seconds) for p in plans]
+    counted = [(len(p.needed) + p.later, planning.run_time(p.cell, results.records).seconds) for p in plans]
     total = sum(count * seconds for count, seconds in counted if seconds is not None)
     blind = sum(count for count, seconds in counted if seconds is None)
     said = f"\n{len(plans)} cells; {sum(count for count, _ in counted)} runs to do"

@@ -12,9 +12,10 @@ from typing import Any
 
 from experiments import paper, tasks
 from experiments.paper import Cell
+from experiments.spec import shapes
 from experiments.store.records import Record
 from experiments.study import measures
-from experiments.study.cells import Setting
+from experiments.study.cells import CellSetting
 
 RANKS = {8: 4, 16: 6, 32: 9, 64: 14, 128: 8, 256: 32}
 STEPS = 100
@@ -26,7 +27,7 @@ class FixedProtocols:
     def __init__(self, scale: str) -> None:
         self.scale = scale
 
-    def setting(self, cell: Cell) -> Setting:
+    def setting(self, cell: Cell) -> CellSetting:
         rank = None if cell.rank is None else RANKS[cell.rank]
         candidates = {"none": (), "fft": (1e-3,)}.get(cell.method, (1e-3, 1e-2))
         identity = {
@@ -41,7 +42,9 @@ class FixedProtocols:
         operator = cell.operator or ("sharing" if cell.method in ("mora", "remora") else None)
         model = cell.model or "tiny"
         use = candidates[0] if candidates else 1e-3
-        return Setting(cell, self.scale, tuple(self._arguments(cell)), rank, operator, model, candidates, use, identity)
+        return CellSetting(
+            cell, self.scale, tuple(self._arguments(cell)), rank, operator, model, candidates, use, identity
+        )
 
     def command(self, cell: Cell) -> str:
         return " ".join(["python", "run.py", *self._arguments(cell)])
@@ -59,7 +62,7 @@ def noise(*what: Any) -> float:
 SPEED = {"fft": 3.0, "mora": 2.0, "lora": 1.0, "relora": 1.2, "remora": 2.4}
 
 
-def record(setting: Setting, rate: float, seed: int, *, status: str = "finished", **changes: Any) -> Record:
+def record(setting: CellSetting, rate: float, seed: int, *, status: str = "finished", **changes: Any) -> Record:
     """A run of `setting` whose numbers follow its method, rank, rate and seed."""
     cell = setting.cell
     speed = SPEED.get(cell.method, 1.5) * (1 + math.log2((cell.rank or 256) / 8) / 5) * (2 if rate > 2e-3 else 1)
@@ -80,7 +83,7 @@ def record(setting: Setting, rate: float, seed: int, *, status: str = "finished"
     if cell.task == "pretrain":
         high = 40 if "mora" in cell.method else 8
         metrics["spectrum"] = {
-            p: {"above": high + i + 5 * wobble, "layers": 3} for i, p in enumerate(paper.PROJECTIONS)
+            p: {"above": high + i + 5 * wobble, "layers": 3} for i, p in enumerate(shapes.PROJECTIONS)
         }
     model = changes.pop("model", setting.model)
     made = Record(
@@ -122,7 +125,7 @@ def record(setting: Setting, rate: float, seed: int, *, status: str = "finished"
     return dataclasses.replace(made, **changes)
 
 
-def diverged(setting: Setting, rate: float, seed: int) -> Record:
+def diverged(setting: CellSetting, rate: float, seed: int) -> Record:
     """A run that stopped at a loss that is not a number."""
     made = record(setting, rate, seed, status="failed")
     made.metrics["curve"][-1]["loss"] = None
@@ -130,9 +133,9 @@ def diverged(setting: Setting, rate: float, seed: int) -> Record:
     return made
 
 
-def searched(setting: Setting, seeds: Iterable[int]) -> list[Record]:
+def searched(setting: CellSetting, seeds: Iterable[int]) -> list[Record]:
     """Every candidate at seed 0, and all the seeds at the one with the lowest training loss."""
-    tried = {rate: record(setting, rate, 0) for rate in setting.candidates or (setting.use,)}
+    tried = {rate: record(setting, rate, 0) for rate in setting.candidates or (setting.default_rate,)}
     best = min(tried, key=lambda rate: measures.training_loss(tried[rate]) or 0.0)
     return [*tried.values(), *(record(setting, best, s) for s in seeds if s)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import tasks
 from ..spec.run_config import RunConfig
 from ..store.records import Record, Store
-from ..study.cells import published_for
+from ..study.cells import paper_values_of
 
 
 def headline(record: Record) -> float | None:
@@ -22,8 +22,8 @@ def show(record: Record, config: RunConfig) -> None:
         return
     print(f"{record.name}: " + "  ".join(f"{name} {value:.4g}" for name, value in record.metrics["final"].items()))
     by_model: dict[str, list[str]] = {}
-    for published in published_for(record.identity):
-        by_model.setdefault(published.model, []).append(f"{published.value:g} ({published.where})")
+    for paper_value in paper_values_of(record.identity):
+        by_model.setdefault(paper_value.model, []).append(f"{paper_value.value:g} ({paper_value.where})")
     for model, values in by_model.items():
         print(f"  the paper, on {model}: {'; '.join(values)}")
     if not by_model:

@@ -6,11 +6,11 @@ A number of the paper is only ever read from `results/paper/paper.json`. A `Cell
 
 from .layout import TABLES, Cell, Column, Row, Table, alpha_2r, arithmetic_notes, table, table_cells
 from .lookup import all_cells, printed
-from .names import HIGH, LOW, PRETRAINING, published
-from .series import FIGURES, PAPER_STEPS, PROJECTIONS, Series, figure, figure_cells
+from .names import HIGH, LOW, PRETRAINING, paper_json
+from .series import FIGURES, PAPER_STEPS, Series, figure, figure_cells
 
 __all__ = [
-    "FIGURES", "HIGH", "LOW", "PAPER_STEPS", "PRETRAINING", "PROJECTIONS", "TABLES", "Cell", "Column", "Row", "Series",
-    "Table", "all_cells", "alpha_2r", "arithmetic_notes", "figure", "figure_cells", "printed", "published", "table",
+    "FIGURES", "HIGH", "LOW", "PAPER_STEPS", "PRETRAINING", "TABLES", "Cell", "Column", "Row", "Series",
+    "Table", "all_cells", "alpha_2r", "arithmetic_notes", "figure", "figure_cells", "printed", "paper_json", "table",
     "table_cells",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from functools import cache
 
 from .. import tasks
 from ..spec import methods
-from .names import HIGH, LOW, PRETRAINING, published
+from .names import HIGH, LOW, PRETRAINING, paper_json
 
 PAPER_MODELS = {"llama-1.3b": "LLaMA 1.3B"}  # of columns whose model is not the task's
 
@@ -46,14 +46,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: a method; `published` maps names of columns to the paper's values."""
+    """A row: a method; `paper_values` maps names of columns to the paper's values."""
 
     label: str
     method: str
     rank: int | None = None
     operator: str | None = None
     options: tuple[str, ...] = ()
-    published: dict[str, float | None] = field(default_factory=dict, hash=False)
+    paper_values: dict[str, float | None] = field(default_factory=dict, hash=False)
     in_paper: bool = True
 
 
@@ -102,9 +102,9 @@ def _method_rows(number: int, columns: tuple[Column, ...], renamed: dict[str, st
             label(row["method"], row["rank"]),
             row["method"],
             row["rank"],
-            published={ours: row["values"].get(theirs) for ours, theirs in names.items()},
+            paper_values={ours: row["values"].get(theirs) for ours, theirs in names.items()},
         )
-        for row in published()[f"table{number}"]["rows"]
+        for row in paper_json()[f"table{number}"]["rows"]
     )
 
 
@@ -139,17 +139,17 @@ def _table1() -> Table:
     rows = (BASE, *_method_rows(1, columns))
     for task in dict.fromkeys(column.task for column in columns):
         columns += _ours(task, *tasks.get(task).stand_ins)
-    return Table(1, published()["table1"]["title"], columns, rows, (SINGLE_RUNS, *arithmetic_notes(6, 7)))
+    return Table(1, paper_json()["table1"]["title"], columns, rows, (SINGLE_RUNS, *arithmetic_notes(6, 7)))
 
 
 def _table2() -> Table:
-    steps = published()["table2"]["columns"]
+    steps = paper_json()["table2"]["columns"]
     columns = tuple(Column(s, f"step {s} ({int(s) // 10} %)", "uuid", "char_accuracy", at=int(s) / 1000) for s in steps)
     rows = (*_method_rows(2, columns), lora_at_one_scale(HIGH))
     columns += (Column("final", "end, all pairs", "uuid", "char_accuracy"),)
     return Table(
         2,
-        published()["table2"]["title"],
+        paper_json()["table2"]["title"],
         columns,
         rows,
         (SINGLE_RUNS, "The paper trains for 1,000 steps; the columns are the same parts of ours.", ALPHA),
@@ -169,7 +169,11 @@ def _table3() -> Table:
         Row("full training", "fft", in_paper=False),
     )
     return Table(
-        3, published()["table3"]["title"], columns, rows, (SINGLE_RUNS, "The paper has no row of full training.", ALPHA)
+        3,
+        paper_json()["table3"]["title"],
+        columns,
+        rows,
+        (SINGLE_RUNS, "The paper has no row of full training.", ALPHA),
     )
 
 
@@ -177,8 +181,8 @@ def _table4() -> Table:
     ranks = {"r8": LOW, "r256": HIGH}
     columns = tuple(Column(n, f"GSM8K, r = {r}", "math", "gsm8k", rank=r) for n, r in ranks.items())
     rows = tuple(
-        Row(f"{row['operator']} (Eq. {row['equation']})", "mora", None, row["operator"], published=row["values"])
-        for row in published()["table4"]["rows"]
+        Row(f"{row['operator']} (Eq. {row['equation']})", "mora", None, row["operator"], paper_values=row["values"])
+        for row in paper_json()["table4"]["rows"]
     )
     folded = tuple(
         Row(f"{name}, no dead inputs", "mora", None, name, ("method.surplus=fold",), in_paper=False)
@@ -189,7 +193,7 @@ def _table4() -> Table:
     )
     for rank in ranks.values():
         columns += _ours("math", *tasks.get("math").stand_ins, rank=rank, suffix=f", r = {rank}")
-    return Table(4, published()["table4"]["title"], columns, (*rows, *folded), (SINGLE_RUNS,))
+    return Table(4, paper_json()["table4"]["title"], columns, (*rows, *folded), (SINGLE_RUNS,))
 
 
 def _detail(number: int, task: str, *names: str) -> Table:
@@ -198,7 +202,7 @@ def _detail(number: int, task: str, *names: str) -> Table:
     rows = (BASE, *_method_rows(number, columns, {average: "avg"}))
     columns += _ours(task, *(m.name for m in tasks.get(task).metrics if m.name not in (*names, average)))
     return Table(
-        number, published()[f"table{number}"]["title"], columns, rows, (SINGLE_RUNS, *arithmetic_notes(number))
+        number, paper_json()[f"table{number}"]["title"], columns, rows, (SINGLE_RUNS, *arithmetic_notes(number))
     )
 
 
@@ -231,8 +235,8 @@ def arithmetic_notes(*numbers: int) -> tuple[str, ...]:
     for number in numbers:
         task = tasks.get(DETAILS_OF[number])
         column = task.headline
-        summary = {(r["method"], r["rank"]): r["values"][column] for r in published()["table1"]["rows"]}
-        for row in published()[f"table{number}"]["rows"]:
+        summary = {(r["method"], r["rank"]): r["values"][column] for r in paper_json()["table1"]["rows"]}
+        for row in paper_json()[f"table{number}"]["rows"]:
             parts = [v for name, v in row["values"].items() if name != "avg"]
             mean, here = sum(parts) / len(parts), row["values"]["avg"]
             there = summary[row["method"], row["rank"]]

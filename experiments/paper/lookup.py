@@ -13,7 +13,7 @@ def printed(cell: Cell, metric: str) -> float | None:
         for row in made.rows:
             for column in made.columns:
                 if column.metric == metric and column.at is None and made.cell(row, column) == cell:
-                    return row.published.get(column.name)
+                    return row.paper_values.get(column.name)
     return None
 
 

@@ -12,6 +12,6 @@ LOW, HIGH, PRETRAINING = 8, 256, 128  # the paper's ranks
 
 
 @cache
-def published() -> dict[str, Any]:
+def paper_json() -> dict[str, Any]:
     """The content of paper.json."""
     return json.loads(PUBLISHED.read_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .layout import Cell, label, table
-from .names import published
+from .names import paper_json
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,6 @@ class Series:
 
 PAPER_STEPS = 1000  # of the UUID experiment: what turns a step of Figures 2 and 3 into a fraction of the training
 FIGURES = (1, 2, 3, 4, 5)
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def _uuid(name: str) -> tuple[str, Cell]:
@@ -40,12 +39,12 @@ def figure(number: int) -> tuple[Series, ...]:
             Series(
                 r.label,
                 made.cell(r, made.columns[0]),
-                tuple((int(s), v) for s, v in r.published.items() if v is not None),
+                tuple((int(s), v) for s, v in r.paper_values.items() if v is not None),
             )
             for r in made.rows
         )
     if number in (2, 3):
-        data = published()[f"figure{number}"]
+        data = paper_json()[f"figure{number}"]
         theirs = tuple(
             Series(*_uuid(name), tuple((s, v) for s, v in zip(data["steps"], values, strict=True) if v is not None))
             for name, values in data["series"].items()

@@ -34,14 +34,14 @@ class Measure:
     Attributes:
         name: The name in tables.
         read: The number of a record; None where the record does not have the number.
-        published: The paper's number for a cell; None where the paper has none.
+        paper_value: The paper's number for a cell; None where the paper has none.
         stand_in: Whether a smaller scale measures this number in place of the paper's metric.
     """
 
     name: str
     read: Callable[[Record], float | None]
     higher_is_better: bool
-    published: Callable[[Cell], float | None] = lambda cell: None
+    paper_value: Callable[[Cell], float | None] = lambda cell: None
     stand_in: bool = False
 
 
@@ -106,7 +106,7 @@ def table2_points(cell: Cell) -> list[tuple[int, float]]:
     return next((list(s.points) for s in paper.figure(1) if s.cell == cell), [])
 
 
-def _published_mean(cell: Cell) -> float | None:
+def _paper_mean(cell: Cell) -> float | None:
     points = table2_points(cell)
     return sum(value for _, value in points) / len(points) if points else None
 
@@ -115,7 +115,7 @@ UUID_POINTS = Measure(
     "mean character accuracy at 30, 50, 70 and 90 % of training",
     lambda r: measures.mean_at(r, "char_accuracy", TABLE2_POINTS),
     True,
-    _published_mean,
+    _paper_mean,
 )
 STEPS_TO_HALF = Measure(
     "steps to 50 % character accuracy",

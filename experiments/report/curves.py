@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from .. import paper
 from ..paper import Cell, Series
+from ..spec import shapes
 from ..study import measures, statistics
-from ..study.fill import Filled, Results
+from ..study.fill import FilledCell, Results
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LabelledCurve:
     band: Band | None
 
 
-def band(filled: Filled, metric: str) -> Band | None:
+def band(filled: FilledCell, metric: str) -> Band | None:
     """The curve of a cell. None where no finished run at the selected rate has this curve."""
     runs = list(filled.selected.values())
     curves = [points for r in runs if (points := dict(measures.curve(r, metric)))]
@@ -51,7 +52,7 @@ def band(filled: Filled, metric: str) -> Band | None:
     return Band(tuple(steps), tuple(s.mean for s in at_step if s), tuple(s.sd or 0.0 for s in at_step if s), total)
 
 
-def label_of(series: Series, filled: Filled) -> str:
+def label_of(series: Series, filled: FilledCell) -> str:
     """The paper's label, the rank at this scale where the rank differs from the paper's, and the number of seeds."""
     setting, n = filled.setting, len(filled.selected)
     if setting is None or not n:
@@ -82,7 +83,7 @@ def spectra(results: Results) -> list[tuple[Cell, str, dict[str, statistics.Summ
     for series in paper.figure(5):
         filled = results.cell(series.cell)
         spectra = [s for r in filled.selected.values() if (s := measures.spectrum(r))]
-        counts = {p: statistics.summary([s[p] for s in spectra if p in s]) for p in paper.PROJECTIONS}
+        counts = {p: statistics.summary([s[p] for s in spectra if p in s]) for p in shapes.PROJECTIONS}
         if spectra:
             bars.append((series.cell, label_of(series, filled), {p: c for p, c in counts.items() if c}))
     return bars

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from .. import paper, tasks
 from ..paper import Cell
+from ..spec import shapes
 from ..study import measures, statistics
-from ..study.fill import Filled, Results
+from ..study.fill import FilledCell, Results
 from . import curves, plots, tables
 from .output import Files
 
@@ -18,20 +19,20 @@ MARKER_EVERY = 0.12  # a marker each 12 % of the axis: enough to tell lines apar
 
 
 def training_curves(number: int, results: Results) -> Figure | None:
-    """Figures 1 to 4. None where there is neither a run nor a published point.
+    """Figures 1 to 4. None where there is neither a run nor a point of the paper.
 
     The paper's points have a panel of their own, because the losses of the paper's model end at another level.
     """
     labelled_curves = curves.of_figure(number, results)
-    has_published = any(c.series.points for c in labelled_curves)
+    has_points = any(c.series.points for c in labelled_curves)
     has_runs = any(c.band for c in labelled_curves)
-    if not has_published and not has_runs:
+    if not has_points and not has_runs:
         return None
-    figure, panels = plots.canvas(2 if has_published else 1, height=4.4)
+    figure, panels = plots.canvas(2 if has_points else 1, height=4.4)
     axes = panels[-1]
     for i, curve in enumerate(labelled_curves):
         look = plots.look(i) if number == 2 else plots.look_of(curve.series.cell)
-        if has_published:
+        if has_points:
             x = [100 * step / paper.PAPER_STEPS for step, _ in curve.series.points]
             panels[0].plot(x, [v for _, v in curve.series.points], markersize=4, **look)
         if band := curve.band:
@@ -40,7 +41,7 @@ def training_curves(number: int, results: Results) -> Figure | None:
             axes.fill_between(band.percent, low, high, color=look["color"], alpha=0.18, linewidth=0)
         else:
             axes.plot([], [], label=curve.label, **look)
-    if has_published:
+    if has_points:
         model = tasks.get(labelled_curves[0].series.cell.task).paper_model
         panels[0].set_title(f"paper: {model}" + ("" if number == 1 else ", read off the plot (±0.02)"))
     axes.set_title(f"ours, scale {results.scale}: mean, band ± 1 sd")
@@ -63,8 +64,8 @@ def singular_values(results: Results) -> Figure | None:
     figure, (axes,) = plots.canvas(1, height=4.0)
     width = 0.8 / len(spectra)
     for i, (cell, label, counts) in enumerate(spectra):
-        names = [p for p in paper.PROJECTIONS if p in counts]
-        x = [paper.PROJECTIONS.index(p) + (i - (len(spectra) - 1) / 2) * width for p in names]
+        names = [p for p in shapes.PROJECTIONS if p in counts]
+        x = [shapes.PROJECTIONS.index(p) + (i - (len(spectra) - 1) / 2) * width for p in names]
         axes.bar(
             x,
             [counts[p].mean for p in names],
@@ -77,7 +78,7 @@ def singular_values(results: Results) -> Figure | None:
             edgecolor="white",
             error_kw={"elinewidth": 1, "capsize": 2},
         )
-    axes.set_xticks(range(len(paper.PROJECTIONS)), [p.removesuffix("_proj") for p in paper.PROJECTIONS])
+    axes.set_xticks(range(len(shapes.PROJECTIONS)), [p.removesuffix("_proj") for p in shapes.PROJECTIONS])
     axes.set_ylabel("singular values above 0.1")
     axes.grid(visible=False, axis="x")
     axes.set_title(f"{curves.TITLES[5]}\nscale {results.scale}, error bars ± 1 sd")
@@ -85,7 +86,7 @@ def singular_values(results: Results) -> Figure | None:
     return figure
 
 
-LabelledCells = list[tuple[str, Filled]]
+LabelledCells = list[tuple[str, FilledCell]]
 
 
 def groups(results: Results) -> dict[str, tuple[str, LabelledCells]]:
@@ -142,7 +143,7 @@ def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
     return figure
 
 
-def headline(task: str, cells: Iterable[Filled]) -> tasks.Metric | None:
+def headline(task: str, cells: Iterable[FilledCell]) -> tasks.Metric | None:
     """The headline of a task if a cell has a value for it, else the first of its stand-ins that has; None without."""
     runs = [record for filled in cells for record in filled.selected.values()]
     names = tasks.get(task).headlines

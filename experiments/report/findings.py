@@ -61,10 +61,10 @@ def pair(a: float | None, b: float | None) -> str:
     return DASH if a is None or b is None else f"{number(a)}, {number(b)}"
 
 
-def published(part: PartVerdict) -> str:
+def paper_pair(part: PartVerdict) -> str:
     """The paper's numbers for both cells: of the measure that decided, else of the first measure."""
     measure = part.measure or part.part.measures[0]
-    return pair(measure.published(part.part.cell), measure.published(part.part.reference))
+    return pair(measure.paper_value(part.part.cell), measure.paper_value(part.part.reference))
 
 
 def ours(part: PartVerdict) -> str:
@@ -76,7 +76,7 @@ def part_line(part: PartVerdict) -> tuple[str, ...]:
     """A part as a line of a table, in the order of PART_HEADER."""
     n = str(part.interval.n) if part.interval else "0"
     verdict = part.verdict + (f" ({part.reason})" if part.reason else "")
-    return part.part.label, measure_name(part), published(part), ours(part), interval(part), n, bound(part), verdict
+    return part.part.label, measure_name(part), paper_pair(part), ours(part), interval(part), n, bound(part), verdict
 
 
 def scales_with_findings(scales: Sequence[str]) -> list[str]:
@@ -101,7 +101,7 @@ def summary(verdicts: Sequence[ClaimVerdict]) -> str:
     lines = []
     for v in verdicts:
         judged = [p for p in v.parts if p.interval]
-        paper_values = [text for p in judged or v.parts if (text := published(p)) != DASH]
+        paper_values = [text for p in judged or v.parts if (text := paper_pair(p)) != DASH]
         n = sorted({p.interval.n for p in judged if p.interval})
         lines.append(
             (

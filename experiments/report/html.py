@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from .. import paper
 from ..store.records import Record
-from ..study.fill import Filled, Results
+from ..study.fill import FilledCell, Results
 from . import curves, figures, findings, html_data, plots, tables, verdicts, wording
 from .tables import FilledTable, TableEntry
 
@@ -71,7 +71,7 @@ def _table(table: FilledTable, places: dict[str, int]) -> dict[str, Any]:
     return {
         "number": table.layout.number,
         "title": table.layout.title,
-        "columns": [(c.label, table.has_published(j)) for j, c in enumerate(table.columns)],
+        "columns": [(c.label, table.has_paper_values(j)) for j, c in enumerate(table.columns)],
         "rows": [_row(row, places) for row in table.entries],
         "notes": wording.footnotes(table),
     }
@@ -87,7 +87,7 @@ def _row(row: tuple[TableEntry, ...], places: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _mean_cost(filled: Filled, name: str) -> float | None:
+def _mean_cost(filled: FilledCell, name: str) -> float | None:
     return tables.mean_cost(filled.selected.values(), name)
 
 
@@ -99,8 +99,8 @@ def _sort_key(value: float | None) -> float | str:
 def _entry(entry: TableEntry, places: dict[str, int]) -> dict[str, Any]:
     summary, comparison = entry.summary, entry.comparison
     return {
-        "paper": wording.published(entry),
-        "paper_sort": _sort_key(entry.published),
+        "paper": wording.paper_value(entry),
+        "paper_sort": _sort_key(entry.paper_value),
         "ours": wording.ours(entry),
         "ours_sort": _sort_key(summary.mean if summary else None),
         "best": entry.best,

@@ -11,7 +11,7 @@ from .. import tasks
 from ..paper import Cell, Column, Row, Table
 from ..store.records import Record
 from ..study import measures, statistics
-from ..study.fill import Filled, Results
+from ..study.fill import FilledCell, Results
 from ..study.statistics import Interval, Summary
 
 if TYPE_CHECKING:
@@ -41,16 +41,16 @@ class TableEntry:
 
     Attributes:
         values: Seed -> our value, of the finished runs at the selected rate.
-        published: The paper's value; None where the paper has no value.
+        paper_value: The paper's value; None where the paper has no value.
         steps: The steps at which a curve was read; empty for final metrics.
         best: Whether the mean is the best of its column. Only `comparison` says whether a difference is certain.
     """
 
     row: Row
     column: Column
-    filled: Filled
+    filled: FilledCell
     values: dict[int, float]
-    published: float | None
+    paper_value: float | None
     steps: tuple[int, ...] = ()
     comparison: Comparison | None = None
     best: bool = False
@@ -69,13 +69,13 @@ class FilledTable:
     columns: tuple[Column, ...]
     entries: tuple[tuple[TableEntry, ...], ...]
 
-    def has_published(self, column: int) -> bool:
+    def has_paper_values(self, column: int) -> bool:
         """Whether the paper has a value in a column. A column without one shows our values only."""
-        return any(row[column].published is not None for row in self.entries)
+        return any(row[column].paper_value is not None for row in self.entries)
 
-    def details(self) -> list[tuple[str, Filled]]:
+    def details(self) -> list[tuple[str, FilledCell]]:
         """The different cells that have runs, each with the label of the first row that shows the cell."""
-        cells: dict[Cell, tuple[str, Filled]] = {}
+        cells: dict[Cell, tuple[str, FilledCell]] = {}
         for row in self.entries:
             for entry in row:
                 if entry.filled.runs:
@@ -103,7 +103,7 @@ def fill(table: Table, results: Results) -> FilledTable:
     return FilledTable(table, results.scale, columns, _mark_best(entries, columns))
 
 
-def values_of(filled: Filled, column: Column) -> dict[int, float]:
+def values_of(filled: FilledCell, column: Column) -> dict[int, float]:
     """Seed -> value of the column, for the finished runs at the selected rate that have this value."""
     values = {seed: _value(record, column) for seed, record in filled.selected.items()}
     return {seed: value for seed, value in values.items() if value is not None}
@@ -128,8 +128,8 @@ def _entry(table: Table, row: Row, column: Column, results: Results) -> TableEnt
     if column.at is not None:
         points = (measures.nearest(r, column.metric, column.at) for r in filled.selected.values())
         steps = {point[0] for point in points if point is not None}
-    published = row.published.get(column.name)
-    return TableEntry(row, column, filled, values_of(filled, column), published, tuple(sorted(steps)))
+    paper_value = row.paper_values.get(column.name)
+    return TableEntry(row, column, filled, values_of(filled, column), paper_value, tuple(sorted(steps)))
 
 
 def _with_comparison(entry: TableEntry, entries: list[list[TableEntry]]) -> TableEntry:
@@ -173,7 +173,7 @@ def mean_cost(records: Iterable[Record], name: str) -> float | None:
     return summary.mean if summary else None
 
 
-def cost_cell(row: tuple[TableEntry, ...]) -> Filled:
+def cost_cell(row: tuple[TableEntry, ...]) -> FilledCell:
     """The cell whose cost a table shows for a row: the first cell with a value, else the first cell."""
     return next((e.filled for e in row if e.values), row[0].filled)
 
@@ -204,7 +204,7 @@ def _line(table: FilledTable, entry: TableEntry) -> dict[str, Any]:
         "model": setting.model if setting else None,
         "task": entry.column.task,
         "metric": entry.column.metric,
-        "paper": entry.published,
+        "paper": entry.paper_value,
         "mean": summary.mean if summary else None,
         "sd": summary.sd if summary else None,
         "n": summary.n if summary else 0,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import tasks
 from ..paper import Column
-from ..study.fill import Filled
+from ..study.fill import FilledCell
 from .tables import COSTS, Comparison, FilledTable, TableEntry, mean_cost
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def value(number: float, column: Column) -> str:
     return f"{number:.{digits(column)}f}"
 
 
-def published(entry: TableEntry) -> str:
-    return DASH if entry.published is None else value(entry.published, entry.column)
+def paper_value(entry: TableEntry) -> str:
+    return DASH if entry.paper_value is None else value(entry.paper_value, entry.column)
 
 
 def ours(entry: TableEntry) -> str:
@@ -59,7 +59,7 @@ def difference(comparison: Comparison, column: Column) -> str:
 def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> pandas.DataFrame:
     """The results as text: a row for each method, the columns (label, "paper") and (label, "ours").
 
-    A column without published values is (label, "").
+    A column without values of the paper is (label, "").
 
     Args:
         table: The table.
@@ -71,15 +71,15 @@ def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> 
     columns = {}
     for j, column in enumerate(table.columns):
         entries = [row[j] for row in table.entries]
-        if table.has_published(j):
-            columns[escape(column.label), "paper"] = [escape(published(e)) for e in entries]
-        header = "ours" if table.has_published(j) else ""
+        if table.has_paper_values(j):
+            columns[escape(column.label), "paper"] = [escape(paper_value(e)) for e in entries]
+        header = "ours" if table.has_paper_values(j) else ""
         columns[escape(column.label), header] = [(bold if e.best else "%s") % escape(ours(e)) for e in entries]
     labels = [row[0].row.label + ("" if row[0].row.in_paper else " (not in the paper)") for row in table.entries]
     return pandas.DataFrame(columns, index=list(map(escape, labels)))
 
 
-def rate_search(filled: Filled) -> str:
+def rate_search(filled: FilledCell) -> str:
     """`selected rate by loss (each candidate: its loss)`, and whether the selected rate is the lowest or highest."""
     selection, setting = filled.selection, filled.setting
     if selection is None or setting is None:
@@ -96,7 +96,7 @@ def rate_search(filled: Filled) -> str:
     return f"{selection.rate:g} by {selection.by}{edge} ({'; '.join(candidates)})"
 
 
-def counts(filled: Filled) -> str:
+def counts(filled: FilledCell) -> str:
     """How many of the cell's runs have finished at the selected rate, and how many have diverged or failed."""
     diverged = len(filled.diverged)
     failed = sum(r.status == "failed" and r.key not in filled.diverged for r in filled.records)
@@ -105,7 +105,7 @@ def counts(filled: Filled) -> str:
     return text + (f" ({', '.join(notes)})" if notes else "")
 
 
-def costs(filled: Filled) -> dict[str, str]:
+def costs(filled: FilledCell) -> dict[str, str]:
     """Name of a cost -> its mean over the runs at the selected rate: parameters, seconds, memory in MiB."""
     means = {name: mean_cost(filled.selected.values(), name) for name in COSTS}
     return {name: DASH if mean is None else _cost(name, mean) for name, mean in means.items()}
@@ -123,7 +123,7 @@ DETAIL_HEADER = (
 )  # fmt: skip
 
 
-def detail(label: str, filled: Filled) -> tuple[str, ...]:
+def detail(label: str, filled: FilledCell) -> tuple[str, ...]:
     """One line about a cell, in the order of DETAIL_HEADER."""
     setting = filled.setting
     assert setting is not None

@@ -16,7 +16,7 @@ from .run_config import RunConfig
 USUAL_SCALE = 2  # alpha / rank of LoRA at ranks for which the paper gives no alpha
 
 
-def published(name: str) -> int:
+def rank_number(name: str) -> int:
     """`r256` -> 256."""
     return int(name.removeprefix("r"))
 
@@ -27,10 +27,10 @@ def own_rank(ranks: Mapping[str, int], paper_rank: int) -> int:
         return ranks[f"r{paper_rank}"]
     if len(ranks) == 1:
         ((name, rank),) = ranks.items()
-        return max(1, round(rank * paper_rank / published(name)))
-    names = sorted(ranks, key=published)
+        return max(1, round(rank * paper_rank / rank_number(name)))
+    names = sorted(ranks, key=rank_number)
     low, high = names[0], names[-1]
-    position = math.log(paper_rank / published(low)) / math.log(published(high) / published(low))
+    position = math.log(paper_rank / rank_number(low)) / math.log(rank_number(high) / rank_number(low))
     return max(1, round(ranks[low] * (ranks[high] / ranks[low]) ** position))
 
 

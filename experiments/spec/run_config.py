@@ -103,7 +103,7 @@ class Method(Section):
         return getattr(self, name, None)
 
 
-class Task(Section):
+class TaskSettings(Section):
     """What is learned and measured. Settings that a task does not have are None."""
 
     name: Text
@@ -190,7 +190,7 @@ class RunConfig(Section):
     """Everything that one run depends on."""
 
     method: Method
-    task: Task
+    task: TaskSettings
     scale: Text
     model: Text
     quantization: Literal["none", "nf4", "int8"]

@@ -31,14 +31,14 @@ class UnavailableError(Exception):
 
 
 @dataclass(frozen=True)
-class Setting:
+class CellSetting:
     """What fills a cell at a scale.
 
     Attributes:
         arguments: What run.py needs on its command line, the learning rate and the seed aside.
         rank: The rank at this scale; None for methods that have none.
         candidates: Learning rates of the search, in order; empty where nothing is trained.
-        use: The rate that run.py takes when none is given; 0 where nothing is trained (there it takes none).
+        default_rate: The rate that run.py takes when none is given; 0 where nothing is trained (there it takes none).
     """
 
     cell: Cell
@@ -48,7 +48,7 @@ class Setting:
     operator: str | None
     model: str
     candidates: tuple[float, ...]
-    use: float
+    default_rate: float
     identity: dict[str, Any] = field(repr=False, compare=False)
 
     def run_identity(self, rate: float, seed: int) -> dict[str, Any]:
@@ -79,9 +79,9 @@ class Protocols:
         compose.register()
         self.scale = scale
         self._composed: dict[tuple[str, str, str], DictConfig | UnavailableError] = {}
-        self._settings: dict[Cell, Setting | UnavailableError] = {}
+        self._settings: dict[Cell, CellSetting | UnavailableError] = {}
 
-    def setting(self, cell: Cell) -> Setting:
+    def setting(self, cell: Cell) -> CellSetting:
         """The configuration of `cell`.
 
         Raises:
@@ -109,7 +109,7 @@ class Protocols:
         given = {"method.operator": cell.operator, "model": cell.model}
         return [f"{name}={value}" for name, value in given.items() if value] + list(cell.options)
 
-    def _resolve(self, cell: Cell) -> Setting:
+    def _resolve(self, cell: Cell) -> CellSetting:
         composed = self._compose(cell.method, cell.task)
         arguments = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]
         if cell.rank is not None:
@@ -125,7 +125,7 @@ class Protocols:
             candidates = self._candidates(parsed)
         except (ConfigError, OmegaConfBaseException) as error:
             raise UnavailableError(" ".join(str(error).split())) from None
-        return Setting(
+        return CellSetting(
             cell,
             self.scale,
             tuple(arguments),
@@ -176,7 +176,7 @@ def _without_method(composed: DictConfig) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class PublishedValue:
+class PaperValue:
     """A number of the paper, where it stands, and the model that the paper measured."""
 
     where: str
@@ -209,19 +209,19 @@ def tables_of(identity: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(f"table{number}" for number, *_ in places(identity)))
 
 
-def published_for(identity: dict[str, Any]) -> list[PublishedValue]:
+def paper_values_of(identity: dict[str, Any]) -> list[PaperValue]:
     """What the paper prints for the cell that a run fills, or, where no table has the cell, draws for it."""
     values = []
     for number, row, column in places(identity):
-        value = row.published.get(column.name)
+        value = row.paper_values.get(column.name)
         if value is not None:
-            values.append(PublishedValue(f"Table {number}, {column.label}", value, column.paper_model))
+            values.append(PaperValue(f"Table {number}, {column.label}", value, column.paper_model))
     for number in () if values else paper.FIGURES:
         for series in paper.figure(number):
             if series.points and _fills(identity, series.cell):
                 step, value = series.points[-1]
                 model = tasks.get(series.cell.task).paper_model
-                values.append(PublishedValue(f"Figure {number}, training loss at step {step}", value, model))
+                values.append(PaperValue(f"Figure {number}, training loss at step {step}", value, model))
     return values
 
 

@@ -18,7 +18,7 @@ from ..identity import RATE, cell_key_of, differences
 from ..paper import Cell
 from ..store.records import Record
 from . import measures
-from .cells import Protocols, Setting, UnavailableError
+from .cells import Protocols, CellSetting, UnavailableError
 
 SHOWN = 3  # settings that are named where a record does not fit
 
@@ -38,11 +38,11 @@ class Selection:
 
 
 @dataclass
-class Filled:
+class FilledCell:
     """A cell with its runs: `runs[rate][seed]` is the record of that run, whatever its status."""
 
     cell: Cell
-    setting: Setting | None
+    setting: CellSetting | None
     missing: str  # why there is no setting; empty where there is one
     command: str
     nearest: str = ""  # of a cell without runs: the nearest record, and the settings in which it differs
@@ -98,24 +98,24 @@ class Results:
         for record in self.records:
             self._by_method[record.cell["task"], record.cell["method"]].append(record)
             self._by_cell[cell_key_of(record.identity)].append(record)
-        self._cells: dict[Cell, Filled] = {}
+        self._cells: dict[Cell, FilledCell] = {}
 
-    def cell(self, cell: Cell) -> Filled:
+    def cell(self, cell: Cell) -> FilledCell:
         """The runs of a cell. Composes its configuration only where there may be any."""
         if cell not in self._cells:
             self._cells[cell] = self._fill(cell)
         return self._cells[cell]
 
-    def _fill(self, cell: Cell) -> Filled:
+    def _fill(self, cell: Cell) -> FilledCell:
         alike = self._by_method.get((cell.task, cell.method))
         if not alike:
-            return Filled(cell, None, "", self.protocols.command(cell))
+            return FilledCell(cell, None, "", self.protocols.command(cell))
         try:
             setting = self.protocols.setting(cell)
         except UnavailableError as error:
-            return Filled(cell, None, str(error), self.protocols.command(cell))
-        filled = Filled(cell, setting, "", setting.command)
-        rates = {*setting.candidates, setting.use}
+            return FilledCell(cell, None, str(error), self.protocols.command(cell))
+        filled = FilledCell(cell, setting, "", setting.command)
+        rates = {*setting.candidates, setting.default_rate}
         # A cell with runs in several number formats takes float32's.
         for record in sorted(self._by_cell[setting.cell_key], key=_number_format):
             rate, seed = float(record.cell["learning_rate"] or 0.0), record.cell["seed"]
@@ -136,18 +136,18 @@ def _number_format(record: Record) -> tuple[bool, str, str]:
     return precision != "fp32", precision, record.key
 
 
-def nearest(setting: Setting, records: Iterable[Record]) -> str:
+def nearest(setting: CellSetting, records: Iterable[Record]) -> str:
     """The record that differs from a cell in the fewest settings, and which these are."""
-    apart = {record.key: parted(record, setting) for record in records}
+    apart = {record.key: misfits(record, setting) for record in records}
     key = min(apart, key=lambda k: (len(apart[k]), k))
     settings = [f"{n} {_shown(has)}, this cell wants {_shown(wants)}" for n, (has, wants) in apart[key].items()]
     more = f"; and {len(settings) - SHOWN} more" if len(settings) > SHOWN else ""
     return f"{key}: {'; '.join(settings[:SHOWN])}{more}"
 
 
-def parted(record: Record, setting: Setting) -> dict[str, tuple[Any, Any]]:
+def misfits(record: Record, setting: CellSetting) -> dict[str, tuple[Any, Any]]:
     """Setting -> (the record's value, the cell's), where they differ; a candidate rate and any seed fit."""
-    rates = {*setting.candidates, setting.use}
+    rates = {*setting.candidates, setting.default_rate}
     return {
         name: values
         for name, values in differences(record.identity, setting.identity).items()

@@ -9,7 +9,6 @@ from typing import Any
 from ..store.records import Record
 
 TAIL = 0.1  # the training loss of a run is its mean over this last part of the training
-LARGE = 0.1  # Figure 5 counts singular values above this
 
 
 def number(value: Any) -> float | None:

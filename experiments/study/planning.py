@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from ..paper import Cell
 from ..store.records import Record
 from . import measures, statistics
-from .cells import Setting, UnavailableError
-from .fill import Filled, Results
+from .cells import CellSetting, UnavailableError
+from .fill import FilledCell, Results
 
 DONE, DIVERGED, FAILED, INTERRUPTED, MISSING = "done", "diverged", "failed", "interrupted", "missing"
 STATES = (DONE, DIVERGED, FAILED, INTERRUPTED, MISSING)
@@ -25,17 +25,17 @@ Attempted = Set[tuple[float, int]]  # (rate, seed)
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One run of a stage, with its state."""
 
     rate: float
     seed: int
     state: str
-    given_up: bool = False
+    abandoned: bool = False
 
     @property
     def needed(self) -> bool:
-        return self.state not in (DONE, DIVERGED) and not self.given_up
+        return self.state not in (DONE, DIVERGED) and not self.abandoned
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ class Plan:
     """
 
     cell: Cell
-    setting: Setting | None
+    setting: CellSetting | None
     stage: str
-    runs: tuple[Run, ...]
+    runs: tuple[PlannedRun, ...]
     later: int = 0
     selection: str = ""
     unavailable: str = ""
 
     @property
-    def needed(self) -> list[Run]:
+    def needed(self) -> list[PlannedRun]:
         return [r for r in self.runs if r.needed]
 
 
 def plan(
-    cell: Cell, results: Results, seeds: Sequence[int], *, search: bool = True, given_up: Attempted = frozenset()
+    cell: Cell, results: Results, seeds: Sequence[int], *, search: bool = True, abandoned: Attempted = frozenset()
 ) -> Plan:
     """The state of a cell and its next stage.
 
@@ -73,7 +73,7 @@ def plan(
         results: The records of the scale.
         seeds: The seeds of the table; the search uses the first.
         search: False takes the protocol's `use` rate without a search.
-        given_up: Runs not to wait for: one failed candidate does not keep the others' seeds from running.
+        abandoned: Runs not to wait for: one failed candidate does not keep the others' seeds from running.
     """
     try:
         setting = results.protocols.setting(cell)
@@ -81,13 +81,13 @@ def plan(
         return Plan(cell, None, SINGLE, (), unavailable=str(error))
     filled, first = results.cell(cell), seeds[0]
 
-    def run(rate: float, seed: int) -> Run:
-        return Run(rate, seed, _state(filled, rate, seed), (rate, seed) in given_up)
+    def run(rate: float, seed: int) -> PlannedRun:
+        return PlannedRun(rate, seed, _state(filled, rate, seed), (rate, seed) in abandoned)
 
     if not setting.candidates:
-        return Plan(cell, setting, SINGLE, (run(setting.use, first),), selection="nothing is trained")
+        return Plan(cell, setting, SINGLE, (run(setting.default_rate, first),), selection="nothing is trained")
     if not search or len(setting.candidates) == 1:
-        rate = setting.use if not search else setting.candidates[0]
+        rate = setting.default_rate if not search else setting.candidates[0]
         why = "the protocol's rate, not searched" if not search else "the only candidate"
         return Plan(cell, setting, SEEDS, tuple(run(rate, s) for s in seeds), selection=f"{rate:g}: {why}")
     tried = tuple(run(rate, first) for rate in setting.candidates)
@@ -100,7 +100,7 @@ def plan(
     return Plan(cell, setting, SEEDS, tried + rest, selection=f"{selection.rate:g} by {selection.by}")
 
 
-def _state(filled: Filled, rate: float, seed: int) -> str:
+def _state(filled: FilledCell, rate: float, seed: int) -> str:
     record = filled.runs.get(rate, {}).get(seed)
     if record is None:
         return MISSING
@@ -112,19 +112,19 @@ def _state(filled: Filled, rate: float, seed: int) -> str:
     return FAILED if record.status == "failed" else INTERRUPTED
 
 
-def in_order(made: Plan) -> list[list[Run]]:
+def sweeps(plan: Plan) -> list[list[PlannedRun]]:
     """The needed runs as sweeps that one Hydra multirun can express: several rates at one seed, or seeds at a rate."""
-    by_seed: dict[int, list[Run]] = {}
-    by_rate: dict[float, list[Run]] = {}
-    for run in made.needed:
-        if made.stage == SEARCH:
+    by_seed: dict[int, list[PlannedRun]] = {}
+    by_rate: dict[float, list[PlannedRun]] = {}
+    for run in plan.needed:
+        if plan.stage == SEARCH:
             by_seed.setdefault(run.seed, []).append(run)
         else:
             by_rate.setdefault(run.rate, []).append(run)
     return [*by_seed.values(), *by_rate.values()]
 
 
-def arguments(setting: Setting, runs: Sequence[Run]) -> list[str]:
+def arguments(setting: CellSetting, runs: Sequence[PlannedRun]) -> list[str]:
     """What run.py needs to do `runs`, as a sweep."""
     rates = ",".join(dict.fromkeys(f"{r.rate!r}" for r in runs))
     seeds = ",".join(dict.fromkeys(str(r.seed) for r in runs))
@@ -133,14 +133,14 @@ def arguments(setting: Setting, runs: Sequence[Run]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunTime:
     """Seconds of training a run, and the number of finished runs that say so; None where there are none."""
 
     seconds: float | None
     n: int
 
 
-def estimate(cell: Cell, records: Iterable[Record]) -> Estimate:
+def run_time(cell: Cell, records: Iterable[Record]) -> RunTime:
     """The mean over finished runs of the same task and method (`records` are of one scale)."""
     seconds = [
         value
@@ -150,17 +150,17 @@ def estimate(cell: Cell, records: Iterable[Record]) -> Estimate:
         and (value := measures.number(r.cost.get("seconds"))) is not None
     ]
     found = statistics.summary(seconds)
-    return Estimate(found.mean if found else None, found.n if found else 0)
+    return RunTime(found.mean if found else None, found.n if found else 0)
 
 
-def cost(made: Plan, records: Iterable[Record]) -> str:
+def cost(plan: Plan, records: Iterable[Record]) -> str:
     """What the missing runs of a cell, later stages too, would cost, and where the number comes from."""
-    count = len(made.needed) + made.later
+    count = len(plan.needed) + plan.later
     if not count:
         return ""
-    found = estimate(made.cell, records)
+    found = run_time(plan.cell, records)
     if found.seconds is None:
-        return f"{count} runs, no estimate (no finished run of {made.cell.method} on {made.cell.task} here)"
+        return f"{count} runs, no estimate (no finished run of {plan.cell.method} on {plan.cell.task} here)"
     return f"{count} runs, about {duration(count * found.seconds)} (from {found.n} finished)"
 
 
@@ -170,7 +170,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def states(made: Plan) -> str:
+def states(plan: Plan) -> str:
     """How many runs are in which state."""
-    counted = Counter(r.state for r in made.runs)
+    counted = Counter(r.state for r in plan.runs)
     return ", ".join(f"{counted[s]} {s}" for s in STATES if counted[s])

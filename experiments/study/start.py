@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .planning import DIVERGED, DONE, Attempted, Plan, Run, arguments, in_order
+from .planning import DIVERGED, DONE, Attempted, Plan, PlannedRun, arguments, sweeps
 
 RUN = Path(__file__).parent.parent.parent / "run.py"
 INTERRUPTED = 130
@@ -32,10 +32,10 @@ def sweep(command: Sequence[str]) -> int:
                 child.send_signal(signal.SIGINT)
 
 
-def command(made: Plan, runs: Sequence[Run], extra: Sequence[str], python: str = "python") -> list[str]:
+def command(plan: Plan, runs: Sequence[PlannedRun], extra: Sequence[str], python: str = "python") -> list[str]:
     """`extra` are more arguments for run.py, such as the results folder."""
-    assert made.setting is not None
-    return [python, str(RUN) if python == sys.executable else "run.py", *arguments(made.setting, runs), *extra]
+    assert plan.setting is not None
+    return [python, str(RUN) if python == sys.executable else "run.py", *arguments(plan.setting, runs), *extra]
 
 
 def run_all(
@@ -63,23 +63,23 @@ def run_all(
     failed = False
     for i in range(count):
         attempted: set[tuple[float, int]] = set()
-        made = replan(i, attempted)
-        while sweeps := in_order(made):
-            line = command(made, sweeps[0], extra, sys.executable)
-            say(f"cell {i + 1} of {count}, {made.stage}: python run.py {shlex.join(line[2:])}")
+        plan = replan(i, attempted)
+        while sweeps := sweeps(plan):
+            line = command(plan, sweeps[0], extra, sys.executable)
+            say(f"cell {i + 1} of {count}, {plan.stage}: python run.py {shlex.join(line[2:])}")
             if start(line) == INTERRUPTED:
                 return INTERRUPTED
             attempted |= {(r.rate, r.seed) for r in sweeps[0]}
-            made = replan(i, attempted)
-        if made.unavailable:
-            say(f"cell {i + 1} of {count}: {made.cell.method} on {made.cell.task}: {made.unavailable}")
-        failed |= bool(made.unavailable) or any(r.given_up and r.state not in (DONE, DIVERGED) for r in made.runs)
+            plan = replan(i, attempted)
+        if plan.unavailable:
+            say(f"cell {i + 1} of {count}: {plan.cell.method} on {plan.cell.task}: {plan.unavailable}")
+        failed |= bool(plan.unavailable) or any(r.abandoned and r.state not in (DONE, DIVERGED) for r in plan.runs)
     return 1 if failed else 0
 
 
 def hydra_lines(plans: Sequence[Plan], extra: Sequence[str]) -> list[str]:
     """The multirun commands of what can be run now."""
-    return [shlex.join(command(p, runs, extra)) for p in plans for runs in in_order(p)]
+    return [shlex.join(command(p, runs, extra)) for p in plans for runs in sweeps(p)]
 
 
 def slurm_script(plans: Sequence[Plan], extra: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ class Metric:
     floor: float | None = None
     stands_for: str = ""
 
-    def question_count(self, settings: run_config.Task) -> int | None:
+    def question_count(self, settings: run_config.TaskSettings) -> int | None:
         """How many questions a run with these settings asks for this metric; None where only the data can tell."""
         return getattr(settings, self.questions) if isinstance(self.questions, str) else self.questions
 

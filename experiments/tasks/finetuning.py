@@ -136,7 +136,7 @@ class FineTuning(Task):
     # What the two kinds of task fill in.
 
     @abstractmethod
-    def items_of_file(self, settings: run_config.Task) -> list[Any]:
+    def items_of_file(self, settings: run_config.TaskSettings) -> list[Any]:
         """The training items in the user's file, `task.train_file`."""
 
     @abstractmethod
@@ -160,7 +160,7 @@ class FineTuning(Task):
         """The metric `loss`."""
 
     @abstractmethod
-    def form_version(self, settings: run_config.Task) -> dict[str, str]:
+    def form_version(self, settings: run_config.TaskSettings) -> dict[str, str]:
         """The version of the form of the training items, for the record."""
 
     # What all fine-tuning tasks do alike.
@@ -224,7 +224,7 @@ class AnswerTask(FineTuning):
     needs: ClassVar[tuple[str, ...]] = ("prompt", *FineTuning.needs)
     loss = "answer_bits_per_byte"
 
-    def items_of_file(self, settings: run_config.Task) -> list[Any]:
+    def items_of_file(self, settings: run_config.TaskSettings) -> list[Any]:
         assert settings.train_file and settings.prompt
         return userfile.conversations(settings.train_file, settings.prompt)
 
@@ -247,7 +247,7 @@ class AnswerTask(FineTuning):
     def heldout_loss(self, model: Any, data: EvaluationSet) -> float:
         return Loss.of(model, data.rows).bits / data.text_bytes
 
-    def form_version(self, settings: run_config.Task) -> dict[str, str]:
+    def form_version(self, settings: run_config.TaskSettings) -> dict[str, str]:
         assert settings.prompt
         return {"prompt": prompts.VERSIONS[settings.prompt]}
 
@@ -264,7 +264,7 @@ class TextTask(FineTuning):
     domain: ClassVar[str]
     averaged: ClassVar[tuple[str, ...]]
 
-    def items_of_file(self, settings: run_config.Task) -> list[Any]:
+    def items_of_file(self, settings: run_config.TaskSettings) -> list[Any]:
         assert settings.train_file
         return [Document(text) for text in userfile.documents(settings.train_file)]
 
@@ -295,7 +295,7 @@ class TextTask(FineTuning):
     def heldout_loss(self, model: Any, data: EvaluationSet) -> float:
         return Loss.of(model, data.rows).perplexity
 
-    def form_version(self, settings: run_config.Task) -> dict[str, str]:
+    def form_version(self, settings: run_config.TaskSettings) -> dict[str, str]:
         return {"reading": reading.VERSION}
 
     def evaluate(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:

@@ -19,7 +19,7 @@ from . import memory, models, timing
 
 
 @dataclass(frozen=True)
-class Setting:
+class StepCase:
     """What is timed; tokens a step are rows times length."""
 
     model: str
@@ -31,10 +31,10 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("tiny", 8, "sharing", 16, 74, 6.0),  # the batch of the UUID task
-    Setting("smollm2-135m", 8, "sharing", 4, 128, 120.0),
-    Setting("smollm2-135m", 8, "rotation", 4, 128, 20.0),
-    Setting("llama-250m", 128, "sharing", 2, 128, 25.0),
+    StepCase("tiny", 8, "sharing", 16, 74, 6.0),  # the batch of the UUID task
+    StepCase("smollm2-135m", 8, "sharing", 4, 128, 120.0),
+    StepCase("smollm2-135m", 8, "rotation", 4, 128, 20.0),
+    StepCase("llama-250m", 128, "sharing", 2, 128, 25.0),
 )
 
 

@@ -24,14 +24,14 @@ def test_the_papers_slips_are_found_by_arithmetic():
 def test_every_published_value_is_in_a_table():
     for number in paper.TABLES:
         made = paper.table(number)
-        ours = sorted(v for row in made.rows for v in row.published.values() if v is not None)
-        rows = paper.published()[f"table{number}"]["rows"]
+        ours = sorted(v for row in made.rows for v in row.paper_values.values() if v is not None)
+        rows = paper.paper_json()[f"table{number}"]["rows"]
         assert ours == sorted(v for row in rows for v in row["values"].values() if v is not None)
 
 
 def test_every_point_of_the_figures_is_drawn():
     for number in (2, 3):
-        series = paper.published()[f"figure{number}"]["series"]
+        series = paper.paper_json()[f"figure{number}"]["series"]
         drawn = {len(s.points) for s in paper.figure(number)}
         assert sum(len(s.points) for s in paper.figure(number)) == sum(
             v is not None for values in series.values() for v in values

@@ -124,12 +124,12 @@ def test_every_claim_is_not_run_without_records():
 
 def test_the_papers_numbers_stand_beside_the_claims():
     judged = {v.claim.name: v for v in verdicts.judge_all(Results("laptop", [], FIXED))}
-    rows = {(r["method"], r["rank"]): r["values"] for r in paper.published()["table2"]["rows"]}
+    rows = {(r["method"], r["rank"]): r["values"] for r in paper.paper_json()["table2"]["rows"]}
     (part,) = judged["keeps-up-with-fft"].parts
     means = [sum(rows[row].values()) / 4 for row in (("mora", 256), ("fft", None))]
-    assert findings.published(part) == ", ".join(f"{m:.2f}" for m in means)
+    assert findings.paper_pair(part) == ", ".join(f"{m:.2f}" for m in means)
     low, _ = judged["fewer-steps"].parts
-    steps = [low.part.measures[0].published(c) for c in (low.part.cell, low.part.reference)]
+    steps = [low.part.measures[0].paper_value(c) for c in (low.part.cell, low.part.reference)]
     assert 500 < steps[0] < 700 < steps[1] < 900  # between the columns of Table 2 where 50 % lies
-    assert findings.published(judged["operators-beat-truncation"].parts[0]) == "62.50, 59.50"
-    assert findings.published(judged["more-singular-values"].parts[0]) == "—"
+    assert findings.paper_pair(judged["operators-beat-truncation"].parts[0]) == "62.50, 59.50"
+    assert findings.paper_pair(judged["more-singular-values"].parts[0]) == "—"

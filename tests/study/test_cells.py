@@ -6,13 +6,13 @@ import pytest
 
 from experiments import paper
 from experiments.identity import identity_of
-from experiments.study.cells import published_for, tables_of
+from experiments.study.cells import paper_values_of, tables_of
 
 from ..conftest import compose
 
 
-def published(*overrides):
-    return published_for(identity_of(compose("hardware=cpu", *overrides)))
+def paper_values(*overrides):
+    return paper_values_of(identity_of(compose("hardware=cpu", *overrides)))
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,9 @@ def published(*overrides):
     ],
 )
 def test_a_run_is_shown_beside_its_row(overrides, row):
-    rows = {(r["method"], r["rank"]): r["values"] for r in paper.published()["table2"]["rows"]}
-    assert [p.value for p in published(*overrides)] == list(rows[row].values())
-    assert {p.model for p in published(*overrides)} == {"LLaMA-2 7B"}
+    rows = {(r["method"], r["rank"]): r["values"] for r in paper.paper_json()["table2"]["rows"]}
+    assert [p.value for p in paper_values(*overrides)] == list(rows[row].values())
+    assert {p.model for p in paper_values(*overrides)} == {"LLaMA-2 7B"}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_run_is_shown_beside_its_row(overrides, row):
     ],
 )
 def test_a_variant_is_not_told_the_value_of_the_plain_row(overrides):
-    assert published(*overrides) == []
+    assert paper_values(*overrides) == []
 
 
 def test_a_variant_belongs_to_the_table_that_has_its_row():
@@ -50,15 +50,15 @@ def test_a_variant_belongs_to_the_table_that_has_its_row():
 
 
 def test_a_rank_of_figure_2_is_told_the_value_of_the_figure():
-    (value,) = published("method=lora", "method.rank=28")  # stands for the paper's 64
+    (value,) = paper_values("method=lora", "method.rank=28")  # stands for the paper's 64
     assert value.where.startswith("Figure 2, training loss at step ")
 
 
 def test_operators_have_rows_of_their_own():
-    assert [p.where for p in published("task=math", "method=mora", "method.operator=truncation")] == [
+    assert [p.where for p in paper_values("task=math", "method=mora", "method.operator=truncation")] == [
         "Table 4, GSM8K, r = 8"
     ]
-    where = [p.where for p in published("task=math", "method=mora")]  # rotation, which Table 1 has too
+    where = [p.where for p in paper_values("task=math", "method=mora")]  # rotation, which Table 1 has too
     assert "Table 4, GSM8K, r = 8" in where
     assert "Table 1, GSM8K" in where
 
@@ -72,5 +72,5 @@ def test_operators_have_rows_of_their_own():
     ],
 )
 def test_the_model_belongs_to_the_column(overrides, column, model):
-    (value,) = published("task=pretrain", "method=lora", *overrides)
+    (value,) = paper_values("task=pretrain", "method=lora", *overrides)
     assert (value.where, value.model) == (f"Table 3, {column}", model)

@@ -112,7 +112,7 @@ def test_a_number_format_of_its_own_still_fills_the_cell(protocols):
     cell = Cell("uuid", "lora", 8)
     setting = protocols.setting(cell)
     composed = parse(composition([*setting.arguments, "hardware.precision=bf16"]))
-    made = synthetic.record(setting, setting.use, 0, identity=identity_of(composed), config=composed.as_dict())
+    made = synthetic.record(setting, setting.default_rate, 0, identity=identity_of(composed), config=composed.as_dict())
     assert Results("smoke", [made], protocols).cell(cell).selected == {0: made}
 
 
@@ -173,8 +173,10 @@ def test_no_results_folder_is_one_line(tmp_path):
 
 def test_the_untrained_model_has_a_key_without_a_rate(protocols):
     setting = protocols.setting(Cell("math", "none"))
-    assert setting.key(setting.use, 0) == key_of(identity_of(parse(composition([*setting.arguments, "seed=0"]))))
-    made = synthetic.record(setting, setting.use, 0)
+    assert setting.key(setting.default_rate, 0) == key_of(
+        identity_of(parse(composition([*setting.arguments, "seed=0"])))
+    )
+    made = synthetic.record(setting, setting.default_rate, 0)
     made.cell["learning_rate"] = None
     assert Results("smoke", [made], protocols).cell(Cell("math", "none")).selected == {0: made}
 

@@ -32,7 +32,7 @@ def test_the_search_comes_first():
     made = plan([])
     assert [(r.rate, r.seed, r.state) for r in made.runs] == [(1e-3, 0, "missing"), (1e-2, 0, "missing")]
     assert (made.stage, made.later) == ("search", 2)
-    (runs,) = planning.in_order(made)
+    (runs,) = planning.sweeps(made)
     assert planning.arguments(SETTING, runs)[-2:] == ["training.learning_rate=0.001,0.01", "seed=0"]
 
 
@@ -48,8 +48,8 @@ def test_a_diverged_candidate_has_been_tried_and_a_failed_one_has_not():
     assert [r.rate for r in plan([good, synthetic.diverged(SETTING, 1e-2, 0)]).needed] == [1e-3, 1e-3]
     broken = synthetic.record(SETTING, 1e-2, 0, status="failed")
     assert [(r.rate, r.state) for r in plan([good, broken]).needed] == [(1e-2, "failed")]
-    given_up = plan([good, broken], given_up={(1e-2, 0)})
-    assert [(r.rate, r.seed) for r in given_up.needed] == [(1e-3, 1), (1e-3, 2)]
+    abandoned = plan([good, broken], abandoned={(1e-2, 0)})
+    assert [(r.rate, r.seed) for r in abandoned.needed] == [(1e-3, 1), (1e-3, 2)]
 
 
 def test_an_interrupted_run_goes_on():
@@ -59,7 +59,7 @@ def test_an_interrupted_run_goes_on():
 
 def test_without_a_search_the_protocols_rate_is_used():
     made = plan([], search=False)
-    assert {r.rate for r in made.runs} == {SETTING.use}
+    assert {r.rate for r in made.runs} == {SETTING.default_rate}
     assert [r.seed for r in made.runs] == [0, 1, 2]
 
 
@@ -85,8 +85,8 @@ class FakeRunPy:
     def __init__(self, breaks=(), stop_after=None):
         self.records, self.breaks, self.commands, self.stop_after = {}, set(breaks), [], stop_after
 
-    def plan(self, i, given_up):
-        return plan(list(self.records.values()), CELLS[i], given_up=given_up)
+    def plan(self, i, abandoned):
+        return plan(list(self.records.values()), CELLS[i], abandoned=abandoned)
 
     def __call__(self, command):
         self.commands.append(command)

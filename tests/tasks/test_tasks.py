@@ -48,7 +48,7 @@ def test_what_a_task_declares_fits_together(name):
     names = [metric.name for metric in task.metrics]
     assert len(set(names)) == len(names)
     assert task.headline in names
-    settings = set(run_config.Task.model_fields)
+    settings = set(run_config.TaskSettings.model_fields)
     assert settings >= set(task.needs)
     for metric in task.metrics:
         assert metric.stands_for in ("", *names)
