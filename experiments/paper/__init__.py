@@ -10,7 +10,24 @@ from .names import HIGH, LOW, PRETRAINING, paper_json
 from .series import FIGURES, PAPER_STEPS, Series, figure, figure_cells
 
 __all__ = [
-    "FIGURES", "HIGH", "LOW", "PAPER_STEPS", "PRETRAINING", "TABLES", "Cell", "Column", "Row", "Series",
-    "Table", "all_cells", "alpha_2r", "arithmetic_notes", "figure", "figure_cells", "printed", "paper_json", "table",
+    "FIGURES",
+    "HIGH",
+    "LOW",
+    "PAPER_STEPS",
+    "PRETRAINING",
+    "TABLES",
+    "Cell",
+    "Column",
+    "Row",
+    "Series",
+    "Table",
+    "all_cells",
+    "alpha_2r",
+    "arithmetic_notes",
+    "figure",
+    "figure_cells",
+    "paper_json",
+    "printed",
+    "table",
     "table_cells",
 ]  # fmt: skip

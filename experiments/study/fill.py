@@ -18,7 +18,7 @@ from ..identity import RATE, cell_key_of, differences
 from ..paper import Cell
 from ..store.records import Record
 from . import measures
-from .cells import Protocols, CellSetting, UnavailableError
+from .cells import CellSetting, Protocols, UnavailableError
 
 SHOWN = 3  # settings that are named where a record does not fit
 
