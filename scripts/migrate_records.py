@@ -83,16 +83,16 @@ def migrated(values: dict[str, Any]) -> dict[str, Any]:
 def old_identity(config: dict[str, Any], task_version: int) -> dict[str, Any]:
     """What the key of schema 1 was the hash of."""
     names = ("method", "task", "scale", "quantization", "seed", "training", "hardware")
-    kept = {name: config[name] for name in names}
+    identity = {name: config[name] for name in names}
     for section, left_out in NOT_IN_OLD_KEY.items():
-        kept[section] = {k: v for k, v in kept[section].items() if k not in left_out}
+        identity[section] = {k: v for k, v in identity[section].items() if k not in left_out}
     if config["method"]["family"] == "none":
-        kept["training"] = {}
+        identity["training"] = {}
     for section in ("method", "task", "hardware"):
-        kept[section] = {k: v for k, v in kept[section].items() if v is not None}
+        identity[section] = {k: v for k, v in identity[section].items() if v is not None}
     file, form = config["task"].get("train_file"), config["task"].get("prompt")
     data = userfile.checked(file, form) if file else ""
-    return kept | {"model": fingerprint(config["model"]), "task_version": task_version, "data": data}
+    return identity | {"model": fingerprint(config["model"]), "task_version": task_version, "data": data}
 
 
 def new_config(old: dict[str, Any]) -> RunConfig:

@@ -53,13 +53,13 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
 
 def cells(chosen: argparse.Namespace) -> list[paper.Cell]:
     tables = chosen.table or (() if chosen.figure else paper.TABLES)
-    found = [c for number in tables for c in paper.table_cells(number, chosen.scale)]
-    found += [c for number in chosen.figure for c in paper.figure_cells(number)]
-    kept = [c for c in dict.fromkeys(found) if chosen.task is None or c.task in chosen.task]
-    kept = [c for c in kept if chosen.method is None or c.method in chosen.method]
-    if not kept:
+    every_cell = [c for number in tables for c in paper.table_cells(number, chosen.scale)]
+    every_cell += [c for number in chosen.figure for c in paper.figure_cells(number)]
+    chosen_cells = [c for c in dict.fromkeys(every_cell) if chosen.task is None or c.task in chosen.task]
+    chosen_cells = [c for c in chosen_cells if chosen.method is None or c.method in chosen.method]
+    if not chosen_cells:
         raise ConfigError("no cell of these tables and figures has this --task and this --method")
-    return kept
+    return chosen_cells
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,9 +116,9 @@ def show(plans: list[planning.Plan], results: Results) -> None:
     counted = [(len(p.needed) + p.later, planning.run_time(p.cell, results.records).seconds) for p in plans]
     total = sum(count * seconds for count, seconds in counted if seconds is not None)
     blind = sum(count for count, seconds in counted if seconds is None)
-    said = f"\n{len(plans)} cells; {sum(count for count, _ in counted)} runs to do"
-    said += f", about {planning.duration(total)}" if total else ""
-    print(said + (f"; {blind} of them without an estimate" if blind else ""))
+    total_line = f"\n{len(plans)} cells; {sum(count for count, _ in counted)} runs to do"
+    total_line += f", about {planning.duration(total)}" if total else ""
+    print(total_line + (f"; {blind} of them without an estimate" if blind else ""))
 
 
 if __name__ == "__main__":

@@ -220,10 +220,10 @@ def table(number: int) -> Table:
         return _detail(6, "biomed", "pubmedqa", "usmle", "bio_mmlu", "rct")
     if number == 7:
         return _detail(7, "finance", "convfinqa", "fiqa_sa", "headline", "ner", "fpb")
-    made = {1: _table1, 2: _table2, 3: _table3, 4: _table4}
-    if number not in made:
+    builders = {1: _table1, 2: _table2, 3: _table3, 4: _table4}
+    if number not in builders:
         raise ValueError(f"no table {number} with results; allowed: {', '.join(map(str, TABLES))}")
-    return made[number]()
+    return builders[number]()
 
 
 DETAILS_OF = {6: "biomed", 7: "finance"}
@@ -251,8 +251,11 @@ def arithmetic_notes(*numbers: int) -> tuple[str, ...]:
 
 def table_cells(number: int, scale: str) -> list[Cell]:
     """The different cells of a table, row by row."""
-    made = table(number)
+    layout = table(number)
     cells = [
-        made.cell(row, column) for row in made.rows for column in made.columns if column.only_scale in (None, scale)
+        layout.cell(row, column)
+        for row in layout.rows
+        for column in layout.columns
+        if column.only_scale in (None, scale)
     ]
     return list(dict.fromkeys(cells))

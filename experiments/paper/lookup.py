@@ -9,10 +9,10 @@ from .series import FIGURES, figure_cells
 def printed(cell: Cell, metric: str) -> float | None:
     """The final metric that the paper prints for a cell; None where it prints none."""
     for number in TABLES:
-        made = table(number)
-        for row in made.rows:
-            for column in made.columns:
-                if column.metric == metric and column.at is None and made.cell(row, column) == cell:
+        layout = table(number)
+        for row in layout.rows:
+            for column in layout.columns:
+                if column.metric == metric and column.at is None and layout.cell(row, column) == cell:
                     return row.paper_values.get(column.name)
     return None
 

@@ -34,14 +34,14 @@ def figure(number: int) -> tuple[Series, ...]:
         ValueError: There is no such figure.
     """
     if number == 1:
-        made = table(2)
+        layout = table(2)
         return tuple(
             Series(
                 r.label,
-                made.cell(r, made.columns[0]),
+                layout.cell(r, layout.columns[0]),
                 tuple((int(s), v) for s, v in r.paper_values.items() if v is not None),
             )
-            for r in made.rows
+            for r in layout.rows
         )
     if number in (2, 3):
         data = paper_json()[f"figure{number}"]
@@ -54,10 +54,10 @@ def figure(number: int) -> tuple[Series, ...]:
         # Figure 2 goes through ranks, all at a scale of 2 but the highest: beside it, LoRA's variants of Table 2.
         return theirs + tuple(s for s in figure(1) if s.cell.method == "lora" and s.cell.options)
     if number in (4, 5):
-        made = table(3)
+        layout = table(3)
         # Full training has no adapters whose spectrum could be compared.
-        rows = [r for r in made.rows if number == 4 or r.rank]
-        return tuple(Series(r.label, made.cell(r, made.columns[0])) for r in rows)
+        rows = [r for r in layout.rows if number == 4 or r.rank]
+        return tuple(Series(r.label, layout.cell(r, layout.columns[0])) for r in rows)
     raise ValueError(f"no figure {number} with curves; allowed: {', '.join(map(str, FIGURES))}")
 
 

@@ -119,15 +119,17 @@ def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> st
     exact = method["peft"]["operator"] in ("truncation", "sharing") and limits.rank is None
     rank = None if exact else limits.rank or method["rank"]
     model, _ = load.restore(record, store)
-    made = conversion.as_lora(model, rank=rank)
-    lost = f"{made.error:.3g} of the update is lost (relative Frobenius norm) in the worst layer, {made.worst}"
-    if made.error > limits.tolerance and not limits.force:
+    lora_form = conversion.as_lora(model, rank=rank)
+    lost = (
+        f"{lora_form.error:.3g} of the update is lost (relative Frobenius norm) in the worst layer, {lora_form.worst}"
+    )
+    if lora_form.error > limits.tolerance and not limits.force:
         raise ConfigError(
             f"{record.name} is no LoRA of rank {rank} (operator {method['operator']}): {lost}; "
             "a higher --rank loses less, --tolerance or --force accepts it, --format merged loses nothing"
         )
-    made.config.save_pretrained(str(out))
-    save_file(made.weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    lora_form.config.save_pretrained(str(out))
+    save_file(lora_form.weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
     return "a LoRA adapter, " + (f"rank {rank}: {lost}" if rank else "exact, of rank r_hat")
 
 

@@ -70,15 +70,15 @@ def _method(method: Method) -> None:
         value = method.setting(name)
         if isinstance(allowed, list):
             words = ["true" if a is True else "false" if a is False else str(a) for a in allowed]
-            passes, said = value in allowed and not _only_equal(value, allowed), f"one of {', '.join(words)}"
+            passes, expected = value in allowed and not _only_equal(value, allowed), f"one of {', '.join(words)}"
         elif allowed in ALLOWED:
-            passes, said = ALLOWED[allowed](value), f"a {allowed}"
+            passes, expected = ALLOWED[allowed](value), f"a {allowed}"
         else:
             raise ConfigError(
                 f"method.allowed.{name} must be a list of values, or one of {', '.join(ALLOWED)}, got {allowed!r}"
             )
         if not passes:
-            raise ConfigError(f"method.{name} must be {said} for method={method.name}, got {value!r}")
+            raise ConfigError(f"method.{name} must be {expected} for method={method.name}, got {value!r}")
     if method.peft is not None:
         if not isinstance(method.peft.get("peft_type"), str):
             raise ConfigError(f"method.peft.peft_type is missing; method={method.name} cannot do without it")

@@ -82,8 +82,8 @@ def _message(error: ErrorDetails) -> str:
     if type(value) is int and value > LARGEST:
         return f"{where} must be at most {LARGEST}, got a number of {len(f'{value:x}') * 4} bits"
     field = fields.get(name)
-    said = (_allowed(field.annotation) or field.description) if field is not None else None
-    return f"{where} must be {said or error['msg']}, got {value!r}"
+    expected = (_allowed(field.annotation) or field.description) if field is not None else None
+    return f"{where} must be {expected or error['msg']}, got {value!r}"
 
 
 def _section_in(annotation: Any) -> Any:

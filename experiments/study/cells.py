@@ -92,10 +92,10 @@ class Protocols:
                 self._settings[cell] = self._resolve(cell)
             except UnavailableError as error:
                 self._settings[cell] = error
-        found = self._settings[cell]
-        if isinstance(found, UnavailableError):
-            raise found
-        return found
+        result = self._settings[cell]
+        if isinstance(result, UnavailableError):
+            raise result
+        return result
 
     def command(self, cell: Cell) -> str:
         """The command that fills `cell`, with the scale's ranks by name: nothing has to be composed for it."""
@@ -106,8 +106,8 @@ class Protocols:
 
     @staticmethod
     def _more(cell: Cell) -> list[str]:
-        given = {"method.operator": cell.operator, "model": cell.model}
-        return [f"{name}={value}" for name, value in given.items() if value] + list(cell.options)
+        settings = {"method.operator": cell.operator, "model": cell.model}
+        return [f"{name}={value}" for name, value in settings.items() if value] + list(cell.options)
 
     def _resolve(self, cell: Cell) -> CellSetting:
         composed = self._compose(cell.method, cell.task)
@@ -158,16 +158,18 @@ class Protocols:
         return put_together
 
     def _hydra(self, method: str, task: str) -> DictConfig:
-        asked = (method, task, self.scale)
-        if asked not in self._composed:
+        choice = (method, task, self.scale)
+        if choice not in self._composed:
             try:
-                self._composed[asked] = compose.composition([f"method={method}", f"task={task}", f"scale={self.scale}"])
+                self._composed[choice] = compose.composition(
+                    [f"method={method}", f"task={task}", f"scale={self.scale}"]
+                )
             except (HydraException, OmegaConfBaseException) as error:
-                self._composed[asked] = UnavailableError(" ".join(str(error).split()))
-        found = self._composed[asked]
-        if isinstance(found, UnavailableError):
-            raise found
-        return found
+                self._composed[choice] = UnavailableError(" ".join(str(error).split()))
+        result = self._composed[choice]
+        if isinstance(result, UnavailableError):
+            raise result
+        return result
 
 
 def _without_method(composed: DictConfig) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def at_fraction(record: Record, name: str, fraction: float) -> float | None:
 def mean_at(record: Record, name: str, fractions: tuple[float, ...]) -> float | None:
     """The mean of a curve over some fractions of the training."""
     values = [at_fraction(record, name, f) for f in fractions]
-    kept = [v for v in values if v is not None]
-    return sum(kept) / len(kept) if values and len(kept) == len(values) else None
+    numbers = [v for v in values if v is not None]
+    return sum(numbers) / len(numbers) if values and len(numbers) == len(values) else None
 
 
 def steps_to(record: Record, name: str, threshold: float) -> float | None:

@@ -149,8 +149,8 @@ def run_time(cell: Cell, records: Iterable[Record]) -> RunTime:
         and (r.cell["task"], r.cell["method"]) == (cell.task, cell.method)
         and (value := measures.number(r.cost.get("seconds"))) is not None
     ]
-    found = statistics.summary(seconds)
-    return RunTime(found.mean if found else None, found.n if found else 0)
+    mean = statistics.summary(seconds)
+    return RunTime(mean.mean if mean else None, mean.n if mean else 0)
 
 
 def cost(plan: Plan, records: Iterable[Record]) -> str:
@@ -158,10 +158,10 @@ def cost(plan: Plan, records: Iterable[Record]) -> str:
     count = len(plan.needed) + plan.later
     if not count:
         return ""
-    found = run_time(plan.cell, records)
-    if found.seconds is None:
+    time = run_time(plan.cell, records)
+    if time.seconds is None:
         return f"{count} runs, no estimate (no finished run of {plan.cell.method} on {plan.cell.task} here)"
-    return f"{count} runs, about {duration(count * found.seconds)} (from {found.n} finished)"
+    return f"{count} runs, about {duration(count * time.seconds)} (from {time.n} finished)"
 
 
 def duration(seconds: float) -> str:

@@ -56,10 +56,10 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval |
 
 def interval(differences: Sequence[float]) -> Interval | None:
     """The t interval of a mean."""
-    found = summary(differences)
-    if found is None or found.sd is None:
-        return None if found is None else Interval(found.mean, None, None, found.n)
+    sample = summary(differences)
+    if sample is None or sample.sd is None:
+        return None if sample is None else Interval(sample.mean, None, None, sample.n)
     from scipy.special import stdtrit  # a fifth of a second, and only where something is compared
 
-    half = float(stdtrit(found.n - 1, (1 + LEVEL) / 2)) * found.sd / math.sqrt(found.n)
-    return Interval(found.mean, found.mean - half, found.mean + half, found.n)
+    half = float(stdtrit(sample.n - 1, (1 + LEVEL) / 2)) * sample.sd / math.sqrt(sample.n)
+    return Interval(sample.mean, sample.mean - half, sample.mean + half, sample.n)

@@ -22,8 +22,8 @@ OPERATORS = ("sharing", "decouple", "rotation")
 def configs(r: int) -> dict[str, PeftConfig]:
     """The adapters that are compared, at equal budgets of parameters."""
     target: dict[str, Any] = {"r": r, "target_modules": ["0"]}
-    made: dict[str, PeftConfig] = {"lora": LoraConfig(**target), "dora": LoraConfig(use_dora=True, **target)}
-    return made | {name: MoraConfig(operator=name, **target) for name in OPERATORS}
+    configs: dict[str, PeftConfig] = {"lora": LoraConfig(**target), "dora": LoraConfig(use_dora=True, **target)}
+    return configs | {name: MoraConfig(operator=name, **target) for name in OPERATORS}
 
 
 def adapted(weight: nn.Parameter, config: PeftConfig | None) -> nn.Module:

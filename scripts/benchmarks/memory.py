@@ -23,19 +23,19 @@ SHAPES = ((4096, 4096), (2048, 5504), (5504, 2048))
 
 def bytes_saved(layer: nn.Module, x: torch.Tensor) -> int:
     """Bytes that autograd holds on to after a forward pass, beside parameters."""
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = layer(x)
     del output
-    return sum(kept.values())
+    return sum(sizes.values())
 
 
 def peak_bytes(call: Callable[[], object]) -> int:

@@ -33,9 +33,9 @@ class Target:
 
     def worst(self, rows: list[Row]) -> tuple[Row, Row] | None:
         """The case that is furthest on the wrong side, as its row and its value; None where nothing was measured."""
-        found = [(row, value) for row in rows if (value := self.pick(row))]
+        measurements = [(row, value) for row in rows if (value := self.pick(row))]
         choose = max if self.at_most else min
-        return choose(found, key=lambda pair: pair[1]["value"]) if found else None
+        return choose(measurements, key=lambda pair: pair[1]["value"]) if measurements else None
 
     def met(self, value: float) -> bool:
         """Whether a value keeps the promise."""
