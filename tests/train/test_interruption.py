@@ -58,7 +58,7 @@ def test_the_first_signal_keeps_a_checkpoint_and_exits_130(number, tmp_path):
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, err
     assert f"{number.name}: stops with a checkpoint, within 2 steps" in err
-    assert "the same command goes on from there" in err
+    assert "the same command continues from it" in err
     assert record(tmp_path)["status"] == "interrupted"
     (step,) = checkpoint_steps(tmp_path)
     assert 0 < step < 4000
