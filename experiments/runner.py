@@ -75,7 +75,8 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
     from .train.recording import Recording
 
     task, trains = tasks.of(config), config.method.trains
-    with Recording(config, record, store, tables_of(record.identity)) as recording:
+    tables = tables_of(record.identity) if config.logger.name == "wandb" else ()
+    with Recording(config, record, store, tables) as recording:
         placement = prepare_device(config)
         dtype = base_dtype(config, placement)
         with ranks.one_first():
