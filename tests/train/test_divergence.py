@@ -21,8 +21,8 @@ def test_from_the_step_to_the_table(tmp_path, monkeypatch, counted):
     laptop = (conf / "protocol" / "uuid_laptop.yaml").read_text()
     (conf / "protocol" / "uuid_laptop.yaml").write_text(
         laptop.replace(
-            "lora: {8: {use: 3e-3, candidates: [1e-3, 3e-3,", "lora: {8: {use: 3e-3, candidates: [1e30, 3e-3,"
-        )
+            "r8: {use: 3e-3, candidates: [1e-3, 3e-3,", "r8: {use: 3e-3, candidates: [1e30, 3e-3,", 1
+        )  # LoRA's
     )
     arguments = ["-m", "method=lora", *SMOKE, "training.learning_rate=1e30,3e-3", f"paths.results={results}"]
     done = launch(*arguments, log=tmp_path / "log")
