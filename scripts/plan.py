@@ -119,6 +119,10 @@ def show(plans: list[planning.Plan], results: Results) -> None:
     total_line = f"\n{len(plans)} cells; {sum(count for count, _ in counted)} runs to do"
     total_line += f", about {planning.duration(total)}" if total else ""
     print(total_line + (f"; {blind} of them without an estimate" if blind else ""))
+    for plan in plans:
+        if record := results.cell(plan.cell).nearest:
+            rank = f" r = {plan.setting.rank}" if plan.setting and plan.setting.rank else ""
+            print(f"no run of {plan.cell.method}{rank} on {plan.cell.task}; the nearest record is {record}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ reader plays no part.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -45,8 +45,13 @@ class FilledCell:
     setting: CellSetting | None
     missing: str  # why there is no setting; empty where there is one
     command: str
-    nearest: str = ""  # of a cell without runs: the nearest record, and the settings in which it differs
     runs: dict[float, dict[int, Record]] = field(default_factory=dict)
+    alike: Sequence[Record] = ()  # the records of the same task and method
+
+    @cached_property
+    def nearest(self) -> str:
+        """Of a cell without runs: the nearest record, and the settings in which it differs; else empty."""
+        return nearest(self.setting, self.alike) if self.setting and self.alike and not self.runs else ""
 
     @cached_property
     def selection(self) -> Selection | None:
@@ -114,15 +119,13 @@ class Results:
             setting = self.protocols.setting(cell)
         except UnavailableError as error:
             return FilledCell(cell, None, str(error), self.protocols.command(cell))
-        filled = FilledCell(cell, setting, "", setting.command)
+        filled = FilledCell(cell, setting, "", setting.command, alike=alike)
         rates = {*setting.candidates, setting.default_rate}
         # A cell with runs in several number formats takes float32's.
         for record in sorted(self._by_cell[setting.cell_key], key=_number_format):
             rate, seed = float(record.cell["learning_rate"] or 0.0), record.cell["seed"]
             if rate in rates:
                 filled.runs.setdefault(rate, {}).setdefault(seed, record)
-        if not filled.runs:
-            filled.nearest = nearest(setting, alike)
         return filled
 
     def unplaced(self) -> list[Record]:

@@ -240,3 +240,13 @@ def test_files_appear_whole(tmp_path, monkeypatch):
         output.write({path: b"new"})
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_plan_names_the_nearest_record_of_a_cell_without_runs(tmp_path):
+    setting = Protocols("smoke").setting(Cell("uuid", "mora", 8))
+    identity = setting.run_identity(1e-2, 0) | {"model": "mine"}
+    synthetic.write([synthetic.record(setting, 1e-2, 0, key="0" * 16, identity=identity)], tmp_path)
+    done = script("plan", "--results", tmp_path, "--scale", "smoke", "--table", "2", "--method", "mora")
+    assert done.returncode == 0
+    parted = "0000000000000000: model mine, this cell wants tiny-v1"
+    assert f"no run of mora r = 8 on uuid; the nearest record is {parted}" in done.stdout
