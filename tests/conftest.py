@@ -12,6 +12,7 @@ The text is one sentence and the same in all tests that prove it. Counts add up 
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def smoke(tmp_path: Path) -> Callable[..., RunConfig]:
         return compose(*own, *overrides)
 
     return make
+
+
+@pytest.fixture
+def copied(trained, tmp_path: Path) -> tuple[Path, str]:
+    """A copy of the trained MoRA run for one test: the results folder, and the key of the run."""
+    results, records = trained
+    key = records["mora"].key
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(results / "models" / key, tmp_path / "models" / key)
+    shutil.copy(results / "runs" / f"{key}.json", tmp_path / "runs")
+    return tmp_path, key
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .. import redact
 from ..errors import ConfigError, StorageError, one_line
-from ..spec.compose import CONF
+from ..spec.compose import CONF, choices
 
 GROUPS = ("method", "task", "scale", "hardware", "logger", "experiment")  # the groups that a user chooses from
 PLAIN = (HydraException, OmegaConfBaseException, ConfigError, StorageError, OSError)  # their messages need no type
@@ -47,7 +47,7 @@ def _check(override: Override, arguments: list[str]) -> None:
         raise ConfigError(f"{argument}: {name} has a value already; write {name}=... without +")
     if name in GROUPS and not isinstance(override.value(), str | QuotedString | Sweep | Glob):
         # Hydra would merge the files of a list into one section.
-        allowed = ", ".join(sorted(path.stem for path in (CONF / name).glob("*.yaml")))
+        allowed = ", ".join(choices(name))
         raise ConfigError(f"{argument}: {name} must be one of {allowed}; several are a sweep: -m {name}=a,b")
     if name == "protocol":
         raise ConfigError(

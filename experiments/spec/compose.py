@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
@@ -28,6 +31,18 @@ def search(folders: list[str]) -> None:
 def folders() -> list[Path]:
     """All folders that are composed from, a user's own first."""
     return [*map(Path, _searched), CONF]
+
+
+def choices(group: str) -> dict[str, Path]:
+    """The choices of a group by name, with their files; a user's own file goes before one of `conf/`."""
+    files = {path.stem: path for folder in reversed(folders()) for path in (folder / group).glob("*.yaml")}
+    return dict(sorted(files.items()))
+
+
+@cache
+def file_settings(path: Path) -> dict[str, Any]:
+    """The settings of one file of `conf/`, as it is: neither inherited nor resolved."""
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
 
 
 def composition(arguments: list[str]) -> DictConfig:

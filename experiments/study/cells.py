@@ -198,11 +198,12 @@ def places(identity: dict[str, Any]) -> Iterator[tuple[int, paper.Row, paper.Col
     Args:
         identity: That of the run. All of it counts but the learning rate, the seed and the number format.
     """
+    key = cell_key_of(identity)
     for number in paper.TABLES:
         table = paper.table(number)
         for row in table.rows:
             for column in table.columns:
-                if column.only_scale in (None, identity["scale"]) and _fills(identity, table.cell(row, column)):
+                if column.only_scale in (None, identity["scale"]) and _fills(identity, key, table.cell(row, column)):
                     yield number, row, column
 
 
@@ -213,24 +214,25 @@ def tables_of(identity: dict[str, Any]) -> list[str]:
 
 def paper_values_of(identity: dict[str, Any]) -> list[PaperValue]:
     """What the paper prints for the cell that a run fills, or, where no table has the cell, draws for it."""
-    values = []
+    values, key = [], cell_key_of(identity)
     for number, row, column in places(identity):
         value = row.paper_values.get(column.name)
         if value is not None:
             values.append(PaperValue(f"Table {number}, {column.label}", value, column.paper_model))
     for number in () if values else paper.FIGURES:
         for series in paper.figure(number):
-            if series.points and _fills(identity, series.cell):
+            if series.points and _fills(identity, key, series.cell):
                 step, value = series.points[-1]
                 model = tasks.get(series.cell.task).paper_model
                 values.append(PaperValue(f"Figure {number}, training loss at step {step}", value, model))
     return values
 
 
-def _fills(identity: dict[str, Any], cell: Cell) -> bool:
+def _fills(identity: dict[str, Any], key: str, cell: Cell) -> bool:
+    """Whether a run fills a cell; `key` is the cell key of the run's identity."""
     if (identity["task"]["name"], identity["method"]["name"]) != (cell.task, cell.method):
         return False
     try:
-        return protocols(identity["scale"]).setting(cell).cell_key == cell_key_of(identity)
+        return protocols(identity["scale"]).setting(cell).cell_key == key
     except UnavailableError:
         return False

@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 
 from ..errors import ConfigError
-from ..spec.compose import CONF
+from ..spec import compose
 from ..spec.run_config import RunConfig
 from .base import Metric, Task, TaskData
 
-NAMES = tuple(sorted(path.stem for path in (CONF / "task").glob("*.yaml")))
+NAMES = tuple(compose.choices("task"))
 
 
 def get(name: str) -> Task:

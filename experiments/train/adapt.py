@@ -13,15 +13,14 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_config, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-import mora  # registers MoRA with PEFT
+import mora  # noqa: F401  (registers MoRA with PEFT)
 
 from ..errors import ConfigError, one_line
 from ..spec.run_config import Method, RunConfig
-
-__all__ = ["INITIALISATIONS", "AdaptedModel", "adapt", "adapter_config", "mora"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
     if m.initialisation is not None:
         _initialisation(m)(wrapped)
     if m.train_rest:
-        frozen = {id(p) for layer in _adapted_layers(wrapped) for p in [layer.get_base_layer().weight]}
+        adapted = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
+        frozen = {id(layer.get_base_layer().weight) for layer in adapted}
         for parameter in wrapped.parameters():
             parameter.requires_grad_(id(parameter) not in frozen)
     rates = {
@@ -78,17 +78,10 @@ def adapter_config(method: Method) -> PeftConfig:
     try:
         return get_peft_config(settings)
     except KeyError:
-        known = ", ".join(sorted(kind.value for kind in peft_types()))
+        known = ", ".join(sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING))
         raise ConfigError(f"method.peft.peft_type must be one of {known}, got {settings['peft_type']!r}") from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"method.peft of method={method.name}: {one_line(str(error))}") from error
-
-
-def peft_types() -> Any:
-    """The methods that PEFT knows, MoRA among them."""
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    return PEFT_TYPE_TO_CONFIG_MAPPING
 
 
 def _without_adapter(model: nn.Module, method: Method) -> nn.Module:
@@ -103,10 +96,6 @@ def _without_adapter(model: nn.Module, method: Method) -> nn.Module:
     for layer in chosen:
         layer.requires_grad_(True)
     return model
-
-
-def _adapted_layers(model: nn.Module) -> list[Any]:
-    return [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
 
 
 def orthonormal(model: PeftModel) -> None:

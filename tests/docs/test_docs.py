@@ -14,7 +14,10 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from scripts import evaluate, export_adapter
+
 from ..conftest import ROOT, compose
+from ..processes import SMOKE, begin, launch
 
 TABLE2 = "results/tables/smoke/table2.md"
 
@@ -52,25 +55,32 @@ SMOKE_RUN = ["run.py", "task=uuid", "scale=smoke", "logger=none", "hardware=cpu"
 
 
 @pytest.mark.parametrize("method", ["hira", "rslora"])
-def test_a_method_of_the_page_trains_resumes_and_exports(copy_with_two_methods, method, tmp_path):
-    copy, run = copy_with_two_methods, [*SMOKE_RUN, f"method={method}"]
-    assert f"uuid-smoke-{method}-r8-lr" in call(copy, *run, f"paths.results={tmp_path / 'whole'}")
-    killed = [sys.executable, *run, f"paths.results={tmp_path / 'killed'}"]
-    with subprocess.Popen(killed, cwd=copy, stderr=subprocess.DEVNULL) as process:
-        while not list(tmp_path.glob("killed/checkpoints/*/checkpoint-*")):
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
-    call(copy, *run, f"paths.results={tmp_path / 'killed'}")
-    (whole,), (again,) = ([*(tmp_path / name / "runs").glob("*.json")] for name in ("whole", "killed"))
-    assert json.loads(again.read_text())["metrics"] == json.loads(whole.read_text())["metrics"]
-    exported = call(
-        copy, "scripts/export_adapter.py", whole.stem, str(tmp_path / "out"), "--results", str(tmp_path / "whole")
-    )
-    assert "a whole model" in exported
+def test_a_method_of_the_page_trains_resumes_and_exports(method, tmp_path, capsys):
+    """The file of the method lies in a folder outside the project, and nothing else is added."""
+    for block in blocks("docs/adding.md", "yaml"):
+        path = tmp_path / block.splitlines()[0].removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block)
+    run = ["--config-dir", str(tmp_path / "conf"), f"method={method}", "task=uuid", *SMOKE]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = launch(*run, f"paths.results={whole}", log=tmp_path / "log")
+    assert done.code == 0, done.err
+    assert f"uuid-smoke-{method}-r8-lr" in done.out
+    process = begin(*run, f"paths.results={killed}", log=tmp_path / "log")
+    while not list(killed.glob("checkpoints/*/checkpoint-*")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert launch(*run, f"paths.results={killed}", log=tmp_path / "log").code == 0
+    (record,), (resumed,) = ([*(results / "runs").glob("*.json")] for results in (whole, killed))
+    assert json.loads(resumed.read_text())["metrics"] == json.loads(record.read_text())["metrics"]
+    results = ["--results", str(whole)]
+    assert export_adapter.main([record.stem, str(tmp_path / "out"), *results]) == 0
+    assert "a whole model" in capsys.readouterr().out
     assert (tmp_path / "out" / "model.safetensors").is_file()
-    scored = call(copy, "scripts/evaluate.py", whole.stem, "--results", str(tmp_path / "whole"))
-    assert scored.splitlines()[-1] == "equal"
+    assert evaluate.main([record.stem, *results]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "equal"
 
 
 def test_a_method_of_the_page_has_a_row(copy_with_two_methods):

@@ -28,16 +28,6 @@ def test_a_saved_model_has_the_metrics_of_its_record(trained, name, capsys):
     assert printed.endswith("\nequal\n")
 
 
-@pytest.fixture
-def copied(trained, tmp_path):
-    """A results folder of the test's own with the MoRA run, and the path of its record."""
-    results, records = trained
-    key = records["mora"].key
-    (tmp_path / "runs").mkdir()
-    shutil.copytree(results / "models" / key, tmp_path / "models" / key)
-    return tmp_path, shutil.copy(results / "runs" / f"{key}.json", tmp_path / "runs"), key
-
-
 def edit(path, change) -> None:
     with open(path) as file:
         values = json.load(file)
@@ -47,7 +37,8 @@ def edit(path, change) -> None:
 
 
 def test_other_metrics_are_not_equal_unless_within_the_tolerance(copied, capsys):
-    results, path, key = copied
+    results, key = copied
+    path = results / "runs" / f"{key}.json"
     edit(path, lambda r: r["metrics"]["final"].update(key_loss=r["metrics"]["final"]["key_loss"] + 1e-3))
     assert call(key, "--results", str(results)) == 1
     assert "not equal" in capsys.readouterr().out
@@ -55,7 +46,7 @@ def test_other_metrics_are_not_equal_unless_within_the_tolerance(copied, capsys)
 
 
 def test_another_weight_is_not_equal(trained, copied):
-    results, _, key = copied
+    results, key = copied
     other = trained[0] / "models" / trained[1]["remora"].key / "adapter_model.safetensors"
     shutil.copy(other, results / "models" / key)
     assert call(key, "--results", str(results)) == 1
@@ -80,7 +71,8 @@ def test_another_task_of_the_same_model(trained, capsys):
     ],
 )
 def test_a_record_that_is_not_this_versions_is_refused(copied, capsys, change, said):
-    results, path, key = copied
+    results, key = copied
+    path = results / "runs" / f"{key}.json"
     edit(path, change)
     assert call(key, "--results", str(results)) == 2
     err = capsys.readouterr().err
@@ -89,7 +81,7 @@ def test_a_record_that_is_not_this_versions_is_refused(copied, capsys, change, s
 
 
 def test_a_run_without_model_or_record_is_refused(copied, capsys):
-    results, _, key = copied
+    results, key = copied
     shutil.rmtree(results / "models")
     assert call(key, "--results", str(results)) == 2
     assert "holds no weights" in capsys.readouterr().err

@@ -56,17 +56,6 @@ BROKEN = {
 UNSEEN_BY_A_COPY = {"missing", "surplus", "shape", "another kind", "another rank", "another operator"}
 
 
-@pytest.fixture
-def copied(trained, tmp_path):
-    """A copy of the MoRA run for one test: the results folder, the key of the record, the folder of the model."""
-    results, records = trained
-    key = records["mora"].key
-    (tmp_path / "runs").mkdir()
-    shutil.copytree(results / "models" / key, tmp_path / "models" / key)
-    shutil.copy(results / "runs" / f"{key}.json", tmp_path / "runs")
-    return tmp_path, key, tmp_path / "models" / key
-
-
 def refused(main, arguments, capsys, words):
     code = script.guarded(lambda: main([str(a) for a in arguments]))
     err = capsys.readouterr().err
@@ -80,7 +69,8 @@ def refused(main, arguments, capsys, words):
 @pytest.mark.promise("A saved model that is broken or of another run is one line and exit code 2 in every script.")
 @pytest.mark.parametrize("name", BROKEN)
 def test_scripts_refuse_a_broken_adapter(copied, name, capsys):
-    results, key, folder = copied
+    results, key = copied
+    folder = results / "models" / key
     breaks, words = BROKEN[name]
     breaks(folder)
     refused(evaluate.main, [key, "--results", results], capsys, words)
