@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +163,14 @@ def _default(config: RunConfig) -> dict[str, Any]:
     arguments = [f"method={m.name}", f"task={config.task.name}", f"scale={config.scale}"]
     if m.rank is not None:
         arguments.append(f"method.rank={m.rank}")
-    default = identity_of(typed(compose.composition(arguments)))
+    default = _identity_of_arguments(tuple(arguments), tuple(compose.folders()))
     return default | {"hardware": {"precision": "bf16" if config.hardware.device == "gpu" else "fp32"}}
+
+
+@cache
+def _identity_of_arguments(arguments: tuple[str, ...], folders: tuple[Path, ...]) -> dict[str, Any]:
+    """The runs of a sweep share few defaults, and a composition takes tens of milliseconds."""
+    return identity_of(typed(compose.composition(list(arguments))))
 
 
 def _plain(name: str) -> str:
