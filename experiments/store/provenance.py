@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -33,6 +34,11 @@ def describe() -> dict[str, Any]:
         },
         "started_at": now(),
     }
+
+
+def load() -> dict[str, Any]:
+    """How busy the machine was at the end of a run: processes that ran or waited, a mean over 15 minutes, and cores."""
+    return {"processes": round(os.getloadavg()[2], 1), "cores": os.cpu_count()}
 
 
 def code_revision() -> dict[str, Any]:

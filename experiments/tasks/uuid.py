@@ -63,9 +63,18 @@ def character_accuracy(generated: str, value: str) -> float:
     return sum(a == b for a, b in zip(guess, truth, strict=False)) / HEX_DIGITS
 
 
+def constant_accuracy(values: list[str]) -> float:
+    """The accuracy in percent of the best answer that is the same for every key: the most frequent digit at each place.
+
+    A model that has learned nothing but how often each digit occurs gets so much: the fewer pairs, the more.
+    """
+    digits = zip(*(value.replace("-", "") for value in values), strict=True)
+    return 100 * sum(max(map(place.count, set(place))) for place in digits) / (HEX_DIGITS * len(values))
+
+
 class UuidTask(Task):
     name = "uuid"
-    version = 1
+    version = 2
     needs = ("pairs", "eval_pairs")
     headline = "char_accuracy"
     metrics = (
@@ -101,7 +110,13 @@ class UuidTask(Task):
         pairs: UuidPairs = data.evaluation
         key_loss, value_loss = self.losses(model, pairs)
         accuracy = self.accuracy(model, tokenizer, pairs, len(pairs.pairs))
-        return {"char_accuracy": accuracy, "key_loss": key_loss, "value_loss": value_loss}
+        floor = constant_accuracy([value for _, value in pairs.pairs])
+        return {
+            "char_accuracy": accuracy,
+            "key_loss": key_loss,
+            "value_loss": value_loss,
+            "char_accuracy_floor": floor,
+        }
 
     def accuracy(self, model: Any, tokenizer: Any, data: UuidPairs, count: int) -> float:
         """Character accuracy in percent over the first `count` pairs, by greedy generation in batches."""

@@ -42,7 +42,7 @@ def load(
 
     options = loading_options(quantization, dtype, device)
     if model == "tiny":
-        network, tokenizer, revision = tiny_model(), tiny_tokenizer(), fingerprint(model)
+        network, tokenizer, revision = tiny_model(), scratch.byte_tokenizer(), fingerprint(model)
     elif model in scratch.NAMES:
         network, tokenizer, revision = *scratch.load(model, cache, seed), f"{model}-seed{seed}"
     else:
@@ -81,30 +81,9 @@ def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) ->
 
 
 def tiny_model() -> Any:
-    """A LLaMA of 1.7 million random weights, the same on every machine.
-
-    The standard deviation of the weights is hidden ** -0.5 instead of the usual 0.02. The model is never pretrained,
-    and adapters do not change its head. After the final RMSNorm, a head with standard deviation 0.02 could not give
-    any token a probability above a few percent, whatever an adapter learned.
-    """
+    """A LLaMA of 1.7 million random weights, the same on every machine and for every seed: a model for tests."""
     shape = shapes.NAMED["tiny"]
-    return scratch.llama(shape, TINY_SEED, bos=0, eos=1, pad=2, spread=shape.hidden**-0.5)
-
-
-def tiny_tokenizer() -> Any:
-    """One token for each byte, without loss; the ids 0 to 3 are <s>, </s>, <pad> and <unk>."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<s>", "</s>", "<pad>", "<unk>"]
-    vocabulary = {token: i for i, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    )
+    return scratch.llama(shape, TINY_SEED, bos=0, eos=1, pad=2, spread=scratch.head_spread(shape))
 
 
 def smollm2(cache: Path) -> Path:

@@ -79,7 +79,7 @@ class Recording:
         else:  # Ctrl-C, a signal, or submitit, which leaves by SystemExit when it has queued the job again
             record.error = ranks.failure()  # the launcher interrupts every rank when one rank has failed
             record.status = "failed" if record.error else "interrupted"
-        record.provenance["finished_at"] = provenance.now()
+        record.provenance |= {"finished_at": provenance.now(), "load": provenance.load()}
         try:
             self.store.write(record)
         except StorageError:

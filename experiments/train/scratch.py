@@ -1,8 +1,9 @@
-"""LLaMA models with random weights, for pretraining, and their tokenizers.
+"""LLaMA models with random weights, which the seed of the run draws, and their tokenizers.
 
-`llama-250m` and `llama-1.3b` are the models of the paper, with T5's tokenizer from the hub. `llama-3m` is small enough
-for two CPU cores. Its vocabulary of 4,096 pieces is learned from its training text: with 32,000 pieces nearly all of
-its weights would be embeddings of pieces that hardly ever occur.
+`llama-250m` and `llama-1.3b` are the models of the paper, with T5's tokenizer from the hub. The others are small enough
+for two CPU cores. `llama-7m` and `llama-13m` memorise UUIDs; they read bytes. `llama-640k`, `llama-3m` and `llama-10m`
+learn a language. Their vocabularies of 1,024 and 4,096 pieces are learned from their training text: with 32,000 pieces
+nearly all of their weights would be embeddings of pieces that hardly ever occur.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from .. import files
 from ..errors import ConfigError
 from ..spec import shapes
 
-NAMES = ("llama-3m", "llama-250m", "llama-1.3b")
+MEMORISERS = ("llama-7m", "llama-13m")
+READERS = ("llama-640k", "llama-3m", "llama-10m")
+PAPER = ("llama-250m", "llama-1.3b")
+NAMES = (*MEMORISERS, *READERS, *PAPER)
 T5 = "google-t5/t5-base"
-TOKENIZER_VERSION = 1  # raise the number when the text or a setting changes from which the tokenizer is learned
+TOKENIZER_VERSION = 1  # raise the number when the text or a setting changes from which a tokenizer is learned
 
 
 def llama(shape: shapes.Shape, seed: int, *, bos: int | None, eos: int, pad: int, spread: float = 0.02) -> Any:
@@ -49,12 +53,56 @@ def load(name: str, cache: Path, seed: int) -> tuple[Any, Any]:
     Raises:
         ConfigError: The tokenizer cannot be loaded.
     """
-    tokenizer = small_tokenizer(cache) if name == "llama-3m" else t5_tokenizer()
+    tokenizer = tokenizer_of(name, cache)
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-    return llama(shapes.NAMED[name], seed, **ids), tokenizer
+    shape = shapes.NAMED[name]
+    spread = head_spread(shape) if name in MEMORISERS else 0.02
+    return llama(shape, seed, spread=spread, **ids), tokenizer
+
+
+def head_spread(shape: shapes.Shape) -> float:
+    """The standard deviation of the weights of a model whose head is never trained, instead of the usual 0.02.
+
+    A model that memorises UUIDs is never pretrained, and adapters do not change its head. After the final RMSNorm, a
+    head with standard deviation 0.02 could not give any token a probability above a few percent, whatever an adapter
+    learned.
+    """
+    return float(shape.hidden**-0.5)
+
+
+def tokenizer_of(name: str, cache: Path) -> Any:
+    """The tokenizer of the model `name`, one of `NAMES`.
+
+    Raises:
+        ConfigError: T5's tokenizer cannot be loaded.
+    """
+    if name in MEMORISERS:
+        return byte_tokenizer()
+    return t5_tokenizer() if name in PAPER else learned_tokenizer(shapes.NAMED[name].vocabulary, cache)
+
+
+def byte_tokenizer() -> Any:
+    """One token for each byte, without loss; the ids 0 to 3 are <s>, </s>, <pad> and <unk>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "</s>", "<pad>", "<unk>"]
+    vocabulary = {token: i for i, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
 
 
 def t5_tokenizer() -> Any:
+    """T5's 32,100 pieces, from the hub: the tokenizer of the paper's pretraining.
+
+    Raises:
+        ConfigError: The hub or its copy on this machine does not give the tokenizer.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -64,13 +112,13 @@ def t5_tokenizer() -> Any:
         raise ConfigError(f"the tokenizer {T5} cannot be loaded: {reason}") from error
 
 
-def small_tokenizer(cache: Path) -> Any:
-    """The tokenizer of `llama-3m`: 4,096 byte-level BPE pieces, learned from the packaged text, kept in the cache."""
+def learned_tokenizer(pieces: int, cache: Path) -> Any:
+    """The tokenizer of a small model: `pieces` byte-level BPE pieces, learned from the packaged text, kept in the cache."""
     from transformers import PreTrainedTokenizerFast
 
-    path = cache / "models" / f"llama-3m-tokenizer-v{TOKENIZER_VERSION}.json"
+    path = cache / "models" / f"tokenizer-{pieces}-v{TOKENIZER_VERSION}.json"
     if not path.is_file():
-        learned = learn_tokenizer(cache)
+        learned = learn_tokenizer(pieces, cache)
         with files.new_file(path) as temporary:
             learned.save(str(temporary))
     return PreTrainedTokenizerFast(
@@ -78,8 +126,8 @@ def small_tokenizer(cache: Path) -> Any:
     )
 
 
-def learn_tokenizer(cache: Path) -> Any:
-    """Learn the tokenizer of `llama-3m`; the same text gives the same pieces."""
+def learn_tokenizer(pieces: int, cache: Path) -> Any:
+    """Learn a tokenizer of so many pieces; the same text gives the same pieces."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from ..data.corpora import pretraining_text
@@ -88,7 +136,7 @@ def learn_tokenizer(cache: Path) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=shapes.NAMED["llama-3m"].vocabulary,
+        vocab_size=pieces,
         special_tokens=["<s>", "</s>", "<pad>", "<unk>"],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,

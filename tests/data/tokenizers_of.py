@@ -6,14 +6,14 @@ from pathlib import Path
 
 from experiments.data import corpora
 from experiments.spec.run_config import Paths
-from experiments.train import base_models
+from experiments.train import base_models, scratch
 
 CACHE: Path = Paths(results="results").cache_folder
 
 
 def byte_level():
     """The tokenizer of `tiny`: one token a byte, `<s>` in front."""
-    return base_models.tiny_tokenizer()
+    return scratch.byte_tokenizer()
 
 
 @once

@@ -126,7 +126,7 @@ def runs_of_words(text, length=13):
 def test_nothing_that_trains_is_measured(task, tmp_path, capsys):
     """Checked on the decoded tokens of both, without the words of the prompts."""
     long_rows = ["task.max_length=8192"] if task in ("instruct", "math") else []
-    tokenizer = scratch.small_tokenizer(CACHE)  # it loses nothing, and decodes faster than one byte a token
+    tokenizer = scratch.learned_tokenizer(4096, CACHE)  # it loses nothing, and decodes faster than one byte a token
     prepared = prepare(task, tmp_path, "scale=laptop", "task.train_rows=null", *long_rows, tokenizer=tokenizer)
     message, evaluation = capsys.readouterr().err, prepared.evaluation
 

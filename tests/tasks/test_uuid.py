@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.data.rows import collate
 from experiments.tasks.uuid import GUESS, TASK, character_accuracy, make_pairs
-from experiments.train.base_models import tiny_model, tiny_tokenizer
+from experiments.train.base_models import tiny_model
+from experiments.train.scratch import byte_tokenizer
 
 KEY, VALUE = make_pairs(1, 0)[0]
 
@@ -54,7 +55,7 @@ def test_a_guess_scores_977_percent():
 
 
 def test_examples_start_with_bos_carry_loss_everywhere_and_have_no_end(smoke):
-    tokenizer = tiny_tokenizer()
+    tokenizer = byte_tokenizer()
     data = TASK.prepare(smoke(), tokenizer)
     row, (key, value) = data.train[0], data.evaluation.pairs[0]
     assert tokenizer.decode(row["input_ids"]) == f"<s>{key}:{value}"
@@ -90,14 +91,14 @@ class Oracle(torch.nn.Module):
 
 
 def test_a_model_that_knows_all_scores_100(smoke, merging_tokenizer):
-    for tokenizer in (tiny_tokenizer(), merging_tokenizer):
+    for tokenizer in (byte_tokenizer(), merging_tokenizer):
         pairs = TASK.prepare(smoke(), tokenizer).evaluation
         assert TASK.accuracy(Oracle(pairs), tokenizer, pairs, 16) == 100
 
 
 def test_generation_equals_a_forward_pass(smoke):
     """Generation with a cache takes the likeliest token of a plain forward pass, token by token."""
-    tokenizer, model = tiny_tokenizer(), tiny_model().eval()
+    tokenizer, model = byte_tokenizer(), tiny_model().eval()
     prompt = torch.tensor([TASK.prepare(smoke(), tokenizer).evaluation.prompts[0]])
     out = model.generate(
         prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=8, min_new_tokens=8
@@ -108,7 +109,7 @@ def test_generation_equals_a_forward_pass(smoke):
 
 
 def test_losses_are_split_where_the_value_starts(smoke):
-    tokenizer, model = tiny_tokenizer(), tiny_model().eval()
+    tokenizer, model = byte_tokenizer(), tiny_model().eval()
     data = TASK.prepare(smoke(), tokenizer)
     key_loss, value_loss = TASK.losses(model, data.evaluation)
     batch = collate(data.train)
@@ -131,7 +132,7 @@ def test_tiny_is_the_same_everywhere_and_leaves_the_random_state_alone():
 
 
 def test_tinys_tokenizer_is_lossless(tmp_path):
-    tokenizer = tiny_tokenizer()
+    tokenizer = byte_tokenizer()
     text = f"{KEY}:{VALUE}\n\ttäglich ✓ 数学 \\boxed{{1}}"
     ids = tokenizer.encode(text)
     assert ids[0] == tokenizer.bos_token_id

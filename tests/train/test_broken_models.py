@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.identity import identity_of, key_of
-from experiments.train import base_models
+from experiments.train import base_models, scratch
 from scripts import evaluate, export_adapter
 
 from ..mora.tuner.test_broken import Bomb
@@ -106,7 +106,7 @@ def whole(tmp_path_factory):
     """A model folder without any fault."""
     folder = tmp_path_factory.mktemp("whole")
     base_models.tiny_model().save_pretrained(folder)
-    base_models.tiny_tokenizer().save_pretrained(folder)
+    scratch.byte_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -159,7 +159,7 @@ def test_a_broken_base_model_is_one_line(whole, tmp_path, name, smoke):
 @pytest.mark.promise("Code that comes with a model is never run.")
 def test_code_in_a_model_folder_is_not_run(tmp_path):
     base_models.tiny_model().save_pretrained(tmp_path)
-    base_models.tiny_tokenizer().save_pretrained(tmp_path)
+    scratch.byte_tokenizer().save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     values |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
     (tmp_path / "config.json").write_text(json.dumps(values))

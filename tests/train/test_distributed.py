@@ -182,14 +182,14 @@ def write_scores(index: int, port: int, out: str) -> None:
     from experiments.measure.evaluation import Loss
     from experiments.spec import ranks
     from experiments.tasks import uuid
-    from experiments.train import base_models
+    from experiments.train import base_models, scratch
 
     if port:
         ranks.Rank(index, 2, index, 2).export()
         ranks.join("cpu", TCPStore("127.0.0.1", port, is_master=False))
     uuid.EVALUATION_BATCH = 3
     evaluation.TOKENS_A_BATCH = 300
-    model, tokenizer = base_models.tiny_model().eval(), base_models.tiny_tokenizer()
+    model, tokenizer = base_models.tiny_model().eval(), scratch.byte_tokenizer()
     task = uuid.UuidTask()
     config = compose("scale=smoke", "task.pairs=16", "hardware=ddp" if port else "hardware=cpu", "hardware.device=cpu")
     data = task.prepare(config, tokenizer)

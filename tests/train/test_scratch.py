@@ -10,13 +10,13 @@ from ..data.tokenizers_of import CACHE
 
 
 def test_the_tokenizer_is_learned_the_same_each_time():
-    vocabulary = scratch.small_tokenizer(CACHE).backend_tokenizer.get_vocab()
-    assert scratch.learn_tokenizer(CACHE).get_vocab() == vocabulary
-    assert len(vocabulary) == shapes.NAMED["llama-3m"].vocabulary
+    vocabulary = scratch.learned_tokenizer(4096, CACHE).backend_tokenizer.get_vocab()
+    assert scratch.learn_tokenizer(4096, CACHE).get_vocab() == vocabulary
+    assert len(vocabulary) == 4096
 
 
 def test_the_tokenizer_loses_nothing():
-    tokenizer = scratch.small_tokenizer(CACHE)
+    tokenizer = scratch.learned_tokenizer(4096, CACHE)
     for text in corpora.c4(CACHE)[1][:20]:
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert tokenizer.decode(ids) == text
