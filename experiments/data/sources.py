@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import hashlib
 import json
 import lzma
 import re
@@ -87,8 +86,7 @@ def _install(name: str, source: Source, folder: Path) -> None:
     )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as download:
         archive = _download(name, source, Path(download))
-        with archive.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = files.sha256(archive)
         if digest != source.sha256:
             raise wrong_sum(name, source, archive.name, digest)
         shutil.rmtree(folder, ignore_errors=True)  # files that were damaged

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import ConfigError
 from .prompts import Message, pair
 
@@ -32,8 +32,7 @@ def checked(path: str, form: str | None) -> str:
         conversations(path, form)
     else:
         documents(path)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return files.sha256(Path(path))[:16]
 
 
 def conversations(path: str, form: str) -> list[list[Message]]:

@@ -114,7 +114,7 @@ class TaskSettings(Section):
     train_rows: PositiveInt | None = None
     heldout_rows: PositiveInt | None = None
     probe_documents: Count | None = None
-    questions: PositiveInt | None = None
+    questions: Count | None = None
     prompt: Literal["alpaca", "open-instruct"] | None = None
     max_length: PositiveInt | None = None
     new_tokens: PositiveInt | None = None

@@ -16,14 +16,22 @@ from ..data.questions import Benchmark
 from ..measure.evaluation import Answers
 from ..spec.run_config import RunConfig
 from .base import Metric
-from .finetuning import GENERAL_LOSS, Document, Material, TextTask, heldout_perplexity, likeliest_per_token
+from .finetuning import (
+    GENERAL_PERPLEXITY,
+    Document,
+    Material,
+    TextTask,
+    heldout_perplexity,
+    likeliest_per_token,
+    trained_perplexity,
+)
 
 ADAPTLLM = ("pubmedqa", "usmle", "rct")  # the benchmarks that AdaptLLM's rule scores
 
 
 class BiomedTask(TextTask):
     name = "biomed"
-    version = 1
+    version = 2
     headline = "biomed_avg"
     packages = ("benchmarks", "llamafactory")
     scorers = ("per_token_choice",)
@@ -36,10 +44,11 @@ class BiomedTask(TextTask):
         Metric("rct", "RCT"),
         Metric("biomed_avg", "BioMed average"),
         heldout_perplexity(stands_for="biomed_avg"),
+        trained_perplexity(stands_for="biomed_avg"),
         Metric("pubmedqa_yesno", "PubMedQA yes/no", questions="questions", floor=50.0, stands_for="pubmedqa"),
         Metric("medqa_subset", "MedQA subset", questions="questions", floor=20.0, stands_for="usmle"),
         Metric("bio_mmlu_subset", "BioMMLU subset", questions="questions", floor=25.0, stands_for="bio_mmlu"),
-        GENERAL_LOSS,
+        GENERAL_PERPLEXITY,
     )
 
     def material(self, config: RunConfig) -> Material:

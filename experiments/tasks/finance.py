@@ -17,7 +17,15 @@ from ..measure import scorers
 from ..measure.evaluation import Answers
 from ..spec.run_config import RunConfig
 from .base import Metric
-from .finetuning import GENERAL_LOSS, Document, Material, TextTask, heldout_perplexity, likeliest_per_token
+from .finetuning import (
+    GENERAL_PERPLEXITY,
+    Document,
+    Material,
+    TextTask,
+    heldout_perplexity,
+    likeliest_per_token,
+    trained_perplexity,
+)
 
 ANSWER_TOKENS = 64  # at most so many tokens are generated for an answer
 TOPIC_QUESTION = "What is the topic of this story?"
@@ -36,7 +44,7 @@ STORY_CHARACTERS = 1200  # a longer story is cut in the question, so that the qu
 
 class FinanceTask(TextTask):
     name = "finance"
-    version = 1
+    version = 2
     headline = "finance_avg"
     packages = ("reuters", "benchmarks", "llamafactory")
     scorers = ("weighted_f1", "headline_f1", "entity_f1", "convfinqa", "per_token_choice")
@@ -50,6 +58,7 @@ class FinanceTask(TextTask):
         Metric("fpb", "FPB"),
         Metric("finance_avg", "Finance average"),
         heldout_perplexity(stands_for="finance_avg"),
+        trained_perplexity(stands_for="finance_avg"),
         Metric(
             "reuters_topic",
             "Reuters topic",
@@ -58,7 +67,7 @@ class FinanceTask(TextTask):
             stands_for="finance_avg",
         ),
         Metric("econ_mmlu_subset", "economic MMLU subset", questions="questions", floor=25.0),
-        GENERAL_LOSS,
+        GENERAL_PERPLEXITY,
     )
 
     def material(self, config: RunConfig) -> Material:

@@ -25,7 +25,7 @@ from .base import Metric, Task, TaskData
 CURVE_ROWS = 8  # a point of the curve measures so many held-out rows
 PROBE_WINDOW = 512  # tokens of a window of general text
 
-GENERAL_LOSS = Metric("general_loss", "loss on general text", higher_is_better=False, unit="")
+GENERAL_PERPLEXITY = Metric("general_perplexity", "perplexity of general text", higher_is_better=False, unit="")
 
 
 def answer_bits_per_byte(stands_for: str) -> Metric:
@@ -38,6 +38,12 @@ def heldout_perplexity(stands_for: str) -> Metric:
     """The metric by which a `TextTask` judges a model that is too small for the benchmarks."""
     label = "held-out perplexity"
     return Metric("heldout_perplexity", label, higher_is_better=False, unit="", stands_for=stands_for)
+
+
+def trained_perplexity(stands_for: str) -> Metric:
+    """The metric by which a `TextTask` judges what a model remembers of the text that it trained on."""
+    label = "perplexity of the trained text"
+    return Metric("trained_perplexity", label, higher_is_better=False, unit="", stands_for=stands_for)
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class EvaluationSet:
         rows: Held-out rows of the same kind as the training rows.
         text_bytes: UTF-8 length of the text of `rows` on which the loss counts.
         general: Windows of general text, for the forgetting probe.
+        trained: Of plain text, as many of the training rows as there are held-out rows: what the model remembers.
         benchmarks: Questions for lm-eval.
         batch_size: How many questions lm-eval puts to the model at once.
     """
@@ -95,6 +102,7 @@ class EvaluationSet:
     rows: Rows
     text_bytes: int
     general: Rows = field(default_factory=lambda: Rows.of([]))
+    trained: Rows = field(default_factory=lambda: Rows.of([]))
     benchmarks: Sequence[Benchmark] = ()
     batch_size: int = 1
 
@@ -155,6 +163,10 @@ class FineTuning(Task):
     def heldout_rows(self, held_out: Sequence[Any], tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:
         """The held-out rows, and the UTF-8 length of the text on which their loss counts."""
 
+    def remembered_rows(self, train: Rows, count: int) -> Rows:
+        """The training rows whose loss is measured after the training too: none, unless a task says so."""
+        return train[:0]
+
     @abstractmethod
     def heldout_loss(self, model: Any, data: EvaluationSet) -> float:
         """The metric `loss`."""
@@ -179,9 +191,11 @@ class FineTuning(Task):
         rows, text_bytes = self.heldout_rows(material.held_out, tokenizer, config)
         probe = packed(general, tokenizer, PROBE_WINDOW, config.paths.cache_folder, keep_rest=True)
         versions = {"scorers": {name: scorers.VERSIONS[name] for name in self.scorers}} if self.scorers else {}
+        train = self.training_rows(examples, tokenizer, config)
+        trained = self.remembered_rows(train, len(rows))
         return TaskData(
-            self.training_rows(examples, tokenizer, config),
-            EvaluationSet(rows, text_bytes, probe, material.benchmarks, t.eval_batch_size or 1),
+            train,
+            EvaluationSet(rows, text_bytes, probe, trained, material.benchmarks, t.eval_batch_size or 1),
             fingerprint(examples, material.held_out, material.question_texts, general),
             {
                 **self.form_version(t),
@@ -196,7 +210,7 @@ class FineTuning(Task):
         evaluation: EvaluationSet = data.evaluation
         metrics = {f"{self.loss}_before": self.heldout_loss(model, evaluation)}
         if len(evaluation.general):
-            metrics["general_loss_before"] = Loss.of(model, evaluation.general).mean
+            metrics["general_perplexity_before"] = Loss.of(model, evaluation.general).perplexity
         return metrics
 
     def measure(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
@@ -206,7 +220,7 @@ class FineTuning(Task):
         evaluation: EvaluationSet = data.evaluation
         metrics = {self.loss: self.heldout_loss(model, evaluation)}
         if len(evaluation.general):
-            metrics["general_loss"] = Loss.of(model, evaluation.general).mean
+            metrics["general_perplexity"] = Loss.of(model, evaluation.general).perplexity
         answers = ask(model, tokenizer, evaluation.benchmarks, evaluation.batch_size)
         for benchmark in evaluation.benchmarks:
             if benchmark.name in answers:
@@ -292,6 +306,9 @@ class TextTask(FineTuning):
     def heldout_rows(self, held_out: Sequence[Any], tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:
         return text_rows(list(held_out), tokenizer, config)
 
+    def remembered_rows(self, train: Rows, count: int) -> Rows:
+        return train[:count]
+
     def heldout_loss(self, model: Any, data: EvaluationSet) -> float:
         return Loss.of(model, data.rows).perplexity
 
@@ -300,6 +317,7 @@ class TextTask(FineTuning):
 
     def evaluate(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
         metrics = super().evaluate(model, tokenizer, data)
+        metrics["trained_perplexity"] = Loss.of(model, data.evaluation.trained).perplexity
         if all(name in metrics for name in self.averaged):
             metrics[self.headline] = sum(metrics[name] for name in self.averaged) / len(self.averaged)
         return metrics

@@ -11,14 +11,14 @@ from ..data import corpora, hub, prompts, questions
 from ..data.questions import lettered
 from ..spec.run_config import RunConfig
 from .base import Metric
-from .finetuning import GENERAL_LOSS, AnswerTask, Material, answer_bits_per_byte
+from .finetuning import GENERAL_PERPLEXITY, AnswerTask, Material, answer_bits_per_byte
 
 CHANCE = 25.0  # percent: MMLU has four options
 
 
 class InstructTask(AnswerTask):
     name = "instruct"
-    version = 1
+    version = 2
     headline = "mmlu_5shot"
     packages = ("llamafactory", "benchmarks")
     metrics = (
@@ -27,7 +27,7 @@ class InstructTask(AnswerTask):
         answer_bits_per_byte(stands_for="mmlu_5shot"),
         Metric("mmlu_subset_0shot", "MMLU subset 0-shot", questions="questions", floor=CHANCE, stands_for="mmlu_0shot"),
         Metric("mmlu_subset_5shot", "MMLU subset 5-shot", questions="questions", floor=CHANCE, stands_for="mmlu_5shot"),
-        GENERAL_LOSS,
+        GENERAL_PERPLEXITY,
     )
 
     def material(self, config: RunConfig) -> Material:

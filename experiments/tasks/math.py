@@ -19,7 +19,7 @@ from ..measure import scorers
 from ..measure.evaluation import Answers
 from ..spec.run_config import RunConfig
 from .base import Metric
-from .finetuning import GENERAL_LOSS, AnswerTask, Material, answer_bits_per_byte
+from .finetuning import GENERAL_PERPLEXITY, AnswerTask, Material, answer_bits_per_byte
 
 GSM8K_HELD_OUT = 200
 GENERATED_EACH = 10  # word problems drawn from each template
@@ -27,7 +27,7 @@ GENERATED_EACH = 10  # word problems drawn from each template
 
 class MathTask(AnswerTask):
     name = "math"
-    version = 1
+    version = 2
     needs = (*AnswerTask.needs, "new_tokens")
     headline = "gsm8k"
     packages = ("benchmarks", "gsm-symbolic", "llamafactory")
@@ -41,7 +41,7 @@ class MathTask(AnswerTask):
         Metric("math_subset", "MATH subset", questions="questions", stands_for="math"),
         Metric("math500_subset", "MATH-500 subset", questions="questions", stands_for="math"),
         Metric("math500", "MATH-500", questions=500, stands_for="math"),
-        GENERAL_LOSS,
+        GENERAL_PERPLEXITY,
     )
 
     def material(self, config: RunConfig) -> Material:

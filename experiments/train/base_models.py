@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from ..spec.run_config import RunConfig
 from . import scratch
 
 TINY_SEED = 0
+WEIGHTS = "model.safetensors"
+BASE = "base-10m"  # the base model of continual pretraining at laptop scale
+BASE_VERSION = 1  # raise it when the text, the model or the steps of its pretraining change
 
 
 def of_run(config: RunConfig, dtype: Any, device: str = "cpu") -> tuple[Any, Any, str]:
@@ -28,7 +32,8 @@ def load(
     """The base model on `device`, its tokenizer, and the revision of the model.
 
     Args:
-        model: A name of this project (`tiny`, `smollm2-135m`, `scratch.NAMES`), a folder, or an id of the hub.
+        model: A name of this project (`tiny`, `smollm2-135m`, `base-10m`, `scratch.NAMES`), a folder, or an id of the
+            hub.
         cache: The folder for models that this project prepares.
         dtype: The number format of the weights that are not quantized.
         seed: Draws the random weights of `scratch.NAMES`.
@@ -46,7 +51,8 @@ def load(
     elif model in scratch.NAMES:
         network, tokenizer, revision = *scratch.load(model, cache, seed), f"{model}-seed{seed}"
     else:
-        source = str(smollm2(cache)) if model == "smollm2-135m" else model
+        own = {"smollm2-135m": smollm2, BASE: pretrained_base}
+        source = str(own[model](cache)) if model in own else model
         network, tokenizer = _pretrained(model, source, dtype, options)
         revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
         return keep_trainable(network) if options else network.to(device), tokenizer, revision
@@ -119,3 +125,41 @@ def _convert_smollm2(cache: Path, folder: Path) -> None:
         rebuilt.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "origin.json").write_text(json.dumps({"from": gguf.name, "weights": "dequantised from Q4_1"}))
+
+
+def base_folder(cache: Path) -> Path:
+    """Where `make base` puts the base model of continual pretraining."""
+    return cache / "models" / f"{BASE}-v{BASE_VERSION}"
+
+
+def pretrained_base(cache: Path) -> Path:
+    """The folder of the base model of continual pretraining, whose weights are compared with their sum.
+
+    Raises:
+        ConfigError: The model was not pretrained on this machine yet, or its file is damaged.
+    """
+    folder = base_folder(cache)
+    if not (folder / "origin.json").is_file():
+        raise ConfigError(f"model={BASE} is pretrained once on each machine: run `make base` first ({folder})")
+    expected = json.loads((folder / "origin.json").read_text())["sha256"]
+    if files.sha256(folder / WEIGHTS) != expected:
+        raise ConfigError(f"model={BASE}: {folder / WEIGHTS} is damaged: remove the folder, and run `make base` again")
+    return folder
+
+
+def keep_base(trained: Path, tokenizer: Any, key: str, cache: Path) -> Path:
+    """Put a model that a run has pretrained where `pretrained_base` finds it.
+
+    Args:
+        trained: The folder of the trained model.
+        tokenizer: Its tokenizer.
+        key: The key of the run.
+        cache: The folder for models that this project prepares.
+    """
+    folder = base_folder(cache)
+    with files.new_folder(folder) as temporary:
+        for path in (trained / WEIGHTS, trained / "config.json"):
+            shutil.copy(path, temporary)
+        tokenizer.save_pretrained(temporary)
+        files.write_json(temporary / "origin.json", {"run": key, "sha256": files.sha256(temporary / WEIGHTS)})
+    return folder

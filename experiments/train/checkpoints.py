@@ -6,7 +6,6 @@ systems can: a file comes back empty, cut off, or with other bytes. A run then w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
@@ -32,7 +31,7 @@ def seal(checkpoint: Path) -> None:
     """Flush every file of a checkpoint to the disk, and add the file of checksums."""
     files.flush_all(checkpoint)
     paths = (p for p in sorted(checkpoint.rglob("*")) if p.is_file())
-    files.write_json(checkpoint / SEAL, {str(p.relative_to(checkpoint)): _sum(p) for p in paths})
+    files.write_json(checkpoint / SEAL, {str(p.relative_to(checkpoint)): files.sha256(p) for p in paths})
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -45,7 +44,7 @@ def damage(checkpoint: Path) -> str | None:
         return f"{SEAL} holds no sums"
     for name, expected in sums.items():
         try:
-            if _sum(checkpoint / name) != expected:
+            if files.sha256(checkpoint / name) != expected:
                 return f"{name} is not what was written"
         except OSError as error:
             return f"{name}: {error.strerror}"
@@ -72,8 +71,3 @@ def prune(folder: Path, step: int, keep: int) -> None:
     usable = [path for path in paths if step_of(path) <= step]
     for path in set(paths) - set(usable[-keep:]):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

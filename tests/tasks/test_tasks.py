@@ -242,7 +242,7 @@ def test_a_cell_from_start_to_record(task, smoke):
     assert any(final.get(name, 0) > 0 for name in tasks.get(task).headlines)
     if task != "pretrain":
         loss = tasks.get(task).loss
-        assert final["general_loss"] != final["general_loss_before"]
+        assert final["general_perplexity"] != final["general_perplexity_before"]
         assert final[loss] > 0
         assert final[f"{loss}_before"] > 0
     assert {"step", "loss"} <= set(record.metrics["curve"][0])
@@ -259,7 +259,7 @@ def test_method_none_records_the_scores_of_the_base_model(smoke):
     assert record.cell["learning_rate"] is None
     assert record.cost["trainable_parameters"] == record.cost["tokens"] == 0
     trained = runner.run(smoke("method=mora", "task=finance", *FEW_STEPS))
-    for name in ("heldout_perplexity", "general_loss"):
+    for name in ("heldout_perplexity", "general_perplexity"):
         assert record.metrics["final"][name] == pytest.approx(trained.metrics["final"][f"{name}_before"])
     # Nothing trains, so another setting of the training is the same run.
     assert runner.run(smoke("method=none", "task=finance", "training.steps=7")).key == record.key
