@@ -109,10 +109,10 @@ def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
 
 @contextlib.contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """What PEFT, transformers and safetensors raise over broken files, in one line.
+    """Say in one line what PEFT, transformers and safetensors raise over a broken file.
 
     Raises:
-        ConfigError: Instead of theirs.
+        ConfigError: In place of an error of these libraries.
     """
     from safetensors import SafetensorError
 

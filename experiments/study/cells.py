@@ -69,6 +69,7 @@ class CellSetting:
 
     @cached_property
     def command(self) -> str:
+        """The command that fills the cell, without learning rate and seed."""
         return " ".join(["python", "run.py", *self.arguments])
 
 

@@ -35,6 +35,7 @@ class PlannedRun:
 
     @property
     def needed(self) -> bool:
+        """Whether the run is still to be done."""
         return self.state not in (DONE, DIVERGED) and not self.abandoned
 
 
@@ -60,6 +61,7 @@ class Plan:
 
     @property
     def needed(self) -> list[PlannedRun]:
+        """The runs of the stage that are still to be done."""
         return [r for r in self.runs if r.needed]
 
 
@@ -165,6 +167,7 @@ def cost(plan: Plan, records: Iterable[Record]) -> str:
 
 
 def duration(seconds: float) -> str:
+    """`45 s`, `12 min` or `3.4 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

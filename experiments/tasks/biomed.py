@@ -22,6 +22,8 @@ ADAPTLLM = ("pubmedqa", "usmle", "rct")  # the benchmarks that AdaptLLM's rule s
 
 
 class BiomedTask(TextTask):
+    """Continual pretraining on biomedicine."""
+
     name = "biomed"
     version = 1
     headline = "biomed_avg"

@@ -64,6 +64,8 @@ def character_accuracy(generated: str, value: str) -> float:
 
 
 class UuidTask(Task):
+    """Memorising pairs of UUIDs."""
+
     name = "uuid"
     version = 1
     needs = ("pairs", "eval_pairs")
