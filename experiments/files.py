@@ -128,7 +128,7 @@ def flush(path: Path) -> None:
 def writing(what: str, folder: Path) -> Iterator[None]:
     """Say in one line what went wrong while `what` was written to `folder`.
 
-    torch and safetensors raise no OSError for a full disk, so every failure of theirs counts as a failure of the disk.
+    torch and safetensors raise no OSError for a full disk. So every error of these two counts as an error of the disk.
 
     Raises:
         StorageError: The disk did not take it.

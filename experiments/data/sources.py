@@ -97,6 +97,7 @@ def _install(name: str, source: Source, folder: Path) -> None:
 
 
 def wrong_sum(name: str, source: Source, what: str, digest: str) -> ConfigError:
+    """The error of a download that is not the pinned one."""
     return ConfigError(f"source {name}: {what} has sha256 {digest}, expected {source.sha256}; it was thrown away")
 
 

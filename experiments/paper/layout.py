@@ -68,6 +68,7 @@ class Table:
     footnotes: tuple[str, ...] = ()
 
     def cell(self, row: Row, column: Column) -> Cell:
+        """The configuration that fills the place of a row and a column."""
         rank = column.rank if column.rank is not None else row.rank
         return Cell(column.task, row.method, rank, row.operator, column.model, row.options)
 
@@ -91,18 +92,25 @@ def alpha_2r(rank: int) -> tuple[str, ...]:
 
 
 def lora_at_one_scale(rank: int) -> Row:
+    """The row of LoRA with alpha = 2 r at the rank that stands for `rank` of the paper."""
     return Row(f"{label('lora', rank)}, alpha = 2 r", "lora", rank, options=alpha_2r(rank), in_paper=False)
 
 
 def _method_rows(number: int, columns: tuple[Column, ...], renamed: dict[str, str] | None = None) -> tuple[Row, ...]:
-    """The published rows; `renamed` maps our names of columns to theirs, where they differ."""
-    names = {c.name: (renamed or {}).get(c.name, c.name) for c in columns}
+    """The published rows.
+
+    Args:
+        number: The table.
+        columns: The columns of the rows.
+        renamed: Our name of a column -> the name in `paper.json`, where the two differ.
+    """
+    published = {c.name: (renamed or {}).get(c.name, c.name) for c in columns}
     return tuple(
         Row(
             label(row["method"], row["rank"]),
             row["method"],
             row["rank"],
-            paper_values={ours: row["values"].get(theirs) for ours, theirs in names.items()},
+            paper_values={name: row["values"].get(in_paper) for name, in_paper in published.items()},
         )
         for row in paper_json()[f"table{number}"]["rows"]
     )

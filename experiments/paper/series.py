@@ -45,14 +45,14 @@ def figure(number: int) -> tuple[Series, ...]:
         )
     if number in (2, 3):
         data = paper_json()[f"figure{number}"]
-        theirs = tuple(
+        published = tuple(
             Series(*_uuid(name), tuple((s, v) for s, v in zip(data["steps"], values, strict=True) if v is not None))
             for name, values in data["series"].items()
         )
         if number == 3:
-            return theirs
+            return published
         # Figure 2 goes through ranks, all at a scale of 2 but the highest: beside it, LoRA's variants of Table 2.
-        return theirs + tuple(s for s in figure(1) if s.cell.method == "lora" and s.cell.options)
+        return published + tuple(s for s in figure(1) if s.cell.method == "lora" and s.cell.options)
     if number in (4, 5):
         layout = table(3)
         # Full training has no adapters whose spectrum could be compared.
@@ -62,4 +62,5 @@ def figure(number: int) -> tuple[Series, ...]:
 
 
 def figure_cells(number: int) -> list[Cell]:
+    """The cells whose curves a figure shows."""
     return [s.cell for s in figure(number)]

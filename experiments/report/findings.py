@@ -29,10 +29,12 @@ HEADER = f"""# Findings
 
 
 def number(value: float | None) -> str:
+    """Three significant digits below one, else two decimal places; a dash for None."""
     return DASH if value is None else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
 
 
 def interval(part: PartVerdict) -> str:
+    """`difference [low, high]` of a part; a dash where the part was not run."""
     difference = part.interval
     if difference is None:
         return DASH
@@ -49,6 +51,7 @@ def bound(part: PartVerdict) -> str:
 
 
 def measure_name(part: PartVerdict) -> str:
+    """The name of the measure that decided, and whether it is a stand-in."""
     if part.measure is None:
         return DASH
     return part.measure.name + (" (stand-in)" if part.measure.stand_in else "")
@@ -58,6 +61,7 @@ PART_HEADER = ("cells: A, B", "measure", "paper: A, B", "ours: A, B", "advantage
 
 
 def pair(a: float | None, b: float | None) -> str:
+    """Two numbers with a comma; a dash where one is missing."""
     return DASH if a is None or b is None else f"{number(a)}, {number(b)}"
 
 

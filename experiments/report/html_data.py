@@ -30,6 +30,7 @@ class SectionList:
         return self._places[text]
 
     def places(self, sections: dict[str, Any]) -> dict[str, int]:
+        """The place of each of several sections, by name."""
         return {name: self.place(section) for name, section in sections.items()}
 
 

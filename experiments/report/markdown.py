@@ -18,6 +18,7 @@ def text(value: str) -> str:
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of texts."""
     return tabulate(list(rows), headers=list(header), tablefmt="pipe", disable_numparse=True) + "\n"
 
 

@@ -57,6 +57,7 @@ class TableEntry:
 
     @property
     def summary(self) -> Summary | None:
+        """Mean and deviation over the seeds; None where no run has the metric."""
         return statistics.summary(list(self.values.values()))
 
 

@@ -39,6 +39,8 @@ class PartVerdict:
 
 @dataclass(frozen=True)
 class ClaimVerdict:
+    """The verdict on a claim at a scale, and the verdicts on its parts."""
+
     claim: Claim
     scale: str
     verdict: str
@@ -95,4 +97,5 @@ def _decide(kind: str, interval: Interval, margin: float) -> tuple[str, str]:
 
 
 def judge_all(results: Results) -> list[ClaimVerdict]:
+    """The verdicts on all claims, in order."""
     return [judge(claim, results) for claim in CLAIMS]

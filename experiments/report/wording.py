@@ -27,10 +27,12 @@ def digits(column: Column) -> int:
 
 
 def value(number: float, column: Column) -> str:
+    """A value with the decimal places of its column."""
     return f"{number:.{digits(column)}f}"
 
 
 def paper_value(entry: TableEntry) -> str:
+    """The paper's value of an entry; a dash where the paper has none."""
     return DASH if entry.paper_value is None else value(entry.paper_value, entry.column)
 
 

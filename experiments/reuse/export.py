@@ -21,9 +21,9 @@ class LoraLimits:
     """How far a LoRA may be from the update that it stands for.
 
     Attributes:
-        rank: None: exact factors where there are such, else the rank whose parameters the run spent.
-        tolerance: Largest relative error (Frobenius norm, worst layer) that passes.
-        force: Whatever the error is, it passes.
+        rank: The rank of the LoRA. None: the rank of an exact LoRA where there is one, else the rank of the run.
+        tolerance: The largest relative error of a layer (Frobenius norm) that is accepted.
+        force: Whether any error is accepted.
     """
 
     rank: int | None = None

@@ -27,7 +27,7 @@ def finished(store: Store, key: str) -> Record:
     """The record of a finished run.
 
     Raises:
-        ConfigError: There is none with this key, or its run did not end well.
+        ConfigError: There is no record with this key, or its run did not finish.
     """
     if not KEY.fullmatch(key):
         raise ConfigError(f"KEY must be the name of a record without .json, 16 hexadecimal digits, got {key!r}")
@@ -43,7 +43,8 @@ def settings(record: Record, store: Store) -> RunConfig:
     """The record's own configuration with the precision of the run; folders, device and one process of this machine.
 
     Raises:
-        ConfigError: This version of the project, or this machine, has another meaning for it: data, model, or settings.
+        ConfigError: In this version of the project or on this machine the settings mean another run: the data, the
+            model or the task has changed.
     """
     from ..identity import identity_of
 
@@ -68,10 +69,10 @@ def settings(record: Record, store: Store) -> RunConfig:
 
 
 def folder_of(record: Record, store: Store) -> Path:
-    """Where the run's model is.
+    """The folder of the run's model.
 
     Raises:
-        ConfigError: It is not there.
+        ConfigError: The folder holds no model.
     """
     folder = store.model(record.key)
     if not any(folder.glob("*.safetensors")):
@@ -80,7 +81,7 @@ def folder_of(record: Record, store: Store) -> Path:
 
 
 def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
-    """Bring `model`, adapted as before its training, to what was saved in `folder`.
+    """Load the weights that were saved in `folder` into `model`, which is adapted as it was before the training.
 
     Raises:
         ConfigError: The folder holds other weights than the model has, or broken ones.
@@ -100,7 +101,7 @@ def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
         weights = finite_weights(folder / ADAPTER_FILE)
         if odd := weights.keys() ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
             raise ConfigError(
-                f"{folder} does not hold the adapter of this model: {sorted(odd)[0]} is in one of them alone"
+                f"{folder} does not hold the adapter of this model: {sorted(odd)[0]} is in only one of the two"
             )
         same_adapter(folder, model.peft_config["default"], config.method)
         Restarts(model, config).load(folder)
@@ -109,10 +110,10 @@ def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
 
 @contextlib.contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """What PEFT, transformers and safetensors raise over broken files, in one line.
+    """Say in one line what PEFT, transformers and safetensors raise over a broken file.
 
     Raises:
-        ConfigError: Instead of theirs.
+        ConfigError: In place of an error of these libraries.
     """
     from safetensors import SafetensorError
 
@@ -127,7 +128,7 @@ def finite_weights(path: Path) -> dict[str, Any]:
     """The tensors of a safetensors file, on the CPU.
 
     Raises:
-        ConfigError: One of them holds NaN or infinity.
+        ConfigError: A tensor holds NaN or infinity.
     """
     import torch
     from safetensors.torch import load_file
@@ -140,10 +141,10 @@ def finite_weights(path: Path) -> dict[str, Any]:
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """What adapter_config.json holds.
+    """The settings in adapter_config.json.
 
     Raises:
-        ConfigError: It is another JSON value than an object.
+        ConfigError: The file holds another JSON value than an object.
     """
     path = folder / "adapter_config.json"
     values = json.loads(path.read_text())
@@ -153,35 +154,36 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 
 
 def same_adapter(folder: Path, expected: Any, method: Method) -> None:
-    """Whether the adapter's saved settings are those of the run: shapes alone do not tell operators apart.
+    """Check that the saved settings of an adapter are those of the run: shapes alone do not tell operators apart.
 
     Raises:
-        ConfigError: The kind of adapter or one of its settings is another.
+        ConfigError: The kind of adapter or a setting differs.
     """
-    saved, wanted = adapter_settings(folder), expected.to_dict()
-    # A restart changes the grouping: that of the file is the one in force.
+    saved, own = adapter_settings(folder), expected.to_dict()
+    # A restart changes the grouping, so the file and the configuration of the run may differ in the grouping.
     fixed = [name for name in method.peft or {} if not (method.restart_every and name in ("in_groups", "out_groups"))]
     for name in fixed:
-        if name in saved and _settled(saved[name]) != _settled(wanted[name]):
+        if name in saved and _settled(saved[name]) != _settled(own[name]):
             raise ConfigError(
                 f"{folder / 'adapter_config.json'} is of another adapter: {name} is {saved[name]!r}, "
-                f"the run has {wanted[name]!r}"
+                f"the run has {own[name]!r}"
             )
 
 
 def _settled(value: Any) -> Any:
-    """A set, whose order is arbitrary, as JSON could hold it."""
+    """A list that is sorted, in place of a set or a list: the order of a set is arbitrary."""
     return sorted(map(str, value)) if isinstance(value, list | set | tuple) else value
 
 
 def restore(record: Record, store: Store) -> tuple[Any, Any]:
     """The model in float32 on the CPU, with its adapter if it has one, in evaluation mode; and its tokenizer.
 
-    The base weights are first loaded in the run's own number format, quantized ones quantized, so that they are the
-    ones it was trained on; in float32 nothing of an update is then rounded away when it is merged.
+    The base weights are loaded in the number format of the run, and quantized where the run quantized them: so they are
+    the weights that the run trained on. Then they are converted to float32, so that merging an update rounds nothing
+    away.
 
     Raises:
-        ConfigError: The run cannot be restored here.
+        ConfigError: The run cannot be restored on this machine.
     """
     from ..train import adapt
     from ..train.placement import Placement, base_dtype
@@ -201,12 +203,12 @@ def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
     """The metrics of a saved model on `config.task`, in the order of the runner: the baseline, then the trained model.
 
     Args:
-        record: Of the finished run.
-        store: Where its model is.
-        config: `settings(record, store)`, or that with another task.
+        record: The record of the finished run.
+        store: The results folder with the model of the run.
+        config: `settings(record, store)`, perhaps with another task.
 
     Raises:
-        ConfigError: The run cannot be scored here.
+        ConfigError: The run cannot be scored on this machine.
     """
     from transformers import set_seed
 

@@ -1,4 +1,4 @@
-"""What no single value of a configuration shows: settings, method and model that do not fit together."""
+"""Checks of several settings together: settings, method and model that do not fit."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ALLOWED: dict[str, Callable[[Any], bool]] = {
 
 
 def together(run: RunConfig) -> None:
-    """Check what one value alone cannot tell.
+    """Check the settings of a run against one another.
 
     Raises:
-        ConfigError: The first thing that does not fit.
+        ConfigError: Two settings do not fit; the message names the first such pair.
     """
     _method(run.method)
     t, shape = run.training, shapes.of(run.model)
@@ -116,7 +116,7 @@ def _quantized(run: RunConfig) -> None:
 
 
 def _there(path: str, what: Callable[[Path], bool]) -> bool:
-    """Whether there is such a path; a text that can be no path at all is none either."""
+    """Whether a path exists and passes `what`. A text that cannot be a path does not exist."""
     try:
         return what(Path(path))
     except (OSError, ValueError):

@@ -105,12 +105,15 @@ class Store:
         self.results = Path(results)
 
     def path(self, key: str) -> Path:
+        """The record of the run with this key."""
         return self.results / "runs" / f"{key}.json"
 
     def checkpoints(self, key: str) -> Path:
+        """The folder of the checkpoints of the run with this key."""
         return self.results / "checkpoints" / key
 
     def model(self, key: str) -> Path:
+        """The folder of the trained model of the run with this key."""
         return self.results / "models" / key
 
     def read(self, key: str, *, quietly: bool = False) -> Record | None:

@@ -69,6 +69,7 @@ class CellSetting:
 
     @cached_property
     def command(self) -> str:
+        """The command that fills the cell, without learning rate and seed."""
         return " ".join(["python", "run.py", *self.arguments])
 
 
@@ -146,13 +147,13 @@ class Protocols:
 
     def _compose(self, method: str, task: str) -> DictConfig:
         """The composition of a method with a task, fresh: the caller may change it."""
-        exact = (method, task)
-        plain = self._hydra("fft", task)
+        if task == "uuid" or method == "fft":
+            return copy.deepcopy(self._hydra(method, task))
         # A method file that changes nothing but the `method` section can be put into any task's composition.
         here, reference = self._hydra(method, "uuid"), self._hydra("fft", "uuid")
-        if exact in {(method, "uuid"), ("fft", task)} or _without_method(here) != _without_method(reference):
+        if _without_method(here) != _without_method(reference):
             return copy.deepcopy(self._hydra(method, task))
-        put_together = copy.deepcopy(plain)
+        put_together = copy.deepcopy(self._hydra("fft", task))
         OmegaConf.set_struct(put_together, False)
         put_together.method = copy.deepcopy(here.method)
         return put_together
@@ -230,8 +231,14 @@ def paper_values_of(identity: dict[str, Any]) -> list[PaperValue]:
 
 def _fills(identity: dict[str, Any], key: str, cell: Cell) -> bool:
     """Whether a run fills a cell; `key` is the cell key of the run's identity."""
-    if (identity["task"]["name"], identity["method"]["name"]) != (cell.task, cell.method):
+    method = identity["method"]
+    if (identity["task"]["name"], method["name"]) != (cell.task, cell.method):
         return False
+    if cell.operator not in (None, (method.get("peft") or {}).get("operator")) or cell.model not in (
+        None,
+        identity["model"],
+    ):
+        return False  # known without a composition, which takes tens of milliseconds
     try:
         return protocols(identity["scale"]).setting(cell).cell_key == key
     except UnavailableError:

@@ -80,6 +80,7 @@ class FilledCell:
 
     @property
     def records(self) -> list[Record]:
+        """All runs of the cell, by learning rate and seed."""
         return [r for _, seeds in sorted(self.runs.items()) for _, r in sorted(seeds.items())]
 
     @cached_property
@@ -88,6 +89,7 @@ class FilledCell:
         return {r.key for r in self.records if measures.diverged(r)}
 
     def count_diverged(self, runs: Iterable[Record]) -> int:
+        """How many of these runs diverged."""
         return sum(r.key in self.diverged for r in runs)
 
 

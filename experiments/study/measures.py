@@ -29,6 +29,7 @@ def steps(record: Record) -> int | None:
 
 
 def final(record: Record, name: str) -> float | None:
+    """A metric at the end of a run; None where the run has none, or where it is not finite."""
     return number(record.metrics["final"].get(name))
 
 

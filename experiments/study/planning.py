@@ -1,7 +1,8 @@
 """What has to be run to fill cells: the search over learning rates first, then the seeds at the selected one.
 
-The search runs every candidate at the first seed. When each has been tried, `fill.Selection` picks one, and the other
-seeds run at it. A run that diverged has been tried and is not run again; one that failed otherwise is.
+The search runs every candidate rate with the first seed. When each rate has been tried, `fill.Selection` selects one,
+and the other seeds run at this rate. A run that diverged counts as tried and is not run again. A run that failed for
+another reason is run again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class PlannedRun:
 
     @property
     def needed(self) -> bool:
+        """Whether the run is still to be done."""
         return self.state not in (DONE, DIVERGED) and not self.abandoned
 
 
@@ -44,8 +46,8 @@ class Plan:
 
     Attributes:
         stage: "search", "seeds", or "run" where there is nothing to search.
-        runs: The runs of this stage and of those before it.
-        later: Runs that can only be named when the search has ended.
+        runs: The runs of this stage and of the stages before.
+        later: How many runs follow when the search has ended; their rate is not known before.
         selection: How the rate of the seeds was, or will be, chosen.
         unavailable: Why the cell cannot be planned at all; empty where it can.
     """
@@ -60,6 +62,7 @@ class Plan:
 
     @property
     def needed(self) -> list[PlannedRun]:
+        """The runs of the stage that are still to be done."""
         return [r for r in self.runs if r.needed]
 
 
@@ -73,7 +76,7 @@ def plan(
         results: The records of the scale.
         seeds: The seeds of the table; the search uses the first.
         search: False takes the protocol's `use` rate without a search.
-        abandoned: Runs not to wait for: one failed candidate does not keep the others' seeds from running.
+        abandoned: Runs that are not tried again, so that one failed candidate does not stop the seeds of the others.
     """
     try:
         setting = results.protocols.setting(cell)
@@ -165,6 +168,7 @@ def cost(plan: Plan, records: Iterable[Record]) -> str:
 
 
 def duration(seconds: float) -> str:
+    """`45 s`, `12 min` or `3.4 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Starting run.py, one sweep after another, or saying how to."""
+"""Starting run.py, one sweep after another, or printing the commands."""
 
 from __future__ import annotations
 

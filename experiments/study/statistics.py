@@ -34,9 +34,11 @@ class Interval:
     n: int
 
     def above(self, bound: float) -> bool:
+        """Whether the whole interval lies above a bound; never where there is no interval."""
         return self.low is not None and self.low > bound
 
     def below(self, bound: float) -> bool:
+        """Whether the whole interval lies below a bound; never where there is no interval."""
         return self.high is not None and self.high < bound
 
 
@@ -49,9 +51,9 @@ def summary(values: Sequence[float]) -> Summary | None:
     return Summary(mean, sd, n)
 
 
-def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval | None:
-    """Ours less theirs, over the seeds (the keys) that both have; None where they share none."""
-    return interval([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Interval | None:
+    """`values` less `reference` (seed -> number), over the seeds that both have; None where they share none."""
+    return interval([values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())])
 
 
 def interval(differences: Sequence[float]) -> Interval | None:

@@ -30,6 +30,8 @@ ADAPTLLM = ("pubmedqa", "usmle", "rct")  # the benchmarks that AdaptLLM's rule s
 
 
 class BiomedTask(TextTask):
+    """Continual pretraining on biomedicine."""
+
     name = "biomed"
     version = 2
     headline = "biomed_avg"

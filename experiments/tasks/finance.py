@@ -43,6 +43,8 @@ STORY_CHARACTERS = 1200  # a longer story is cut in the question, so that the qu
 
 
 class FinanceTask(TextTask):
+    """Continual pretraining on finance."""
+
     name = "finance"
     version = 2
     headline = "finance_avg"

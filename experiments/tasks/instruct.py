@@ -17,6 +17,8 @@ CHANCE = 25.0  # percent: MMLU has four options
 
 
 class InstructTask(AnswerTask):
+    """Instruction tuning."""
+
     name = "instruct"
     version = 2
     headline = "mmlu_5shot"

@@ -26,6 +26,8 @@ GENERATED_EACH = 10  # word problems drawn from each template
 
 
 class MathTask(AnswerTask):
+    """Mathematics."""
+
     name = "math"
     version = 2
     needs = (*AnswerTask.needs, "new_tokens")

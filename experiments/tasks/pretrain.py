@@ -23,6 +23,8 @@ HUB_HELD_OUT = 10_000  # validation documents of C4: some 10 million tokens, as 
 
 
 class PretrainTask(Task):
+    """Pretraining from random weights."""
+
     name = "pretrain"
     version = 1
     needs = ("max_length",)

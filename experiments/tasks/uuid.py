@@ -73,6 +73,8 @@ def constant_accuracy(values: list[str]) -> float:
 
 
 class UuidTask(Task):
+    """Memorising pairs of UUIDs."""
+
     name = "uuid"
     version = 2
     needs = ("pairs", "eval_pairs")

@@ -73,5 +73,6 @@ class ProgressBar(TrainerCallback):
         self.close()
 
     def close(self) -> None:
+        """Close the bar, if it is open."""
         if self.bar is not None:
             self.bar.close()

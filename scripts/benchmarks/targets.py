@@ -1,4 +1,4 @@
-"""What the project promises about speed, and what a measurement says to each promise: the worst of its cases counts."""
+"""What the project promises about speed, and whether a measurement keeps each promise. The worst case counts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Target:
     Attributes:
         what: What is compared with what.
         part: The part of the benchmark that measures it.
-        limit: What the value must not pass.
+        limit: The highest value that keeps the promise, or, where `at_most` is False, the lowest.
         pick: The value of a row, or None where the row is about something else.
-        reason: Why it is missed where it is, as profiling shows it; empty where it is expected to be met.
-        at_most: False where the value must reach the limit instead.
-        unit: Of value and limit.
+        reason: Why the target is missed, as profiling shows; empty where the target should be met.
+        at_most: Whether the value must be at most `limit`, or at least.
+        unit: The unit of the value and of the limit.
     """
 
     what: str
@@ -32,7 +32,7 @@ class Target:
     unit: str = ""
 
     def worst(self, rows: list[Row]) -> tuple[Row, Row] | None:
-        """The case that is furthest on the wrong side, as its row and its value; None where nothing was measured."""
+        """The row of the worst case and its value; None where nothing was measured."""
         measurements = [(row, value) for row in rows if (value := self.pick(row))]
         choose = max if self.at_most else min
         return choose(measurements, key=lambda pair: pair[1]["value"]) if measurements else None
@@ -79,27 +79,30 @@ def trainer(row: Row) -> Row | None:
 
 
 BLOCKS = (
-    "A block operator multiplies: three products of 2 T k r_hat operations, forward, for the input's gradient and for "
-    "M's, and these alone, each as one product of contiguous matrices, take about as long as all that LoRA adds "
-    "(2048 x 2048: three times 2.6 ms), whose overhead is mostly memory traffic and grows with k alone. Blocks that "
-    "lie apart in memory cost the rest. Sharing, which sums first and multiplies once, does not have this."
+    "A block operator computes three products of 2 T k r_hat operations each: in the forward pass, for the gradient "
+    "of the input, and for the gradient of M. These three products alone, each as one product of contiguous matrices, "
+    "take about as long as everything that LoRA adds (2048 x 2048: three times 2.6 ms). LoRA's overhead is mostly "
+    "memory traffic and grows with k only. The rest of the time goes to blocks that lie apart in memory. Sharing sums "
+    "first and multiplies once, so sharing does not have this cost."
 )
 SUMS = (
-    "At r = 8 sharing passes once over each of the four tensors, input, output and their gradients, and multiplies "
-    "as much as LoRA. At 2048 x 2048 its seven operations, timed one by one, take 3 ms beside LoRA's 7: no more than "
-    "the target, which leaves nothing for what the frozen product loses when other data pass through the cache. Where "
-    "the output is the smaller side, LoRA's passes over it are short, and the quotient is worst."
+    "At r = 8 sharing reads or writes each of four tensors once (input, output and their gradients), and multiplies as "
+    "much as LoRA. At 2048 x 2048 the seven operations of sharing, timed one by one, take 3 ms, and those of LoRA 7 "
+    "ms. That meets the target exactly. But the frozen product also becomes slower, because other data pass through "
+    "the cache, and the target leaves no time for that. Where the output is smaller than the input, LoRA's passes over "
+    "the output are short, and the ratio is worst."
 )
 COPIES = (
-    "Adding a ready matrix to every adapted weight of smollm2-135m takes 1.3 times a read and write of all weights. "
-    "The rows of M that a restart adds are short there (78 to 129 numbers, many small additions): 2.1 times. The rest "
-    "copies M, because checkpoints keep what was merged, and clears M and both of its moments in the optimizer: little "
-    "at rank 8, but at rank 128 in the 250M shape M holds a fifth as many numbers as all weights."
+    "Adding a ready matrix to every adapted weight of smollm2-135m takes 1.3 times as long as reading and writing all "
+    "weights. A restart adds rows of M, which are short in this model (78 to 129 numbers), so there are many small "
+    "additions: they take 2.1 times as long. In the rest of the time, M is copied, because checkpoints keep what was "
+    "merged, and M and both of its moments in the optimizer are cleared. That is little at rank 8. At rank 128 of the "
+    "250M shape, M holds a fifth as many numbers as all weights."
 )
 REST = (
-    "Most of a step is the frozen layers, attention and the head, the same for both; what an adapter adds is all that "
-    "there is to win. In this small model part of that is the time to start operations on small tensors (0.15 ms a "
-    "layer and step), which adding in place does not take away."
+    "Most of a step is spent in the frozen layers, the attention and the head, which are the same for both methods. "
+    "MoRA can be faster than LoRA only in what the adapter adds. In this small model a part of that is the time to "
+    "start operations on small tensors (0.15 ms for a layer and step), and adding in place does not shorten that time."
 )
 TARGETS = (
     Target(
