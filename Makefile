@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo compare test slow reliability check scan audit results format setup clean
+.PHONY: demo compare base test slow reliability check scan audit results format setup clean
 
 # The records go to a folder of their own: results/ holds this cell already, and a finished cell is not run again.
 demo: $(READY)
@@ -14,6 +14,10 @@ compare: $(READY)
 	$(BIN)/python run.py method=fft task=uuid paths.results=results/compare
 	$(BIN)/python run.py -m method=lora,mora method.rank=64 task=uuid paths.results=results/compare
 	$(BIN)/python scripts/make_figures.py --figure 1 --results results/compare
+
+# The base model of continual pretraining at laptop scale (task=biomed, task=finance). Half an hour, once.
+base: $(READY)
+	$(BIN)/python scripts/pretrain_base.py
 
 # One process for each core; an idle process takes over half of the tests that another process has left.
 test: $(READY)

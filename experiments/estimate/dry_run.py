@@ -10,6 +10,7 @@ from .. import tasks
 from ..errors import ConfigError
 from ..spec import shapes
 from ..spec.run_config import Method, RunConfig
+from . import ratios
 
 UTILISATION = 0.4  # of a card's peak FLOPS, as large matrices often reach: an assumption, not a measurement
 ADAM_STATES = 2
@@ -220,6 +221,9 @@ def table(config: RunConfig) -> str:
         tabulate(numbers, ("", *columns), disable_numparse=True, colalign=("left", *("right" for _ in columns))),
         "",
     ]
+    if shown := ratios.beside_paper(config):
+        texts = [[r.name, ratios.text(r.value), "-" if r.paper is None else ratios.text(r.paper)] for r in shown]
+        lines += [tabulate(texts, ("ratio", "this run", "the paper's"), disable_numparse=True), ""]
     if h.device == "cpu":
         return "\n".join([*lines, "hours are estimated for GPUs only: add hardware=gpu; a dry run needs no GPU"])
     mine, way = columns[m.name], int(h.activation_checkpointing)

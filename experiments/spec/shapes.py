@@ -27,6 +27,12 @@ class Shape:
         h, i = self.hidden, self.intermediate
         return dict(zip(PROJECTIONS, [(h, h), (h, kv), (h, kv), (h, h), (h, i), (h, i), (i, h)], strict=True))
 
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model: embeddings, head, projections and norms."""
+        layer = sum(k * d for k, d in self.linears().values()) + 2 * self.hidden
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.layers * layer + self.hidden
+
 
 NAMED = {
     "tiny": Shape(256, 688, 2, 4, 4, 260),

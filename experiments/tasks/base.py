@@ -102,6 +102,15 @@ class Task(ABC):
         assert config.task.max_length
         return config.task.max_length
 
+    def ratios(self, config: RunConfig, parameters: int) -> dict[str, float]:
+        """Ratios of a run that only the task knows, by name: a smaller scale keeps those of the paper.
+
+        Args:
+            config: The run.
+            parameters: How many parameters the adapter has, or the model where nothing is adapted.
+        """
+        return {}
+
     @abstractmethod
     def prepare(self, config: RunConfig, tokenizer: Any) -> TaskData:
         """Build the data of a run. The same configuration and tokenizer always give the same data."""

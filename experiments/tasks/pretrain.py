@@ -14,6 +14,7 @@ from ..data import corpora, hub, overlap, userfile
 from ..data.rows import fingerprint
 from ..data.windows import packed, windows
 from ..measure.evaluation import Loss
+from ..spec import shapes
 from ..spec.run_config import RunConfig
 from .base import Metric, Task, TaskData
 from .finetuning import EvaluationSet, origins, text_rows
@@ -34,6 +35,12 @@ class PretrainTask(Task):
         Metric("bits_per_byte", "bits per byte", higher_is_better=False, unit=""),
     )
     paper_model = "LLaMA 250M"
+
+    def ratios(self, config: RunConfig, parameters: int) -> dict[str, float]:
+        shape, t = shapes.of(config.model), config.training
+        if shape is None:
+            return {}
+        return {"tokens / parameter": t.steps * t.batch_size * self.row_tokens(config) / shape.parameters}
 
     def prepare(self, config: RunConfig, tokenizer: Any) -> TaskData:
         t, cache = config.task, config.paths.cache_folder

@@ -27,6 +27,7 @@ HEX_DIGITS = 32
 # variant digit, which is one of four.
 GUESS = 100 * (30 / 16 + 1 + 1 / 4) / HEX_DIGITS
 ROW_TOKENS = 74  # <s>, two UUIDs of 36 characters, a colon: one token a character, at most
+BITS = 2 * 122  # random bits of a key and its value: 128 of a UUID, less 6 of its version and variant
 EVALUATION_BATCH = 256
 
 
@@ -87,6 +88,15 @@ class UuidTask(Task):
 
     def row_tokens(self, config: RunConfig) -> int:
         return ROW_TOKENS
+
+    def ratios(self, config: RunConfig, parameters: int) -> dict[str, float]:
+        assert config.task.pairs is not None
+        steps = config.task.pairs / config.training.batch_size
+        return {
+            "adapter parameters / bit to memorise": parameters / (config.task.pairs * BITS),
+            "steps / epoch": steps,
+            "epochs": config.training.steps / steps,
+        }
 
     def prepare(self, config: RunConfig, tokenizer: Any) -> TaskData:
         import torch

@@ -113,7 +113,7 @@ def t5_tokenizer() -> Any:
 
 
 def learned_tokenizer(pieces: int, cache: Path) -> Any:
-    """The tokenizer of a small model: `pieces` byte-level BPE pieces, learned from the packaged text, kept in the cache."""
+    """The tokenizer of a small model: byte-level BPE pieces, learned from the packaged text and kept in the cache."""
     from transformers import PreTrainedTokenizerFast
 
     path = cache / "models" / f"tokenizer-{pieces}-v{TOKENIZER_VERSION}.json"

@@ -248,6 +248,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path, capsys, counted):
 
 
 RUNS = sorted((ROOT / "results" / "runs").glob("*.json"))
+ARCHIVED = sorted((ROOT / "results" / "archive").glob("*/runs/*.json"))
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
@@ -259,7 +260,7 @@ def test_a_committed_record_is_found_by_its_configuration(path):
 
 def test_names_of_committed_records_are_unique():
     names = [json.loads(path.read_text())["name"] for path in RUNS]
-    assert len(set(names)) == len(names) > 150
+    assert len(set(names)) == len(names)
 
 
 def test_runs_of_one_group_differ_in_rate_and_seed_alone():
@@ -269,3 +270,10 @@ def test_runs_of_one_group_differ_in_rate_and_seed_alone():
         groups.setdefault(group_of(values["name"]), set()).add(cell_key_of(values["identity"]))
     assert all(len(cells) == 1 for cells in groups.values())
     assert len({cell for cells in groups.values() for cell in cells}) == len(groups)
+
+
+def test_an_archived_record_has_the_key_of_its_identity():
+    for path in ARCHIVED:
+        values = json.loads(path.read_text())
+        assert key_of(values["identity"]) == values["key"] == path.stem
+    assert len(ARCHIVED) > 150

@@ -1,0 +1,97 @@
+"""The ratios that a smaller scale keeps from the paper: rank and width, parameters and facts, steps and epochs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from mora.operators import square_size
+
+from .. import tasks
+from ..spec import protocol, shapes
+from ..spec.compose import choices, composition
+from ..spec.parse import typed
+from ..spec.run_config import RunConfig
+
+PAPER = "paper"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of a run, and the same ratio of the paper's run.
+
+    Attributes:
+        name: What is divided by what.
+        value: The ratio of the run.
+        paper: The ratio of the run at paper scale; None where the paper's protocol does not have this ratio.
+    """
+
+    name: str
+    value: float
+    paper: float | None = None
+
+
+def of(config: RunConfig) -> dict[str, float]:
+    """The ratios of a run by name: those of its adapter, of its restarts, and of its task.
+
+    A run without a rank has no ratios of an adapter. The shapes of the model must be known without loading the model.
+    """
+    ratios: dict[str, float] = {}
+    m, t, shape = config.method, config.training, shapes.of(config.model)
+    if m.rank is not None and shape and m.target_modules:
+        layers = [shape.linears()[name] for name in m.target_modules if name in shape.linears()]
+        spent = sum((k + d) * m.rank for k, d in layers)
+        ratios["rank / width"] = m.rank / shape.hidden
+        ratios["r_hat / width"] = square_size(shape.hidden, shape.hidden, m.rank) / shape.hidden
+        ratios["r_hat / rank"] = square_size(shape.hidden, shape.hidden, m.rank) / m.rank
+        ratios["adapter / adapted weights"] = spent / sum(k * d for k, d in layers)
+        if (alpha := m.setting("alpha")) is not None:
+            ratios["alpha / rank"] = alpha / m.rank
+        ratios |= tasks.of(config).ratios(config, spent * shape.layers)
+    elif shape:
+        ratios |= tasks.of(config).ratios(config, shape.parameters)
+    if m.restart_every:
+        ratios["cycles of restarts"] = t.steps / m.restart_every
+    ratios["warm-up / steps"] = t.warmup_steps / t.steps
+    return ratios
+
+
+def beside_paper(config: RunConfig) -> list[Ratio]:
+    """The ratios of a run, beside those of the same method at paper scale, at the rank that the run's rank stands for."""
+    own, m = of(config), config.method
+    name = protocol.paper_rank(config.protocol.get("ranks", {}), m.rank)
+    if f"{config.task.name}_{PAPER}" not in choices("protocol") or (m.rank is not None and name is None):
+        return [Ratio(ratio, value) for ratio, value in own.items()]
+    rank = [f"method.rank={protocol.rank_number(name)}"] if name else []
+    paper = of(_composed(m.name, config.task.name, PAPER, *rank))
+    return [Ratio(ratio, value, paper.get(ratio)) for ratio, value in own.items()]
+
+
+def lines(task: str, scales: list[str]) -> list[list[str]]:
+    """The ratios of LoRA and ReLoRA on a task as lines of text: name, the paper's rank, then the value at each scale.
+
+    A ratio that is the same at every rank has one line.
+    """
+    values: dict[str, dict[str, dict[str, float]]] = {}  # name of the ratio -> the paper's rank -> scale -> ratio
+    for scale in scales:
+        ranks = _composed("lora", task, scale).protocol["ranks"]
+        for name in sorted(ranks, key=protocol.rank_number):
+            for ratio, value in of(_composed("relora", task, scale, f"method.rank={ranks[name]}")).items():
+                values.setdefault(ratio, {}).setdefault(name, {})[scale] = value
+    rows = []
+    for ratio, by_rank in values.items():
+        texts = {name: [text(at[s]) if s in at else "-" for s in scales] for name, at in by_rank.items()}
+        alike = len(set(map(tuple, texts.values()))) == 1
+        for name, shown in list(texts.items())[: 1 if alike else None]:
+            rows.append([ratio, "any" if alike else name.replace("r", "r = "), *shown])
+    return rows
+
+
+@cache
+def _composed(method: str, task: str, scale: str, *more: str) -> RunConfig:
+    return typed(composition([f"method={method}", f"task={task}", f"scale={scale}", *more]))
+
+
+def text(value: float) -> str:
+    """`1/512` for a small ratio, else three significant digits."""
+    return f"1/{1 / value:.4g}" if 0 < value < 0.2 else f"{value:.3g}"

@@ -1,0 +1,39 @@
+"""Print the ratios that each scale keeps from the paper, as the tables of docs/protocols.md.
+
+python scripts/ratios.py                   all tasks
+python scripts/ratios.py uuid pretrain     these tasks
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tabulate import tabulate
+
+from experiments import tasks
+from experiments.cli import script
+from experiments.estimate import ratios
+
+SCALES = ["paper", "workstation", "laptop"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = script.Parser(__doc__)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(tasks.NAMES)} (default: all)")
+    chosen = parser.parse_args(arguments).tasks or list(tasks.NAMES)
+    for name in chosen:
+        print(table(tasks.get(name).name))
+    return 0
+
+
+def table(task: str) -> str:
+    """The table of a task in Markdown."""
+    header = ("ratio", "the paper's rank", *SCALES)
+    return f"**{task}**\n\n{tabulate(ratios.lines(task, SCALES), header, tablefmt='pipe', disable_numparse=True)}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(script.guarded(main))
