@@ -129,6 +129,7 @@ class Training(Section):
     steps: PositiveInt
     batch_size: PositiveInt
     schedule: Literal["linear", "cosine", "constant"]
+    schedule_floor: Fraction | None = None  # the share of the peak rate at the last step; None: zero
     warmup_steps: Count
     weight_decay: NotNegative
     max_grad_norm: Positive

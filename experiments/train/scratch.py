@@ -1,6 +1,7 @@
 """LLaMA models with random weights, which the seed of the run draws, and their tokenizers.
 
-`llama-250m` and `llama-1.3b` are the models of the paper, with T5's tokenizer from the hub. The others are small enough
+`llama-250m` and `llama-1.3b` are the models of the paper, `llama-60m` to `llama-1b` those of GaLore, with T5's
+tokenizer from the hub; its pieces end below 32,000, and above are markers that no text has. The others are small enough
 for two CPU cores. `llama-7m` and `llama-13m` memorise UUIDs; they read bytes. `llama-640k`, `llama-3m` and `llama-10m`
 learn a language. Their vocabularies of 1,024 and 4,096 pieces are learned from their training text: with 32,000 pieces
 nearly all of their weights would be embeddings of pieces that hardly ever occur.
@@ -18,7 +19,8 @@ from ..spec import shapes
 MEMORISERS = ("llama-7m", "llama-13m")
 READERS = ("llama-640k", "llama-3m", "llama-10m")
 PAPER = ("llama-250m", "llama-1.3b")
-NAMES = (*MEMORISERS, *READERS, *PAPER)
+GALORE = ("llama-60m", "llama-130m", "llama-350m", "llama-1b")
+NAMES = (*MEMORISERS, *READERS, *PAPER, *GALORE)
 T5 = "google-t5/t5-base"
 TOKENIZER_VERSION = 1  # raise the number when the text or a setting changes from which a tokenizer is learned
 
@@ -78,7 +80,7 @@ def tokenizer_of(name: str, cache: Path) -> Any:
     """
     if name in MEMORISERS:
         return byte_tokenizer()
-    return t5_tokenizer() if name in PAPER else learned_tokenizer(shapes.NAMED[name].vocabulary, cache)
+    return t5_tokenizer() if name in (*PAPER, *GALORE) else learned_tokenizer(shapes.NAMED[name].vocabulary, cache)
 
 
 def byte_tokenizer() -> Any:

@@ -42,7 +42,7 @@ def schedule(config: RunConfig) -> Callable[[int], float]:
     t, m = config.training, config.method
     common: dict[str, Any] = {"steps": t.steps, "warmup": t.warmup_steps, "shape": t.schedule}
     if not m.restart_every or m.restart_schedule == "plain":
-        return lambda step: schedules.plain(step, **common)
+        return lambda step: schedules.plain(step, **common, floor=t.schedule_floor or 0.0)
     common |= {"every": m.restart_every, "rewarm": m.restart_warmup}
     if m.restart_schedule == "official_lifted":
         return lambda step: schedules.official_lifted(step, **common)

@@ -15,7 +15,7 @@ from ..conftest import ROOT, compose
 WRONG = [
     ("method=foo", "method must be one of asylora, dora, fft, lora, lora_plus, mora", "'foo'"),
     ("task=foo", "task must be one of", "uuid"),
-    ("scale=foo", "scale must be one of laptop, paper, smoke, workstation"),
+    ("scale=foo", "scale must be one of galore, laptop, paper, smoke, workstation"),
     ("hardware=foo", "hardware must be one of", "auto, cpu"),
     ("logger=foo", "logger must be one of none, wandb"),
     ("experiment=foo", "experiment must be one of"),
