@@ -101,7 +101,7 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
             training.save(trainer, store.model(record.key))
         record.cost = meter.read(trainer.state, prepared, config, store.model(record.key))
         if config.training.record_spectrum:
-            base, *_ = base_models.of_run(config, dtype)
+            base = base_models.of_run(config, dtype).network
             with weights_on_every_rank(model):
                 record.metrics["spectrum"] = update_spectrum.of_run(model, base)
     return record

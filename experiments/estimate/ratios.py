@@ -57,7 +57,7 @@ def of(config: RunConfig) -> dict[str, float]:
 
 
 def beside_paper(config: RunConfig) -> list[Ratio]:
-    """The ratios of a run, beside those of the same method at paper scale, at the rank that the run's rank stands for."""
+    """The ratios of a run, beside those of the same method at paper scale and the rank that this rank stands for."""
     own, m = of(config), config.method
     name = protocol.paper_rank(config.protocol.get("ranks", {}), m.rank)
     if f"{config.task.name}_{PAPER}" not in choices("protocol") or (m.rank is not None and name is None):

@@ -67,20 +67,33 @@ def lora_alpha(protocol: Mapping[str, Any], rank: Any) -> float:
     return int(alpha) if alpha == int(alpha) else alpha
 
 
+def rank_of_rates(protocol: Mapping[str, Any], grid: str, rank: Any) -> str | None:
+    """The name of the paper's rank whose learning rates a rank has; None where the grid is the same for every rank.
+
+    Raises:
+        ConfigError: The protocol has no such grid, or the grid has no rank of the protocol.
+    """
+    table = protocol.get("learning_rates", {}).get(grid)
+    if table is None:
+        raise ConfigError(f"the protocol lists no learning rates for {grid}: set training.learning_rate")
+    if not hasattr(table, "get") or "use" in table:
+        return None
+    ranks = {name: own for name, own in _checked_ranks(protocol["ranks"]).items() if name in table}
+    if not ranks:
+        raise ConfigError(f"protocol.learning_rates.{grid} has none of the ranks {', '.join(protocol['ranks'])}")
+    return nearest(ranks, rank)
+
+
 def rates(protocol: Mapping[str, Any], grid: str, rank: Any) -> dict[str, Any]:
     """The learning rates (`use`, `candidates`) of a grid at a rank; those of the nearest rank where it has none.
 
     Raises:
         ConfigError: The protocol has no such grid, or the grid has another form.
     """
-    table = protocol.get("learning_rates", {}).get(grid)
-    if table is None:
-        raise ConfigError(f"the protocol lists no learning rates for {grid}: set training.learning_rate")
-    if hasattr(table, "get") and "use" not in table:
-        ranks = {name: own for name, own in _checked_ranks(protocol["ranks"]).items() if name in table}
-        if not ranks:
-            raise ConfigError(f"protocol.learning_rates.{grid} has none of the ranks {', '.join(protocol['ranks'])}")
-        table = table[nearest(ranks, rank)]
+    name = rank_of_rates(protocol, grid, rank)
+    table = protocol["learning_rates"][grid]
+    if name is not None:
+        table = table[name]
     if not hasattr(table, "get") or "use" not in table or "candidates" not in table:
         raise ConfigError(f"protocol.learning_rates.{grid} must hold `use` and `candidates`, got {table}")
     return dict(table)
@@ -94,19 +107,24 @@ def learning_rate(protocol: Mapping[str, Any], grid: str | None, rank: Any) -> f
 def borrowed(config: RunConfig) -> list[str]:
     """What a run takes from another rank, or from no rank of the paper, a line each: said and recorded."""
     m, protocol = config.method, config.protocol
-    if m.rank is None or m.rates is None or paper_rank(protocol["ranks"], m.rank):
+    if m.rank is None or m.rates is None:
         return []
-    lines, near = [], nearest(protocol["ranks"], m.rank)
-    known = ", ".join(map(str, protocol["ranks"].values()))
-    by = rates(protocol, m.rates, m.rank)["use"] if m.rates in protocol["learning_rates"] else None
-    if config.training.learning_rate == by and protocol["learning_rates"][m.rates].keys() & protocol["ranks"].keys():
-        lines.append(
-            f"the learning rate {by:g} is that of rank {protocol['ranks'][near]}: the protocol has rates for the ranks "
-            f"{known}, not for {m.rank}"
-        )
+    ranks, own = protocol["ranks"], paper_rank(protocol["ranks"], m.rank)
+    lines = []
+    if m.rates in protocol["learning_rates"]:
+        lender, by = rank_of_rates(protocol, m.rates, m.rank), rates(protocol, m.rates, m.rank)["use"]
+        if lender not in (None, own) and config.training.learning_rate == by:
+            known = ", ".join(str(ranks[name]) for name in ranks if name in protocol["learning_rates"][m.rates])
+            lines.append(
+                f"the learning rate {by:g} is that of rank {ranks[lender]}: the protocol has rates for the ranks "
+                f"{known}, not for {m.rank}"
+            )
+    if own:
+        return lines
+    near, known = nearest(ranks, m.rank), ", ".join(map(str, ranks.values()))
     operator, allowed = m.setting("operator"), m.allowed.get("operator", [])
     if operator and len(allowed) > 1 and operator == protocol["operators"].get(near):
-        lines.append(f"the operator {operator} is that of rank {protocol['ranks'][near]}")
+        lines.append(f"the operator {operator} is that of rank {ranks[near]}")
     if m.setting("alpha") == USUAL_SCALE * m.rank:
         lines.append(f"alpha is {USUAL_SCALE} x rank: the paper has an alpha for the ranks {known} only")
     return lines

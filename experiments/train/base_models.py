@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import files
 from ..errors import ConfigError, one_line, out_of_memory
@@ -20,16 +20,30 @@ BASE = "base-10m"  # the base model of continual pretraining at laptop scale
 BASE_VERSION = 1  # raise it when the text, the model or the steps of its pretraining change
 
 
-def of_run(config: RunConfig, dtype: Any, device: str = "cpu") -> tuple[Any, Any, str]:
-    """The base model of a run on `device`, its tokenizer and its revision; see `load`."""
+class BaseModel(NamedTuple):
+    """A base model and its tokenizer.
+
+    Attributes:
+        network: The model, of transformers.
+        tokenizer: The tokenizer, of transformers.
+        revision: What tells two versions of the model apart: a commit of the hub, a hash of a folder, or a seed.
+    """
+
+    network: Any
+    tokenizer: Any
+    revision: str
+
+
+def of_run(config: RunConfig, dtype: Any, device: str = "cpu") -> BaseModel:
+    """The base model of a run on `device`; see `load`."""
     cache, quantization = config.paths.cache_folder, config.quantization
     return load(config.model, cache, dtype, config.seed, quantization=quantization, device=device)
 
 
 def load(
     model: str, cache: Path, dtype: Any, seed: int = 0, *, quantization: str = "none", device: str = "cpu"
-) -> tuple[Any, Any, str]:
-    """The base model on `device`, its tokenizer, and the revision of the model.
+) -> BaseModel:
+    """The base model on `device`.
 
     Args:
         model: A name of this project (`tiny`, `smollm2-135m`, `base-10m`, `scratch.NAMES`), a folder, or an id of the
@@ -55,11 +69,11 @@ def load(
         source = str(own[model](cache)) if model in own else model
         network, tokenizer = _pretrained(model, source, dtype, options)
         revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
-        return keep_trainable(network) if options else network.to(device), tokenizer, revision
+        return BaseModel(keep_trainable(network) if options else network.to(device), tokenizer, revision)
     network = network.to(dtype)
     if options:
         network = keep_trainable(reloaded(network, options))
-    return network if options else network.to(device), tokenizer, revision
+    return BaseModel(network if options else network.to(device), tokenizer, revision)
 
 
 def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ def base(name: str) -> Any:
         model = scratch.llama(shapes.NAMED[name], 0, bos=None, eos=1, pad=0)
     else:
         cache = Paths(results="results", cache=os.environ.get("MORA_CACHE")).cache_folder
-        model, *_ = base_models.load(name, cache, torch.float32)
+        model = base_models.load(name, cache, torch.float32).network
     return model.requires_grad_(False).train()
 
 

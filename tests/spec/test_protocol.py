@@ -19,7 +19,10 @@ OPERATORS = {
 ALPHA_OVER_RANK = {8: 16 / 8, 128: 64 / 128, 256: 128 / 256}
 
 
-@pytest.mark.parametrize("scale", scales.names())
+PAPERS = [name for name in scales.names() if name != "galore"]  # whose LoRA has an alpha of its own
+
+
+@pytest.mark.parametrize("scale", PAPERS)
 @pytest.mark.parametrize("task", tasks.NAMES)
 def test_operator_and_scale_are_the_papers_at_the_ranks_that_stand_for_the_papers(task, scale):
     ranks = compose(f"task={task}", f"scale={scale}").protocol["ranks"]
@@ -33,7 +36,7 @@ def test_operator_and_scale_are_the_papers_at_the_ranks_that_stand_for_the_paper
         assert compose("method=remora", f"task={task}", f"scale={scale}", rank).method.peft["operator"] == "sharing"
 
 
-@pytest.mark.parametrize("scale", scales.names())
+@pytest.mark.parametrize("scale", PAPERS)
 @pytest.mark.parametrize("task", tasks.NAMES)
 def test_at_the_papers_ranks_nothing_is_borrowed(task, scale):
     for rank in compose(f"task={task}", f"scale={scale}").protocol["ranks"].values():
@@ -44,12 +47,25 @@ def test_at_the_papers_ranks_nothing_is_borrowed(task, scale):
 
 def test_what_is_borrowed_from_another_rank_is_said():
     lora = protocol.borrowed(compose("method=lora", "method.rank=12"))
-    assert lora[0].startswith("the learning rate 0.003 is that of rank 8: ")
-    assert "8, 64, not for 12" in lora[0]
+    assert lora[0].startswith("the learning rate 0.001 is that of rank 32: ")
+    assert "1, 32, not for 12" in lora[0]
     assert lora[1].startswith("alpha is 2 x rank")
     mora = protocol.borrowed(compose("method=mora", "task=math", "method.rank=16", "training.learning_rate=7e-4"))
-    assert mora == ["the operator rotation is that of rank 8"]
+    assert mora == ["the operator sharing is that of rank 36"]
     assert protocol.borrowed(compose("method=fft")) == []
+
+
+def test_a_rank_that_a_grid_lacks_borrows_from_the_ranks_of_the_grid():
+    """Even a rank of the paper does, and the line names the rank that the grid has."""
+    grid = ["~protocol.learning_rates.lora.r8", "protocol.learning_rates.lora.r256.use=2e-3"]
+    for rank in (1, 2):
+        config = compose("method=lora", f"method.rank={rank}", *grid)
+        assert config.training.learning_rate == 2e-3
+        line = protocol.borrowed(config)[0]
+        assert (
+            line
+            == f"the learning rate 0.002 is that of rank 32: the protocol has rates for the ranks 32, not for {rank}"
+        )
 
 
 RANKS = {"r8": 8, "r256": 64}

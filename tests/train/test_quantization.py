@@ -45,7 +45,7 @@ def runs(tmp_path_factory):
 
 
 def load(kind: str, dtype=torch.float32):
-    return base_models.load("tiny", None, dtype, quantization=kind)[0]
+    return base_models.load("tiny", None, dtype, quantization=kind).network
 
 
 @pytest.mark.parametrize("kind", KINDS)
