@@ -12,7 +12,7 @@ demo: $(READY)
 # FFT, LoRA and MoRA at the higher rank of Table 2, with the protocol's rates and one seed. Six minutes, one picture.
 compare: $(READY)
 	$(BIN)/python run.py method=fft task=uuid paths.results=results/compare
-	$(BIN)/python run.py -m method=lora,mora method.rank=64 task=uuid paths.results=results/compare
+	$(BIN)/python run.py -m method=lora,mora method.rank=32 task=uuid paths.results=results/compare
 	$(BIN)/python scripts/make_figures.py --figure 1 --results results/compare
 
 # The base model of continual pretraining at laptop scale (task=biomed, task=finance). Half an hour, once.

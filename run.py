@@ -1,7 +1,7 @@
 """Run one cell of a table, or a sweep over cells.
 
     python run.py method=mora task=uuid                                  run one cell on this machine
-    python run.py -m method=lora,mora method.rank=8,32 seed=0,1,2        run a sweep; skip the finished cells
+    python run.py -m method=lora,mora method.rank=1,32 seed=0,1,2        run a sweep; skip the finished cells
     python run.py method=mora task=uuid scale=paper hardware=gpu         run the published protocol
     python run.py method=mora task=uuid scale=paper dry_run=true         print what the run would need and cost
 
