@@ -8,7 +8,7 @@ CELLS = [*((method, "uuid") for method in ("fft", "lora", "dora", "mora", "remor
 # `code` as well: it says whether the checkout is clean, and the counts that this test writes change that.
 TIMES = {
     "cost": ("seconds", "tokens_per_second", "peak_memory_bytes"),
-    "provenance": ("started_at", "finished_at", "code"),
+    "provenance": ("started_at", "finished_at", "code", "load"),
 }
 
 
