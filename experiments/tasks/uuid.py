@@ -26,7 +26,7 @@ HEX_DIGITS = 32
 # The expected accuracy of a guess, in percent: 30 random digits of 16, the version digit, which is always 4, and the
 # variant digit, which is one of four.
 GUESS = 100 * (30 / 16 + 1 + 1 / 4) / HEX_DIGITS
-ROW_TOKENS = 74  # <s>, two UUIDs of 36 characters, a colon: one token a character, at most
+ROW_TOKENS = 75  # <s>, a space in front, two UUIDs of 36 characters, a colon: one token a character, at most
 BITS = 2 * 122  # random bits of a key and its value: 128 of a UUID, less 6 of its version and variant
 EVALUATION_BATCH = 256
 
@@ -38,7 +38,7 @@ class UuidPairs:
     Attributes:
         pairs: Key and value of each pair.
         prompts: The token ids of `<s>key:`, for each pair.
-        answers: The token ids of the value, for each pair.
+        answers: The token ids of the value, for each pair. They stand behind the prompt's in the training row.
         curve_pairs: A point of the curve measures so many of the pairs.
     """
 
@@ -56,6 +56,21 @@ def make_pairs(count: int, seed: int) -> list[tuple[str, str]]:
         return str(uuid.UUID(int=source.getrandbits(128), version=4))
 
     return [(uuid4(), uuid4()) for _ in range(count)]
+
+
+def tokenised(key: str, value: str, tokenizer: Any) -> tuple[list[int], list[int], bool]:
+    """The token ids of `key:` and of the value behind it, and whether `key:value` was tokenised as one text.
+
+    The pair is one text, cut behind the ids of `key:`: a tokenizer such as LLaMA's puts a space in front of each text,
+    and a value that was tokenised alone would bring this space into the middle of the row. Where the ids of `key:` are
+    not the beginning of those of the pair, a token covers the colon and the start of the value. Then `key:` and the
+    value are tokenised as two texts, so that the value starts with a token of its own.
+    """
+    prompt = tokenizer.encode(f"{key}:", add_special_tokens=False)
+    pair = tokenizer.encode(f"{key}:{value}", add_special_tokens=False)
+    if pair[: len(prompt)] == prompt:
+        return prompt, pair[len(prompt) :], True
+    return prompt, tokenizer.encode(value, add_special_tokens=False), False
 
 
 def character_accuracy(generated: str, value: str) -> float:
@@ -104,15 +119,20 @@ class UuidTask(Task):
         assert config.task.pairs is not None and config.task.eval_pairs is not None
         pairs = make_pairs(config.task.pairs, config.seed)
         start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        # Key and value are tokenised apart: a token that spanned the colon would hide where the value starts.
-        prompts = [start + tokenizer.encode(f"{key}:", add_special_tokens=False) for key, _ in pairs]
-        answers = [tokenizer.encode(value, add_special_tokens=False) for _, value in pairs]
+        parts = [tokenised(key, value, tokenizer) for key, value in pairs]
+        prompts = [start + prompt for prompt, _, _ in parts]
+        answers = [answer for _, answer, _ in parts]
         train = []
         for prompt, answer in zip(prompts, answers, strict=True):
             ids = torch.tensor(prompt + answer)
             train.append({"input_ids": ids, "labels": ids.clone()})
         fingerprint = hashlib.sha256(repr(pairs).encode()).hexdigest()[:16]
-        return TaskData(train, UuidPairs(pairs, prompts, answers, config.task.eval_pairs), fingerprint)
+        return TaskData(
+            train,
+            UuidPairs(pairs, prompts, answers, config.task.eval_pairs),
+            fingerprint,
+            {"pairs_tokenised_in_two_parts": sum(not at_once for _, _, at_once in parts)},
+        )
 
     def measure(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
         pairs: UuidPairs = data.evaluation

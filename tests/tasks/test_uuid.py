@@ -13,6 +13,8 @@ from experiments.tasks.uuid import GUESS, TASK, character_accuracy, make_pairs
 from experiments.train.base_models import tiny_model
 from experiments.train.scratch import byte_tokenizer
 
+from ..data.tokenizers_of import llama_style
+
 KEY, VALUE = make_pairs(1, 0)[0]
 
 
@@ -24,7 +26,9 @@ def merging_tokenizer():
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    tokenizer.train_from_iterator((f"{k}:{v}" for k, v in make_pairs(500, 9)), trainer)
+    # The tokens ":0" to ":7" cover the colon and the first digit of half of the values.
+    texts = [f"{k}:{v}" for k, v in make_pairs(500, 9)] + [f":{digit}" for digit in "01234567"] * 1000
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
@@ -59,18 +63,39 @@ def test_examples_start_with_bos_carry_loss_everywhere_and_have_no_end(smoke):
     data = TASK.prepare(smoke(), tokenizer)
     row, (key, value) = data.train[0], data.evaluation.pairs[0]
     assert tokenizer.decode(row["input_ids"]) == f"<s>{key}:{value}"
-    assert len(row["input_ids"]) == 1 + 36 + 1 + 36 == TASK.row_tokens(smoke())
+    assert len(row["input_ids"]) == 1 + 36 + 1 + 36 < TASK.row_tokens(smoke())
     assert torch.equal(row["labels"], row["input_ids"])
     assert tokenizer.eos_token_id not in row["input_ids"]
     assert tokenizer.decode(data.evaluation.prompts[0]) == f"<s>{key}:"
 
 
+def test_no_space_comes_between_key_and_value(smoke):
+    """A tokenizer of LLaMA's kind puts a space in front of each text: there is one such space in a row, not two."""
+    tokenizer = llama_style()
+    data = TASK.prepare(smoke(), tokenizer)
+    pairs = data.evaluation
+    assert data.notes == {"pairs_tokenised_in_two_parts": 0}
+    for (key, value), prompt, answer, row in zip(pairs.pairs, pairs.prompts, pairs.answers, data.train, strict=True):
+        assert row["input_ids"].tolist() == prompt + answer == tokenizer.encode(f"{key}:{value}")
+        assert tokenizer.decode(prompt + answer, skip_special_tokens=True) == f"{key}:{value}"
+        assert prompt == tokenizer.encode(f"{key}:")
+        assert len(prompt + answer) <= TASK.row_tokens(smoke())
+        apart = tokenizer.encode(value, add_special_tokens=False)
+        assert tokenizer.decode(prompt + apart, skip_special_tokens=True) == f"{key}: {value}"
+
+
 def test_the_value_starts_with_a_token_of_its_own_even_if_tokens_cover_several_characters(smoke, merging_tokenizer):
-    pairs = TASK.prepare(smoke(), merging_tokenizer).evaluation
+    """A pair with a token that covers the colon and the start of the value is tokenised in two parts."""
+    data = TASK.prepare(smoke(), merging_tokenizer)
+    pairs = data.evaluation
     for (key, value), prompt, answer in zip(pairs.pairs, pairs.prompts, pairs.answers, strict=True):
         assert len(answer) < 36
         assert merging_tokenizer.decode(prompt[1:]) == f"{key}:"
         assert merging_tokenizer.decode(answer) == value
+        at_once = merging_tokenizer.encode(f"{key}:{value}")
+        assert (prompt[1:] + answer == at_once) is (value[0] not in "01234567")
+    in_two_parts = sum(value[0] in "01234567" for _, value in pairs.pairs)
+    assert 0 < data.notes["pairs_tokenised_in_two_parts"] == in_two_parts < len(pairs.pairs)
 
 
 class Oracle(torch.nn.Module):
@@ -91,7 +116,7 @@ class Oracle(torch.nn.Module):
 
 
 def test_a_model_that_knows_all_scores_100(smoke, merging_tokenizer):
-    for tokenizer in (byte_tokenizer(), merging_tokenizer):
+    for tokenizer in (byte_tokenizer(), merging_tokenizer, llama_style()):
         pairs = TASK.prepare(smoke(), tokenizer).evaluation
         assert TASK.accuracy(Oracle(pairs), tokenizer, pairs, 16) == 100
 
