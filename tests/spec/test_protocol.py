@@ -36,6 +36,14 @@ def test_operator_and_scale_are_the_papers_at_the_ranks_that_stand_for_the_paper
         assert compose("method=remora", f"task={task}", f"scale={scale}", rank).method.peft["operator"] == "sharing"
 
 
+@pytest.mark.parametrize("task", tasks.NAMES)
+def test_the_dropout_of_every_adapter_is_the_default_of_the_authors_code(task):
+    for method in ("lora", "relora"):
+        assert compose(f"method={method}", f"task={task}", "scale=paper").method.peft["lora_dropout"] == 0.05
+    for method in ("mora", "remora"):
+        assert compose(f"method={method}", f"task={task}", "scale=paper").method.peft["mora_dropout"] == 0.05
+
+
 @pytest.mark.parametrize("scale", PAPERS)
 @pytest.mark.parametrize("task", tasks.NAMES)
 def test_at_the_papers_ranks_nothing_is_borrowed(task, scale):
