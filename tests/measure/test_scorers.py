@@ -122,18 +122,39 @@ def test_headline_averages_over_the_kinds_of_question():
     assert headline_f1([1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]) == pytest.approx(0.5)
 
 
-def test_entities_are_names_with_types():
-    assert entities("Sam  Altman (PER), OpenAI (org)\nUS (LOC)") == {
-        ("sam altman", "PER"),
-        ("openai", "ORG"),
-        ("us", "LOC"),
-    }
-    assert entities("no entities here") == entities("") == set()
+def test_an_entity_is_the_last_word_before_its_type():
+    assert entities("Sam Altman (PER), OpenAI (ORG)\nUS (LOC), US (LOC)") == [
+        ("Altman", "PER"),
+        ("OpenAI", "ORG"),
+        ("US", "LOC"),
+    ]
+    assert entities("no entities here") == entities("") == entities("US(LOC)") == []
+
+
+@pytest.mark.parametrize(
+    ("generated", "gold", "score"),
+    [
+        ("Smith (PER), Ohio (ORG)", "John Smith (PER), Ohio (LOC)", 0.75),
+        ("Smith (PER)", "John Smith (PER)", 1.0),
+        ("smith (PER)", "Smith (PER)", 0.5),  # another text of the same type
+        ("smith (per)", "Smith (PER)", 0.0),
+        ("Ohio (ORG)", "Ohio (LOC)", 0.5),
+        ("A (PER)", "A (PER), B (LOC)", 2 / 3),
+        ("A (PER), B (LOC)", "A (PER)", 2 / 3),
+        # MUC lets one generated entity serve two gold entities: 1 + 1/2 of 2 gold and 1 generated.
+        ("A (PER)", "A (PER), B (PER)", 1.0),
+        ("", "A (PER)", 0.0),
+        ("A (PER)", "", 0.0),
+        ("", "", 0.0),
+    ],
+)
+def test_the_f1_of_a_sentence_is_mucs(generated, gold, score):
+    assert entity_f1([generated], [gold]) == pytest.approx(score)
 
 
 def test_entity_f1_is_the_mean_over_sentences():
     gold = ["A (PER), B (ORG)", "C (LOC)", ""]
-    assert entity_f1(["A (PER), B (LOC)", "", ""], gold) == pytest.approx((0.5 + 0 + 1) / 3)
+    assert entity_f1(["A (PER), B (LOC)", "", ""], gold) == pytest.approx((0.75 + 0 + 0) / 3)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +166,16 @@ def test_entity_f1_is_the_mean_over_sentences():
         ("25.6%", "0.256", True),
         ("0.25", "25.6%", True),  # within a hundredth, the published tolerance
         ("-12.5", "12.5", False),
-        ("(12.5)", "-12.5", True),
+        ("- 12.5", "-12.5", False),  # a minus sign counts directly in front of the digits only
+        ("(5)", "-5", False),  # brackets have no meaning
+        ("(5)", "5", True),
+        ("$(5)", "5", True),
+        ("1,234,567.5", "1234567.5", True),
+        ("1e3", "1000", True),
+        ("007", "7", False),  # no literal of Python
+        ("9" * 400, "5", False),  # no float holds this number
+        ("9" * 5000, "5", False),
+        ("\n5", "5", False),  # the first line is empty
         ("the answer is 3, or 4", "4", True),  # any number of the first line
         ("3\n4", "4", False),
         ("nothing", "4", False),
