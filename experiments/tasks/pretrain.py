@@ -13,6 +13,7 @@ from typing import Any
 from ..data import corpora, hub, overlap, userfile
 from ..data.rows import fingerprint
 from ..data.windows import packed, windows
+from ..errors import ConfigError
 from ..measure.evaluation import Loss
 from ..spec import shapes
 from ..spec.run_config import RunConfig
@@ -20,7 +21,6 @@ from .base import Metric, Task, TaskData
 from .finetuning import EvaluationSet, origins, text_rows
 
 CURVE_ROWS = 16  # a point of the curve measures so many held-out windows
-HUB_HELD_OUT = 10_000  # validation documents of C4: some 10 million tokens, as in ReLoRA's evaluation
 
 
 class PretrainTask(Task):
@@ -46,13 +46,13 @@ class PretrainTask(Task):
         t, cache = config.task, config.paths.cache_folder
         assert t.max_length
         if t.data == "hub":
-            held_out = list(itertools.islice(hub.c4("validation"), t.heldout_rows or HUB_HELD_OUT))
+            held_out = list(itertools.islice(hub.c4("validation"), t.heldout_rows))
         else:
             held_out = corpora.c4(cache)[1][: t.heldout_rows]
         evaluation = EvaluationSet(*text_rows(held_out, tokenizer, config))
         if t.data == "hub" and not t.train_file:
             # 5.2 billion tokens at paper scale: neither the overlap check nor the cache can hold them.
-            train = stream(tokenizer, t.max_length)
+            train = stream(tokenizer, t.max_length, t.train_rows)
             notes: dict[str, Any] = {
                 "overlap": "not checked: C4 is streamed, train and validation as published",
                 "sources": ["hub"],
@@ -73,15 +73,22 @@ class PretrainTask(Task):
         return {"perplexity": loss.perplexity, "bits_per_byte": loss.bits / evaluation.text_bytes}
 
 
-def stream(tokenizer: Any, length: int) -> Any:
-    """C4 as an iterable of full windows. The Trainer of a resumed run skips what the run has seen."""
+def stream(tokenizer: Any, length: int, documents: int | None = None) -> Any:
+    """The first `documents` of C4, or all, as an iterable of full windows.
+
+    The Trainer of a resumed run skips what the run has seen.
+    """
     import torch
 
     class StreamedWindows(torch.utils.data.IterableDataset):
         def __iter__(self) -> Iterator[dict[str, Any]]:
-            for ids in windows(hub.c4("train"), tokenizer, length, keep_rest=False):
+            ids = None
+            texts = itertools.islice(hub.c4("train"), documents)
+            for ids in windows(texts, tokenizer, length, keep_rest=False):
                 row = torch.tensor(ids)
                 yield {"input_ids": row, "labels": row.clone()}
+            if ids is None:
+                raise ConfigError(f"task.train_rows: {documents} documents do not fill one window of {length} tokens")
 
     return StreamedWindows()
 

@@ -165,6 +165,20 @@ def test_streamed_c4_becomes_full_windows(published):
     # 3 documents of 7 bytes and an end token each.
     assert [len(row["input_ids"]) for row in rows] == [8, 8, 8]
     assert byte_level().decode(rows[0]["input_ids"]) == "train 0</s>"
+    assert len(list(stream(byte_level(), 8, 2))) == 2
+    with pytest.raises(ConfigError, match="1 documents do not fill one window of 9 tokens"):
+        list(stream(byte_level(), 9, 1))
+
+
+@pytest.mark.parametrize(("rows", "bytes_of_text"), [("null", 3 * len("validation 0")), ("2", 2 * len("validation 0"))])
+def test_without_a_number_all_documents_are_held_out(published, rows, bytes_of_text):
+    from experiments.tasks import pretrain
+
+    from ..conftest import compose
+    from .tokenizers_of import byte_level
+
+    config = compose("task=pretrain", "task.data=hub", "task.max_length=8", f"task.heldout_rows={rows}")
+    assert pretrain.TASK.prepare(config, byte_level()).evaluation.text_bytes == bytes_of_text
 
 
 @pytest.mark.parametrize("task", ["instruct", "math", "biomed", "finance", "pretrain"])

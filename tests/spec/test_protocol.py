@@ -44,6 +44,25 @@ def test_the_dropout_of_every_adapter_is_the_default_of_the_authors_code(task):
         assert compose(f"method={method}", f"task={task}", "scale=paper").method.peft["mora_dropout"] == 0.05
 
 
+@pytest.mark.parametrize(
+    ("task", "tokens_of_a_row", "passes"),
+    [
+        ("biomed", 711, 3),  # Table 5; 711 tokens were measured on PubMed abstracts in reading-comprehension form
+        ("finance", 850, 5),  # not Table 5's 3: the public news are fewer than the paper's
+    ],
+)
+def test_continual_pretraining_goes_so_often_over_its_rows(task, tokens_of_a_row, passes):
+    config = compose(f"task={task}", "scale=paper")
+    tokens = config.training.steps * config.training.batch_size * config.task.max_length
+    assert tokens == 5_000 * 128 * 2_048
+    assert tokens / (config.task.train_rows * tokens_of_a_row) == pytest.approx(passes, rel=0.03)
+
+
+@pytest.mark.parametrize(("scale", "documents"), [("paper", 10_000), ("galore", 20_000)])
+def test_pretraining_is_measured_on_so_many_documents(scale, documents):
+    assert compose("task=pretrain", f"scale={scale}").task.heldout_rows == documents
+
+
 @pytest.mark.parametrize("scale", PAPERS)
 @pytest.mark.parametrize("task", tasks.NAMES)
 def test_at_the_papers_ranks_nothing_is_borrowed(task, scale):
