@@ -56,7 +56,7 @@ def figure(number: int) -> tuple[Series, ...]:
     if number in (4, 5):
         layout = table(3)
         # Full training has no adapters whose spectrum could be compared.
-        rows = [r for r in layout.rows if number == 4 or r.rank]
+        rows = [r for r in layout.rows if r.only_scale is None and (number == 4 or r.rank)]
         return tuple(Series(r.label, layout.cell(r, layout.columns[0])) for r in rows)
     raise ValueError(f"no figure {number} with curves; allowed: {', '.join(map(str, FIGURES))}")
 

@@ -97,10 +97,10 @@ def groups(results: Results) -> dict[str, tuple[str, LabelledCells]]:
     """
     cells: dict[str, tuple[str, LabelledCells]] = {}
     for number in (1, 2, 3, 4):
-        table = paper.table(number)
+        table = paper.table(number).at(results.scale)
         tasks = list(dict.fromkeys(c.task for c in table.columns))
         for task in tasks:
-            columns = [c for c in table.columns if c.task == task and c.only_scale in (None, results.scale)]
+            columns = [c for c in table.columns if c.task == task]
             labels = {
                 table.cell(row, c): row.label + (f", r = {c.rank}" if c.rank else "")
                 for row in table.rows

@@ -98,6 +98,7 @@ class FilledTable:
 
 def fill(table: Table, results: Results) -> FilledTable:
     """Fill a table from the records of one scale."""
+    table = table.at(results.scale)
     columns = tuple(c for c in table.columns if _shown(table, c, results))
     entries = [[_entry(table, row, column, results) for column in columns] for row in table.rows]
     entries = [[_with_comparison(entry, entries) for entry in row] for row in entries]
@@ -117,8 +118,6 @@ def _value(record: Record, column: Column) -> float | None:
 
 
 def _shown(table: Table, column: Column, results: Results) -> bool:
-    if column.only_scale not in (None, results.scale):
-        return False
     # The table shows the column of a stand-in only where a run has measured the stand-in.
     return not column.stand_in or any(values_of(results.cell(table.cell(row, column)), column) for row in table.rows)
 

@@ -201,10 +201,10 @@ def places(identity: dict[str, Any]) -> Iterator[tuple[int, paper.Row, paper.Col
     """
     key = cell_key_of(identity)
     for number in paper.TABLES:
-        table = paper.table(number)
+        table = paper.table(number).at(identity["scale"])
         for row in table.rows:
             for column in table.columns:
-                if column.only_scale in (None, identity["scale"]) and _fills(identity, key, table.cell(row, column)):
+                if _fills(identity, key, table.cell(row, column)):
                     yield number, row, column
 
 

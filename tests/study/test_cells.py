@@ -6,7 +6,8 @@ import pytest
 
 from experiments import paper
 from experiments.identity import identity_of
-from experiments.study.cells import paper_values_of, tables_of
+from experiments.spec import scales
+from experiments.study.cells import paper_values_of, protocols, tables_of
 
 from ..conftest import compose
 
@@ -74,3 +75,39 @@ def test_operators_have_rows_of_their_own():
 def test_the_model_belongs_to_the_column(overrides, column, model):
     (value,) = paper_values("task=pretrain", "method=lora", *overrides)
     assert (value.where, value.model) == (f"Table 3, {column}", model)
+
+
+POSTED = [
+    ("table1", 1, "relora", 8),
+    ("table1", 1, "relora", 256),
+    ("table3", 3, "relora", 128),
+    ("table3", 3, "remora", 128),
+]
+
+
+@pytest.mark.parametrize(("name", "number", "method", "rank"), POSTED)
+def test_restarts_stand_at_paper_scale_as_in_the_text_and_as_in_the_authors_command(name, number, method, rank):
+    """The text: the jagged schedule, two groupings. The posted command: the defaults of the code, which are others."""
+    groupings = {"two", "four"} if method == "remora" else {None}
+    layout = paper.table(number).at("paper")
+    rows = {row.label: row for row in layout.rows if (row.method, row.rank) == (method, rank)}
+    posted = rows.pop(next(label for label in rows if "lifted schedule" in label))
+    settings = {}
+    for row in (*rows.values(), posted):
+        identity = protocols("paper").setting(layout.cell(row, layout.columns[0])).identity
+        settings[row.label] = identity["method"]["restart_schedule"], identity["method"].get("groupings")
+        assert name in tables_of(identity)
+        assert not (row is posted and paper_values_of(identity))
+    assert settings.pop(posted.label) == ("official_lifted", "four" if method == "remora" else None)
+    assert set(settings.values()) == {("jagged", grouping) for grouping in groupings}
+
+
+@pytest.mark.parametrize("scale", scales.names())
+@pytest.mark.parametrize("number", paper.TABLES)
+def test_a_table_has_the_cells_of_its_rows_at_a_scale(number, scale):
+    layout = paper.table(number).at(scale)
+    assert all(entry.only_scale in (None, scale) for entry in (*layout.rows, *layout.columns))
+    cells = paper.table_cells(number, scale)
+    assert {layout.cell(row, column) for row in layout.rows for column in layout.columns} == set(cells)
+    lifted = [cell for cell in cells if "method.restart_schedule=official_lifted" in cell.options]
+    assert bool(lifted) is (scale == "paper" and number in (1, 3))
