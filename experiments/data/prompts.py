@@ -68,7 +68,7 @@ def open_instruct(messages: Sequence[Message], eos: str) -> Transcript:
             text += eos
             spans.append((start, len(text)))
         text += "\n"
-    return Transcript(text.rstrip("\n"), tuple(spans))
+    return Transcript(text.removesuffix("\n"), tuple(spans))
 
 
 FORMS = {"alpaca": alpaca, "open-instruct": open_instruct}

@@ -91,9 +91,15 @@ class Benchmark:
 
 
 T = TypeVar("T")
-VERSION = "questions-1"  # part of records: raise it when the text of a question changes
+VERSION = "questions-2"  # part of records: raise it when the text of a question changes
 LETTERS = "ABCDE"
-STOP = {"alpaca": ("### Instruction:", "### Response:"), "open-instruct": ("<|user|>", "<|assistant|>")}
+# What stands behind the prompt of a word problem, and the texts that end an answer. For Alpaca's prompt both are those
+# of MetaMath's evaluation. It lists each text with a colon too, which changes nothing: the text alone ends an answer.
+BEGINNING = {"alpaca": " Let's think step by step.", "open-instruct": ""}
+STOP = {
+    "alpaca": ("Question", "USER", "ASSISTANT", "Instruction", "Response"),
+    "open-instruct": ("<|user|>", "<|assistant|>"),
+}
 # Patterns that find the answer in a generated text: for GSM8K, lm-eval's own `flexible-extract`; for MATH, the text
 # behind MetaMath's mark; elsewhere the first line.
 GSM8K_EXTRACT = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
@@ -137,8 +143,9 @@ def abstracts(name: str, rows: Sequence[tuple[str, Question]]) -> Benchmark:
 
 
 def problems(name: str, rows: Sequence[Problem], form: str, extract: str, new_tokens: int) -> Benchmark:
-    """Word problems in the prompt that the model trains with. The model generates the answers."""
-    open_questions = [OpenQuestion(FORMS[form](pair(p.question, ""), "").question, p.answer) for p in rows]
+    """Word problems in the prompt that the model trains with. The model generates the answers, from `BEGINNING` on."""
+    asked = [FORMS[form](pair(p.question, ""), "").question + BEGINNING[form] for p in rows]
+    open_questions = [OpenQuestion(prompt, p.answer) for prompt, p in zip(asked, rows, strict=True)]
     return Benchmark(name, open_questions, STOP[form], new_tokens, extract)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 # A record holds the versions of its scorers. Raise a version when the scorer gives another score for any text.
 VERSIONS = {
-    "metamath": 1,
+    "metamath": 2,
     "weighted_f1": 1,
     "headline_f1": 1,
     "entity_f1": 2,
@@ -35,23 +35,44 @@ def marked_answer(text: str) -> str:
     return lines[0].strip() if mark and lines else ""
 
 
-def number(text: str) -> Fraction | None:
-    """The exact value of the first number in a text; None where the text has no number.
+def _exact(whole: str, top: str = "0", bottom: str = "1", sign: str = "") -> Fraction | None:
+    """The value of `whole top/bottom`; None where the denominator is 0 or a part has too many digits.
 
-    Commas between thousands, signs, decimals, fractions and mixed numbers are read. Currency signs and units are
-    ignored.
+    Python refuses to read an integer of more than 4,300 digits. A model can generate such an integer.
     """
+    try:
+        value = Fraction(whole) + Fraction(top) / Fraction(bottom)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return -value if sign == "-" else value
+
+
+def _standard(text: str) -> str:
+    r"""The text with hyphens as minus signs and both braces in LaTeX fractions: `\frac12` -> `\frac{1}{2}`."""
+    text = re.sub(r"\\[td]?frac\s*", r"\\frac", text.replace("\N{MINUS SIGN}", "-"))
+    text = re.sub(r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\frac(\{[^{}]*\})([^{])", r"\\frac\1{\2}", text)
+    return re.sub(r"\\frac([^{])(\{)", r"\\frac{\1}\2", text)
+
+
+def number(text: str) -> Fraction | None:
+    r"""The exact value of the first number in a text; None where the text has no number that Python can read.
+
+    Commas between thousands, signs, decimals, fractions (`1/2`, `\frac12`) and mixed numbers (`1 1/2`, `1\frac12`) are
+    read. Currency signs and units are ignored.
+    """
+    text = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r" \1/\2", _standard(text))
     mixed = _mixed.search(text)
     match = _number.search(text.replace("- ", "-").replace("$", ""))
-    if mixed and int(mixed[4]) and (not match or mixed.start(2) <= match.end()):
-        value = Fraction(int(mixed[2])) + Fraction(int(mixed[3]), int(mixed[4]))
-        return -value if mixed[1] == "-" else value
+    if mixed and (not match or mixed.start(2) <= match.end()):
+        sign, whole, top, bottom = mixed.groups()
+        value = _exact(whole, top, bottom, sign)
+        if value is not None:
+            return value
     if not match:
         return None
     top, _, bottom = match.group().replace(",", "").rstrip(".").partition("/")
-    if bottom and int(bottom) == 0:
-        return None
-    return Fraction(top) / (int(bottom) if bottom else 1)
+    return _exact("0", top, bottom or "1")
 
 
 def gsm8k_right(generated: str, answer: str) -> bool:
@@ -69,16 +90,16 @@ def tidy_latex(answer: str) -> str:
     Spaces, units, text commands, dollar signs and sizes of brackets are removed; fractions and roots get braces.
     """
     text = answer.strip().rstrip(".").strip("$")
+    for space in (r"\!", r"\,", r"\:", r"\;", r"\ ", "~"):
+        text = text.replace(space, "")
     text = re.sub(r"\\text\s*\{\s*(?:and|or)\s*\}", ",", text)
-    text = re.sub(r"(?<=[\d}])\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\^\d)?", "", text)  # a unit behind a number
+    unit = r"(?<=[\d}])\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\^(?:\d|\{\d\}))?"  # behind a number
+    text = re.sub(unit, "", text)
     text = re.sub(r"\\(?:text|mbox|mathrm|textbf)\s*\{([^{}]*)\}", r"\1", text)
-    for junk in (r"\left", r"\right", r"\!", r"\,", r"\;", r"\ ", r"\$", "$", r"^\circ", r"^{\circ}", r"\%", "%"):
+    for junk in (r"\left", r"\right", r"\$", "$", r"^\circ", r"^{\circ}", r"\%", "%"):
         text = text.replace(junk, "")
-    text = text.replace("tfrac", "frac").replace("dfrac", "frac").replace(r"\cdot", "*").replace(r"\le ", "")
-    text = re.sub(r"\s+", "", text)
-    text = re.sub(r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\frac(\{[^{}]*\})([^{])", r"\\frac\1{\2}", text)
-    text = re.sub(r"\\frac([^{])(\{)", r"\\frac{\1}\2", text)
+    text = text.replace(r"\cdot", "*").replace(r"\le ", "")
+    text = _standard(re.sub(r"\s+", "", text))
     text = re.sub(r"\\sqrt([^{\[])", r"\\sqrt{\1}", text)
     text = re.sub(r"^[a-zA-Z]=", "", text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", text) if not re.search(r"[()\[\]{}]", text) else text
@@ -88,11 +109,11 @@ def tidy_latex(answer: str) -> str:
 
 
 def _value(answer: str) -> Fraction | None:
-    """The value of an answer in the standard spelling; None where the answer is no number."""
-    match = re.fullmatch(r"(-?)\\frac\{(-?\d+)\}\{(-?\d+)\}", answer)
-    if match and int(match[3]):
-        return (-1 if match[1] else 1) * Fraction(int(match[2]), int(match[3]))
-    return Fraction(answer) if re.fullmatch(r"-?\d+(?:\.\d+)?", answer) else None
+    """The value of an answer in the standard spelling; None where the answer is no number that Python can read."""
+    if fraction := re.fullmatch(r"(-?)(\d*)\\frac\{(-?\d+)\}\{(-?\d+)\}", answer):
+        sign, whole, top, bottom = fraction.groups()
+        return _exact(whole or "0", top, bottom, sign)
+    return _exact(answer) if re.fullmatch(r"-?\d+(?:\.\d+)?", answer) else None
 
 
 def math_right(generated: str, answer: str) -> bool:

@@ -118,6 +118,7 @@ class TaskSettings(Section):
     prompt: Literal["alpaca", "open-instruct"] | None = None
     max_length: PositiveInt | None = None
     new_tokens: PositiveInt | None = None
+    math_new_tokens: PositiveInt | None = None
     drop_overlap: Switch | None = None
     eval_batch_size: PositiveInt | None = None
 

@@ -30,7 +30,7 @@ class MathTask(AnswerTask):
 
     name = "math"
     version = 2
-    needs = (*AnswerTask.needs, "new_tokens")
+    needs = (*AnswerTask.needs, "new_tokens", "math_new_tokens")
     headline = "gsm8k"
     packages = ("benchmarks", "gsm-symbolic", "llamafactory")
     scorers = ("metamath",)
@@ -48,7 +48,7 @@ class MathTask(AnswerTask):
 
     def material(self, config: RunConfig) -> Material:
         t = config.task
-        assert t.prompt and t.new_tokens
+        assert t.prompt and t.new_tokens and t.math_new_tokens
         if t.data == "hub":
             conversations = corpora.shuffled(hub.metamath(), "metamath")
             held_out, train = conversations[: t.heldout_rows], conversations[t.heldout_rows :]
@@ -70,7 +70,7 @@ class MathTask(AnswerTask):
             held_out=held_out,
             benchmarks=[
                 questions.problems(names[0], gsm8k, t.prompt, questions.GSM8K_EXTRACT, t.new_tokens),
-                questions.problems(names[1], competition, t.prompt, questions.MARKED_EXTRACT, t.new_tokens),
+                questions.problems(names[1], competition, t.prompt, questions.MARKED_EXTRACT, t.math_new_tokens),
             ],
             question_texts=[problem.question for problem in measured],
             measured_texts=[*map(prompts.plain, held_out), *solutions],

@@ -220,7 +220,13 @@ def test_the_papers_protocol_prepares_from_the_hub(task, published, tmp_path):
     if task == "pretrain":
         assert prepared.mean_length == 8
         return
-    names = {b.name for b in prepared.evaluation.benchmarks}
+    benchmarks = {b.name: b for b in prepared.evaluation.benchmarks}
+    names = set(benchmarks)
+    if task == "math":
+        assert [benchmarks[name].new_tokens for name in ("gsm8k", "math")] == [512, 2048]
+    if task == "finance":
+        for name in ("convfinqa", "ner"):
+            assert (benchmarks[name].new_tokens, benchmarks[name].until) == (100, ("\n",))
     assert (
         names
         == {

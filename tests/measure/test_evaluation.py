@@ -96,6 +96,22 @@ def test_generations_are_capped_and_in_the_order_of_the_questions(model):
         assert text == tokenizer.decode(alone, skip_special_tokens=True)
 
 
+def test_word_problems_are_asked_as_in_metamaths_evaluation():
+    problem = corpora.Problem("What is 1 + 1?", "It is 2.", "2")
+    benchmark = questions.problems("gsm8k", [problem], "alpaca", questions.GSM8K_EXTRACT, 512)
+    assert benchmark.questions[0].prompt == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nWhat is 1 + 1?\n\n### Response: Let's think step by step."
+    )
+    stops = [
+        name + colon for name in ("Question", "USER", "ASSISTANT", "Instruction", "Response") for colon in (":", "")
+    ]
+    assert all(any(text in stop for text in benchmark.until) for stop in stops)
+    assert set(benchmark.until) <= set(stops)
+    other = questions.problems("gsm8k", [problem], "open-instruct", questions.GSM8K_EXTRACT, 512)
+    assert other.questions[0].prompt == "<|user|>\nWhat is 1 + 1?\n<|assistant|>\n"
+
+
 def test_the_prompts_of_mmlu_are_those_of_lm_eval():
     """Compared with lm-eval's own template, description and form of examples, on real questions."""
     import datasets
