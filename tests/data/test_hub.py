@@ -199,6 +199,8 @@ def test_the_papers_protocol_prepares_from_the_hub(task, published, tmp_path):
     for name, file in doubled.items():
         path = tmp_path / name / file
         path.write_text(path.read_text() * 2)
+    examples = tmp_path / hub.MMLU / "all-dev.jsonl"
+    examples.write_text(examples.read_text() * 7)
     extra = (
         ["task.train_rows=1", "task.max_length=8"]
         if task in ("biomed", "finance")
@@ -224,6 +226,8 @@ def test_the_papers_protocol_prepares_from_the_hub(task, published, tmp_path):
     names = set(benchmarks)
     if task == "math":
         assert [benchmarks[name].new_tokens for name in ("gsm8k", "math")] == [512, 2048]
+    if task == "biomed":
+        assert benchmarks["bio_mmlu"].questions[0].prompt.count("Answer:") == 5 + 1  # five examples, and the question
     if task == "finance":
         for name in ("convfinqa", "ner"):
             assert (benchmarks[name].new_tokens, benchmarks[name].until) == (100, ("\n",))

@@ -58,6 +58,16 @@ def test_continual_pretraining_goes_so_often_over_its_rows(task, tokens_of_a_row
     assert tokens / (config.task.train_rows * tokens_of_a_row) == pytest.approx(passes, rel=0.03)
 
 
+def test_what_the_paper_leaves_open_is_chosen_as_the_page_says():
+    """Alpha for UUIDs at r = 8 and at Figure 2's other ranks, and the floor of the jagged schedule."""
+    alphas = {8: 16, 16: 32, 32: 64, 64: 128, 128: 256, 256: 128}
+    for rank, alpha in alphas.items():
+        assert compose("method=lora", "scale=paper", f"method.rank={rank}").method.peft["lora_alpha"] == alpha
+    for task in tasks.NAMES:
+        floor = compose("method=relora", f"task={task}", "scale=paper").method.restart_floor
+        assert floor == (0.1 if task == "pretrain" else 0)
+
+
 @pytest.mark.parametrize(("scale", "documents"), [("paper", 10_000), ("galore", 20_000)])
 def test_pretraining_is_measured_on_so_many_documents(scale, documents):
     assert compose("task=pretrain", f"scale={scale}").task.heldout_rows == documents
