@@ -4,7 +4,7 @@ A number of the paper is only ever read from `results/paper/paper.json`. A `Cell
 256, 128 for pretraining); what they are at another scale is the business of `study.cells`.
 """
 
-from .layout import TABLES, Cell, Column, Row, Table, alpha_2r, arithmetic_notes, table, table_cells
+from .layout import TABLES, Cell, Column, Row, Table, alpha_2r, arithmetic_notes, label, table, table_cells
 from .lookup import all_cells, printed
 from .names import HIGH, LOW, PRETRAINING, paper_json
 from .series import FIGURES, PAPER_STEPS, Series, figure, figure_cells
@@ -26,6 +26,7 @@ __all__ = [
     "arithmetic_notes",
     "figure",
     "figure_cells",
+    "label",
     "paper_json",
     "printed",
     "table",

@@ -28,11 +28,13 @@ class Comparison:
         reference: The label of the reference's row.
         interval: Of entry minus reference, in the metric's unit.
         verdict: "better", "worse" or "undecided".
+        doubts: Why the verdict is undecided whatever the interval says.
     """
 
     reference: str
     interval: Interval
     verdict: str
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,9 @@ def _with_comparison(entry: TableEntry, entries: list[list[TableEntry]]) -> Tabl
         return entry
     sign = 1 if tasks.metric(entry.column.task, entry.column.metric).higher_is_better else -1
     better, worse = (interval.above(0), interval.below(0))[::sign]
-    verdict = "better" if better else "worse" if worse else "undecided"
-    return dataclasses.replace(entry, comparison=Comparison(reference.row.label, interval, verdict))
+    doubts = tuple(f"{e.row.label}: {e.filled.doubt}" for e in (entry, reference) if e.filled.doubt)
+    verdict = "undecided" if doubts else "better" if better else "worse" if worse else "undecided"
+    return dataclasses.replace(entry, comparison=Comparison(reference.row.label, interval, verdict, doubts))
 
 
 def _is_reference(candidate: TableEntry, entry: TableEntry) -> bool:

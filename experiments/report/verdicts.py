@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .. import paper
 from ..study import statistics
 from ..study.fill import Results
 from ..study.statistics import Interval
@@ -77,9 +78,17 @@ def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
         common = a.keys() & b.keys()
         means = (sum(a[s] for s in common) / len(common), sum(b[s] for s in common) / len(common) / part.times)
         verdict, reason = _decide(part.kind, interval, margin)
+        if doubts := _doubts(part, results):
+            verdict, reason = UNDECIDED, "; ".join(doubts)
         return PartVerdict(part, verdict, measure, *means, interval, margin, reason)
     reason = "no common measure or seed" if runs and reference_runs else "no runs"
     return PartVerdict(part, NOT_RUN, margin=(part.margins or (0.0,))[0], reason=reason)
+
+
+def _doubts(part: ClaimPart, results: Results) -> list[str]:
+    """Why the learning rate of either cell may not be the best."""
+    named = ((paper.label(cell.method, cell.rank), results.cell(cell).doubt) for cell in (part.cell, part.reference))
+    return [f"{name}: {doubt}" for name, doubt in named if doubt]
 
 
 def _decide(kind: str, interval: Interval, margin: float) -> tuple[str, str]:

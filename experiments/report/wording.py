@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import tasks
 from ..paper import Column
+from ..study import rates
 from ..study.fill import FilledCell
 from .tables import COSTS, Comparison, FilledTable, TableEntry, mean_cost
 
@@ -17,7 +18,8 @@ DASH = "—"
 MARKS = {"better": "▲", "worse": "▼", "undecided": ""}
 BETTER_RULE = (
     "▲ better, ▼ worse than the reference (LoRA at the same rank; truncation among operators): the 95 % t interval of "
-    "the paired differences over common seeds excludes zero. Bold marks the best mean of a column, certain or not."
+    "the paired differences over common seeds excludes zero, and lower and higher learning rates were tried for both. "
+    "Bold marks the best mean of a column, certain or not."
 )
 
 
@@ -49,13 +51,14 @@ def ours(entry: TableEntry) -> str:
 
 
 def difference(comparison: Comparison, column: Column) -> str:
-    """`mean difference [low, high] (n = seeds): verdict`."""
+    """`mean difference [low, high] (n = seeds): verdict (doubts)`."""
     interval, d = comparison.interval, digits(column)
     if interval.low is None or interval.high is None:
         text = f"{interval.mean:+.{d}f} (n = {interval.n}, no interval)"
     else:
         text = f"{interval.mean:+.{d}f} [{interval.low:+.{d}f}, {interval.high:+.{d}f}] (n = {interval.n})"
-    return f"{text}: {comparison.verdict}"
+    doubts = f" ({'; '.join(comparison.doubts)})" if comparison.doubts else ""
+    return f"{text}: {comparison.verdict}{doubts}"
 
 
 def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> pandas.DataFrame:
@@ -82,7 +85,7 @@ def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> 
 
 
 def rate_search(filled: FilledCell) -> str:
-    """`selected rate by loss (each candidate: its loss)`, and whether the selected rate is the lowest or highest."""
+    """`selected rate by loss (each candidate: its loss)`, and whether it is the lowest or highest that was tried."""
     selection, setting = filled.selection, filled.setting
     if selection is None or setting is None:
         return DASH
@@ -93,9 +96,9 @@ def rate_search(filled: FilledCell) -> str:
         score = selection.scores.get(rate)
         result = f"{score:.3f}" if score is not None else "failed" if rate in selection.scores else "not run"
         candidates.append(f"{rate:g}: {result}")
-    finished = [rate for rate, score in selection.scores.items() if score is not None]
-    edge = ", at the edge of the search" if len(finished) > 1 and selection.rate in (finished[0], finished[-1]) else ""
-    return f"{selection.rate:g} by {selection.by}{edge} ({'; '.join(candidates)})"
+    edge = rates.edge(selection.rate, selection.tried)
+    doubt = f", the {edge} that was tried" if edge in ("lowest", "highest") else ""
+    return f"{selection.rate:g} by {selection.by}{doubt} ({'; '.join(candidates)})"
 
 
 def counts(filled: FilledCell) -> str:

@@ -18,12 +18,12 @@ CELL, REFERENCE = Cell("math", "mora", 8), Cell("math", "lora", 8)
 
 def judge(scores, reference_scores, kind="better", margin=0.0, metric="gsm8k", times=1.0):
     """The verdict on a part whose cells have these scores, one for each seed."""
-    records = []
-    for cell, values in ((CELL, scores), (REFERENCE, reference_scores)):
-        for seed, value in enumerate(values):
-            record = synthetic.record(FIXED.setting(cell), 1e-2, seed)
-            record.metrics["final"] = {metric: value}
-            records.append(record)
+    both = ((CELL, scores), (REFERENCE, reference_scores))
+    records = [
+        record
+        for cell, values in both
+        for record in synthetic.measured(FIXED.setting(cell), [{metric: value} for value in values])
+    ]
     part = claims.ClaimPart(
         "p",
         CELL,
@@ -81,14 +81,37 @@ def test_many_more_is_more_than_twice():
     assert judge([19.0, 19.1], [10.0, 10.1], times=2.0).verdict == NOT_REPRODUCED
 
 
+@pytest.mark.parametrize(
+    ("rates", "reference_rates", "reason"),
+    [
+        ((1e-3, 3e-3), (1e-3, 3e-3, 1e-2), "MoRA, r = 8: the learning rate 0.003 is the highest that was tried"),
+        ((1e-3, 3e-3, 1e-2), (3e-3, 1e-2), "LoRA, r = 8: the learning rate 0.003 is the lowest that was tried"),
+        (
+            (3e-3,),
+            (3e-3,),
+            "MoRA, r = 8: the learning rate 0.003 is the only one that was tried; "
+            "LoRA, r = 8: the learning rate 0.003 is the only one that was tried",
+        ),
+    ],
+)
+def test_a_verdict_is_undecided_while_a_rate_lies_at_the_edge(rates, reference_rates, reason):
+    records = []
+    for cell, tried, score in ((CELL, rates, 60.0), (REFERENCE, reference_rates, 50.0)):
+        finals = [{"gsm8k": score}, {"gsm8k": score + 1}]
+        records += [r for r in synthetic.measured(FIXED.setting(cell), finals) if r.cell["learning_rate"] in tried]
+    part = claims.ClaimPart("p", CELL, REFERENCE, (claims.final("math", "gsm8k"),))
+    judged = verdicts.judge_part(part, Results("laptop", records, FIXED))
+    assert (judged.verdict, judged.reason) == (UNDECIDED, reason)
+    assert judged.interval.low == judged.interval.high == 10.0
+
+
 def judge_pretraining_order(perplexity):
     """The verdict on the order of the methods, given the mean perplexity of each method."""
     records = []
     for method, mean in perplexity.items():
-        for seed in (0, 1, 2):
-            record = synthetic.record(FIXED.setting(Cell("pretrain", method, 128)), 1e-2, seed)
-            record.metrics["final"] = {"perplexity": mean + 0.1 * seed + 0.01 * synthetic.noise(method, seed)}
-            records.append(record)
+        values = [mean + 0.1 * seed + 0.01 * synthetic.noise(method, seed) for seed in (0, 1, 2)]
+        setting = FIXED.setting(Cell("pretrain", method, 128))
+        records += synthetic.measured(setting, [{"perplexity": value} for value in values])
     (claim,) = (c for c in claims.CLAIMS if c.name == "pretraining-order")
     return verdicts.judge(claim, Results("laptop", records, FIXED)).verdict
 
@@ -105,13 +128,14 @@ def test_a_claim_is_reproduced_when_all_its_parts_are():
 
 def test_stand_ins_decide_only_where_the_papers_task_was_not_run():
     (claim,) = (c for c in claims.CLAIMS if c.name == "operators-beat-truncation")
-    uuid = [synthetic.record(FIXED.setting(p.cell), 1e-2, seed) for p in claim.stand_ins for seed in (0, 1)] + [
-        synthetic.record(FIXED.setting(p.reference), 1e-2, seed) for p in claim.stand_ins[:2] for seed in (0, 1)
-    ]
+    cells = dict.fromkeys(cell for p in claim.stand_ins for cell in (p.cell, p.reference))
+    uuid = [record for cell in cells for record in synthetic.searched(FIXED.setting(cell), (0, 1))]
     verdict = verdicts.judge(claim, Results("laptop", uuid, FIXED))
     assert {p.part.cell.task for p in verdict.parts} == {"uuid"}
     assert all(p.measure.stand_in for p in verdict.parts)
-    math = [synthetic.record(FIXED.setting(c), 1e-2, 0) for c in (claim.parts[0].cell, claim.parts[0].reference)]
+    math = [
+        synthetic.record(FIXED.setting(c), synthetic.BEST, 0) for c in (claim.parts[0].cell, claim.parts[0].reference)
+    ]
     verdict = verdicts.judge(claim, Results("laptop", uuid + math, FIXED))
     assert {p.part.cell.task for p in verdict.parts} == {"math"}
 
