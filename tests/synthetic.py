@@ -89,6 +89,8 @@ def record(setting: CellSetting, rate: float, seed: int, *, status: str = "finis
     for name in {c.metric for n in paper.TABLES for c in paper.table(n).columns if c.task == cell.task}:
         higher = tasks.metric(cell.task, name).higher_is_better
         final[name] = score if higher else round(30 - 4 * speed / 2 + 10 * wobble, 3)
+    if selection := tasks.get(cell.task).selection:
+        final[selection] = round(3.1 - 2.8 * done + 0.1 * off, 4)
     metrics: dict[str, Any] = {"final": final, "curve": curve}
     if cell.task == "pretrain":
         high = 40 if "mora" in cell.method else 8
@@ -157,7 +159,7 @@ def measured(setting: CellSetting, finals: Sequence[dict[str, float]]) -> list[R
     records = searched(setting, range(len(finals))) if finals else []
     for made in records:
         if made.cell["learning_rate"] == best_rate(setting):
-            made.metrics["final"] = finals[made.cell["seed"]]
+            made.metrics["final"] = {"value_loss": 0.0} | finals[made.cell["seed"]]
     return records
 
 

@@ -144,6 +144,16 @@ def detail(label: str, filled: FilledCell) -> tuple[str, ...]:
     )
 
 
+def selection_note(task: tasks.Task, named: bool) -> str:
+    """By what the learning rates of a task were selected; `named`: with the name of the task."""
+    of = f" of {task.name}" if named else ""
+    when = "at the end of training" if task.selection else "as a mean over the last tenth of the steps"
+    return (
+        f"The learning rate{of} is, of the rates that were tried, the one with the lowest {task.selection_label}, "
+        f"{when}, in its run with the lowest seed."
+    )
+
+
 def footnotes(table: FilledTable) -> list[str]:
     """The notes below a table: how to read its values, how its curves were read and its rates selected."""
     notes = [f"Ours: mean ± standard deviation (n) over seeds, at the {table.scale} scale. {BETTER_RULE}"]
@@ -154,11 +164,8 @@ def footnotes(table: FilledTable) -> list[str]:
             "A column of a training step shows our curve at the measured step that is nearest to the same part of our "
             f"training: steps {places}."
         )
-    if any(f.selection and f.setting and f.setting.candidates for _, f in table.details()):
-        notes.append(
-            "The learning rate is the candidate with the lowest training loss, a mean over the last tenth of the "
-            "steps, in its run with the lowest seed. The reported metric plays no part in the selection."
-        )
+    searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
+    notes += [selection_note(tasks.get(name), len(set(searched)) > 1) for name in dict.fromkeys(searched)]
     if any(c.stand_in for c in table.columns):
         notes.append(
             "The paper has no value for a column marked ours: it shows what we measure at this scale in place of the "

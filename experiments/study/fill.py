@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .. import paper
+from .. import paper, tasks
 from ..identity import RATE, cell_key_of, differences
 from ..paper import Cell
 from ..store.records import Record
@@ -28,8 +28,8 @@ class Selection:
     """The learning rate of a cell's runs, and how it was found.
 
     Attributes:
-        by: "training loss", or "only rate tried".
-        scores: Rate -> the training loss; None for a run that failed or whose loss is not finite.
+        by: By what loss, in words, such as "training loss"; or "only rate tried".
+        scores: Rate -> this loss; None for a run that failed or whose loss is not finite.
         tried: The rates that are known to work or to diverge: of these a run finished or diverged.
     """
 
@@ -68,8 +68,9 @@ class FilledCell:
         finished = [rate for rate, record in tried.items() if record.status == "finished"]
         if not finished:
             return None
-        by = "only rate tried" if len(tried) == 1 else "training loss"
-        scores = {rate: measures.training_loss(tried[rate]) if rate in finished else None for rate in tried}
+        task = tasks.get(self.cell.task)
+        by = "only rate tried" if len(tried) == 1 else task.selection_label
+        scores = {rate: measures.selection_loss(tried[rate], task) if rate in finished else None for rate in tried}
         best = min(finished, key=lambda rate: (scores[rate] is None, scores[rate] or 0.0, rate))
         tested = tuple(r for r, record in tried.items() if r in finished or record.key in self.diverged)
         return Selection(best, by, scores, tested)

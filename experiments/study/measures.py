@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .. import tasks
 from ..store.records import Record
 
 TAIL = 0.1  # the training loss of a run is its mean over this last part of the training
@@ -78,6 +79,11 @@ def training_loss(record: Record) -> float | None:
     if not values or any(v is None for v in values):
         return None
     return sum(v for v in values if v is not None) / len(values)
+
+
+def selection_loss(record: Record, task: tasks.Task) -> float | None:
+    """The loss by which the task selects learning rates; None where the record has no finite one."""
+    return final(record, task.selection) if task.selection else training_loss(record)
 
 
 def diverged(record: Record) -> bool:

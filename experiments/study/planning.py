@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from .. import tasks
 from ..paper import Cell
 from ..store.records import Record
 from . import measures, rates, statistics
@@ -95,16 +96,16 @@ def plan(
         rate = setting.default_rate
         tried = tuple(run(rate, s) for s in seeds)
         return Plan(cell, setting, SEEDS, tried, selection=f"{rate:g}: the protocol's rate, not searched")
+    by = f"by {tasks.get(cell.task).selection_label}"
     tried = tuple(run(rate, first) for rate in _rates_of_the_search(setting, filled, first, search))
     if any(r.needed for r in tried):
-        return Plan(cell, setting, SEARCH, tried, len(seeds) - 1, "by training loss")
+        return Plan(cell, setting, SEARCH, tried, len(seeds) - 1, by)
     selection = filled.selection
     if selection is None:
         return Plan(cell, setting, SEARCH, tried, selection="no candidate finished")
     more = [run(rate, first) for rate in _wider(setting, selection)] if search == WIDENED else []
     if any(r.needed for r in more):
-        doubt = f"by training loss; {selection.doubt} so far"
-        return Plan(cell, setting, SEARCH, (*tried, *more), len(seeds) - 1, doubt)
+        return Plan(cell, setting, SEARCH, (*tried, *more), len(seeds) - 1, f"{by}; {selection.doubt} so far")
     known = {(r.rate, r.seed) for r in tried}
     rest = tuple(run(selection.rate, s) for s in seeds if (selection.rate, s) not in known)
     doubt = f"; {selection.doubt}" if selection.doubt else ""

@@ -69,6 +69,7 @@ class Task(ABC):
         metrics: What a run measures at its end, in the order of the columns of a table. A record holds numbers beside
             these (`<metric>_before`, `<metric>_lm_eval`), which no table shows.
         headline: The metric of the paper that matters most. Smaller scales measure its stand-ins.
+        selection: The final metric, a loss, by which learning rates are selected; None: the training loss.
         paper_model: The model that the paper ran this task on.
     """
 
@@ -77,6 +78,7 @@ class Task(ABC):
     needs: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[Metric, ...]]
     headline: ClassVar[str]
+    selection: ClassVar[str | None] = None
     paper_model: ClassVar[str] = "LLaMA-2 7B"
 
     def metric(self, name: str) -> Metric:
@@ -86,6 +88,11 @@ class Task(ABC):
             KeyError: The task declares no such metric.
         """
         return {metric.name: metric for metric in self.metrics}[name]
+
+    @property
+    def selection_label(self) -> str:
+        """By what learning rates are selected, in words."""
+        return self.metric(self.selection).label if self.selection else "training loss"
 
     @property
     def stand_ins(self) -> tuple[str, ...]:

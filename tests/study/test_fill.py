@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import paper
+from experiments import paper, tasks
 from experiments.identity import identity_of, key_of
 from experiments.paper import Cell
 from experiments.spec import hardware
@@ -90,12 +90,29 @@ def test_the_selected_rate_is_in_doubt_until_rates_on_both_sides_were_tried():
     assert (len(untrained.selected), untrained.doubt) == (1, "")
 
 
+def two_rates(cell):
+    """A run at 1e-3 and one at 1e-2; the first has the lower training loss, the second the lower value loss."""
+    runs = [synthetic.record(FIXED.setting(cell), rate, 0) for rate in (1e-3, 1e-2)]
+    for run, loss, value_loss, score in zip(runs, (0.1, 0.2), (0.8, 0.7), (1.0, 99.0), strict=True):
+        run.metrics["curve"][-1]["loss"] = loss
+        run.metrics["final"] = {"value_loss": value_loss, "char_accuracy": score, "gsm8k": score}
+    return Results("laptop", runs, FIXED).cell(cell).selection
+
+
 def test_the_rate_with_the_lowest_training_loss_is_selected_whatever_the_metric_says():
-    good, bad = synthetic.record(SETTING, 1e-3, 0), synthetic.record(SETTING, 1e-2, 0)
-    good.metrics["curve"][-1]["loss"], bad.metrics["curve"][-1]["loss"] = 0.1, 0.2
-    good.metrics["final"]["char_accuracy"], bad.metrics["final"]["char_accuracy"] = 1.0, 99.0
-    found = filled(good, bad)
-    assert (found.selection.rate, found.selection.by) == (1e-3, "training loss")
+    selection = two_rates(Cell("math", "mora", 8))
+    assert (selection.rate, selection.by, selection.scores) == (1e-3, "training loss", {1e-3: 0.1, 1e-2: 0.2})
+
+
+def test_a_task_declares_the_loss_that_selects():
+    selection = two_rates(CELL)
+    assert (selection.rate, selection.by) == (1e-2, "loss on values, nats a token")
+    assert selection.scores == {1e-3: 0.8, 1e-2: 0.7}
+
+
+@pytest.mark.parametrize("task", [tasks.get(name) for name in tasks.NAMES], ids=lambda task: task.name)
+def test_what_selects_is_a_loss_that_a_run_measures(task):
+    assert task.selection is None or not task.metric(task.selection).higher_is_better
 
 
 def test_failed_and_diverged_candidates_are_not_selected():

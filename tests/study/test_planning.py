@@ -39,8 +39,7 @@ def search(best=3e-3, rates=RATES, diverged=()):
     for rate in rates:
         run = (synthetic.diverged if rate in diverged else synthetic.record)(SETTING, rate, 0)
         if rate not in diverged:
-            for row in run.metrics["curve"]:
-                row["loss"] = 1 + abs(math.log(rate / best))
+            run.metrics["final"]["value_loss"] = 1 + abs(math.log(rate / best))
         made.append(run)
     return made
 
@@ -57,7 +56,7 @@ def test_then_the_seeds_at_the_selected_rate():
     made = plan(search())
     assert made.stage == "seeds"
     assert [(r.rate, r.seed) for r in made.needed] == [(3e-3, 1), (3e-3, 2)]
-    assert made.selection == "0.003 by training loss"
+    assert made.selection == "0.003 by loss on values, nats a token"
 
 
 @pytest.mark.parametrize(("best", "further"), [(1e-3, [3e-4, 1e-4, 3e-5, 1e-5]), (1e-2, [3e-2, 1e-1, 3e-1, 1.0])])
@@ -71,14 +70,15 @@ def test_a_search_goes_on_beyond_the_edge_one_rate_at_a_time_until_it_stops(best
         rates.append(best := rate)
     made = plan(search(best, rates))
     edge = "lowest" if best < 1e-3 else "highest"
-    assert made.selection == f"{best:g} by training loss; the learning rate {best:g} is the {edge} that was tried"
+    assert made.selection.startswith(f"{best:g} by loss on values, nats a token; ")
+    assert made.selection.endswith(f"the learning rate {best:g} is the {edge} that was tried")
     assert [(r.rate, r.seed) for r in made.needed] == [(best, 1), (best, 2)]
 
 
 def test_a_search_that_went_on_ends_where_the_best_rate_has_neighbours():
     made = plan(search(3e-2, (*RATES, 3e-2, 1e-1)))
     assert [(r.rate, r.seed) for r in made.needed] == [(3e-2, 1), (3e-2, 2)]
-    assert made.selection == "0.03 by training loss"
+    assert made.selection == "0.03 by loss on values, nats a token"
 
 
 def test_a_rate_that_diverged_is_a_neighbour():
@@ -95,7 +95,7 @@ def test_an_interrupted_rate_beyond_the_candidates_goes_on():
 def test_the_listed_candidates_alone():
     made = plan(search(1e-2), search="listed")
     assert [(r.rate, r.seed) for r in made.needed] == [(1e-2, 1), (1e-2, 2)]
-    assert made.selection == "0.01 by training loss; the learning rate 0.01 is the highest that was tried"
+    assert made.selection.endswith("nats a token; the learning rate 0.01 is the highest that was tried")
 
 
 def test_a_single_candidate_gets_neighbours_on_both_sides(monkeypatch):
@@ -122,7 +122,7 @@ def test_a_failed_candidate_is_no_neighbour_and_is_not_passed_over():
     broken = synthetic.record(SETTING, 1e-2, 0, status="failed")
     made = plan([*search(3e-3, (1e-3, 3e-3)), broken], abandoned={(1e-2, 0)})
     assert [(r.rate, r.seed) for r in made.needed] == [(3e-3, 1), (3e-3, 2)]
-    assert made.selection == "0.003 by training loss; the learning rate 0.003 is the highest that was tried"
+    assert made.selection.endswith("nats a token; the learning rate 0.003 is the highest that was tried")
 
 
 def test_an_interrupted_run_goes_on():
