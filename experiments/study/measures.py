@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .. import tasks
+from .. import paper, tasks
+from ..paper import quantities
 from ..store.records import Record
 
 TAIL = 0.1  # the training loss of a run is its mean over this last part of the training
@@ -56,19 +57,42 @@ def mean_at(record: Record, name: str, fractions: tuple[float, ...]) -> float | 
 
 
 def steps_to(record: Record, name: str, threshold: float) -> float | None:
-    """The step at which a rising curve first reaches `threshold`, interpolated; the last step where it never does."""
-    return crossing(curve(record, name), threshold)
+    """The step at which a rising curve first reaches `threshold`, interpolated; None where it never does."""
+    return quantities.crossing(curve(record, name), threshold)
 
 
-def crossing(points: Sequence[tuple[int, float]], threshold: float) -> float | None:
-    """`steps_to` for the points of a curve that starts at zero."""
-    before = (0, 0.0)
-    for step, value in points:
-        if value >= threshold:
-            gained = value - before[1]
-            return step if gained <= 0 else before[0] + (step - before[0]) * (threshold - before[1]) / gained
-        before = (step, value)
-    return float(points[-1][0]) if points else None
+def last_step(record: Record, name: str) -> int | None:
+    """The last step at which a curve was measured."""
+    points = curve(record, name)
+    return points[-1][0] if points else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A number of a record; `reached` is False where the run never got there, and the number is its last step."""
+
+    value: float
+    reached: bool = True
+
+
+def reading(record: Record, quantity: paper.Quantity) -> Reading | None:
+    """A quantity as a record has it; None where it does not."""
+    value: float | None
+    match quantity:
+        case quantities.StepsTo(metric=metric, threshold=threshold):
+            value = steps_to(record, metric, threshold)
+            if value is None and (last := last_step(record, metric)):
+                return Reading(last, reached=False)
+        case quantities.CurveMean(metric=metric, fractions=fractions):
+            value = mean_at(record, metric, fractions)
+        case quantities.LargeSingularValues():
+            value = large_singular_values(record)
+        case quantities.LogarithmOfFinal(metric=metric):
+            value = final(record, metric)
+            value = math.log(value) if value is not None and value > 0 else None
+        case _:
+            value = final(record, quantity.metric)
+    return None if value is None else Reading(value)
 
 
 def training_loss(record: Record) -> float | None:

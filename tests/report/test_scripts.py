@@ -99,7 +99,7 @@ def test_the_readme_gets_the_claims_between_its_marks(results, tmp_path):
     page.write_text("before\n<!-- claims: ours -->\nold\n<!-- end of claims -->\nafter\n")
     assert script("make_tables", "--results", folder, "--readme", page).returncode == 0
     text = page.read_text()
-    assert text.startswith("before\n<!-- claims: ours -->\n| claim")
+    assert text.startswith("before\n<!-- claims: ours -->\nClaims of the paper: ")
     assert text.endswith("|\n<!-- end of claims -->\nafter\n")
     assert "old" not in text
     table = text.split("-->\n")[1].split("<!--")[0]

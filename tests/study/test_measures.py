@@ -29,7 +29,8 @@ def test_curve_is_read_at_the_nearest_step(run):
 def test_steps_to_a_threshold_are_interpolated(run):
     assert measures.steps_to(curve(run, (10, 0.0), (20, 100.0)), "char_accuracy", 50) == 15
     assert measures.steps_to(curve(run, (10, 80.0)), "char_accuracy", 40) == 5  # from zero at step 0
-    assert measures.steps_to(curve(run, (10, 9.0), (100, 20.0)), "char_accuracy", 50) == 100
+    assert measures.steps_to(curve(run, (10, 9.0), (100, 20.0)), "char_accuracy", 50) is None
+    assert measures.last_step(run, "char_accuracy") == 100
     assert measures.steps_to(curve(run), "char_accuracy", 50) is None
 
 
