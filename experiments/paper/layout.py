@@ -26,7 +26,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: a metric of a task, at the end (`at` None) or after a fraction of the training."""
+    """A column: a metric of a task, at the end (`at` None) or after a fraction of the training.
+
+    `ours` marks a column that the paper does not have, and that is left out where no run has a value for it.
+    """
 
     name: str
     label: str
@@ -36,7 +39,7 @@ class Column:
     rank: int | None = None
     model: str | None = None
     only_scale: str | None = None
-    stand_in: bool = False
+    ours: bool = False
 
     @property
     def paper_model(self) -> str:
@@ -131,7 +134,7 @@ def _ours(task: str, *names: str, rank: int | None = None, suffix: str = "") -> 
             task,
             name,
             rank=rank,
-            stand_in=True,
+            ours=True,
         )
         for name in names
     )
@@ -154,7 +157,10 @@ def _table2() -> Table:
     steps = paper_json()["table2"]["columns"]
     columns = tuple(Column(s, f"step {s} ({int(s) // 10} %)", "uuid", "char_accuracy", at=int(s) / 1000) for s in steps)
     rows = (*_method_rows(2, columns), lora_at_one_scale(HIGH))
-    columns += (Column("final", "end, all pairs", "uuid", "char_accuracy"),)
+    columns += (
+        Column("final", "end, all pairs (ours)", "uuid", "char_accuracy", ours=True),
+        Column("value_loss", "loss on values at the end, nats a token (ours)", "uuid", "value_loss", ours=True),
+    )
     return Table(
         2,
         paper_json()["table2"]["title"],

@@ -2,7 +2,7 @@
 
 A part is reproduced when its condition holds for the whole interval, not reproduced when the interval contradicts the
 condition, undecided otherwise. It is undecided, whatever the interval says, while the learning rate of a side may not
-be the best.
+be the best, and where neither side is above the floor of knowing nothing.
 
 A claim is reproduced when all its parts are: by chance alone that is no more likely than one part being reproduced, so
 the parts need no correction. A claim is not reproduced when all its parts were run and at least one contradicts it. The
@@ -146,7 +146,10 @@ def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
         interval = statistics.interval(advantages)
         assert interval is not None
         verdict, reason = _decide(part.kind, interval, margin)
-        if doubts := _doubts(part, results):
+        doubts = _doubts(part, results)
+        if all(_at_floor([side[s] for s in counted]) for side in (readings, reference)):
+            doubts.append("neither is above its floor, which a model gets that knows nothing")
+        if doubts:
             verdict, reason = UNDECIDED, "; ".join(doubts)
         return PartVerdict(
             part,
@@ -181,6 +184,12 @@ def _cell_readings(cell: Cell, quantity: Quantity, results: Results) -> dict[int
 
 def _numbers(readings: Sequence[Reading]) -> SideNumbers:
     return SideNumbers(sum(r.value for r in readings) / len(readings), sum(not r.reached for r in readings))
+
+
+def _at_floor(readings: Sequence[Reading]) -> bool:
+    """Whether the mean is not above the mean of the floors."""
+    floors = [r.floor for r in readings if r.floor is not None]
+    return len(floors) == len(readings) and sum(r.value for r in readings) <= sum(floors)
 
 
 def _own_rank(part: ClaimPart, results: Results) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import tasks
@@ -144,6 +144,24 @@ def detail(label: str, filled: FilledCell) -> tuple[str, ...]:
     )
 
 
+def floor_notes(table: FilledTable) -> list[str]:
+    """The floor of each metric that has one: what a model gets that knows nothing."""
+    notes = []
+    entries = [e for row in table.entries for e in row if e.floors]
+    for task, name in dict.fromkeys((e.column.task, e.column.metric) for e in entries):
+        floors = [f for e in entries if (e.column.task, e.column.metric) == (task, name) for f in e.floors.values()]
+        notes.append(f"{floor_text(tasks.metric(task, name), floors)} A value that is not above its floor has no mark.")
+    return notes
+
+
+def floor_text(metric: tasks.Metric, floors: Sequence[float]) -> str:
+    """The floor of a metric in words: `The floor of character accuracy is 17.1 to 17.9 %: ...`."""
+    lowest, highest = (f"{end(floors):.1f}" for end in (min, max))
+    span = lowest if lowest == highest else f"{lowest} to {highest}"
+    value = f"{span} {metric.unit}".rstrip()
+    return f"The floor of {metric.label} is {value}, which {metric.floor_of} gets."
+
+
 def selection_note(task: tasks.Task, named: bool) -> str:
     """By what the learning rates of a task were selected; `named`: with the name of the task."""
     of = f" of {task.name}" if named else ""
@@ -164,9 +182,10 @@ def footnotes(table: FilledTable) -> list[str]:
             "A column of a training step shows our curve at the measured step that is nearest to the same part of our "
             f"training: steps {places}."
         )
+    notes += floor_notes(table)
     searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
     notes += [selection_note(tasks.get(name), len(set(searched)) > 1) for name in dict.fromkeys(searched)]
-    if any(c.stand_in for c in table.columns):
+    if any(c.ours for c in table.columns):
         notes.append(
             "The paper has no value for a column marked ours: it shows what we measure at this scale in place of the "
             "paper's metrics, or in addition to them."

@@ -35,6 +35,13 @@ def final(record: Record, name: str) -> float | None:
     return number(record.metrics["final"].get(name))
 
 
+def floor(record: Record, name: str) -> float | None:
+    """The value of a model that knows nothing: the record's own, else the task's; None where neither is known."""
+    metrics = {metric.name: metric for metric in tasks.get(record.cell["task"]).metrics}
+    own = final(record, f"{name}_floor")
+    return own if own is not None or name not in metrics else metrics[name].floor
+
+
 def nearest(record: Record, name: str, fraction: float) -> tuple[int, float] | None:
     """The point of a curve nearest to a fraction of the training; the earlier of two equally near."""
     points, total = curve(record, name), steps(record)
@@ -69,10 +76,16 @@ def last_step(record: Record, name: str) -> int | None:
 
 @dataclass(frozen=True)
 class Reading:
-    """A number of a record; `reached` is False where the run never got there, and the number is its last step."""
+    """A number of a record.
+
+    Attributes:
+        reached: False where the run never got there; the number is its last step.
+        floor: The number of a model that knows nothing; None where no such number is known.
+    """
 
     value: float
     reached: bool = True
+    floor: float | None = None
 
 
 def reading(record: Record, quantity: paper.Quantity) -> Reading | None:
@@ -92,7 +105,8 @@ def reading(record: Record, quantity: paper.Quantity) -> Reading | None:
             value = math.log(value) if value is not None and value > 0 else None
         case _:
             value = final(record, quantity.metric)
-    return None if value is None else Reading(value)
+    has_floor = isinstance(quantity, quantities.FinalMetric | quantities.CurveMean)
+    return None if value is None else Reading(value, floor=floor(record, quantity.metric) if has_floor else None)
 
 
 def training_loss(record: Record) -> float | None:

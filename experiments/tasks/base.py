@@ -22,7 +22,9 @@ class Metric:
         unit: `%`, or empty where the label names the unit.
         questions: How many questions (for UUIDs: pairs) the metric averages over: a number, or the setting of the task
             that holds the number. None where only the data can tell.
-        floor: The value that a model gets which guesses, in the unit of the metric. None where no such value is known.
+        floor: The value of a model that knows nothing, in the unit of the metric. None where no such value is known. A
+            record may hold a floor of its own, of its own data: the entry `<name>_floor` of its final metrics.
+        floor_of: What gets the floor, in words.
         stands_for: The metric of the paper in whose place a smaller scale measures this metric; empty for a metric of
             the paper, and for a metric that the paper has no counterpart of.
     """
@@ -33,6 +35,7 @@ class Metric:
     unit: str = "%"
     questions: int | str | None = None
     floor: float | None = None
+    floor_of: str = "a guess"
     stands_for: str = ""
 
     def question_count(self, settings: run_config.TaskSettings) -> int | None:
@@ -67,7 +70,7 @@ class Task(ABC):
         version: Part of the key of every run. Raise it when data, prompts or scorers change.
         needs: The settings of the section `task` that must have a value.
         metrics: What a run measures at its end, in the order of the columns of a table. A record holds numbers beside
-            these (`<metric>_before`, `<metric>_lm_eval`), which no table shows.
+            these (`<metric>_before`, `<metric>_lm_eval`, `<metric>_floor`), which no column shows.
         headline: The metric of the paper that matters most. Smaller scales measure its stand-ins.
         selection: The final metric, a loss, by which learning rates are selected; None: the training loss.
         paper_model: The model that the paper ran this task on.

@@ -81,6 +81,35 @@ def test_many_more_is_more_than_twice():
     assert judge([19.0, 19.1], [10.0, 10.1], times=2.0).verdict == NOT_REPRODUCED
 
 
+def judge_with_floor(scores, reference_scores, floor, kind="better"):
+    """The verdict on a difference in GSM8K where the records hold a floor."""
+    records = [
+        record
+        for cell, values in ((CELL, scores), (REFERENCE, reference_scores))
+        for record in synthetic.measured(
+            FIXED.setting(cell), [{"gsm8k": value, "gsm8k_floor": floor} for value in values]
+        )
+    ]
+    part = claims.ClaimPart("p", MORA, LORA, (GSM8K,), kind, (1.0,))
+    return verdicts.judge_part(part, Results("laptop", records, FIXED))
+
+
+@pytest.mark.parametrize(
+    ("floor", "kind", "expected"),
+    [
+        (9.0, "better", REPRODUCED),
+        (12.0, "better", REPRODUCED),  # one side is above the floor
+        (13.0, "better", UNDECIDED),
+        (13.0, "no worse", UNDECIDED),
+    ],
+)
+def test_a_difference_below_the_floor_decides_nothing(floor, kind, expected):
+    part = judge_with_floor([13.0, 13.0], [10.0, 10.0], floor, kind)
+    assert part.verdict == expected
+    said = "neither is above its floor, which a model gets that knows nothing"
+    assert part.reason == ("" if expected == REPRODUCED else said)
+
+
 @pytest.mark.parametrize(
     ("rates", "reference_rates", "reason"),
     [
