@@ -22,8 +22,10 @@ RULE_TEXT = (
     "lowest or the highest that was tried, and where neither method is above the floor that a model gets which knows "
     "nothing. A claim is reproduced when all its parts are reproduced. A claim is not "
     "reproduced when all its parts were run and at least one part is not reproduced, after Holm's correction for the "
-    "number of its parts. A claim is not run when none of its parts was run, and undecided otherwise. A stand-in is "
-    "what a smaller scale measures in place of the paper's metric."
+    "number of its parts. A claim is not run when none of its parts was run, and undecided otherwise. The "
+    "intervals of metrics of questions, which are the same for every seed, are widened by what a sample of so many "
+    "questions adds; the intervals of losses and perplexities know the seeds, and not what other documents would give. "
+    "A stand-in is what a smaller scale measures in place of the paper's metric."
 )
 HEADER = f"""# Findings
 

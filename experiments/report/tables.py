@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import tasks
 from ..paper import Cell, Column, Row, Table
 from ..store.records import Record
-from ..study import measures, statistics
+from ..study import measures, question_samples, statistics
 from ..study.fill import FilledCell, Results
 from ..study.statistics import Interval, Summary
 
@@ -158,9 +158,15 @@ def _with_comparison(entry: TableEntry, entries: list[list[TableEntry]]) -> Tabl
     interval = statistics.paired(entry.values, reference.values)
     if interval is None:
         return entry
-    sign = 1 if tasks.metric(entry.column.task, entry.column.metric).higher_is_better else -1
+    metric = tasks.metric(entry.column.task, entry.column.metric)
+    sign = 1 if metric.higher_is_better else -1
+    both = [[e.values[s] for s in entry.values.keys() & reference.values.keys()] for e in (entry, reference)]
+    means = (sum(both[0]) / interval.n, sum(both[1]) / interval.n)
+    runs = [*entry.filled.selected.values(), *reference.filled.selected.values()]
+    interval, unknown = question_samples.known(interval, metric, means, runs)
     better, worse = (interval.above(0), interval.below(0))[::sign]
     doubts = tuple(f"{e.row.label}: {e.filled.doubt}" for e in (entry, reference) if e.filled.doubt)
+    doubts += (unknown,) if unknown else ()
     doubts += (f"{entry.row.label} is not above its floor",) if entry.at_floor else ()
     verdict = "undecided" if doubts else "better" if better else "worse" if worse else "undecided"
     return dataclasses.replace(entry, comparison=Comparison(reference.row.label, interval, verdict, doubts))

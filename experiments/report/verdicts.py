@@ -16,10 +16,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .. import paper
+from .. import paper, tasks
 from ..paper import CLAIMS, Cell, Claim, ClaimPart, Quantity, Side
 from ..paper.claims import NO_WORSE, ON_PAR
-from ..study import measures, statistics
+from ..study import measures, question_samples, statistics
 from ..study.fill import Results
 from ..study.measures import Reading
 from ..study.statistics import Interval
@@ -145,8 +145,11 @@ def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
         advantages = [sign * (readings[s].value - part.times * reference[s].value) for s in counted]
         interval = statistics.interval(advantages)
         assert interval is not None
+        numbers, reference_numbers = (_numbers([side[s] for s in counted]) for side in (readings, reference))
+        means = (numbers.mean, reference_numbers.mean)
+        interval, unknown = _with_questions(part, quantity, interval, means, results)
         verdict, reason = _decide(part.kind, interval, margin)
-        doubts = _doubts(part, results)
+        doubts = _doubts(part, results) + [unknown] * bool(unknown)
         if all(_at_floor([side[s] for s in counted]) for side in (readings, reference)):
             doubts.append("neither is above its floor, which a model gets that knows nothing")
         if doubts:
@@ -156,8 +159,8 @@ def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
             verdict,
             quantity,
             rank,
-            _numbers([readings[s] for s in counted]),
-            _numbers([reference[s] for s in counted]),
+            numbers,
+            reference_numbers,
             interval,
             margin,
             len(common) - len(counted),
@@ -196,6 +199,16 @@ def _own_rank(part: ClaimPart, results: Results) -> int | None:
     """The rank at the scale that stands for the paper's rank of both sides."""
     setting = results.cell(part.side.cell).setting
     return setting.rank if setting is not None and part.paper_rank is not None else None
+
+
+def _with_questions(
+    part: ClaimPart, quantity: Quantity, interval: Interval, means: tuple[float, float], results: Results
+) -> tuple[Interval, str]:
+    """The interval that knows the questions too, where the quantity is a metric of questions."""
+    metric = next((m for m in tasks.get(part.side.cell.task).metrics if m.name == quantity.metric), None)
+    cells = [*part.side.cells, *part.reference.cells]
+    runs = [record for cell in cells for record in results.cell(cell).selected.values()]
+    return question_samples.known(interval, metric, means, runs) if metric else (interval, "")
 
 
 def _doubts(part: ClaimPart, results: Results) -> list[str]:

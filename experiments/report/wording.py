@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from .. import tasks
 from ..paper import Column
-from ..study import rates
+from ..store.records import Record
+from ..study import measures, rates
 from ..study.fill import FilledCell
 from .tables import COSTS, Comparison, FilledTable, TableEntry, mean_cost
 
@@ -144,6 +145,34 @@ def detail(label: str, filled: FilledCell) -> tuple[str, ...]:
     )
 
 
+def sample_notes(table: FilledTable) -> list[str]:
+    """What the intervals know of the questions and documents behind the metrics that have values."""
+    entries = [e for row in table.entries for e in row if e.values]
+    metrics = {(e.column.task, e.column.metric): tasks.metric(e.column.task, e.column.metric) for e in entries}
+    asked = list(dict.fromkeys(m.label for m in metrics.values() if m.has_fixed_questions))
+    notes = []
+    if asked:
+        notes.append(
+            f"Every seed answers the same questions ({', '.join(asked)}), and records do not hold single answers. An "
+            "interval is therefore widened by the variance of two independent samples of so many questions. Where "
+            "their number is not known, no difference is marked."
+        )
+    for (task, name), metric in metrics.items():
+        if metric.documents:
+            runs = [r for e in entries if (e.column.task, e.column.metric) == (task, name) for r in _runs(e)]
+            counts = sorted({c for r in runs if (c := measures.count_of(r, metric.documents))})
+            number = f"{' or '.join(map(str, counts))} documents" if counts else "documents"
+            notes.append(
+                f"The {metric.label} of {task} is measured on {number}, the same for every seed: its interval knows "
+                "the seeds, and not what other documents would give."
+            )
+    return notes
+
+
+def _runs(entry: TableEntry) -> list[Record]:
+    return [entry.filled.selected[seed] for seed in entry.values]
+
+
 def floor_notes(table: FilledTable) -> list[str]:
     """The floor of each metric that has one: what a model gets that knows nothing."""
     notes = []
@@ -182,7 +211,7 @@ def footnotes(table: FilledTable) -> list[str]:
             "A column of a training step shows our curve at the measured step that is nearest to the same part of our "
             f"training: steps {places}."
         )
-    notes += floor_notes(table)
+    notes += floor_notes(table) + sample_notes(table)
     searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
     notes += [selection_note(tasks.get(name), len(set(searched)) > 1) for name in dict.fromkeys(searched)]
     if any(c.ours for c in table.columns):

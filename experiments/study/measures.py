@@ -42,6 +42,12 @@ def floor(record: Record, name: str) -> float | None:
     return own if own is not None or name not in metrics else metrics[name].floor
 
 
+def count_of(record: Record, setting: int | str | None) -> int | None:
+    """A number of questions or documents: the number itself, or the setting of the record's task that holds it."""
+    value = record.config.get("task", {}).get(setting) if isinstance(setting, str) else setting
+    return value if type(value) is int and value > 0 else None
+
+
 def nearest(record: Record, name: str, fraction: float) -> tuple[int, float] | None:
     """The point of a curve nearest to a fraction of the training; the earlier of two equally near."""
     points, total = curve(record, name), steps(record)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.95
+NORMAL_QUANTILE = 1.959964  # half the width of a normal interval of this level, in standard errors
 RULE = "95 % t interval of the paired differences over common seeds"
 
 
@@ -45,6 +46,24 @@ class Interval:
         """The interval of the opposite difference."""
         low, high = (None if end is None else -end for end in (self.high, self.low))
         return Interval(-self.mean, low, high, self.n)
+
+    def over_questions(self, shares: Sequence[float], count: int) -> Interval:
+        """The interval of a difference of two percentages, widened by what the questions themselves add.
+
+        A record does not say which questions were answered rightly. So both shares count as independent samples of
+        `count` questions, which is the largest variance that their difference can have unless the two models are right
+        on opposite questions. One right and one wrong answer are added, so that 0 % and 100 % have a variance too.
+
+        Args:
+            shares: The two percentages.
+            count: The number of questions.
+        """
+        if self.low is None or self.high is None:
+            return self
+        smoothed = [(share / 100 * count + 1) / (count + 2) for share in shares]
+        error = 100 * math.sqrt(sum(share * (1 - share) for share in smoothed) / count)
+        half = math.hypot((self.high - self.low) / 2, NORMAL_QUANTILE * error)
+        return Interval(self.mean, self.mean - half, self.mean + half, self.n)
 
     def p_above(self, bound: float) -> float:
         """The two-sided p-value by which the mean lies above a bound: below 1 - LEVEL where `above` holds."""

@@ -22,6 +22,10 @@ class Metric:
         unit: `%`, or empty where the label names the unit.
         questions: How many questions (for UUIDs: pairs) the metric averages over: a number, or the setting of the task
             that holds the number. None where only the data can tell.
+        drawn: Whether each seed draws questions of its own. An interval over seeds knows such questions; it does not
+            know questions that are the same for every seed.
+        documents: The setting of the task that holds how many documents the metric averages over, the same documents
+            for every seed; empty where there are none.
         floor: The value of a model that knows nothing, in the unit of the metric. None where no such value is known. A
             record may hold a floor of its own, of its own data: the entry `<name>_floor` of its final metrics.
         floor_of: What gets the floor, in words.
@@ -34,9 +38,16 @@ class Metric:
     higher_is_better: bool = True
     unit: str = "%"
     questions: int | str | None = None
+    drawn: bool = False
+    documents: str = ""
     floor: float | None = None
     floor_of: str = "a guess"
     stands_for: str = ""
+
+    @property
+    def has_fixed_questions(self) -> bool:
+        """Whether the metric is a share of questions that are the same for every seed."""
+        return self.unit == "%" and not self.drawn
 
     def question_count(self, settings: run_config.TaskSettings) -> int | None:
         """How many questions a run with these settings asks for this metric; None where only the data can tell."""

@@ -86,11 +86,16 @@ class UuidTask(Task):
             "char_accuracy",
             "character accuracy",
             questions="pairs",
+            drawn=True,
             floor=GUESS,
             floor_of="the best answer that is the same for every key",
         ),
-        Metric("key_loss", "loss on keys, nats a token", higher_is_better=False, unit="", questions="pairs"),
-        Metric("value_loss", "loss on values, nats a token", higher_is_better=False, unit="", questions="pairs"),
+        Metric(
+            "key_loss", "loss on keys, nats a token", higher_is_better=False, unit="", questions="pairs", drawn=True
+        ),
+        Metric(
+            "value_loss", "loss on values, nats a token", higher_is_better=False, unit="", questions="pairs", drawn=True
+        ),
     )
 
     def row_tokens(self, config: RunConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -16,21 +17,35 @@ from experiments.study.fill import Results
 from .. import synthetic
 
 FIXED = synthetic.FixedProtocols("laptop")
-CELL, REFERENCE = Cell("math", "mora", 8), Cell("math", "lora", 8)
+CELL, REFERENCE = Cell("uuid", "mora", 8), Cell("uuid", "lora", 8)
 MORA, LORA = Side("MoRA", CELL), Side("LoRA", REFERENCE)
-GSM8K = quantities.final("math", "gsm8k")
 
 
-def judge(scores, reference_scores, kind="better", margin=0.0, metric="gsm8k", times=1.0):
-    """The verdict on a part whose cells have these scores, one for each seed."""
-    both = ((CELL, scores), (REFERENCE, reference_scores))
+def at_level(cell, accuracies, **finals):
+    """A whole search whose runs at the selected rate have these accuracies all the time, one for each seed."""
+    records = synthetic.measured(FIXED.setting(cell), [dict(finals) for _ in accuracies])
+    for record in records:
+        for row in record.metrics["curve"]:
+            row["char_accuracy"] = accuracies[record.cell["seed"]]
+    return records
+
+
+def judge(scores, reference_scores, kind="better", margin=0.0, times=1.0, **finals):
+    """The verdict on a part whose cells have these accuracies, one for each seed."""
+    records = [*at_level(CELL, scores, **finals), *at_level(REFERENCE, reference_scores, **finals)]
+    part = claims.ClaimPart("p", MORA, LORA, (claims.UUID_POINTS,), kind, (margin,), times)
+    return verdicts.judge_part(part, Results("laptop", records, FIXED))
+
+
+def judge_finals(quantity, finals, reference_finals, task="math", **settings):
+    """The verdict on a part whose cells have these final metrics, one for each seed."""
+    sides = [Side(name, Cell(task, method, 8)) for name, method in (("MoRA", "mora"), ("LoRA", "lora"))]
     records = [
-        record
-        for cell, values in both
-        for record in synthetic.measured(FIXED.setting(cell), [{metric: value} for value in values])
+        dataclasses.replace(record, config=record.config | {"task": settings})
+        for side, values in zip(sides, (finals, reference_finals), strict=True)
+        for record in synthetic.measured(FIXED.setting(side.cell), [{quantity.metric: value} for value in values])
     ]
-    both_quantities = (GSM8K, quantities.final("pretrain", "perplexity"))
-    part = claims.ClaimPart("p", MORA, LORA, both_quantities, kind, (margin,) * 2, times)
+    part = claims.ClaimPart("p", *sides, (quantity,))
     return verdicts.judge_part(part, Results("laptop", records, FIXED))
 
 
@@ -50,7 +65,7 @@ def test_better(scores, reference_scores, expected):
 
 
 def test_lower_is_better_for_perplexity():
-    part = judge([20.0, 20.1], [25.0, 25.1], metric="perplexity")
+    part = judge_finals(quantities.final("pretrain", "perplexity"), [20.0, 20.1], [25.0, 25.1], "pretrain")
     assert part.verdict == REPRODUCED
     assert part.interval.mean == pytest.approx(5.0)
     assert (part.side.mean, part.reference.mean) == pytest.approx((20.05, 25.05))
@@ -81,19 +96,6 @@ def test_many_more_is_more_than_twice():
     assert judge([19.0, 19.1], [10.0, 10.1], times=2.0).verdict == NOT_REPRODUCED
 
 
-def judge_with_floor(scores, reference_scores, floor, kind="better"):
-    """The verdict on a difference in GSM8K where the records hold a floor."""
-    records = [
-        record
-        for cell, values in ((CELL, scores), (REFERENCE, reference_scores))
-        for record in synthetic.measured(
-            FIXED.setting(cell), [{"gsm8k": value, "gsm8k_floor": floor} for value in values]
-        )
-    ]
-    part = claims.ClaimPart("p", MORA, LORA, (GSM8K,), kind, (1.0,))
-    return verdicts.judge_part(part, Results("laptop", records, FIXED))
-
-
 @pytest.mark.parametrize(
     ("floor", "kind", "expected"),
     [
@@ -104,7 +106,7 @@ def judge_with_floor(scores, reference_scores, floor, kind="better"):
     ],
 )
 def test_a_difference_below_the_floor_decides_nothing(floor, kind, expected):
-    part = judge_with_floor([13.0, 13.0], [10.0, 10.0], floor, kind)
+    part = judge([13.0, 13.0], [10.0, 10.0], kind, char_accuracy_floor=floor)
     assert part.verdict == expected
     said = "neither is above its floor, which a model gets that knows nothing"
     assert part.reason == ("" if expected == REPRODUCED else said)
@@ -124,14 +126,40 @@ def test_a_difference_below_the_floor_decides_nothing(floor, kind, expected):
     ],
 )
 def test_a_verdict_is_undecided_while_a_rate_lies_at_the_edge(rates, reference_rates, reason):
-    records = []
-    for cell, tried, score in ((CELL, rates, 60.0), (REFERENCE, reference_rates, 50.0)):
-        finals = [{"gsm8k": score}, {"gsm8k": score + 1}]
-        records += [r for r in synthetic.measured(FIXED.setting(cell), finals) if r.cell["learning_rate"] in tried]
-    part = claims.ClaimPart("p", MORA, LORA, (GSM8K,))
+    sides = ((CELL, rates, 60.0), (REFERENCE, reference_rates, 50.0))
+    records = [
+        record
+        for cell, tried, score in sides
+        for record in at_level(cell, [score, score + 1])
+        if record.cell["learning_rate"] in tried
+    ]
+    part = claims.ClaimPart("p", MORA, LORA, (claims.UUID_POINTS,))
     judged = verdicts.judge_part(part, Results("laptop", records, FIXED))
     assert (judged.verdict, judged.reason) == (UNDECIDED, reason)
     assert judged.interval.low == judged.interval.high == 10.0
+
+
+GSM8K = quantities.final("math", "gsm8k")
+
+
+def test_an_interval_knows_the_questions_that_every_seed_answers():
+    """1,319 questions: 60 and 50 % differ by 10 points, give or take 1.96 x 1.925 points, whatever the seeds say."""
+    part = judge_finals(GSM8K, [60.0, 60.0], [50.0, 50.0])
+    error = 100 * ((0.6 * 0.4 + 0.5 * 0.5) / 1319) ** 0.5
+    assert error == pytest.approx(1.9274, abs=1e-4)
+    assert part.interval.low == pytest.approx(10 - 1.96 * error, abs=0.01)
+    assert part.verdict == REPRODUCED
+    subset = quantities.final("math", "gsm8k_subset")
+    assert judge_finals(subset, [60.0, 60.0], [50.0, 50.0], questions=32).verdict == UNDECIDED
+    assert judge_finals(subset, [99.0, 99.0], [10.0, 10.0], questions=32).verdict == REPRODUCED
+
+
+def test_an_unknown_number_of_questions_decides_nothing():
+    part = judge_finals(quantities.final("biomed", "biomed_avg"), [90.0, 90.0], [10.0, 10.0], "biomed")
+    assert (part.verdict, part.reason) == (
+        UNDECIDED,
+        "it is not known over how many questions BioMed average is a mean",
+    )
 
 
 def judge_pretraining_order(perplexity):
@@ -173,8 +201,7 @@ def judge_operators(differences):
     records = []
     for rank in (8, 256):
         for name, values in ({"truncation": (0.0, 0.0, 0.0)} | differences).items():
-            setting = FIXED.setting(Cell("math", "mora", rank, name))
-            records += synthetic.measured(setting, [{"gsm8k": 50 + value} for value in values])
+            records += at_level(Cell("uuid", "mora", rank, name), [50 + value for value in values])
     return verdicts.judge(claim, Results("laptop", records, FIXED))
 
 
@@ -299,8 +326,8 @@ def test_a_row_names_its_sides_and_its_rule_in_words_and_units():
     part = judge([84.0, 84.4], [17.0, 17.4], "no worse", 5.0)
     assert findings.part_line(part) == (
         "p, low rank (r = 8 in the paper, r = 4 here)",
-        "GSM8K",
-        "MoRA 64.2 %, LoRA 64.6 %",
+        "mean character accuracy at 30, 50, 70 and 90 % of training",
+        "MoRA 53.3 %, LoRA 21.2 %",
         "MoRA 84.2 %, LoRA 17.2 %",
         "MoRA less LoRA: +67.0 points [+67.0, +67.0], 2 seeds",
         "above -5 points",

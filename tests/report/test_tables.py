@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from experiments import paper
@@ -96,3 +98,34 @@ def test_a_column_of_ours_without_values_is_left_out():
     assert [c.name for c in table.columns][6:] == ["math_answer_bits_per_byte"]
     uuid = [c.name for c in tables.fill(paper.table(4), Results("laptop", [], FIXED)).columns]
     assert uuid == ["r8", "r256", "uuid_r8", "uuid_r256"]
+
+
+def mora_in_table_1(column, values, reference_values, **settings):
+    """Table 1 with these values of a metric of mathematics for MoRA and LoRA at r = 8, and MoRA's entry."""
+    records = [
+        dataclasses.replace(record, config=record.config | {"task": settings})
+        for method, finals in (("mora", values), ("lora", reference_values))
+        for record in synthetic.measured(FIXED.setting(Cell("math", method, 8)), [{column: value} for value in finals])
+    ]
+    table = tables.fill(paper.table(1), Results("laptop", records, FIXED))
+    (entry,) = (e for row in table.entries for e in row if e.row.label == "MoRA, r = 8" and e.column.metric == column)
+    return table, entry
+
+
+def test_a_difference_over_few_questions_is_not_marked():
+    """Every seed says 60 and 40 %: of 1,319 questions that is a difference, of 32 it is not."""
+    table, entry = mora_in_table_1("gsm8k", [60.0, 60.0], [40.0, 40.0])
+    assert entry.comparison.verdict == "better"
+    (note,) = (n for n in wording.footnotes(table) if n.startswith("Every seed answers the same questions"))
+    assert "(GSM8K)" in note
+    _, entry = mora_in_table_1("gsm8k_subset", [60.0, 60.0], [40.0, 40.0], questions=32)
+    assert entry.comparison.verdict == "undecided"
+
+
+def test_a_footnote_says_over_how_many_documents_a_loss_is_a_mean():
+    table, entry = mora_in_table_1("answer_bits_per_byte", [0.5, 0.5], [0.7, 0.7], heldout_rows=200)
+    assert entry.comparison.verdict == "better"
+    assert (
+        "The bits per byte of held-out answers of math is measured on 200 documents, the same for every seed: its "
+        "interval knows the seeds, and not what other documents would give."
+    ) in wording.footnotes(table)
