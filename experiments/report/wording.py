@@ -191,6 +191,13 @@ def floor_text(metric: tasks.Metric, floors: Sequence[float]) -> str:
     return f"The floor of {metric.label} is {value}, which {metric.floor_of} gets."
 
 
+def doubt_note(table: FilledTable) -> list[str]:
+    """Which rows have a learning rate that may not be the best, if any."""
+    doubts = [f"{label} on {filled.cell.task}: {filled.doubt}" for label, filled in table.details() if filled.doubt]
+    text = "; ".join(doubts)
+    return [f"No difference is marked where another learning rate may be better. {text}."] if doubts else []
+
+
 def selection_note(task: tasks.Task, named: bool) -> str:
     """By what the learning rates of a task were selected; `named`: with the name of the task."""
     of = f" of {task.name}" if named else ""
@@ -214,6 +221,7 @@ def footnotes(table: FilledTable) -> list[str]:
     notes += floor_notes(table) + sample_notes(table)
     searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
     notes += [selection_note(tasks.get(name), len(set(searched)) > 1) for name in dict.fromkeys(searched)]
+    notes += doubt_note(table)
     if any(c.ours for c in table.columns):
         notes.append(
             "The paper has no value for a column marked ours: it shows what we measure at this scale in place of the "

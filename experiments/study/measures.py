@@ -10,7 +10,7 @@ from .. import paper, tasks
 from ..paper import quantities
 from ..store.records import Record
 
-TAIL = 0.1  # the training loss of a run is its mean over this last part of the training
+TAIL = 0.1  # a run ends with this part of its steps, and begins with as large a part
 
 
 def number(value: Any) -> float | None:
@@ -131,14 +131,21 @@ def selection_loss(record: Record, task: tasks.Task) -> float | None:
 
 
 def diverged(record: Record) -> bool:
-    """A loss that is not finite (null in a record), the error that says so, or an end above 1.1 times the beginning."""
+    """Whether the training blew up: a loss that is not finite, or a loss that ends clearly above the one it began with.
+
+    The beginning is the first tenth of the steps, when the learning rate has hardly risen. One batch is noisy, so the
+    end must be above 1.1 times the mean of the beginning and above each loss of the beginning.
+    """
     if record.status == "failed":
         return (record.error or {}).get("type") == "FloatingPointError"
-    losses = [row["loss"] for row in record.metrics["curve"] if "loss" in row]
-    if any(number(loss) is None for loss in losses):
+    rows = [row for row in record.metrics["curve"] if "loss" in row]
+    if any(number(row["loss"]) is None for row in rows):
         return True
-    last = training_loss(record)
-    return last is not None and last > 1.1 * losses[0]
+    last, total = training_loss(record), steps(record)
+    if last is None or total is None:
+        return False
+    beginning = [row["loss"] for row in rows if row["step"] <= TAIL * total] or [rows[0]["loss"]]
+    return last > 1.1 * sum(beginning) / len(beginning) and last > max(beginning)
 
 
 def spectrum(record: Record) -> dict[str, float]:
