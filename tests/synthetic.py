@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class FixedProtocols:
         )
 
     def command(self, cell: Cell) -> str:
-        return " ".join(["python", "run.py", *self._arguments(cell)])
+        return shlex.join(["python", "run.py", *self._arguments(cell)])
 
     def _arguments(self, cell: Cell) -> list[str]:
         made = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]

@@ -280,4 +280,20 @@ CLAIMS = (
         ),
         in_paper=False,
     ),
+    Claim(
+        "below-full-training",
+        "In pretraining, do MoRA and ReMoRA reach a lower perplexity than full training?",
+        "Table 3",
+        "The perplexity of MoRA, and that of ReMoRA, is below that of full training.",
+        tuple(
+            ClaimPart(
+                SUBJECTS["pretrain"],
+                side("pretrain", method, PRETRAINING),
+                Side("full training", Cell("pretrain", "fft")),
+                PERPLEXITY,
+            )
+            for method in ("mora", "remora")
+        ),
+        in_paper=False,
+    ),
 )

@@ -283,7 +283,7 @@ def test_stand_ins_decide_only_where_the_papers_task_was_not_run():
 
 def test_every_claim_is_not_run_without_records():
     judged = verdicts.judge_all(Results("laptop", [], FIXED))
-    assert len({v.claim.name for v in judged}) == len(judged) == 10
+    assert len({v.claim.name for v in judged}) == len(judged) == len(claims.CLAIMS)
     assert {v.verdict for v in judged} == {NOT_RUN}
 
 
@@ -311,8 +311,8 @@ def test_the_claims_of_the_paper_are_counted_apart_from_our_questions():
     judged = verdicts.judge_all(Results("laptop", records, FIXED))
     claims_of_paper, questions = findings.summary(judged).split("\nQuestions of our own: ")
     assert claims_of_paper.startswith("Claims of the paper: 9, of which 9 not run.\n\n| claim of the paper")
-    assert questions.startswith("1, of which 1 undecided.\n\n| our question")
-    (question,) = (v for v in judged if not v.claim.in_paper)
+    assert questions.startswith("2, of which 1 undecided, 1 not run.\n\n| our question")
+    question = next(v for v in judged if not v.claim.in_paper)
     assert [p.verdict for p in question.parts] == [NOT_RUN, REPRODUCED]
 
 
@@ -320,6 +320,23 @@ def test_an_answer_to_our_question_is_yes_or_no():
     claim = claim_named("ahead-at-one-scale")
     words = [verdicts.ClaimVerdict(claim, "laptop", verdict, ()).word for verdict in verdicts.VERDICTS]
     assert words == ["yes", "no", "undecided", "not run"]
+
+
+def test_full_training_is_compared_with_both_methods():
+    """MoRA is above full training's perplexity, ReMoRA below: not yes."""
+    cells = {"mora": Cell("pretrain", "mora", 128), "remora": Cell("pretrain", "remora", 128)}
+    perplexities = {cells["mora"]: 42.0, cells["remora"]: 30.0, Cell("pretrain", "fft"): 40.0}
+    records = [
+        record
+        for cell, value in perplexities.items()
+        for record in synthetic.measured(FIXED.setting(cell), [{"perplexity": value}] * 2)
+    ]
+    judged = verdicts.judge(claim_named("below-full-training"), Results("laptop", records, FIXED))
+    assert [findings.found(p) for p in judged.parts] == [
+        "pretraining: MoRA 42.0, full training 40.0; difference +2.00 [+2.00, +2.00], 2 seeds; rule: below 0.",
+        "pretraining: ReMoRA 30.0, full training 40.0; difference -10.0 [-10.0, -10.0], 2 seeds; rule: below 0.",
+    ]
+    assert judged.word == "no"
 
 
 def test_a_row_names_its_sides_and_its_rule_in_words_and_units():
