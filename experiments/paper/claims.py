@@ -12,12 +12,22 @@ the 95 % interval of the advantage of the side over the reference:
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from ..spec import methods
 from .layout import Cell, alpha_2r, table
 from .names import HIGH, LOW, PRETRAINING
-from .quantities import CurveMean, FinalMetric, LargeSingularValues, Quantity, StepsTo, final, headline
+from .quantities import (
+    CurveMean,
+    FinalMetric,
+    LargeSingularValues,
+    LogarithmOfFinal,
+    Quantity,
+    StepsTo,
+    final,
+    headline,
+)
 
 BETTER, NO_WORSE, ON_PAR = "better", "no worse", "on par"
 HALF = 50.0  # character accuracy in percent: a run has memorised half of the characters
@@ -108,12 +118,18 @@ TABLE2_POINTS = tuple(column.at for column in table(2).columns if column.at is n
 UUID_POINTS = CurveMean(
     "mean character accuracy at 30, 50, 70 and 90 % of training", "%", "char_accuracy", True, fractions=TABLE2_POINTS
 )
+UUID_LOSS = CurveMean(
+    "mean training loss at 60, 70, 80 and 90 % of training, nats a token", "", "loss", False,
+    fractions=(0.6, 0.7, 0.8, 0.9), figure=2,
+)  # fmt: skip
 STEPS_TO_HALF = StepsTo("steps to 50 % character accuracy", "steps", "char_accuracy", False, threshold=HALF)
 SINGULAR_VALUES = LargeSingularValues(
     "singular values of dW above 0.1, mean over layers and projections", "", "spectrum", True
 )
 PERPLEXITY = headline("pretrain")
 PAR_POINTS, PAR_BITS, KEEP_UP = 1.0, 0.02, 5.0
+ABOUT_POINTS, ABOUT_NATS = 1.5, 0.05  # "about as good": the paper's own differences are up to 1.3 points
+FINE_TUNING = ("instruct", "math", "biomed", "finance")
 
 SUBJECTS = {
     "uuid": "UUIDs",
@@ -135,6 +151,11 @@ def side(task: str, method: str, rank: int | None = None, *, named: bool = False
 def operator(task: str, name: str, rank: int) -> Side:
     """MoRA with an operator."""
     return Side(name, Cell(task, "mora", rank, name))
+
+
+def lora_at(rank: int) -> Side:
+    """LoRA on UUIDs at the rank that stands for a rank of the paper, which is its name."""
+    return Side(f"LoRA (r = {rank} in the paper)", Cell("uuid", "lora", rank))
 
 
 def lora_alpha_2r(task: str, rank: int) -> Side:
@@ -177,6 +198,30 @@ def _against_truncation(task: str, quantity: Quantity) -> tuple[ClaimPart, ...]:
     )
 
 
+def _rotation(task: str, quantity: Quantity, margin: float) -> tuple[ClaimPart, ...]:
+    def part(other: str, rank: int, kind: str) -> ClaimPart:
+        sides = operator(task, "rotation", rank), operator(task, other, rank)
+        return ClaimPart(SUBJECTS[task], *sides, (quantity,), kind, (margin,))
+
+    best = tuple(part(other, LOW, BETTER) for other in ("truncation", "sharing", "decouple"))
+    return best + tuple(part(other, HIGH, ON_PAR) for other in ("sharing", "decouple"))
+
+
+def _about_lora(method: str, task: str, rank: int) -> ClaimPart:
+    """A method is on par with LoRA. Perplexities are compared by their logarithms, as one margin does not fit all."""
+    metric, measured = headline(task)
+    stand_in: Quantity = measured
+    margin = PAR_BITS
+    if measured.metric == "heldout_perplexity":
+        stand_in = LogarithmOfFinal("held-out loss, nats a token", "", measured.metric, False, stand_in=True)
+        margin = ABOUT_NATS
+    return _versus(task, method, "lora", rank, (metric, stand_in), ON_PAR, (ABOUT_POINTS, margin))
+
+
+def _cell(method: str) -> Cell:
+    return Cell("pretrain", method, PRETRAINING)
+
+
 UUID_STAND_IN = CurveMean(
     UUID_POINTS.name, UUID_POINTS.unit, UUID_POINTS.metric, True, stand_in=True, fractions=TABLE2_POINTS
 )
@@ -189,6 +234,16 @@ CLAIMS = (
         "Table 2, Figure 2",
         "FFT's mean accuracy over the points of Table 2 is above that of LoRA at the low rank.",
         (ClaimPart(SUBJECTS["uuid"], side("uuid", "fft"), side("uuid", "lora", LOW, named=True), (UUID_POINTS,)),),
+    ),
+    Claim(
+        "higher-rank-memorises",
+        "The higher the rank of LoRA, the better it memorises UUIDs.",
+        "Figure 2",
+        "At each rank of Figure 2, LoRA's training loss is below that at the next lower rank.",
+        tuple(
+            ClaimPart(SUBJECTS["uuid"], lora_at(higher), lora_at(lower), (UUID_LOSS,))
+            for lower, higher in itertools.pairwise((LOW, 16, 32, 64, 128, HIGH))
+        ),
     ),
     Claim(
         "fewer-steps",
@@ -233,6 +288,45 @@ CLAIMS = (
         _at_both_ranks("math", headline("math"), ON_PAR, (PAR_POINTS, PAR_BITS)),
     ),
     Claim(
+        "high-rank-math",
+        "On mathematical reasoning LoRA is better at the high rank than at the low rank.",
+        "Table 1",
+        "GSM8K (stand-in: the loss on held-out answers) is better at the high rank.",
+        (
+            ClaimPart(
+                SUBJECTS["math"],
+                side("math", "lora", HIGH, named=True),
+                side("math", "lora", LOW, named=True),
+                headline("math"),
+            ),
+        ),
+    ),
+    *(
+        Claim(
+            f"{method.replace('_', '-')}-par",
+            f"In fine-tuning {methods.label(method)} is about as good as LoRA.",
+            "Table 1",
+            f"The headline of each of the four tasks differs by at most {ABOUT_POINTS:g} points (stand-ins: held-out "
+            f"answers by at most {PAR_BITS:g} bits a byte, held-out text by at most {ABOUT_NATS:g} nats a token), at "
+            "both ranks.",
+            tuple(_about_lora(method, task, rank) for task in FINE_TUNING for rank in (LOW, HIGH)),
+        )
+        for method in ("lora_plus", "asylora", "dora")
+    ),
+    Claim(
+        "relora-below-lora",
+        "In fine-tuning ReLoRA is worse than LoRA.",
+        "Table 1",
+        "The headline of each task (stand-in: the loss or perplexity of held-out rows) is better for LoRA, at the "
+        "ranks for which the paper has it.",
+        tuple(
+            _versus(task, "lora", "relora", rank, headline(task))
+            for task in FINE_TUNING
+            for rank in (LOW, HIGH)
+            if headline(task)[0].paper_value(Cell(task, "relora", rank)) is not None
+        ),
+    ),
+    Claim(
         "continual-pretraining",
         "In continual pretraining MoRA is ahead of LoRA.",
         "Tables 1, 6, 7",
@@ -240,11 +334,37 @@ CLAIMS = (
         tuple(part for task in ("biomed", "finance") for part in _at_both_ranks(task, headline(task))),
     ),
     Claim(
+        "fft-ahead",
+        "In continual pretraining full fine-tuning stays ahead of MoRA and LoRA.",
+        "Tables 1, 6, 7",
+        "The averages of BioMed and Finance (stand-in: held-out perplexity) are better for FFT than for both methods "
+        "at the high rank.",
+        tuple(
+            ClaimPart(SUBJECTS[task], side(task, "fft"), side(task, method, HIGH, named=True), headline(task))
+            for task in ("biomed", "finance")
+            for method in ("mora", "lora")
+        ),
+    ),
+    Claim(
         "pretraining-order",
         "In pretraining ReMoRA is better than MoRA, MoRA is better than ReLoRA, and ReLoRA is better than LoRA.",
         "Table 3",
         "Each of the three differences in perplexity has the paper's sign.",
         (_pretrain("remora", "mora"), _pretrain("mora", "relora"), _pretrain("relora", "lora")),
+    ),
+    Claim(
+        "merging-helps-mora-more",
+        "In pretraining, merging and starting again helps MoRA more than LoRA.",
+        "Table 3",
+        "The perplexity that ReMoRA gains over MoRA is more than what ReLoRA gains over LoRA.",
+        (
+            ClaimPart(
+                f"{SUBJECTS['pretrain']}, gain",
+                Side("ReMoRA over MoRA", _cell("remora"), over=_cell("mora")),
+                Side("ReLoRA over LoRA", _cell("relora"), over=_cell("lora")),
+                PERPLEXITY,
+            ),
+        ),
     ),
     Claim(
         "more-singular-values",
@@ -255,6 +375,16 @@ CLAIMS = (
         tuple(_pretrain(a, b, (SINGULAR_VALUES,), times=2.0) for a, b in (("mora", "lora"), ("remora", "relora"))),
     ),
     Claim(
+        "singular-values-order",
+        "The numbers of large singular values have the order of the methods in Table 3: ReMoRA, MoRA, ReLoRA, LoRA.",
+        "Figure 5, Table 3",
+        "Each method has more singular values above 0.1 than the next one.",
+        tuple(
+            _pretrain(more, fewer, (SINGULAR_VALUES,))
+            for more, fewer in itertools.pairwise(("remora", "mora", "relora", "lora"))
+        ),
+    ),
+    Claim(
         "operators-beat-truncation",
         "Sharing, decouple and rotation beat truncation.",
         "Table 4",
@@ -262,6 +392,16 @@ CLAIMS = (
         "ranks.",
         _against_truncation("math", GSM8K),
         _against_truncation("uuid", UUID_STAND_IN),
+    ),
+    Claim(
+        "rotation-at-low-rank",
+        "Rotation is the best operator at the low rank, and level with sharing and decouple at the high rank.",
+        "Table 4",
+        f"At the low rank GSM8K is better with rotation than with each other operator; at the high rank it differs "
+        f"from sharing and decouple by at most {PAR_POINTS:g} point (stand-in: mean UUID accuracy over the points of "
+        f"Table 2, at most {KEEP_UP:g} points).",
+        _rotation("math", GSM8K, PAR_POINTS),
+        _rotation("uuid", UUID_STAND_IN, KEEP_UP),
     ),
     Claim(
         "ahead-at-one-scale",

@@ -184,7 +184,7 @@ def floor_notes(table: FilledTable) -> list[str]:
 
 
 def floor_text(metric: tasks.Metric, floors: Sequence[float]) -> str:
-    """The floor of a metric in words: `The floor of character accuracy is 17.1 to 17.9 %: ...`."""
+    """The floor of a metric in words: `The floor of character accuracy is 20.0 to 21.0 %, which ...`."""
     lowest, highest = (f"{end(floors):.1f}" for end in (min, max))
     span = lowest if lowest == highest else f"{lowest} to {highest}"
     value = f"{span} {metric.unit}".rstrip()
