@@ -4,8 +4,9 @@
     python scripts/plan.py --table 2 --scale laptop --run         run what is missing; after an interruption, repeat
     python scripts/plan.py --table 2 --scale paper --print slurm  print a script for another machine (or --print hydra)
 
-Each cell has two stages. The first stage runs every learning rate of the protocol with the first seed. The second stage
-runs the other seeds at the rate with the lowest training loss. Arguments such as hardware=gpu go to run.py.
+Each cell has two stages. The first stage runs every learning rate of the protocol with the first seed; while the best
+rate is the lowest or the highest that was tried, it goes on by one rate beyond. The second stage runs the other seeds
+at the best rate. Arguments such as hardware=gpu go to run.py.
 Exit codes: 0 done; 1 a run failed; 2 a bad argument; 130 interrupted.
 """
 
@@ -41,7 +42,12 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", choices=scales.names(), default="laptop")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--seeds", type=script.seeds, default=[0, 1, 2], help="comma-separated (default: 0,1,2)")
-    parser.add_argument("--rate-search", choices=("on", "off"), default="on", help="off: the protocol's own rate")
+    parser.add_argument(
+        "--rate-search",
+        choices=planning.SEARCHES,
+        default=planning.WIDENED,
+        help="on: further rates while the best is at the edge; listed: the protocol's candidates alone; off: its `use`",
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--run", action="store_true", help="run what is missing")
     action.add_argument("--print", choices=("hydra", "slurm"), help="print the commands of what can be run now")
@@ -75,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         return Results(chosen.scale, records, protocols)
 
     def plan(cell: paper.Cell, at: Results, abandoned: planning.Attempted = frozenset()) -> planning.Plan:
-        return planning.plan(cell, at, chosen.seeds, search=chosen.rate_search == "on", abandoned=abandoned)
+        return planning.plan(cell, at, chosen.seeds, search=chosen.rate_search, abandoned=abandoned)
 
     extra = [f"paths.results={chosen.results}", *chosen.run_arguments]
     if chosen.run:

@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from experiments import paper, tasks
 from experiments.paper import Cell
 from experiments.spec import shapes
 from experiments.store.records import Record
-from experiments.study import measures
+from experiments.study import rates
 from experiments.study.cells import CellSetting
 
 RANKS = {8: 4, 16: 6, 32: 9, 64: 14, 128: 8, 256: 32}
@@ -29,7 +30,7 @@ class FixedProtocols:
 
     def setting(self, cell: Cell) -> CellSetting:
         rank = None if cell.rank is None else RANKS[cell.rank]
-        candidates = {"none": (), "fft": (1e-3,)}.get(cell.method, (1e-3, 1e-2))
+        candidates = () if cell.method == "none" else (1e-3, BEST, 1e-2)
         identity = {
             "cell": dataclasses.asdict(cell) | {"options": list(cell.options)},
             "task": {"name": cell.task},
@@ -47,16 +48,24 @@ class FixedProtocols:
         )
 
     def command(self, cell: Cell) -> str:
-        return " ".join(["python", "run.py", *self._arguments(cell)])
+        return shlex.join(["python", "run.py", *self._arguments(cell)])
 
     def _arguments(self, cell: Cell) -> list[str]:
         made = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]
         return made + ([f"method.rank={RANKS[cell.rank]}"] if cell.rank else []) + list(cell.options)
 
 
+BEST = 3e-3
+
+
 def noise(*what: Any) -> float:
     """A number in [-1, 1) that depends on `what` alone."""
     return int(hashlib.sha256(repr(what).encode()).hexdigest()[:8], 16) / 2**31 - 1
+
+
+def best_rate(setting: CellSetting) -> float:
+    """The middle one of the candidates."""
+    return setting.candidates[len(setting.candidates) // 2]
 
 
 SPEED = {"fft": 3.0, "mora": 2.0, "lora": 1.0, "relora": 1.2, "remora": 2.4}
@@ -65,12 +74,14 @@ SPEED = {"fft": 3.0, "mora": 2.0, "lora": 1.0, "relora": 1.2, "remora": 2.4}
 def record(setting: CellSetting, rate: float, seed: int, *, status: str = "finished", **changes: Any) -> Record:
     """A run of `setting` whose numbers follow its method, rank, rate and seed."""
     cell = setting.cell
-    speed = SPEED.get(cell.method, 1.5) * (1 + math.log2((cell.rank or 256) / 8) / 5) * (2 if rate > 2e-3 else 1)
+    # The best rate is the middle candidate; a rate that is 3 times lower or higher learns half as fast, and loses 0.1.
+    off = abs(math.log(rate / best_rate(setting), 3)) if setting.candidates else 0
+    speed = SPEED.get(cell.method, 1.5) * (1 + math.log2((cell.rank or 256) / 8) / 5) * 2 ** (1 - off)
     wobble = 0.02 * noise(cell, rate, seed)
     curve = []
     for step in range(10, STEPS + 1, 10):
         done = 1 / (1 + math.exp(-(speed * step / 25 - 5))) + wobble * step / STEPS
-        row = {"step": step, "loss": round(3.0 - 2.8 * done, 4), "learning_rate": rate}
+        row = {"step": step, "loss": round(3.0 - 2.8 * done + 0.1 * off, 4), "learning_rate": rate}
         if cell.task == "uuid":
             row["char_accuracy"] = round(min(100.0, 9.8 + 90 * done), 2)
         curve.append(row)
@@ -79,6 +90,8 @@ def record(setting: CellSetting, rate: float, seed: int, *, status: str = "finis
     for name in {c.metric for n in paper.TABLES for c in paper.table(n).columns if c.task == cell.task}:
         higher = tasks.metric(cell.task, name).higher_is_better
         final[name] = score if higher else round(30 - 4 * speed / 2 + 10 * wobble, 3)
+    if selection := tasks.get(cell.task).selection:
+        final[selection] = round(3.1 - 2.8 * done + 0.1 * off, 4)
     metrics: dict[str, Any] = {"final": final, "curve": curve}
     if cell.task == "pretrain":
         high = 40 if "mora" in cell.method else 8
@@ -134,10 +147,21 @@ def diverged(setting: CellSetting, rate: float, seed: int) -> Record:
 
 
 def searched(setting: CellSetting, seeds: Iterable[int]) -> list[Record]:
-    """Every candidate at seed 0, and all the seeds at the one with the lowest training loss."""
-    tried = {rate: record(setting, rate, 0) for rate in setting.candidates or (setting.default_rate,)}
-    best = min(tried, key=lambda rate: measures.training_loss(tried[rate]) or 0.0)
-    return [*tried.values(), *(record(setting, best, s) for s in seeds if s)]
+    """A whole search at seed 0, with rates on both sides of the best one, and all the seeds at the best rate."""
+    if not setting.candidates:
+        return [record(setting, setting.default_rate, 0)]
+    best = best_rate(setting)
+    tried = {*setting.candidates, rates.next_rate(best, False), rates.next_rate(best, True)}
+    return [*(record(setting, r, 0) for r in sorted(tried)), *(record(setting, best, s) for s in seeds if s)]
+
+
+def measured(setting: CellSetting, finals: Sequence[dict[str, float]]) -> list[Record]:
+    """A whole search, whose runs at the selected rate have these final metrics, one for each seed; nothing for none."""
+    records = searched(setting, range(len(finals))) if finals else []
+    for made in records:
+        if made.cell["learning_rate"] == best_rate(setting):
+            made.metrics["final"] = {"value_loss": 0.0} | finals[made.cell["seed"]]
+    return records
 
 
 def write(records: Iterable[Record], results: Path) -> Path:
@@ -150,13 +174,17 @@ def write(records: Iterable[Record], results: Path) -> Path:
 
 
 def small_set(protocols: Any) -> list[Record]:
-    """Table 2 with three seeds (one row: one), one run diverged, one failed; Table 3; a single run of Table 1."""
+    """Table 2 with three seeds, Table 3 with two, a single run of Table 1.
+
+    In Table 2 a run of a row diverged, a candidate of another row failed, and the last row has one rate and one seed.
+    """
     rows = [Cell("uuid", m, r) for m, r in (("fft", None), ("lora", 8), ("mora", 8), ("lora", 256), ("mora", 256))]
-    made = [r for c in rows for r in searched(protocols.setting(c), (0,) if c == rows[-1] else (0, 1, 2))]
+    made = [r for c in rows[:-1] for r in searched(protocols.setting(c), (0, 1, 2))]
+    made.append(record(protocols.setting(rows[-1]), BEST, 0))
     made += [r for m in SPEED if m != "fft" for r in searched(protocols.setting(Cell("pretrain", m, 128)), (0, 1))]
-    made.append(record(protocols.setting(Cell("math", "mora", 8)), 1e-3, 0))
+    made.append(record(protocols.setting(Cell("math", "mora", 8)), BEST, 0))
     lost, broken = protocols.setting(rows[1]), protocols.setting(rows[3])
     kept = {r.key: r for r in made}
-    kept[lost.key(1e-2, 2)] = diverged(lost, 1e-2, 2)
+    kept[lost.key(BEST, 2)] = diverged(lost, BEST, 2)
     kept[broken.key(1e-3, 0)] = record(broken, 1e-3, 0, status="failed")
     return list(kept.values())

@@ -4,12 +4,15 @@ A number of the paper is only ever read from `results/paper/paper.json`. A `Cell
 256, 128 for pretraining); what they are at another scale is the business of `study.cells`.
 """
 
-from .layout import TABLES, Cell, Column, Row, Table, alpha_2r, arithmetic_notes, table, table_cells
+from .claims import CLAIMS, Claim, ClaimPart, Side, side_value
+from .layout import TABLES, Cell, Column, Row, Table, alpha_2r, arithmetic_notes, label, table, table_cells
 from .lookup import all_cells, printed
 from .names import HIGH, LOW, PRETRAINING, paper_json
+from .quantities import Quantity
 from .series import FIGURES, PAPER_STEPS, Series, figure, figure_cells
 
 __all__ = [
+    "CLAIMS",
     "FIGURES",
     "HIGH",
     "LOW",
@@ -17,17 +20,23 @@ __all__ = [
     "PRETRAINING",
     "TABLES",
     "Cell",
+    "Claim",
+    "ClaimPart",
     "Column",
+    "Quantity",
     "Row",
     "Series",
+    "Side",
     "Table",
     "all_cells",
     "alpha_2r",
     "arithmetic_notes",
     "figure",
     "figure_cells",
+    "label",
     "paper_json",
     "printed",
+    "side_value",
     "table",
     "table_cells",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import paper, tasks
@@ -44,6 +45,9 @@ def training_curves(number: int, results: Results) -> Figure | None:
     if has_points:
         model = tasks.get(labelled_curves[0].series.cell.task).paper_model
         panels[0].set_title(f"paper: {model}" + ("" if number == 1 else ", read off the plot (±0.02)"))
+    if number == 1:
+        cells = [results.cell(curve.series.cell) for curve in labelled_curves]
+        draw_floor(axes, tasks.metric("uuid", curves.METRIC[number]), cells)
     axes.set_title(f"ours, scale {results.scale}: mean, band ± 1 sd")
     if not has_runs:
         axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes)
@@ -54,6 +58,16 @@ def training_curves(number: int, results: Results) -> Figure | None:
     figure.suptitle(curves.TITLES[number])
     plots.legend_below(figure, axes, 2)
     return figure
+
+
+def draw_floor(axes: Axes, metric: tasks.Metric, cells: Iterable[FilledCell]) -> None:
+    """A dotted line at the mean of the floors of a metric, with its meaning in the legend; nothing without floors."""
+    runs = [record for filled in cells for record in filled.selected.values()]
+    floors = [floor for r in runs if (floor := measures.floor(r, metric.name)) is not None]
+    if floors:
+        mean = sum(floors) / len(floors)
+        label = f"floor, {mean:.1f} {metric.unit}: {metric.floor_of}"
+        axes.axhline(mean, label=label, color="black", linestyle=":", linewidth=1)
 
 
 def singular_values(results: Results) -> Figure | None:
@@ -137,7 +151,7 @@ def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45)
     axes.minorticks_off()
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss of the search, nats per token")
+    axes.set_ylabel(tasks.get(task).selection_label)
     axes.set_title(f"Learning-rate search on {task}, scale {scale} (ringed: selected)")
     plots.legend_below(figure, axes, 2)
     return figure
@@ -171,6 +185,7 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
             if score and mean_cost:
                 look = plots.look(i) | {"linestyle": "none"}
                 axes.errorbar(mean_cost, score.mean, score.sd or 0.0, label=label, capsize=2, markersize=6, **look)
+        draw_floor(axes, metric, [filled for _, filled in cells])
         axes.set_xlabel(axis_label)
         axes.set_ylabel(", ".join(filter(None, (metric.label, metric.unit))))
     counts = [n for _, f in cells if (n := tables.mean_cost(f.selected.values(), "trainable_parameters"))]

@@ -1,24 +1,31 @@
-"""FINDINGS.md: for each claim of the paper and one question of ours, the rule, the numbers and the verdict."""
+"""FINDINGS.md: for each claim of the paper and each question of ours, the rule, the numbers and the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .. import paper
+from ..paper.claims import BETTER, NO_WORSE, RANK_NAMES
 from ..spec import scales as scales_of
 from ..study import statistics
 from ..study.fill import Results
-from .markdown import grid
-from .verdicts import VERDICTS, ClaimVerdict, PartVerdict, judge_all
+from ..study.statistics import Interval
+from .markdown import compact_grid, grid
+from .verdicts import ANSWERS, VERDICTS, ClaimVerdict, PartVerdict, SideNumbers, judge_all
 from .wording import DASH
 
 RULE_TEXT = (
-    f"Every difference is judged by the {statistics.RULE}. Its sign is such that the paper claims a positive "
-    "difference, an advantage of A over B. Every run has the learning rate that the search of its own cell "
-    "selected. A part of a claim is reproduced when the interval fulfils the rule, not reproduced when the "
-    "interval contradicts the rule, undecided otherwise; with fewer than two common seeds a part is always "
-    "undecided. A claim is reproduced when all its parts are reproduced, not reproduced when at least one part is "
-    "not reproduced, not run when no part was run, undecided otherwise. The intervals are not corrected for the "
-    "number of comparisons. A stand-in is what a smaller scale measures in place of the paper's metric."
+    "A claim has one part or more. A part compares two methods by the difference of their means, the first less the "
+    f"second, with the {statistics.RULE}. A part is reproduced when the whole interval fulfils the rule of the part, "
+    "not reproduced when the whole interval contradicts the rule, and undecided otherwise. A part is also undecided "
+    "with fewer than two common seeds, and while the learning rate of one of the methods was not searched or is the "
+    "lowest or the highest that was tried, and where neither method is above the floor that a model gets which knows "
+    "nothing. A claim is reproduced when all its parts are reproduced. A claim is not "
+    "reproduced when all its parts were run and at least one part is not reproduced, after Holm's correction for the "
+    "number of its parts. A claim is not run when none of its parts was run, and undecided otherwise. The "
+    "intervals of metrics of questions, which are the same for every seed, are widened by what a sample of so many "
+    "questions adds; the intervals of losses and perplexities know the seeds, and not what other documents would give. "
+    "A stand-in is what a smaller scale measures in place of the paper's metric."
 )
 HEADER = f"""# Findings
 
@@ -26,61 +33,131 @@ HEADER = f"""# Findings
 
 {RULE_TEXT}
 """
+LINE_BREAK = "<br>"
 
 
-def number(value: float | None) -> str:
-    """Three significant digits below one, else two decimal places; a dash for None."""
-    return DASH if value is None else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
+def number(value: float, unit: str = "") -> str:
+    """Percentages and points with one decimal place, other numbers with about three significant digits."""
+    size = abs(value)
+    if unit in ("%", "points") or 10 <= size < 1000:
+        return f"{value:.1f}"
+    return f"{value:.3g}" if size < 1 else f"{value:.2f}" if size < 10 else f"{value:,.0f}"
 
 
-def interval(part: PartVerdict) -> str:
-    """`difference [low, high]` of a part; a dash where the part was not run."""
-    difference = part.interval
-    if difference is None:
-        return DASH
-    if difference.low is None or difference.high is None:
-        return f"{number(difference.mean)} (no interval)"
-    return f"{number(difference.mean)} [{number(difference.low)}, {number(difference.high)}]"
+def amount(value: float, unit: str) -> str:
+    """A number with its unit: `84.2 %`."""
+    return f"{number(value, unit)} {unit}".rstrip()
 
 
-def bound(part: PartVerdict) -> str:
-    """The condition on the interval."""
-    if part.part.kind == "better":
-        return "> 0"
-    return f"> {-part.margin:g}" if part.part.kind == "no worse" else f"within ±{part.margin:g}"
+def subject(part: PartVerdict) -> str:
+    """What the two sides have in common: `UUIDs, low rank (r = 8 in the paper, r = 1 here)`."""
+    rank = part.part.paper_rank
+    if rank is None:
+        return part.part.subject
+    here = f"r = {rank} in the paper, r = {part.rank} here" if part.rank not in (None, rank) else f"r = {rank}"
+    return (
+        f"{part.part.subject}, {RANK_NAMES[rank]} ({here})" if rank in RANK_NAMES else f"{part.part.subject} ({here})"
+    )
 
 
-def measure_name(part: PartVerdict) -> str:
-    """The name of the measure that decided, and whether it is a stand-in."""
-    if part.measure is None:
-        return DASH
-    return part.measure.name + (" (stand-in)" if part.measure.stand_in else "")
+def measure(part: PartVerdict) -> str:
+    """The name of the number that is compared: the one that decided, else the paper's."""
+    quantity = part.quantity or part.part.quantities[0]
+    return quantity.name + (" (stand-in)" if quantity.stand_in else "")
 
 
-PART_HEADER = ("cells: A, B", "measure", "paper: A, B", "ours: A, B", "advantage of A [95 %]", "n", "rule", "verdict")
-
-
-def pair(a: float | None, b: float | None) -> str:
-    """Two numbers with a comma; a dash where one is missing."""
-    return DASH if a is None or b is None else f"{number(a)}, {number(b)}"
-
-
-def paper_pair(part: PartVerdict) -> str:
-    """The paper's numbers for both cells: of the measure that decided, else of the first measure."""
-    measure = part.measure or part.part.measures[0]
-    return pair(measure.paper_value(part.part.cell), measure.paper_value(part.part.reference))
+def published(part: PartVerdict) -> str:
+    """The paper's numbers for both sides: of the quantity that decided, else of the first one."""
+    quantity = part.quantity or part.part.quantities[0]
+    values = [paper.side_value(side, quantity) for side in (part.part.side, part.part.reference)]
+    sides = zip((part.part.side, part.part.reference), values, strict=True)
+    return (
+        DASH if None in values else ", ".join(f"{s.name} {amount(v, quantity.unit)}" for s, v in sides if v is not None)
+    )
 
 
 def ours(part: PartVerdict) -> str:
-    """Our means of both cells, over the seeds that both cells have."""
-    return pair(part.mean, part.reference_mean)
+    """Our means of both sides, with their names, over the seeds that count."""
+    if part.side is None or part.reference is None:
+        return DASH
+    return f"{_mean(part, part.part.side, part.side)}, {_mean(part, part.part.reference, part.reference)}"
+
+
+def _mean(part: PartVerdict, side: paper.Side, numbers: SideNumbers) -> str:
+    assert part.quantity is not None and part.interval is not None
+    text = amount(numbers.mean, part.quantity.unit)
+    if not numbers.not_reached:
+        return f"{side.name} {text}"
+    seeds = part.interval.n
+    return f"{side.name} more than {text} (got there with {seeds - numbers.not_reached} of {_seeds(seeds)})"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def sides(part: PartVerdict) -> str:
+    """Of what the difference is taken: `MoRA less LoRA`."""
+    times = "" if part.part.times == 1 else f"{part.part.times:g} times "
+    return f"{part.part.side.name} less {times}{part.part.reference.name}"
+
+
+def difference(part: PartVerdict) -> str:
+    """The difference in words and units: `+67.0 points [+57.0, +78.0], 3 seeds`; a dash where there is none."""
+    if part.interval is None or part.quantity is None:
+        return DASH
+    unit = part.quantity.difference_unit
+    shown = _as_measured(part)
+    text = f"{_signed(shown.mean, unit)} {unit}".rstrip()
+    if shown.low is not None and shown.high is not None:
+        text += f" [{_signed(shown.low, unit)}, {_signed(shown.high, unit)}]"
+    left_out = f" (with {_seeds(part.neither)} more neither got there)" if part.neither else ""
+    return f"{text}, {_seeds(shown.n)}{left_out}"
+
+
+def _as_measured(part: PartVerdict) -> Interval:
+    """The interval of the difference, side less reference, where the part holds the interval of the advantage."""
+    assert part.interval is not None and part.quantity is not None
+    if part.part.higher_is_better(part.quantity):
+        return part.interval
+    return part.interval.turned()
+
+
+def _signed(value: float, unit: str) -> str:
+    return number(value, unit) if value < 0 else f"+{number(value, unit)}"
+
+
+def rule(part: PartVerdict) -> str:
+    """The condition on the interval of the difference, in words and units."""
+    quantity = part.quantity or part.part.quantities[0]
+    margin = f"{part.margin:g} {quantity.difference_unit}".rstrip()
+    higher = part.part.higher_is_better(quantity)
+    if part.part.kind == BETTER:
+        return "above 0" if higher else "below 0"
+    if part.part.kind == NO_WORSE:
+        return f"above -{margin}" if higher else f"below {margin}"
+    return f"between -{margin} and {margin}"
+
+
+def verdict_text(verdict: str, reason: str) -> str:
+    """A verdict, with its reason if it has one."""
+    return f"{verdict}: {reason}" if reason else verdict
+
+
+PART_HEADER = ("compared", "measure", "the paper", "ours", "difference [95 %]", "rule", "verdict")
 
 
 def part_line(part: PartVerdict) -> tuple[str, ...]:
     """A part as a line of a table, in the order of PART_HEADER."""
-    n = str(part.interval.n) if part.interval else "0"
-    verdict = part.verdict + (f" ({part.reason})" if part.reason else "")
-    return part.part.label, measure_name(part), paper_pair(part), ours(part), interval(part), n, bound(part), verdict
+    return (
+        subject(part),
+        measure(part),
+        published(part),
+        ours(part),
+        DASH if part.interval is None else f"{sides(part)}: {difference(part)}",
+        rule(part),
+        verdict_text(part.verdict, part.reason),
+    )
 
 
 def scales_with_findings(scales: Sequence[str]) -> list[str]:
@@ -93,36 +170,57 @@ def page(all_results: Sequence[Results]) -> str:
     parts = [HEADER]
     for results in all_results:
         verdicts = judge_all(results)
-        counts = ", ".join(f"{sum(v.verdict == name for v in verdicts)} {name}" for name in VERDICTS)
-        parts.append(f"## Scale: {results.scale}\n\n{len(verdicts)} claims: {counts}.\n")
+        parts.append(f"## Scale: {results.scale}\n")
         parts.append(summary(verdicts))
         parts += [section(v) for v in verdicts]
     return "\n".join(parts)
 
 
+def count(verdicts: Sequence[ClaimVerdict]) -> str:
+    """How many claims have which verdict."""
+    words = [v.word for v in verdicts]
+    order = [word for name in VERDICTS for word in dict.fromkeys((name, ANSWERS.get(name, name))) if word in words]
+    return ", ".join(f"{words.count(word)} {word}" for word in order)
+
+
 def summary(verdicts: Sequence[ClaimVerdict]) -> str:
-    """A table with a line for each claim: the paper's numbers, ours, the seeds and the verdict. README shows it too."""
-    lines = []
-    for v in verdicts:
-        judged = [p for p in v.parts if p.interval]
-        paper_values = [text for p in judged or v.parts if (text := paper_pair(p)) != DASH]
-        n = sorted({p.interval.n for p in judged if p.interval})
-        lines.append(
-            (
-                v.claim.statement,
-                v.claim.where,
-                "; ".join(paper_values) or DASH,
-                "; ".join(map(ours, judged)) or DASH,
-                "; ".join(map(interval, judged)) or DASH,
-                ", ".join(map(str, n)) or "0",
-                f"**{v.verdict}**",
-            )
-        )
-    return grid(("claim", "where", "paper: A, B", "ours: A, B", "advantage of A [95 %]", "n", "verdict"), lines)
+    """Two tables with a line for each claim: those of the paper, and our own questions. README shows them too."""
+    claims = [v for v in verdicts if v.claim.in_paper]
+    questions = [v for v in verdicts if not v.claim.in_paper]
+    return "\n".join(
+        [
+            f"Claims of the paper: {len(claims)}, of which {count(claims)}.\n",
+            compact_grid(("claim of the paper", "what was found", "verdict"), map(claim_line, claims)),
+            f"Questions of our own: {len(questions)}, of which {count(questions)}.\n",
+            compact_grid(("our question", "what was found", "answer"), map(claim_line, questions)),
+        ]
+    )
+
+
+def claim_line(verdict: ClaimVerdict) -> tuple[str, str, str]:
+    """A claim as a line of `summary`: the claim, what was found in words with numbers, the verdict."""
+    claim, lines = verdict.claim, []
+    compared = [p for p in verdict.parts if p.quantity is not None]
+    for name in dict.fromkeys(map(measure, compared)):
+        lines.append(f"{name[:1].upper()}{name[1:]}:")
+        lines += [found(p) for p in compared if measure(p) == name]
+    if lines and len(compared) < len(verdict.parts):
+        lines.append(f"Parts not run: {len(verdict.parts) - len(compared)} of {len(verdict.parts)}.")
+    return f"{claim.statement} ({claim.where})", LINE_BREAK.join(lines) or "Nothing was run.", f"**{verdict.word}**"
+
+
+def found(part: PartVerdict) -> str:
+    """What was found, in a sentence: both sides, the difference, the rule, and why the part is undecided."""
+    if part.interval is None:
+        return f"{subject(part)}: {part.reason}."
+    of = "" if part.part.times == 1 else f" ({sides(part)})"
+    reason = f" ({verdict_text(part.verdict, part.reason)})" if part.reason else ""
+    return f"{subject(part)}: {ours(part)}; difference{of} {difference(part)}; rule: {rule(part)}{reason}."
 
 
 def section(verdict: ClaimVerdict) -> str:
     """The claim with all its parts."""
-    claim = verdict.claim
-    head = f"### {claim.statement}\n\n{claim.where}. Rule: {claim.rule} Verdict: **{verdict.verdict}**.\n"
+    claim, name = verdict.claim, "Verdict" if verdict.claim.in_paper else "Answer"
+    head = f"### {claim.statement}\n\n{claim.where}. Rule: {claim.rule} "
+    head += f"{name}: **{verdict_text(verdict.word, verdict.reason)}**.\n"
     return f"{head}\n{grid(PART_HEADER, map(part_line, verdict.parts))}"

@@ -50,7 +50,12 @@ def _scale(results: Results, places: dict[str, int]) -> dict[str, Any]:
     return {
         "name": results.scale,
         "verdicts": [
-            {"claim": v.claim, "verdict": v.verdict, "parts": list(map(findings.part_line, v.parts))}
+            {
+                "claim": v.claim,
+                "verdict": v.verdict,
+                "word": v.word,
+                "parts": list(map(findings.part_line, v.parts)),
+            }
             for v in verdicts.judge_all(results)
         ],
         "tables": [_table(tables.fill(paper.table(number), results), places) for number in paper.TABLES],

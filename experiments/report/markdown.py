@@ -22,6 +22,12 @@ def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return tabulate(list(rows), headers=list(header), tablefmt="pipe", disable_numparse=True) + "\n"
 
 
+def compact_grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of long texts, without the spaces that align its columns."""
+    lines = [header, [":---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def page(table: FilledTable) -> str:
     """A table with its notes, how each row was run, the differences, and the commands for what is missing."""
     cells = wording.cells(table, "**%s**")

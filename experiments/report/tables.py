@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import tasks
 from ..paper import Cell, Column, Row, Table
 from ..store.records import Record
-from ..study import measures, statistics
+from ..study import measures, question_samples, statistics
 from ..study.fill import FilledCell, Results
 from ..study.statistics import Interval, Summary
 
@@ -28,11 +28,13 @@ class Comparison:
         reference: The label of the reference's row.
         interval: Of entry minus reference, in the metric's unit.
         verdict: "better", "worse" or "undecided".
+        doubts: Why the verdict is undecided whatever the interval says.
     """
 
     reference: str
     interval: Interval
     verdict: str
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class TableEntry:
         values: Seed -> our value, of the finished runs at the selected rate.
         paper_value: The paper's value; None where the paper has no value.
         steps: The steps at which a curve was read; empty for final metrics.
-        best: Whether the mean is the best of its column. Only `comparison` says whether a difference is certain.
+        floors: Seed -> the value of a model that knows nothing, for the seeds of `values` where it is known.
+        best: Whether the mean is the best of its column, and above its floor. Only `comparison` says whether a
+            difference is certain.
     """
 
     row: Row
@@ -52,6 +56,7 @@ class TableEntry:
     values: dict[int, float]
     paper_value: float | None
     steps: tuple[int, ...] = ()
+    floors: dict[int, float] = field(default_factory=dict)
     comparison: Comparison | None = None
     best: bool = False
 
@@ -59,6 +64,17 @@ class TableEntry:
     def summary(self) -> Summary | None:
         """Mean and deviation over the seeds; None where no run has the metric."""
         return statistics.summary(list(self.values.values()))
+
+    @property
+    def floor(self) -> float | None:
+        """The mean of the floors over the seeds; None where a seed has none."""
+        known = self.floors.keys() == self.values.keys() and self.floors
+        return sum(self.floors.values()) / len(self.floors) if known else None
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether the mean is not above the floor: such a value is never marked."""
+        return self.summary is not None and self.floor is not None and self.summary.mean <= self.floor
 
 
 @dataclass(frozen=True)
@@ -118,8 +134,8 @@ def _value(record: Record, column: Column) -> float | None:
 
 
 def _shown(table: Table, column: Column, results: Results) -> bool:
-    # The table shows the column of a stand-in only where a run has measured the stand-in.
-    return not column.stand_in or any(values_of(results.cell(table.cell(row, column)), column) for row in table.rows)
+    # A column that the paper does not have is left out where no run has a value for it.
+    return not column.ours or any(values_of(results.cell(table.cell(row, column)), column) for row in table.rows)
 
 
 def _entry(table: Table, row: Row, column: Column, results: Results) -> TableEntry:
@@ -128,8 +144,10 @@ def _entry(table: Table, row: Row, column: Column, results: Results) -> TableEnt
     if column.at is not None:
         points = (measures.nearest(r, column.metric, column.at) for r in filled.selected.values())
         steps = {point[0] for point in points if point is not None}
-    paper_value = row.paper_values.get(column.name)
-    return TableEntry(row, column, filled, values_of(filled, column), paper_value, tuple(sorted(steps)))
+    paper_value, values = row.paper_values.get(column.name), values_of(filled, column)
+    floors = {seed: measures.floor(filled.selected[seed], column.metric) for seed in values}
+    known = {seed: floor for seed, floor in floors.items() if floor is not None}
+    return TableEntry(row, column, filled, values, paper_value, tuple(sorted(steps)), known)
 
 
 def _with_comparison(entry: TableEntry, entries: list[list[TableEntry]]) -> TableEntry:
@@ -139,10 +157,18 @@ def _with_comparison(entry: TableEntry, entries: list[list[TableEntry]]) -> Tabl
     interval = statistics.paired(entry.values, reference.values)
     if interval is None:
         return entry
-    sign = 1 if tasks.metric(entry.column.task, entry.column.metric).higher_is_better else -1
+    metric = tasks.metric(entry.column.task, entry.column.metric)
+    sign = 1 if metric.higher_is_better else -1
+    both = [[e.values[s] for s in entry.values.keys() & reference.values.keys()] for e in (entry, reference)]
+    means = (sum(both[0]) / interval.n, sum(both[1]) / interval.n)
+    runs = [*entry.filled.selected.values(), *reference.filled.selected.values()]
+    interval, unknown = question_samples.known(interval, metric, means, runs)
     better, worse = (interval.above(0), interval.below(0))[::sign]
-    verdict = "better" if better else "worse" if worse else "undecided"
-    return dataclasses.replace(entry, comparison=Comparison(reference.row.label, interval, verdict))
+    doubts = tuple(f"{e.row.label}: {e.filled.doubt}" for e in (entry, reference) if e.filled.doubt)
+    doubts += (unknown,) if unknown else ()
+    doubts += (f"{entry.row.label} is not above its floor",) if entry.at_floor else ()
+    verdict = "undecided" if doubts else "better" if better else "worse" if worse else "undecided"
+    return dataclasses.replace(entry, comparison=Comparison(reference.row.label, interval, verdict, doubts))
 
 
 def _is_reference(candidate: TableEntry, entry: TableEntry) -> bool:
@@ -156,12 +182,13 @@ def _is_reference(candidate: TableEntry, entry: TableEntry) -> bool:
 def _mark_best(entries: list[list[TableEntry]], columns: tuple[Column, ...]) -> tuple[tuple[TableEntry, ...], ...]:
     best: list[float | None] = []
     for j, column in enumerate(columns):
-        means = [e.summary.mean for row in entries if (e := row[j]).summary]
+        means = [e.summary.mean for row in entries if (e := row[j]).summary and not e.at_floor]
         pick = max if tasks.metric(column.task, column.metric).higher_is_better else min
         best.append(pick(means) if len(means) > 1 else None)
     return tuple(
         tuple(
-            dataclasses.replace(e, best=(s := e.summary) is not None and s.mean == best[j]) for j, e in enumerate(row)
+            dataclasses.replace(e, best=(s := e.summary) is not None and s.mean == best[j] and not e.at_floor)
+            for j, e in enumerate(row)
         )
         for row in entries
     )
@@ -208,6 +235,7 @@ def _line(table: FilledTable, entry: TableEntry) -> dict[str, Any]:
         "mean": summary.mean if summary else None,
         "sd": summary.sd if summary else None,
         "n": summary.n if summary else 0,
+        "floor": entry.floor,
         "diverged": filled.count_diverged(runs),
         "failed": sum(r.status == "failed" for r in runs),
         "steps": " ".join(map(str, entry.steps)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import tasks
 from ..paper import Column
+from ..store.records import Record
+from ..study import measures, rates
 from ..study.fill import FilledCell
 from .tables import COSTS, Comparison, FilledTable, TableEntry, mean_cost
 
@@ -17,7 +19,8 @@ DASH = "—"
 MARKS = {"better": "▲", "worse": "▼", "undecided": ""}
 BETTER_RULE = (
     "▲ better, ▼ worse than the reference (LoRA at the same rank; truncation among operators): the 95 % t interval of "
-    "the paired differences over common seeds excludes zero. Bold marks the best mean of a column, certain or not."
+    "the paired differences over common seeds excludes zero, and lower and higher learning rates were tried for both. "
+    "Bold marks the best mean of a column, certain or not."
 )
 
 
@@ -49,13 +52,14 @@ def ours(entry: TableEntry) -> str:
 
 
 def difference(comparison: Comparison, column: Column) -> str:
-    """`mean difference [low, high] (n = seeds): verdict`."""
+    """`mean difference [low, high] (n = seeds): verdict (doubts)`."""
     interval, d = comparison.interval, digits(column)
     if interval.low is None or interval.high is None:
         text = f"{interval.mean:+.{d}f} (n = {interval.n}, no interval)"
     else:
         text = f"{interval.mean:+.{d}f} [{interval.low:+.{d}f}, {interval.high:+.{d}f}] (n = {interval.n})"
-    return f"{text}: {comparison.verdict}"
+    doubts = f" ({'; '.join(comparison.doubts)})" if comparison.doubts else ""
+    return f"{text}: {comparison.verdict}{doubts}"
 
 
 def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> pandas.DataFrame:
@@ -82,7 +86,7 @@ def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> 
 
 
 def rate_search(filled: FilledCell) -> str:
-    """`selected rate by loss (each candidate: its loss)`, and whether the selected rate is the lowest or highest."""
+    """`selected rate by loss (each candidate: its loss)`, and whether it is the lowest or highest that was tried."""
     selection, setting = filled.selection, filled.setting
     if selection is None or setting is None:
         return DASH
@@ -93,9 +97,9 @@ def rate_search(filled: FilledCell) -> str:
         score = selection.scores.get(rate)
         result = f"{score:.3f}" if score is not None else "failed" if rate in selection.scores else "not run"
         candidates.append(f"{rate:g}: {result}")
-    finished = [rate for rate, score in selection.scores.items() if score is not None]
-    edge = ", at the edge of the search" if len(finished) > 1 and selection.rate in (finished[0], finished[-1]) else ""
-    return f"{selection.rate:g} by {selection.by}{edge} ({'; '.join(candidates)})"
+    edge = rates.edge(selection.rate, selection.tried)
+    doubt = f", the {edge} that was tried" if edge in ("lowest", "highest") else ""
+    return f"{selection.rate:g} by {selection.by}{doubt} ({'; '.join(candidates)})"
 
 
 def counts(filled: FilledCell) -> str:
@@ -141,6 +145,69 @@ def detail(label: str, filled: FilledCell) -> tuple[str, ...]:
     )
 
 
+def sample_notes(table: FilledTable) -> list[str]:
+    """What the intervals know of the questions and documents behind the metrics that have values."""
+    entries = [e for row in table.entries for e in row if e.values]
+    metrics = {(e.column.task, e.column.metric): tasks.metric(e.column.task, e.column.metric) for e in entries}
+    asked = list(dict.fromkeys(m.label for m in metrics.values() if m.has_fixed_questions))
+    notes = []
+    if asked:
+        notes.append(
+            f"Every seed answers the same questions ({', '.join(asked)}), and records do not hold single answers. An "
+            "interval is therefore widened by the variance of two independent samples of so many questions. Where "
+            "their number is not known, no difference is marked."
+        )
+    for (task, name), metric in metrics.items():
+        if metric.documents:
+            runs = [r for e in entries if (e.column.task, e.column.metric) == (task, name) for r in _runs(e)]
+            counts = sorted({c for r in runs if (c := measures.count_of(r, metric.documents))})
+            number = f"{' or '.join(map(str, counts))} documents" if counts else "documents"
+            notes.append(
+                f"The {metric.label} of {task} is measured on {number}, the same for every seed: its interval knows "
+                "the seeds, and not what other documents would give."
+            )
+    return notes
+
+
+def _runs(entry: TableEntry) -> list[Record]:
+    return [entry.filled.selected[seed] for seed in entry.values]
+
+
+def floor_notes(table: FilledTable) -> list[str]:
+    """The floor of each metric that has one: what a model gets that knows nothing."""
+    notes = []
+    entries = [e for row in table.entries for e in row if e.floors]
+    for task, name in dict.fromkeys((e.column.task, e.column.metric) for e in entries):
+        floors = [f for e in entries if (e.column.task, e.column.metric) == (task, name) for f in e.floors.values()]
+        notes.append(f"{floor_text(tasks.metric(task, name), floors)} A value that is not above its floor has no mark.")
+    return notes
+
+
+def floor_text(metric: tasks.Metric, floors: Sequence[float]) -> str:
+    """The floor of a metric in words: `The floor of character accuracy is 20.0 to 21.0 %, which ...`."""
+    lowest, highest = (f"{end(floors):.1f}" for end in (min, max))
+    span = lowest if lowest == highest else f"{lowest} to {highest}"
+    value = f"{span} {metric.unit}".rstrip()
+    return f"The floor of {metric.label} is {value}, which {metric.floor_of} gets."
+
+
+def doubt_note(table: FilledTable) -> list[str]:
+    """Which rows have a learning rate that may not be the best, if any."""
+    doubts = [f"{label} on {filled.cell.task}: {filled.doubt}" for label, filled in table.details() if filled.doubt]
+    text = "; ".join(doubts)
+    return [f"No difference is marked where another learning rate may be better. {text}."] if doubts else []
+
+
+def selection_note(task: tasks.Task, named: bool) -> str:
+    """By what the learning rates of a task were selected; `named`: with the name of the task."""
+    of = f" of {task.name}" if named else ""
+    when = "at the end of training" if task.selection else "as a mean over the last tenth of the steps"
+    return (
+        f"The learning rate{of} is, of the rates that were tried, the one with the lowest {task.selection_label}, "
+        f"{when}, in its run with the lowest seed."
+    )
+
+
 def footnotes(table: FilledTable) -> list[str]:
     """The notes below a table: how to read its values, how its curves were read and its rates selected."""
     notes = [f"Ours: mean ± standard deviation (n) over seeds, at the {table.scale} scale. {BETTER_RULE}"]
@@ -151,12 +218,11 @@ def footnotes(table: FilledTable) -> list[str]:
             "A column of a training step shows our curve at the measured step that is nearest to the same part of our "
             f"training: steps {places}."
         )
-    if any(f.selection and f.setting and f.setting.candidates for _, f in table.details()):
-        notes.append(
-            "The learning rate is the candidate with the lowest training loss, a mean over the last tenth of the "
-            "steps, in its run with the lowest seed. The reported metric plays no part in the selection."
-        )
-    if any(c.stand_in for c in table.columns):
+    notes += floor_notes(table) + sample_notes(table)
+    searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
+    notes += [selection_note(tasks.get(name), len(set(searched)) > 1) for name in dict.fromkeys(searched)]
+    notes += doubt_note(table)
+    if any(c.ours for c in table.columns):
         notes.append(
             "The paper has no value for a column marked ours: it shows what we measure at this scale in place of the "
             "paper's metrics, or in addition to them."

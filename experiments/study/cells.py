@@ -8,6 +8,7 @@ the result is the same (a test compares the two ways).
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -70,7 +71,7 @@ class CellSetting:
     @cached_property
     def command(self) -> str:
         """The command that fills the cell, without learning rate and seed."""
-        return " ".join(["python", "run.py", *self.arguments])
+        return shlex.join(["python", "run.py", *self.arguments])
 
 
 class Protocols:
@@ -102,8 +103,8 @@ class Protocols:
         """The command that fills `cell`, with the scale's ranks by name: nothing has to be composed for it."""
         arguments = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]
         if cell.rank in (paper.LOW, paper.HIGH):
-            arguments.append(f"method.rank='${{protocol.ranks.r{cell.rank}}}'")
-        return " ".join(["python", "run.py", *arguments, *self._more(cell)])
+            arguments.append(f"method.rank=${{protocol.ranks.r{cell.rank}}}")
+        return shlex.join(["python", "run.py", *arguments, *self._more(cell)])
 
     @staticmethod
     def _more(cell: Cell) -> list[str]:

@@ -1,8 +1,8 @@
 """Which runs fill which cell, and the learning rate that was selected.
 
 A record fills a cell when its identity is that of the cell at the record's own learning rate, seed and number format.
-So a run with other settings, of an older task version or at another scale never slips into a table. The machine of the
-reader plays no part.
+So a run with other settings, of an older task version or at another scale never slips into a table. The learning rate
+may be any: a search goes on beyond the candidates of the protocol. The machine of the reader plays no part.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .. import paper
+from .. import paper, tasks
 from ..identity import RATE, cell_key_of, differences
 from ..paper import Cell
 from ..store.records import Record
-from . import measures
+from . import measures, rates
 from .cells import CellSetting, Protocols, UnavailableError
 
 SHOWN = 3  # settings that are named where a record does not fit
@@ -28,13 +28,21 @@ class Selection:
     """The learning rate of a cell's runs, and how it was found.
 
     Attributes:
-        by: "training loss", or "only rate tried".
-        scores: Rate -> the training loss; None for a run that failed or whose loss is not finite.
+        by: By what loss, in words, such as "training loss"; or "only rate tried".
+        scores: Rate -> this loss; None for a run that failed or whose loss is not finite.
+        tried: The rates that are known to work or to diverge: of these a run finished or diverged.
     """
 
     rate: float
     by: str
     scores: dict[float, float | None]
+    tried: tuple[float, ...]
+
+    @property
+    def doubt(self) -> str:
+        """Why another rate may be better; empty where lower and higher rates have been tried."""
+        edge = rates.edge(self.rate, self.tried)
+        return f"the learning rate {self.rate:g} is the {edge} that was tried" if edge else ""
 
 
 @dataclass
@@ -60,10 +68,18 @@ class FilledCell:
         finished = [rate for rate, record in tried.items() if record.status == "finished"]
         if not finished:
             return None
-        by = "only rate tried" if len(tried) == 1 else "training loss"
-        scores = {rate: measures.training_loss(tried[rate]) if rate in finished else None for rate in tried}
+        task = tasks.get(self.cell.task)
+        by = "only rate tried" if len(tried) == 1 else task.selection_label
+        scores = {rate: measures.selection_loss(tried[rate], task) if rate in finished else None for rate in tried}
         best = min(finished, key=lambda rate: (scores[rate] is None, scores[rate] or 0.0, rate))
-        return Selection(best, by, scores)
+        tested = tuple(r for r, record in tried.items() if r in finished or record.key in self.diverged)
+        return Selection(best, by, scores, tested)
+
+    @property
+    def doubt(self) -> str:
+        """Why another learning rate may be better; empty where nothing is trained or no run has finished."""
+        trained = self.setting is not None and self.setting.candidates
+        return self.selection.doubt if trained and self.selection else ""
 
     @cached_property
     def selected(self) -> dict[int, Record]:
@@ -122,12 +138,10 @@ class Results:
         except UnavailableError as error:
             return FilledCell(cell, None, str(error), self.protocols.command(cell))
         filled = FilledCell(cell, setting, "", setting.command, alike=alike)
-        rates = {*setting.candidates, setting.default_rate}
         # A cell with runs in several number formats takes float32's.
         for record in sorted(self._by_cell[setting.cell_key], key=_number_format):
             rate, seed = float(record.cell["learning_rate"] or 0.0), record.cell["seed"]
-            if rate in rates:
-                filled.runs.setdefault(rate, {}).setdefault(seed, record)
+            filled.runs.setdefault(rate, {}).setdefault(seed, record)
         return filled
 
     def unplaced(self) -> list[Record]:
@@ -151,12 +165,11 @@ def nearest(setting: CellSetting, records: Iterable[Record]) -> str:
 
 
 def misfits(record: Record, setting: CellSetting) -> dict[str, tuple[Any, Any]]:
-    """Setting -> (the record's value, the cell's), where they differ; a candidate rate and any seed fit."""
-    rates = {*setting.candidates, setting.default_rate}
+    """Setting -> (the record's value, the cell's), where they differ; any learning rate and any seed fit."""
     return {
         name: values
         for name, values in differences(record.identity, setting.identity).items()
-        if name != "seed" and not name.startswith("hardware.") and not (name == RATE and values[0] in rates)
+        if name not in ("seed", RATE) and not name.startswith("hardware.")
     }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from .. import paper, tasks
+from ..paper import quantities
 from ..store.records import Record
 
-TAIL = 0.1  # the training loss of a run is its mean over this last part of the training
+TAIL = 0.1  # a run ends with this part of its steps, and begins with as large a part
 
 
 def number(value: Any) -> float | None:
@@ -33,6 +35,19 @@ def final(record: Record, name: str) -> float | None:
     return number(record.metrics["final"].get(name))
 
 
+def floor(record: Record, name: str) -> float | None:
+    """The value of a model that knows nothing: the record's own, else the task's; None where neither is known."""
+    metrics = {metric.name: metric for metric in tasks.get(record.cell["task"]).metrics}
+    own = final(record, f"{name}_floor")
+    return own if own is not None or name not in metrics else metrics[name].floor
+
+
+def count_of(record: Record, setting: int | str | None) -> int | None:
+    """A number of questions or documents: the number itself, or the setting of the record's task that holds it."""
+    value = record.config.get("task", {}).get(setting) if isinstance(setting, str) else setting
+    return value if type(value) is int and value > 0 else None
+
+
 def nearest(record: Record, name: str, fraction: float) -> tuple[int, float] | None:
     """The point of a curve nearest to a fraction of the training; the earlier of two equally near."""
     points, total = curve(record, name), steps(record)
@@ -55,19 +70,49 @@ def mean_at(record: Record, name: str, fractions: tuple[float, ...]) -> float | 
 
 
 def steps_to(record: Record, name: str, threshold: float) -> float | None:
-    """The step at which a rising curve first reaches `threshold`, interpolated; the last step where it never does."""
-    return crossing(curve(record, name), threshold)
+    """The step at which a rising curve first reaches `threshold`, interpolated; None where it never does."""
+    return quantities.crossing(curve(record, name), threshold)
 
 
-def crossing(points: Sequence[tuple[int, float]], threshold: float) -> float | None:
-    """`steps_to` for the points of a curve that starts at zero."""
-    before = (0, 0.0)
-    for step, value in points:
-        if value >= threshold:
-            gained = value - before[1]
-            return step if gained <= 0 else before[0] + (step - before[0]) * (threshold - before[1]) / gained
-        before = (step, value)
-    return float(points[-1][0]) if points else None
+def last_step(record: Record, name: str) -> int | None:
+    """The last step at which a curve was measured."""
+    points = curve(record, name)
+    return points[-1][0] if points else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A number of a record.
+
+    Attributes:
+        reached: False where the run never got there; the number is its last step.
+        floor: The number of a model that knows nothing; None where no such number is known.
+    """
+
+    value: float
+    reached: bool = True
+    floor: float | None = None
+
+
+def reading(record: Record, quantity: paper.Quantity) -> Reading | None:
+    """A quantity as a record has it; None where it does not."""
+    value: float | None
+    match quantity:
+        case quantities.StepsTo(metric=metric, threshold=threshold):
+            value = steps_to(record, metric, threshold)
+            if value is None and (last := last_step(record, metric)):
+                return Reading(last, reached=False)
+        case quantities.CurveMean(metric=metric, fractions=fractions):
+            value = mean_at(record, metric, fractions)
+        case quantities.LargeSingularValues():
+            value = large_singular_values(record)
+        case quantities.LogarithmOfFinal(metric=metric):
+            value = final(record, metric)
+            value = math.log(value) if value is not None and value > 0 else None
+        case _:
+            value = final(record, quantity.metric)
+    has_floor = isinstance(quantity, quantities.FinalMetric | quantities.CurveMean)
+    return None if value is None else Reading(value, floor=floor(record, quantity.metric) if has_floor else None)
 
 
 def training_loss(record: Record) -> float | None:
@@ -80,15 +125,27 @@ def training_loss(record: Record) -> float | None:
     return sum(v for v in values if v is not None) / len(values)
 
 
+def selection_loss(record: Record, task: tasks.Task) -> float | None:
+    """The loss by which the task selects learning rates; None where the record has no finite one."""
+    return final(record, task.selection) if task.selection else training_loss(record)
+
+
 def diverged(record: Record) -> bool:
-    """A loss that is not finite (null in a record), the error that says so, or an end above 1.1 times the beginning."""
+    """Whether the training blew up: a loss that is not finite, or a loss that ends clearly above the one it began with.
+
+    The beginning is the first tenth of the steps, when the learning rate has hardly risen. One batch is noisy, so the
+    end must be above 1.1 times the mean of the beginning and above each loss of the beginning.
+    """
     if record.status == "failed":
         return (record.error or {}).get("type") == "FloatingPointError"
-    losses = [row["loss"] for row in record.metrics["curve"] if "loss" in row]
-    if any(number(loss) is None for loss in losses):
+    rows = [row for row in record.metrics["curve"] if "loss" in row]
+    if any(number(row["loss"]) is None for row in rows):
         return True
-    last = training_loss(record)
-    return last is not None and last > 1.1 * losses[0]
+    last, total = training_loss(record), steps(record)
+    if last is None or total is None:
+        return False
+    beginning = [row["loss"] for row in rows if row["step"] <= TAIL * total] or [rows[0]["loss"]]
+    return last > 1.1 * sum(beginning) / len(beginning) and last > max(beginning)
 
 
 def spectrum(record: Record) -> dict[str, float]:

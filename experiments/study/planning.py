@@ -1,8 +1,9 @@
 """What has to be run to fill cells: the search over learning rates first, then the seeds at the selected one.
 
-The search runs every candidate rate with the first seed. When each rate has been tried, `fill.Selection` selects one,
-and the other seeds run at this rate. A run that diverged counts as tried and is not run again. A run that failed for
-another reason is run again.
+The search runs every candidate rate with the first seed. When each rate has been tried, `fill.Selection` selects one.
+While the selected rate is the lowest or the highest that was tried, the search goes on by one more rate beyond it, for
+every method alike (`rates.beyond`). Then the other seeds run at the selected rate. A run that diverged counts as tried
+and is not run again. A run that failed for another reason is run again.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from .. import tasks
 from ..paper import Cell
 from ..store.records import Record
-from . import measures, statistics
+from . import measures, rates, statistics
 from .cells import CellSetting, UnavailableError
-from .fill import FilledCell, Results
+from .fill import FilledCell, Results, Selection
 
 DONE, DIVERGED, FAILED, INTERRUPTED, MISSING = "done", "diverged", "failed", "interrupted", "missing"
 STATES = (DONE, DIVERGED, FAILED, INTERRUPTED, MISSING)
 SEARCH, SEEDS, SINGLE = "search", "seeds", "run"
-
+SEARCHES = WIDENED, LISTED, OFF = "on", "listed", "off"
 
 Attempted = Set[tuple[float, int]]  # (rate, seed)
 
@@ -67,7 +69,7 @@ class Plan:
 
 
 def plan(
-    cell: Cell, results: Results, seeds: Sequence[int], *, search: bool = True, abandoned: Attempted = frozenset()
+    cell: Cell, results: Results, seeds: Sequence[int], *, search: str = WIDENED, abandoned: Attempted = frozenset()
 ) -> Plan:
     """The state of a cell and its next stage.
 
@@ -75,7 +77,8 @@ def plan(
         cell: The cell.
         results: The records of the scale.
         seeds: The seeds of the table; the search uses the first.
-        search: False takes the protocol's `use` rate without a search.
+        search: One of SEARCHES. `on` tries the protocol's candidates, and more where the best one lies at the edge;
+            `listed` tries the protocol's candidates alone; `off` takes the protocol's `use` rate without a search.
         abandoned: Runs that are not tried again, so that one failed candidate does not stop the seeds of the others.
     """
     try:
@@ -89,18 +92,44 @@ def plan(
 
     if not setting.candidates:
         return Plan(cell, setting, SINGLE, (run(setting.default_rate, first),), selection="nothing is trained")
-    if not search or len(setting.candidates) == 1:
-        rate = setting.default_rate if not search else setting.candidates[0]
-        why = "the protocol's rate, not searched" if not search else "the only candidate"
-        return Plan(cell, setting, SEEDS, tuple(run(rate, s) for s in seeds), selection=f"{rate:g}: {why}")
-    tried = tuple(run(rate, first) for rate in setting.candidates)
+    if search == OFF:
+        rate = setting.default_rate
+        tried = tuple(run(rate, s) for s in seeds)
+        return Plan(cell, setting, SEEDS, tried, selection=f"{rate:g}: the protocol's rate, not searched")
+    by = f"by {tasks.get(cell.task).selection_label}"
+    tried = tuple(run(rate, first) for rate in _rates_of_the_search(setting, filled, first, search))
     if any(r.needed for r in tried):
-        return Plan(cell, setting, SEARCH, tried, len(seeds) - 1, "by training loss")
+        return Plan(cell, setting, SEARCH, tried, len(seeds) - 1, by)
     selection = filled.selection
     if selection is None:
         return Plan(cell, setting, SEARCH, tried, selection="no candidate finished")
-    rest = tuple(run(selection.rate, s) for s in seeds[1:])
-    return Plan(cell, setting, SEEDS, tried + rest, selection=f"{selection.rate:g} by {selection.by}")
+    more = [run(rate, first) for rate in _wider(setting, selection)] if search == WIDENED else []
+    if any(r.needed for r in more):
+        return Plan(cell, setting, SEARCH, (*tried, *more), len(seeds) - 1, f"{by}; {selection.doubt} so far")
+    known = {(r.rate, r.seed) for r in tried}
+    rest = tuple(run(selection.rate, s) for s in seeds if (selection.rate, s) not in known)
+    doubt = f"; {selection.doubt}" if selection.doubt else ""
+    return Plan(cell, setting, SEEDS, tried + rest, selection=f"{selection.rate:g} by {selection.by}{doubt}")
+
+
+def _rates_of_the_search(setting: CellSetting, filled: FilledCell, seed: int, search: str) -> list[float]:
+    """The protocol's candidates, and those beyond them that the search has gone on to already."""
+    further = {*rates.beyond(setting.candidates, False), *rates.beyond(setting.candidates, True)}
+    begun = {rate for rate in further if search == WIDENED and seed in filled.runs.get(rate, {})}
+    return sorted({*setting.candidates, *begun})
+
+
+def _wider(setting: CellSetting, selection: Selection) -> list[float]:
+    """The next rates beyond the selected one, where that is the lowest or the highest that was tried.
+
+    Empty where rates on both sides have been tried, or where the search has gone as far as it may.
+    """
+    wider = []
+    for upward, edge in ((False, "lowest"), (True, "highest")):
+        if rates.edge(selection.rate, selection.tried) in (edge, "only one"):
+            further = sorted({*setting.candidates, *rates.beyond(setting.candidates, upward)}, reverse=not upward)
+            wider += [r for r in further if (r > selection.rate if upward else r < selection.rate)][:1]
+    return wider
 
 
 def _state(filled: FilledCell, rate: float, seed: int) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.95
+NORMAL_QUANTILE = 1.959964  # half the width of a normal interval of this level, in standard errors
 RULE = "95 % t interval of the paired differences over common seeds"
 
 
@@ -41,6 +42,47 @@ class Interval:
         """Whether the whole interval lies below a bound; never where there is no interval."""
         return self.high is not None and self.high < bound
 
+    def turned(self) -> Interval:
+        """The interval of the opposite difference."""
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return Interval(-self.mean, low, high, self.n)
+
+    def over_questions(self, shares: Sequence[float], count: int) -> Interval:
+        """The interval of a difference of two percentages, widened by what the questions themselves add.
+
+        A record does not say which questions were answered rightly. So both shares count as independent samples of
+        `count` questions, which is the largest variance that their difference can have unless the two models are right
+        on opposite questions. One right and one wrong answer are added, so that 0 % and 100 % have a variance too.
+
+        Args:
+            shares: The two percentages.
+            count: The number of questions.
+        """
+        if self.low is None or self.high is None:
+            return self
+        smoothed = [(share / 100 * count + 1) / (count + 2) for share in shares]
+        error = 100 * math.sqrt(sum(share * (1 - share) for share in smoothed) / count)
+        half = math.hypot((self.high - self.low) / 2, NORMAL_QUANTILE * error)
+        return Interval(self.mean, self.mean - half, self.mean + half, self.n)
+
+    def p_above(self, bound: float) -> float:
+        """The two-sided p-value by which the mean lies above a bound: below 1 - LEVEL where `above` holds."""
+        return self._p(self.mean - bound)
+
+    def p_below(self, bound: float) -> float:
+        """The two-sided p-value by which the mean lies below a bound: below 1 - LEVEL where `below` holds."""
+        return self._p(bound - self.mean)
+
+    def _p(self, distance: float) -> float:
+        if self.low is None or self.high is None:
+            return 1.0
+        half = (self.high - self.low) / 2
+        if half == 0:
+            return 0.0 if distance > 0 else 1.0
+        from scipy.special import stdtr
+
+        return min(1.0, 2 * float(stdtr(self.n - 1, -distance / half * _quantile(self.n))))
+
 
 def summary(values: Sequence[float]) -> Summary | None:
     """None for no values."""
@@ -61,7 +103,25 @@ def interval(differences: Sequence[float]) -> Interval | None:
     sample = summary(differences)
     if sample is None or sample.sd is None:
         return None if sample is None else Interval(sample.mean, None, None, sample.n)
+    half = _quantile(sample.n) * sample.sd / math.sqrt(sample.n)
+    return Interval(sample.mean, sample.mean - half, sample.mean + half, sample.n)
+
+
+def _quantile(n: int) -> float:
+    """Half the width of a t interval over n values, in standard errors."""
     from scipy.special import stdtrit  # a fifth of a second, and only where something is compared
 
-    half = float(stdtrit(sample.n - 1, (1 + LEVEL) / 2)) * sample.sd / math.sqrt(sample.n)
-    return Interval(sample.mean, sample.mean - half, sample.mean + half, sample.n)
+    return float(stdtrit(n - 1, (1 + LEVEL) / 2))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number, by Holm's method, in the same order.
+
+    The chance that any of them falls below a level although all null hypotheses hold is then at most that level.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for place, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[i]))
+        corrected[i] = largest
+    return corrected

@@ -22,7 +22,13 @@ class Metric:
         unit: `%`, or empty where the label names the unit.
         questions: How many questions (for UUIDs: pairs) the metric averages over: a number, or the setting of the task
             that holds the number. None where only the data can tell.
-        floor: The value that a model gets which guesses, in the unit of the metric. None where no such value is known.
+        drawn: Whether each seed draws questions of its own. An interval over seeds knows such questions; it does not
+            know questions that are the same for every seed.
+        documents: The setting of the task that holds how many documents the metric averages over, the same documents
+            for every seed; empty where there are none.
+        floor: The value of a model that knows nothing, in the unit of the metric. None where no such value is known. A
+            record may hold a floor of its own, of its own data: the entry `<name>_floor` of its final metrics.
+        floor_of: What gets the floor, in words.
         stands_for: The metric of the paper in whose place a smaller scale measures this metric; empty for a metric of
             the paper, and for a metric that the paper has no counterpart of.
     """
@@ -32,8 +38,16 @@ class Metric:
     higher_is_better: bool = True
     unit: str = "%"
     questions: int | str | None = None
+    drawn: bool = False
+    documents: str = ""
     floor: float | None = None
+    floor_of: str = "a guess"
     stands_for: str = ""
+
+    @property
+    def has_fixed_questions(self) -> bool:
+        """Whether the metric is a share of questions that are the same for every seed."""
+        return self.unit == "%" and not self.drawn
 
     def question_count(self, settings: run_config.TaskSettings) -> int | None:
         """How many questions a run with these settings asks for this metric; None where only the data can tell."""
@@ -67,8 +81,9 @@ class Task(ABC):
         version: Part of the key of every run. Raise it when data, prompts or scorers change.
         needs: The settings of the section `task` that must have a value.
         metrics: What a run measures at its end, in the order of the columns of a table. A record holds numbers beside
-            these (`<metric>_before`, `<metric>_lm_eval`), which no table shows.
+            these (`<metric>_before`, `<metric>_lm_eval`, `<metric>_floor`), which no column shows.
         headline: The metric of the paper that matters most. Smaller scales measure its stand-ins.
+        selection: The final metric, a loss, by which learning rates are selected; None: the training loss.
         paper_model: The model that the paper ran this task on.
     """
 
@@ -77,6 +92,7 @@ class Task(ABC):
     needs: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[Metric, ...]]
     headline: ClassVar[str]
+    selection: ClassVar[str | None] = None
     paper_model: ClassVar[str] = "LLaMA-2 7B"
 
     def metric(self, name: str) -> Metric:
@@ -86,6 +102,11 @@ class Task(ABC):
             KeyError: The task declares no such metric.
         """
         return {metric.name: metric for metric in self.metrics}[name]
+
+    @property
+    def selection_label(self) -> str:
+        """By what learning rates are selected, in words."""
+        return self.metric(self.selection).label if self.selection else "training loss"
 
     @property
     def stand_ins(self) -> tuple[str, ...]:

@@ -25,25 +25,33 @@ from .base import Metric, Task, TaskData
 CURVE_ROWS = 8  # a point of the curve measures so many held-out rows
 PROBE_WINDOW = 512  # tokens of a window of general text
 
-GENERAL_PERPLEXITY = Metric("general_perplexity", "perplexity of general text", higher_is_better=False, unit="")
+GENERAL_PERPLEXITY = Metric(
+    "general_perplexity", "perplexity of general text", higher_is_better=False, unit="", documents="probe_documents"
+)
 
 
 def answer_bits_per_byte(stands_for: str) -> Metric:
     """The metric by which an `AnswerTask` judges a model that is too small for the benchmarks."""
     label = "bits per byte of held-out answers"
-    return Metric("answer_bits_per_byte", label, higher_is_better=False, unit="", stands_for=stands_for)
+    return Metric(
+        "answer_bits_per_byte", label, higher_is_better=False, unit="", documents="heldout_rows", stands_for=stands_for
+    )
 
 
 def heldout_perplexity(stands_for: str) -> Metric:
     """The metric by which a `TextTask` judges a model that is too small for the benchmarks."""
     label = "held-out perplexity"
-    return Metric("heldout_perplexity", label, higher_is_better=False, unit="", stands_for=stands_for)
+    return Metric(
+        "heldout_perplexity", label, higher_is_better=False, unit="", documents="heldout_rows", stands_for=stands_for
+    )
 
 
 def trained_perplexity(stands_for: str) -> Metric:
     """The metric by which a `TextTask` judges what a model remembers of the text that it trained on."""
     label = "perplexity of the trained text"
-    return Metric("trained_perplexity", label, higher_is_better=False, unit="", stands_for=stands_for)
+    return Metric(
+        "trained_perplexity", label, higher_is_better=False, unit="", documents="heldout_rows", stands_for=stands_for
+    )
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ class PretrainTask(Task):
     needs = ("max_length",)
     headline = "perplexity"
     metrics = (
-        Metric("perplexity", "perplexity", higher_is_better=False, unit=""),
-        Metric("bits_per_byte", "bits per byte", higher_is_better=False, unit=""),
+        Metric("perplexity", "perplexity", higher_is_better=False, unit="", documents="heldout_rows"),
+        Metric("bits_per_byte", "bits per byte", higher_is_better=False, unit="", documents="heldout_rows"),
     )
     paper_model = "LLaMA 250M"
 

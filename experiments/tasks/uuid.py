@@ -95,10 +95,22 @@ class UuidTask(Task):
     version = 2
     needs = ("pairs", "eval_pairs")
     headline = "char_accuracy"
+    selection = "value_loss"  # the training loss is mostly the loss on keys, which no method can lower below its floor
     metrics = (
-        Metric("char_accuracy", "character accuracy", questions="pairs", floor=GUESS),
-        Metric("key_loss", "loss on keys, nats a token", higher_is_better=False, unit="", questions="pairs"),
-        Metric("value_loss", "loss on values, nats a token", higher_is_better=False, unit="", questions="pairs"),
+        Metric(
+            "char_accuracy",
+            "character accuracy",
+            questions="pairs",
+            drawn=True,
+            floor=GUESS,
+            floor_of="the best answer that is the same for every key",
+        ),
+        Metric(
+            "key_loss", "loss on keys, nats a token", higher_is_better=False, unit="", questions="pairs", drawn=True
+        ),
+        Metric(
+            "value_loss", "loss on values, nats a token", higher_is_better=False, unit="", questions="pairs", drawn=True
+        ),
     )
 
     def row_tokens(self, config: RunConfig) -> int:

@@ -59,9 +59,9 @@ def test_tables_are_filled_and_the_same_twice(results, tmp_path):
     assert tree(one) == tree(two)
     with (one / "tables" / "smoke" / "table2.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [line["n"] for line in lines] == ["3"] * 30
+    assert [line["n"] for line in lines] == ["3"] * 42
     assert {line["scale"] for line in lines} == {"smoke"}
-    assert (one / "tables" / "laptop" / "table2.md").read_text().count("python run.py") == 5
+    assert (one / "tables" / "laptop" / "table2.md").read_text().count("python run.py") == 6
     assert "## Scale: laptop" in (one / "FINDINGS.md").read_text()
     assert "smoke" not in (one / "FINDINGS.md").read_text()
 
@@ -99,7 +99,7 @@ def test_the_readme_gets_the_claims_between_its_marks(results, tmp_path):
     page.write_text("before\n<!-- claims: ours -->\nold\n<!-- end of claims -->\nafter\n")
     assert script("make_tables", "--results", folder, "--readme", page).returncode == 0
     text = page.read_text()
-    assert text.startswith("before\n<!-- claims: ours -->\n| claim")
+    assert text.startswith("before\n<!-- claims: ours -->\nClaims of the paper: ")
     assert text.endswith("|\n<!-- end of claims -->\nafter\n")
     assert "old" not in text
     table = text.split("-->\n")[1].split("<!--")[0]
@@ -178,11 +178,11 @@ def test_runs_in_no_table_are_mentioned(results, tmp_path):
 def test_plan_shows_states_and_prints_commands(results):
     done = script("plan", "--table", "2", "--scale", "smoke", "--results", results)
     assert done.returncode == 0
-    assert "6 cells; 0 runs to do" in done.stdout
+    assert "7 cells; 0 runs to do" in done.stdout
     lines = script(
         "plan", "--table", "2", "--scale", "laptop", "--results", results, "--print", "hydra"
     ).stdout.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert all(line.startswith("python run.py -m method=") for line in lines)
     none = script("plan", "--figure", "2", "--results", results / "not" / "yet")
     assert none.returncode == 0

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
+
 from experiments import paper
 from experiments.paper import Cell
-from experiments.report import tables
+from experiments.report import tables, wording
+from experiments.study import measures
 from experiments.study.fill import Results
 
 from .. import synthetic
@@ -10,11 +15,117 @@ from .. import synthetic
 FIXED = synthetic.FixedProtocols("laptop")
 
 
+SETTINGS = [FIXED.setting(Cell("uuid", method, 8)) for method in ("mora", "lora")]
+
+
+def mora_at_step_300(records):
+    """The entry of MoRA, r = 8, in the first column of Table 2."""
+    table = tables.fill(paper.table(2), Results("laptop", records, FIXED))
+    (row,) = (row for row in table.entries if row[0].row.label == "MoRA, r = 8")
+    return row[0]
+
+
 def test_better_needs_an_interval():
-    mora, lora = (FIXED.setting(Cell("uuid", method, 8)) for method in ("mora", "lora"))
     for seeds, expected in (((0,), "undecided"), ((0, 1, 2), "better")):
-        records = [synthetic.record(s, 1e-2, seed) for s in (mora, lora) for seed in seeds]
-        table = tables.fill(paper.table(2), Results("laptop", records, FIXED))
-        (row,) = (row for row in table.entries if row[0].row.label == "MoRA, r = 8")
-        assert row[0].comparison.verdict == expected
-        assert (row[0].comparison.interval.low is None) == (expected == "undecided")
+        entry = mora_at_step_300([r for s in SETTINGS for r in synthetic.searched(s, seeds)])
+        assert entry.comparison.verdict == expected
+        assert (entry.comparison.interval.low is None) == (expected == "undecided")
+
+
+def test_better_needs_a_rate_between_others():
+    records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
+    without = [r for r in records if (r.cell["method"], r.cell["learning_rate"]) != ("lora", 1e-2)]
+    comparison = mora_at_step_300(without).comparison
+    assert comparison.verdict == "undecided"
+    assert comparison.doubts == ("LoRA, r = 8: the learning rate 0.003 is the highest that was tried",)
+    assert comparison.interval == mora_at_step_300(records).comparison.interval
+
+
+def with_floor(records, floor):
+    """The records, each with this floor of its own."""
+    for record in records:
+        record.metrics["final"]["char_accuracy_floor"] = floor
+    return records
+
+
+def test_a_value_that_is_not_above_its_own_floor_has_no_mark():
+    """MoRA is at 50 %, LoRA at 16 %: above the floor MoRA is better and the best; below it neither."""
+    records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
+    entry = mora_at_step_300(with_floor(records, 13.4))
+    assert (entry.comparison.verdict, entry.best, entry.floor) == ("better", True, pytest.approx(13.4))
+    below = mora_at_step_300(with_floor(records, 60.0))
+    assert (below.comparison.verdict, below.best, below.floor) == ("undecided", False, 60.0)
+    assert below.comparison.doubts == ("MoRA, r = 8 is not above its floor",)
+    assert below.comparison.interval == entry.comparison.interval
+
+
+def test_without_a_floor_of_its_own_a_record_has_that_of_the_task():
+    record = synthetic.record(SETTINGS[0], synthetic.BEST, 0)
+    assert measures.floor(record, "char_accuracy") == pytest.approx(9.765625)
+    assert measures.floor(record, "value_loss") is None
+    record.metrics["final"]["char_accuracy_floor"] = 13.7
+    assert measures.floor(record, "char_accuracy") == 13.7
+
+
+def test_the_floor_is_said_in_words():
+    records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
+    table = tables.fill(paper.table(2), Results("laptop", with_floor(records, 13.4), FIXED))
+    note = (
+        "The floor of character accuracy is 13.4 %, which the best answer that is the same for every key gets. A value "
+        "that is not above its floor has no mark."
+    )
+    assert note in wording.footnotes(table)
+
+
+def test_the_value_loss_stands_beside_the_accuracy():
+    records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
+    table = tables.fill(paper.table(2), Results("laptop", records, FIXED))
+    assert [c.metric for c in table.columns] == ["char_accuracy"] * 5 + ["value_loss"]
+    (row,) = (row for row in table.entries if row[0].row.label == "MoRA, r = 8")
+    runs = [r for r in records if (r.cell["method"], r.cell["learning_rate"]) == ("mora", synthetic.BEST)]
+    assert row[-1].values == {r.cell["seed"]: r.metrics["final"]["value_loss"] for r in runs}
+    assert (row[-1].comparison.verdict, row[-1].best) == ("better", True)
+
+
+def test_a_column_of_ours_without_values_is_left_out():
+    setting = FIXED.setting(Cell("math", "mora", 8))
+    table = tables.fill(paper.table(1), Results("laptop", synthetic.measured(setting, [{"gsm8k": 1.0}]), FIXED))
+    assert [c.name for c in table.columns] == [
+        "mmlu_0shot", "mmlu_5shot", "gsm8k", "math", "biomed_avg", "finance_avg"
+    ]  # fmt: skip
+    measured = synthetic.measured(setting, [{"answer_bits_per_byte": 1.0}])
+    table = tables.fill(paper.table(1), Results("laptop", measured, FIXED))
+    assert [c.name for c in table.columns][6:] == ["math_answer_bits_per_byte"]
+    uuid = [c.name for c in tables.fill(paper.table(4), Results("laptop", [], FIXED)).columns]
+    assert uuid == ["r8", "r256", "uuid_r8", "uuid_r256"]
+
+
+def mora_in_table_1(column, values, reference_values, **settings):
+    """Table 1 with these values of a metric of mathematics for MoRA and LoRA at r = 8, and MoRA's entry."""
+    records = [
+        dataclasses.replace(record, config=record.config | {"task": settings})
+        for method, finals in (("mora", values), ("lora", reference_values))
+        for record in synthetic.measured(FIXED.setting(Cell("math", method, 8)), [{column: value} for value in finals])
+    ]
+    table = tables.fill(paper.table(1), Results("laptop", records, FIXED))
+    (entry,) = (e for row in table.entries for e in row if e.row.label == "MoRA, r = 8" and e.column.metric == column)
+    return table, entry
+
+
+def test_a_difference_over_few_questions_is_not_marked():
+    """Every seed says 60 and 40 %: of 1,319 questions that is a difference, of 32 it is not."""
+    table, entry = mora_in_table_1("gsm8k", [60.0, 60.0], [40.0, 40.0])
+    assert entry.comparison.verdict == "better"
+    (note,) = (n for n in wording.footnotes(table) if n.startswith("Every seed answers the same questions"))
+    assert "(GSM8K)" in note
+    _, entry = mora_in_table_1("gsm8k_subset", [60.0, 60.0], [40.0, 40.0], questions=32)
+    assert entry.comparison.verdict == "undecided"
+
+
+def test_a_footnote_says_over_how_many_documents_a_loss_is_a_mean():
+    table, entry = mora_in_table_1("answer_bits_per_byte", [0.5, 0.5], [0.7, 0.7], heldout_rows=200)
+    assert entry.comparison.verdict == "better"
+    assert (
+        "The bits per byte of held-out answers of math is measured on 200 documents, the same for every seed: its "
+        "interval knows the seeds, and not what other documents would give."
+    ) in wording.footnotes(table)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import paper
+from experiments import paper, tasks
 from experiments.identity import identity_of, key_of
 from experiments.paper import Cell
 from experiments.spec import hardware
@@ -71,16 +71,48 @@ def test_another_scale_does_not_fill_a_cell():
     assert filled(dataclasses.replace(made, cell=made.cell | {"scale": "paper"})).selected == {}
 
 
-def test_a_rate_outside_the_protocol_does_not_fill_a_cell():
-    assert filled(synthetic.record(SETTING, 5e-3, 0)).runs == {}
+def test_a_rate_beside_the_candidates_fills_a_cell():
+    record = synthetic.record(SETTING, 5e-3, 0)
+    assert filled(record).selected == {0: record}
+
+
+def test_the_selected_rate_is_in_doubt_until_rates_on_both_sides_were_tried():
+    runs = {rate: synthetic.record(SETTING, rate, 0) for rate in (1e-3, 3e-3, 1e-2)}
+    assert filled(*runs.values()).doubt == ""
+    assert filled(runs[3e-3]).doubt == "the learning rate 0.003 is the only one that was tried"
+    assert filled(runs[1e-3], runs[3e-3]).doubt == "the learning rate 0.003 is the highest that was tried"
+    assert filled(runs[3e-3], runs[1e-2]).doubt == "the learning rate 0.003 is the lowest that was tried"
+    assert filled(runs[1e-3], runs[3e-3], synthetic.diverged(SETTING, 1e-2, 0)).doubt == ""
+    broken = synthetic.record(SETTING, 1e-2, 0, status="failed")
+    assert filled(runs[1e-3], runs[3e-3], broken).doubt == "the learning rate 0.003 is the highest that was tried"
+    base = FIXED.setting(Cell("math", "none"))
+    untrained = Results("laptop", [synthetic.record(base, base.default_rate, 0)], FIXED).cell(base.cell)
+    assert (len(untrained.selected), untrained.doubt) == (1, "")
+
+
+def two_rates(cell):
+    """A run at 1e-3 and one at 1e-2; the first has the lower training loss, the second the lower value loss."""
+    runs = [synthetic.record(FIXED.setting(cell), rate, 0) for rate in (1e-3, 1e-2)]
+    for run, loss, value_loss, score in zip(runs, (0.1, 0.2), (0.8, 0.7), (1.0, 99.0), strict=True):
+        run.metrics["curve"][-1]["loss"] = loss
+        run.metrics["final"] = {"value_loss": value_loss, "char_accuracy": score, "gsm8k": score}
+    return Results("laptop", runs, FIXED).cell(cell).selection
 
 
 def test_the_rate_with_the_lowest_training_loss_is_selected_whatever_the_metric_says():
-    good, bad = synthetic.record(SETTING, 1e-3, 0), synthetic.record(SETTING, 1e-2, 0)
-    good.metrics["curve"][-1]["loss"], bad.metrics["curve"][-1]["loss"] = 0.1, 0.2
-    good.metrics["final"]["char_accuracy"], bad.metrics["final"]["char_accuracy"] = 1.0, 99.0
-    found = filled(good, bad)
-    assert (found.selection.rate, found.selection.by) == (1e-3, "training loss")
+    selection = two_rates(Cell("math", "mora", 8))
+    assert (selection.rate, selection.by, selection.scores) == (1e-3, "training loss", {1e-3: 0.1, 1e-2: 0.2})
+
+
+def test_a_task_declares_the_loss_that_selects():
+    selection = two_rates(CELL)
+    assert (selection.rate, selection.by) == (1e-2, "loss on values, nats a token")
+    assert selection.scores == {1e-3: 0.8, 1e-2: 0.7}
+
+
+@pytest.mark.parametrize("task", [tasks.get(name) for name in tasks.NAMES], ids=lambda task: task.name)
+def test_what_selects_is_a_loss_that_a_run_measures(task):
+    assert task.selection is None or not task.metric(task.selection).higher_is_better
 
 
 def test_failed_and_diverged_candidates_are_not_selected():
@@ -121,7 +153,7 @@ def test_paper_scale_ranks_are_the_papers():
     assert [made.setting(c).rank for c in paper.figure_cells(2)] == [None, 256, 128, 64, 32, 16, 8, 256]
 
 
-@pytest.mark.parametrize(("scale", "task", "alphas"), [("paper", "uuid", [128, 512]), ("laptop", "pretrain", [16, 64])])
+@pytest.mark.parametrize(("scale", "task", "alphas"), [("paper", "uuid", [128, 512]), ("laptop", "pretrain", [8, 32])])
 def test_lora_at_the_papers_scale_and_at_two(scale, task, alphas):
     made = Protocols(scale)
     number, rank = (2, paper.HIGH) if task == "uuid" else (3, paper.PRETRAINING)

@@ -29,7 +29,8 @@ def test_curve_is_read_at_the_nearest_step(run):
 def test_steps_to_a_threshold_are_interpolated(run):
     assert measures.steps_to(curve(run, (10, 0.0), (20, 100.0)), "char_accuracy", 50) == 15
     assert measures.steps_to(curve(run, (10, 80.0)), "char_accuracy", 40) == 5  # from zero at step 0
-    assert measures.steps_to(curve(run, (10, 9.0), (100, 20.0)), "char_accuracy", 50) == 100
+    assert measures.steps_to(curve(run, (10, 9.0), (100, 20.0)), "char_accuracy", 50) is None
+    assert measures.last_step(run, "char_accuracy") == 100
     assert measures.steps_to(curve(run), "char_accuracy", 50) is None
 
 
@@ -44,6 +45,28 @@ def test_training_loss_is_the_mean_of_the_last_tenth(run):
 )
 def test_diverged(run, losses, expected):
     run.metrics["curve"] = [{"step": 50 * (i + 1), "loss": v} for i, v in enumerate(losses)]
+    assert measures.diverged(run) is expected
+
+
+# The first and the last losses of a run of 50 steps whose first batch happened to be easy (an instruction-tuning run).
+LUCKY = [1.4934, 1.8021, 1.9444, 1.6110, 1.5790]
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "expected"),
+    [
+        (LUCKY, [1.65, 1.66, 1.64, 1.65, 1.66], False),  # 1.106 times the first batch, 0.98 times the beginning
+        (LUCKY, [1.70, 1.70, 1.70, 1.70, 1.70], False),
+        (LUCKY, [1.90, 1.90, 1.90, 1.90, 1.90], False),  # above 1.1 times the mean, and yet below a batch
+        (LUCKY, [1.95, 1.95, 1.95, 1.95, 1.95], True),
+        ([2.8, 2.8, 2.8, 2.8, 2.8], [3.0, 3.0, 3.0, 3.0, 3.0], False),  # 1.07 times
+        ([2.8, 2.8, 2.8, 2.8, 2.8], [3.2, 3.2, 3.2, 3.2, 3.2], True),  # stuck above the loss of a guess
+    ],
+)
+def test_the_end_is_compared_with_the_first_tenth_of_the_steps(run, begins, ends, expected):
+    run.config["training"]["steps"] = 50
+    middle = [1.0] * 40
+    run.metrics["curve"] = [{"step": i + 1, "loss": v} for i, v in enumerate([*begins, *middle, *ends])]
     assert measures.diverged(run) is expected
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -28,37 +30,108 @@ def plan(records, cell=CELLS[0], seeds=(0, 1, 2), **options):
     return planning.plan(cell, Results("laptop", records, FIXED), seeds, **options)
 
 
+RATES = (1e-3, 3e-3, 1e-2)  # the candidates of the fixed protocols; the middle one is the best
+
+
+def search(best=3e-3, rates=RATES, diverged=()):
+    """The runs of a search at seed 0, in which the rate `best` has the lowest loss."""
+    made = []
+    for rate in rates:
+        run = (synthetic.diverged if rate in diverged else synthetic.record)(SETTING, rate, 0)
+        if rate not in diverged:
+            run.metrics["final"]["value_loss"] = 1 + abs(math.log(rate / best))
+        made.append(run)
+    return made
+
+
 def test_the_search_comes_first():
     made = plan([])
-    assert [(r.rate, r.seed, r.state) for r in made.runs] == [(1e-3, 0, "missing"), (1e-2, 0, "missing")]
+    assert [(r.rate, r.seed, r.state) for r in made.runs] == [(rate, 0, "missing") for rate in RATES]
     assert (made.stage, made.later) == ("search", 2)
     (runs,) = planning.sweeps(made)
-    assert planning.arguments(SETTING, runs)[-2:] == ["training.learning_rate=0.001,0.01", "seed=0"]
+    assert planning.arguments(SETTING, runs)[-2:] == ["training.learning_rate=0.001,0.003,0.01", "seed=0"]
 
 
 def test_then_the_seeds_at_the_selected_rate():
-    made = plan([synthetic.record(SETTING, rate, 0) for rate in (1e-3, 1e-2)])
+    made = plan(search())
     assert made.stage == "seeds"
+    assert [(r.rate, r.seed) for r in made.needed] == [(3e-3, 1), (3e-3, 2)]
+    assert made.selection == "0.003 by loss on values, nats a token"
+
+
+@pytest.mark.parametrize(("best", "further"), [(1e-3, [3e-4, 1e-4, 3e-5, 1e-5]), (1e-2, [3e-2, 1e-1, 3e-1, 1.0])])
+def test_a_search_goes_on_beyond_the_edge_one_rate_at_a_time_until_it_stops(best, further):
+    """Where the lowest or highest rate is always the best: a rate more at a time, and at most four."""
+    rates = list(RATES)
+    for rate in further:
+        made = plan(search(best, rates))
+        assert (made.stage, made.later) == ("search", 2)
+        assert [(r.rate, r.seed) for r in made.needed] == [(rate, 0)]
+        rates.append(best := rate)
+    made = plan(search(best, rates))
+    edge = "lowest" if best < 1e-3 else "highest"
+    assert made.selection.startswith(f"{best:g} by loss on values, nats a token; ")
+    assert made.selection.endswith(f"the learning rate {best:g} is the {edge} that was tried")
+    assert [(r.rate, r.seed) for r in made.needed] == [(best, 1), (best, 2)]
+
+
+def test_a_search_that_went_on_ends_where_the_best_rate_has_neighbours():
+    made = plan(search(3e-2, (*RATES, 3e-2, 1e-1)))
+    assert [(r.rate, r.seed) for r in made.needed] == [(3e-2, 1), (3e-2, 2)]
+    assert made.selection == "0.03 by loss on values, nats a token"
+
+
+def test_a_rate_that_diverged_is_a_neighbour():
+    made = plan(search(1e-2, (*RATES, 3e-2), diverged=(3e-2,)))
     assert [(r.rate, r.seed) for r in made.needed] == [(1e-2, 1), (1e-2, 2)]
-    assert made.selection == "0.01 by training loss"
+
+
+def test_an_interrupted_rate_beyond_the_candidates_goes_on():
+    further = synthetic.record(SETTING, 3e-2, 0, status="running")
+    made = plan([*search(1e-2), further])
+    assert [(r.rate, r.state) for r in made.needed] == [(3e-2, "interrupted")]
+
+
+def test_the_listed_candidates_alone():
+    made = plan(search(1e-2), search="listed")
+    assert [(r.rate, r.seed) for r in made.needed] == [(1e-2, 1), (1e-2, 2)]
+    assert made.selection.endswith("nats a token; the learning rate 0.01 is the highest that was tried")
+
+
+def test_a_single_candidate_gets_neighbours_on_both_sides(monkeypatch):
+    one = dataclasses.replace(SETTING, candidates=(5e-5,))
+    monkeypatch.setattr(FIXED, "setting", lambda cell: one)
+    assert [r.rate for r in plan([]).needed] == [5e-5]
+    first = synthetic.record(one, 5e-5, 0)
+    assert [(r.rate, r.seed) for r in plan([first]).needed] == [(3e-5, 0), (1e-4, 0)]
+    made = plan([first], search="listed")
+    assert [(r.rate, r.seed) for r in made.needed] == [(5e-5, 1), (5e-5, 2)]
+    assert made.selection == "5e-05 by only rate tried; the learning rate 5e-05 is the only one that was tried"
 
 
 def test_a_diverged_candidate_has_been_tried_and_a_failed_one_has_not():
-    good = synthetic.record(SETTING, 1e-3, 0)
-    assert [r.rate for r in plan([good, synthetic.diverged(SETTING, 1e-2, 0)]).needed] == [1e-3, 1e-3]
+    good = search(1e-3, (3e-4, 1e-3, 3e-3))
+    assert [r.rate for r in plan([*good, synthetic.diverged(SETTING, 1e-2, 0)]).needed] == [1e-3, 1e-3]
     broken = synthetic.record(SETTING, 1e-2, 0, status="failed")
-    assert [(r.rate, r.state) for r in plan([good, broken]).needed] == [(1e-2, "failed")]
-    abandoned = plan([good, broken], abandoned={(1e-2, 0)})
+    assert [(r.rate, r.state) for r in plan([*good, broken]).needed] == [(1e-2, "failed")]
+    abandoned = plan([*good, broken], abandoned={(1e-2, 0)})
     assert [(r.rate, r.seed) for r in abandoned.needed] == [(1e-3, 1), (1e-3, 2)]
+
+
+def test_a_failed_candidate_is_no_neighbour_and_is_not_passed_over():
+    broken = synthetic.record(SETTING, 1e-2, 0, status="failed")
+    made = plan([*search(3e-3, (1e-3, 3e-3)), broken], abandoned={(1e-2, 0)})
+    assert [(r.rate, r.seed) for r in made.needed] == [(3e-3, 1), (3e-3, 2)]
+    assert made.selection.endswith("nats a token; the learning rate 0.003 is the highest that was tried")
 
 
 def test_an_interrupted_run_goes_on():
     made = plan([synthetic.record(SETTING, 1e-2, 0, status="running")])
-    assert [r.state for r in made.runs] == ["missing", "interrupted"]
+    assert [r.state for r in made.runs] == ["missing", "missing", "interrupted"]
 
 
 def test_without_a_search_the_protocols_rate_is_used():
-    made = plan([], search=False)
+    made = plan([], search="off")
     assert {r.rate for r in made.runs} == {SETTING.default_rate}
     assert [r.seed for r in made.runs] == [0, 1, 2]
 
@@ -70,12 +143,12 @@ def test_what_is_not_trained_is_run_once():
 
 
 def test_the_estimate_says_where_it_comes_from():
-    finished = [synthetic.record(SETTING, rate, 0) for rate in (1e-3, 1e-2)]
+    finished = search()
     made = plan(finished)
-    mean = sum(r.cost["seconds"] for r in finished) / 2
-    assert planning.cost(made, finished) == f"2 runs, about {2 * mean:.0f} s (from 2 finished)"
+    mean = sum(r.cost["seconds"] for r in finished) / 3
+    assert planning.cost(made, finished) == f"2 runs, about {2 * mean:.0f} s (from 3 finished)"
     assert "no estimate (no finished run of mora on uuid here)" in planning.cost(plan([], CELLS[1]), finished)
-    done = [*finished, *(synthetic.record(SETTING, 1e-2, s) for s in (1, 2))]
+    done = [*finished, *(synthetic.record(SETTING, 3e-3, s) for s in (1, 2))]
     assert planning.cost(plan(done), done) == ""
 
 
@@ -110,7 +183,7 @@ def start(fake):
 def test_all_cells_are_run_and_nothing_twice():
     fake = FakeRunPy()
     assert start(fake) == 0
-    assert len(fake.records) == 8
+    assert len(fake.records) == 10
     assert start(fake) == 0
     assert len(fake.commands) == 4
 
@@ -118,16 +191,16 @@ def test_all_cells_are_run_and_nothing_twice():
 def test_it_goes_on_where_it_was_interrupted():
     fake = FakeRunPy(stop_after=2)
     assert start(fake) == 130
-    assert len(fake.records) == 4
+    assert len(fake.records) == 5
     fake.stop_after = None
     assert start(fake) == 0
-    assert len(fake.records) == 8
+    assert len(fake.records) == 10
 
 
 def test_a_failed_cell_does_not_stop_the_others():
     fake = FakeRunPy(breaks={("lora", 1e-2)})
     assert start(fake) == 1
-    assert sum(r.status == "finished" for r in fake.records.values()) == 1 + 2 + 4
+    assert sum(r.status == "finished" for r in fake.records.values()) == 2 + 2 + 5
     assert sum(r.status == "failed" for r in fake.records.values()) == 1
 
 
@@ -204,7 +277,7 @@ def test_table_2_at_smoke_scale_killed_half_way(tmp_path):
         str(tmp_path),
         "--run",
     ]
-    command += ["logger=none"]
+    command += ["--rate-search", "listed", "logger=none"]
     runs = tmp_path / "runs"
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL) as first:
         while len(list(runs.glob("*.json"))) < 5:
@@ -214,7 +287,7 @@ def test_table_2_at_smoke_scale_killed_half_way(tmp_path):
     before = {p.name: p.read_bytes() for p in runs.iterdir() if b'"finished"' in p.read_bytes()}
     assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0
     assert all((runs / name).read_bytes() == content for name, content in before.items())
-    assert len(list(runs.glob("*.json"))) == 30
+    assert len(list(runs.glob("*.json"))) == 35
     subprocess.run([sys.executable, "scripts/make_tables.py", "--results", tmp_path], cwd=ROOT, check=True)
     table = (tmp_path / "tables" / "smoke" / "table2.md").read_text()
     assert "Not run" not in table

@@ -28,6 +28,38 @@ def test_pairs_only_common_seeds():
     assert (found.mean, found.n) == (1.5, 2)
 
 
+def test_p_values_against_textbook_values():
+    """P(|T| > 3) = 0.0955 and P(|T| > 4.302653) = 0.05 with two degrees of freedom."""
+    found = statistics.interval([1.0, 2.0, 3.0])
+    assert found.p_above(2 - 3 / math.sqrt(3)) == pytest.approx(0.0954660, abs=1e-6)
+    assert found.p_above(found.low) == pytest.approx(0.05)
+    assert found.p_below(found.high) == pytest.approx(0.05)
+    assert found.p_below(2.0) == pytest.approx(1.0)
+    assert found.p_below(0.0) == 1.0
+    assert statistics.interval([5.0]).p_above(0) == 1.0
+    same = statistics.interval([5.0, 5.0])
+    assert (same.p_above(0), same.p_above(5.0), same.p_below(0)) == (0.0, 1.0, 1.0)
+
+
+def test_questions_widen_an_interval():
+    """49 of 98 and one right, one wrong more: 50 %; the error is 100 sqrt(2 x 0.25 / 98) = 7.142857 points."""
+    seeds = statistics.Interval(10.0, 4.0, 16.0, 3)
+    found = seeds.over_questions((50.0, 50.0), 98)
+    assert (found.mean, found.n) == (10.0, 3)
+    assert found.high - 10 == pytest.approx(math.hypot(6, 1.959964 * 7.142857), rel=1e-6)
+    certain = seeds.over_questions((0.0, 0.0), 98)  # 1 of 100 each
+    assert certain.high - 10 == pytest.approx(math.hypot(6, 1.959964 * 100 * math.sqrt(2 * 0.0099 / 98)), rel=1e-6)
+    single = statistics.Interval(10.0, None, None, 1)
+    assert single.over_questions((50.0, 50.0), 98) == single
+
+
+def test_holm_against_an_example_by_hand():
+    """0.01 x 3, 0.03 x 2, then the larger of 0.04 x 1 and the one before."""
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.6, 0.5]) == [1.0, 1.0]
+    assert statistics.holm([]) == []
+
+
 @given(VALUES)
 def test_the_opposite_difference_has_the_opposite_interval(values):
     one, other = statistics.interval(values), statistics.interval([-v for v in values])

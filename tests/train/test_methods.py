@@ -126,6 +126,6 @@ def test_what_peft_does_not_take_is_one_line(smoke, overrides, message):
 
 
 def test_full_fine_tuning_of_some_layers(smoke):
-    model = adapt(smoke, "fft", "+method.target_modules=[q_proj,down_proj]").model
+    model = adapt(smoke, "fft", "method.target_modules=[q_proj,down_proj]").model
     trained = {name.rsplit(".", 2)[-2] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"q_proj", "down_proj"}

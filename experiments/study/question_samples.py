@@ -1,0 +1,33 @@
+"""Differences of metrics that average over questions which are the same for every seed.
+
+An interval over seeds says what another seed would give, and not what other questions would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .. import tasks
+from ..store.records import Record
+from . import measures
+from .statistics import Interval
+
+
+def known(
+    interval: Interval, metric: tasks.Metric, means: tuple[float, float], runs: Iterable[Record]
+) -> tuple[Interval, str]:
+    """The interval of a difference that knows seeds and questions, and why it cannot decide; empty where it can.
+
+    Args:
+        interval: Over the seeds.
+        metric: What is compared.
+        means: The means over the seeds of the two that are compared.
+        runs: The runs behind them, which say how many questions were asked.
+    """
+    if not metric.has_fixed_questions:
+        return interval, ""
+    counts = [measures.count_of(run, metric.questions) for run in runs]
+    numbers = [count for count in counts if count is not None]
+    if not numbers or len(numbers) < len(counts):
+        return interval, f"it is not known over how many questions {metric.label} is a mean"
+    return interval.over_questions(means, min(numbers)), ""
