@@ -99,7 +99,17 @@ def rate_search(filled: FilledCell) -> str:
         candidates.append(f"{rate:g}: {result}")
     edge = rates.edge(selection.rate, selection.tried)
     doubt = f", the {edge} that was tried" if edge in ("lowest", "highest") else ""
-    return f"{selection.rate:g} by {selection.by}{doubt} ({'; '.join(candidates)})"
+    return f"{selection.rate:g} by {selection.by}{doubt} ({'; '.join(candidates)}){_variants(filled)}"
+
+
+def _variants(filled: FilledCell) -> str:
+    """`; chosen options of each variant: its loss`, where the search went over further settings; else empty."""
+    losses = []
+    for variant in filled.variants:
+        selection = variant.selection
+        score = selection.scores[selection.rate] if selection else None
+        losses.append(f"{' '.join(variant.cell.options)}: {'not run' if score is None else f'{score:.3f}'}")
+    return f"; {' '.join(filled.cell.options)} of {'; '.join(losses)}" if losses else ""
 
 
 def counts(filled: FilledCell) -> str:

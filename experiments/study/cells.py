@@ -8,9 +8,10 @@ the result is the same (a test compares the two ways).
 from __future__ import annotations
 
 import copy
+import itertools
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -40,6 +41,7 @@ class CellSetting:
         rank: The rank at this scale; None for methods that have none.
         candidates: Learning rates of the search, in order; empty where nothing is trained.
         default_rate: The rate that run.py takes when none is given; 0 where nothing is trained (there it takes none).
+        searched: (setting, candidates) of each setting that the protocol searches beside the learning rate.
     """
 
     cell: Cell
@@ -51,6 +53,13 @@ class CellSetting:
     candidates: tuple[float, ...]
     default_rate: float
     identity: dict[str, Any] = field(repr=False, compare=False)
+    searched: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+    @property
+    def variants(self) -> list[Cell]:
+        """The cell with each combination of candidates for the settings that are searched; else the cell alone."""
+        choices = [[f"method.{name}={value}" for value in values] for name, values in self.searched]
+        return [replace(self.cell, options=(*self.cell.options, *chosen)) for chosen in itertools.product(*choices)]
 
     def run_identity(self, rate: float, seed: int) -> dict[str, Any]:
         """The identity of the run at `rate` and `seed` on this machine."""
@@ -137,6 +146,18 @@ class Protocols:
             candidates,
             parsed.training.learning_rate or 0.0,
             identity,
+            self._searched(parsed, cell),
+        )
+
+    @staticmethod
+    def _searched(parsed: RunConfig, cell: Cell) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+        """What `protocol.search` lists for settings that the method has, and that the cell does not fix."""
+        fixed = {option.partition("=")[0] for option in cell.options}
+        listed: dict[str, list[Any]] = parsed.protocol.get("search") or {}
+        return tuple(
+            (name, tuple(values))
+            for name, values in listed.items()
+            if parsed.method.setting(name) is not None and f"method.{name}" not in fixed
         )
 
     @staticmethod
@@ -240,7 +261,8 @@ def _fills(identity: dict[str, Any], key: str, cell: Cell) -> bool:
         identity["model"],
     ):
         return False  # known without a composition, which takes tens of milliseconds
+    known = protocols(identity["scale"])
     try:
-        return protocols(identity["scale"]).setting(cell).cell_key == key
+        return any(known.setting(variant).cell_key == key for variant in known.setting(cell).variants)
     except UnavailableError:
         return False

@@ -7,9 +7,10 @@ may be any: a search goes on beyond the candidates of the protocol. The machine 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -55,6 +56,7 @@ class FilledCell:
     command: str
     runs: dict[float, dict[int, Record]] = field(default_factory=dict)
     alike: Sequence[Record] = ()  # the records of the same task and method
+    variants: Sequence[FilledCell] = ()  # all that a search over further settings compares, this cell among them
 
     @cached_property
     def nearest(self) -> str:
@@ -137,6 +139,9 @@ class Results:
             setting = self.protocols.setting(cell)
         except UnavailableError as error:
             return FilledCell(cell, None, str(error), self.protocols.command(cell))
+        if setting.searched:
+            variants = [self.cell(variant) for variant in setting.variants]
+            return replace(min(variants, key=_score), variants=variants)
         filled = FilledCell(cell, setting, "", setting.command, alike=alike)
         # A cell with runs in several number formats takes float32's.
         for record in sorted(self._by_cell[setting.cell_key], key=_number_format):
@@ -148,6 +153,13 @@ class Results:
         """Finished runs that fill no cell: of other settings, or of a protocol that has changed since."""
         placed = {r.key for cell in paper.all_cells(self.scale) for r in self.cell(cell).records}
         return [r for r in self.records if r.status == "finished" and r.key not in placed]
+
+
+def _score(filled: FilledCell) -> float:
+    """The loss at the selected learning rate; infinite where there is none, so that the first variant is then taken."""
+    selection = filled.selection
+    score = selection.scores[selection.rate] if selection else None
+    return math.inf if score is None else score
 
 
 def _number_format(record: Record) -> tuple[bool, str, str]:

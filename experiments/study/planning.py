@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import tasks
 from ..paper import Cell
@@ -24,7 +24,7 @@ STATES = (DONE, DIVERGED, FAILED, INTERRUPTED, MISSING)
 SEARCH, SEEDS, SINGLE = "search", "seeds", "run"
 SEARCHES = WIDENED, LISTED, OFF = "on", "listed", "off"
 
-Attempted = Set[tuple[float, int]]  # (rate, seed)
+Attempted = Set[str]  # keys of runs
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,12 @@ def plan(
         setting = results.protocols.setting(cell)
     except UnavailableError as error:
         return Plan(cell, None, SINGLE, (), unavailable=str(error))
+    if setting.searched and search != OFF:
+        return _plan_of_variants(setting, results, seeds, search, abandoned)
     filled, first = results.cell(cell), seeds[0]
 
     def run(rate: float, seed: int) -> PlannedRun:
-        return PlannedRun(rate, seed, _state(filled, rate, seed), (rate, seed) in abandoned)
+        return PlannedRun(rate, seed, _state(filled, rate, seed), setting.key(rate, seed) in abandoned)
 
     if not setting.candidates:
         return Plan(cell, setting, SINGLE, (run(setting.default_rate, first),), selection="nothing is trained")
@@ -110,6 +112,21 @@ def plan(
     rest = tuple(run(selection.rate, s) for s in seeds if (selection.rate, s) not in known)
     doubt = f"; {selection.doubt}" if selection.doubt else ""
     return Plan(cell, setting, SEEDS, tried + rest, selection=f"{selection.rate:g} by {selection.by}{doubt}")
+
+
+def _plan_of_variants(
+    setting: CellSetting, results: Results, seeds: Sequence[int], search: str, abandoned: Attempted
+) -> Plan:
+    """The plan of a cell whose protocol searches further settings: each variant's search, then the best one's seeds."""
+    plans = [plan(v, results, seeds, search=search, abandoned=abandoned) for v in setting.variants]
+    searches = [p for p in plans if p.stage == SEARCH and p.needed]
+    if searches:
+        first, *rest = searches
+        others = sum(len(p.needed) for p in rest)
+        return replace(first, later=first.later + others, selection=f"{first.selection}, of {len(plans)} variants")
+    best = results.cell(setting.cell).cell
+    chosen = next(p for p in plans if p.cell == best)
+    return replace(chosen, selection=f"{chosen.selection}, the best of {len(plans)} variants")
 
 
 def _rates_of_the_search(setting: CellSetting, filled: FilledCell, seed: int, search: str) -> list[float]:

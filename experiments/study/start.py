@@ -62,14 +62,15 @@ def run_all(
     """
     failed = False
     for i in range(count):
-        attempted: set[tuple[float, int]] = set()
+        attempted: set[str] = set()
         plan = replan(i, attempted)
         while waiting := sweeps(plan):
             line = command(plan, waiting[0], extra, sys.executable)
             say(f"cell {i + 1} of {count}, {plan.stage}: python run.py {shlex.join(line[2:])}")
             if start(line) == INTERRUPTED:
                 return INTERRUPTED
-            attempted |= {(r.rate, r.seed) for r in waiting[0]}
+            assert plan.setting is not None
+            attempted |= {plan.setting.key(r.rate, r.seed) for r in waiting[0]}
             plan = replan(i, attempted)
         if plan.unavailable:
             say(f"cell {i + 1} of {count}: {plan.cell.method} on {plan.cell.task}: {plan.unavailable}")

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from experiments.paper import Cell
+from experiments.report import wording
 from experiments.study import planning
 from experiments.study import start as starting
+from experiments.study.cells import Protocols
 from experiments.study.fill import Results
 
 from .. import synthetic
@@ -114,13 +116,13 @@ def test_a_diverged_candidate_has_been_tried_and_a_failed_one_has_not():
     assert [r.rate for r in plan([*good, synthetic.diverged(SETTING, 1e-2, 0)]).needed] == [1e-3, 1e-3]
     broken = synthetic.record(SETTING, 1e-2, 0, status="failed")
     assert [(r.rate, r.state) for r in plan([*good, broken]).needed] == [(1e-2, "failed")]
-    abandoned = plan([*good, broken], abandoned={(1e-2, 0)})
+    abandoned = plan([*good, broken], abandoned={SETTING.key(1e-2, 0)})
     assert [(r.rate, r.seed) for r in abandoned.needed] == [(1e-3, 1), (1e-3, 2)]
 
 
 def test_a_failed_candidate_is_no_neighbour_and_is_not_passed_over():
     broken = synthetic.record(SETTING, 1e-2, 0, status="failed")
-    made = plan([*search(3e-3, (1e-3, 3e-3)), broken], abandoned={(1e-2, 0)})
+    made = plan([*search(3e-3, (1e-3, 3e-3)), broken], abandoned={SETTING.key(1e-2, 0)})
     assert [(r.rate, r.seed) for r in made.needed] == [(3e-3, 1), (3e-3, 2)]
     assert made.selection.endswith("nats a token; the learning rate 0.003 is the highest that was tried")
 
@@ -292,3 +294,66 @@ def test_table_2_at_smoke_scale_killed_half_way(tmp_path):
     table = (tmp_path / "tables" / "smoke" / "table2.md").read_text()
     assert "Not run" not in table
     assert table.count("(3)") >= 30
+
+
+class SearchingProtocols(synthetic.FixedProtocols):
+    """Protocols that search the steps between merges beside the learning rate."""
+
+    def setting(self, cell):
+        setting = super().setting(cell)
+        fixed = any(option.startswith("method.restart_every=") for option in cell.options)
+        return setting if fixed else dataclasses.replace(setting, searched=(("restart_every", (10, 20)),))
+
+
+def test_a_search_goes_through_all_candidates_of_a_further_setting_then_runs_the_seeds_of_the_best():
+    protocols, cell = SearchingProtocols("laptop"), Cell("uuid", "relora", 8)
+    variants = protocols.setting(cell).variants
+    assert [v.options for v in variants] == [("method.restart_every=10",), ("method.restart_every=20",)]
+
+    def stage(records, **options):
+        return planning.plan(cell, Results("laptop", records, protocols), (0, 1, 2), **options)
+
+    def runs(variant, loss):
+        setting = protocols.setting(variant)
+        done = [synthetic.record(setting, rate, 0) for rate in RATES]
+        for run, rate in zip(done, RATES, strict=True):
+            run.metrics["final"]["value_loss"] = loss + abs(math.log(rate / 3e-3))
+        return done
+
+    first = stage([])
+    assert (first.stage, first.cell, first.later) == ("search", variants[0], 2 + 3)
+    assert planning.arguments(first.setting, first.needed)[-3:] == [
+        "method.restart_every=10",
+        "training.learning_rate=0.001,0.003,0.01",
+        "seed=0",
+    ]
+    second = stage(runs(variants[0], 0.5))
+    assert (second.stage, second.cell) == ("search", variants[1])
+    searched = [*runs(variants[0], 0.5), *runs(variants[1], 0.4)]
+    seeds = stage(searched)
+    assert (seeds.stage, seeds.cell) == ("seeds", variants[1])
+    assert [(r.rate, r.seed) for r in seeds.needed] == [(3e-3, 1), (3e-3, 2)]
+    assert "the best of 2 variants" in seeds.selection
+    filled = Results("laptop", searched, protocols).cell(cell)
+    assert (filled.cell, len(filled.variants)) == (variants[1], 2)
+    assert wording.rate_search(filled).endswith(
+        "; method.restart_every=20 of method.restart_every=10: 0.500; method.restart_every=20: 0.400"
+    )
+
+
+def test_a_run_that_was_tried_is_abandoned_in_its_own_variant_alone():
+    protocols, cell = SearchingProtocols("laptop"), Cell("uuid", "relora", 8)
+    one, two = (protocols.setting(variant) for variant in protocols.setting(cell).variants)
+    tried = {one.key(rate, 0) for rate in RATES}
+    plan_now = planning.plan(cell, Results("laptop", [], protocols), (0, 1, 2), abandoned=tried)
+    assert plan_now.cell == two.cell
+
+
+def test_the_papers_searches_at_paper_scale():
+    """Section 3.2: ReLoRA merges every 1,000 or 2,000 steps, LoRA+ has a ratio of 2 or 4."""
+    paper_scale = Protocols("paper")
+    assert dict(paper_scale.setting(Cell("math", "relora", 8)).searched) == {"restart_every": (1000, 2000)}
+    assert dict(paper_scale.setting(Cell("math", "lora_plus", 8)).searched) == {"lr_ratio": (2, 4)}
+    assert paper_scale.setting(Cell("math", "lora", 8)).searched == ()
+    keys = {paper_scale.setting(v).cell_key for v in paper_scale.setting(Cell("math", "lora_plus", 8)).variants}
+    assert len(keys) == 2
