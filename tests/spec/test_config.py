@@ -251,22 +251,24 @@ def test_config_error_is_what_parse_raises():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_composes_and_names_its_command(path, main, monkeypatch, capsys):
-    assert f"python run.py -m experiment={path.stem}" in path.read_text()
+    text = path.read_text()
+    sweep = "-m " if "MULTIRUN" in text else ""
+    assert f"python run.py {sweep}experiment={path.stem}" in text
     assert main(monkeypatch, f"experiment={path.stem}", "scale=smoke", "--cfg", "hydra") == 0
-    assert "mode: MULTIRUN" in capsys.readouterr().out.replace("RunMode.", "")
+    assert ("mode: MULTIRUN" in capsys.readouterr().out.replace("RunMode.", "")) == bool(sweep)
 
 
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
-        ([], "uuid-laptop-mora-r8-lr0.003-seed0"),
+        ([], "uuid-laptop-mora-r1-lr0.003-seed0"),
         (["method=none", "task=math"], "math-laptop-none-seed0"),
         (
             ["method.operator=rotation", "method.surplus=fold"],
-            "uuid-laptop-mora-r8-operator=rotation-surplus=fold-lr0.003-seed0",
+            "uuid-laptop-mora-r1-operator=rotation-surplus=fold-lr0.003-seed0",
         ),
-        (["method=remora", "method.groupings=four"], "uuid-laptop-remora-r8-groupings=four-lr0.003-seed0"),
-        (["method=lora", "method.alpha=64"], "uuid-laptop-lora-r8-alpha=64-lr0.003-seed0"),
+        (["method=remora", "method.groupings=four"], "uuid-laptop-remora-r1-groupings=four-lr0.003-seed0"),
+        (["method=lora", "method.alpha=64"], "uuid-laptop-lora-r1-alpha=64-lr0.003-seed0"),
         (["method=fft", "model=smollm2-135m", "seed=7"], "uuid-laptop-fft-model=smollm2-135m-lr0.001-seed7"),
     ],
 )

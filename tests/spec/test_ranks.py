@@ -92,7 +92,8 @@ def test_an_epoch_that_is_continued_in_the_middle_is_the_rest_of_that_epoch(rank
 
 
 def test_gradients_accumulate_to_the_global_batch(environ):
-    config = compose("hardware=ddp", "hardware.device=cpu", "hardware.processes=4", "hardware.device_batch_size=2")
+    four = ("hardware.processes=4", "hardware.device_batch_size=2", "training.batch_size=16")
+    config = compose("hardware=ddp", "hardware.device=cpu", *four)
     arguments = training_arguments(config, Placement("cpu", "fp32"), [])
     assert config.training.batch_size == 16
     assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * 4 == 16
