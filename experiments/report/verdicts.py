@@ -232,11 +232,11 @@ def _decide(kind: str, interval: Interval, margin: float) -> tuple[str, str]:
         if interval.above(-margin) and interval.below(margin):
             return REPRODUCED, ""
         outside = interval.above(margin) or interval.below(-margin)
-        return (NOT_REPRODUCED, "") if outside else (UNDECIDED, "the interval crosses the margin")
+        return (NOT_REPRODUCED, "") if outside else (UNDECIDED, "the interval crosses the margin of the rule")
     bound = _bound(kind, margin)
     if interval.above(bound):
         return REPRODUCED, ""
-    return (NOT_REPRODUCED, "") if interval.below(bound) else (UNDECIDED, "the interval contains the bound")
+    return (NOT_REPRODUCED, "") if interval.below(bound) else (UNDECIDED, "the interval contains the bound of the rule")
 
 
 def judge_all(results: Results) -> list[ClaimVerdict]:
