@@ -189,11 +189,11 @@ def test_the_command_prints_a_table_and_leaves_nothing(tmp_path):
 @pytest.mark.slow
 def test_real_steps_peak_where_the_estimate_says():
     sys.path.insert(0, str(ROOT))
-    from scripts.check_dry_run import METHODS, compared
+    from scripts.check_dry_run import METHODS, comparison
 
     for name in METHODS:
         for checkpointing in (False, True):
-            numbers = compared("tiny", name, checkpointing)
+            numbers = comparison("tiny", name, checkpointing)
             assert numbers["peak"] == pytest.approx(numbers["peak_measured"], rel=0.2), (name, checkpointing)
 
 
