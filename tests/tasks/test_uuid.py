@@ -180,4 +180,4 @@ def test_the_loss_floor_of_the_key_is_its_entropy():
     """A model that has memorised all pairs still cannot know which key comes: it loses ln(pairs) nats a row."""
     pairs = 10_000
     tokens = 2 * 36 + 1
-    assert math.log(pairs) / tokens == pytest.approx(0.13, abs=0.01)  # the end of the paper's loss curves
+    assert math.log(pairs) / tokens == pytest.approx(0.13, abs=0.01)  # where the paper's loss curves end
