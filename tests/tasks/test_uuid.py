@@ -70,7 +70,7 @@ def test_examples_start_with_bos_carry_loss_everywhere_and_have_no_end(smoke):
 
 
 def test_no_space_comes_between_key_and_value(smoke):
-    """A tokenizer of LLaMA's kind puts a space in front of each text: there is one such space in a row, not two."""
+    """A tokenizer of LLaMA's kind puts a space in front of each text. A row has one such space, not two."""
     tokenizer = llama_style()
     data = TASK.prepare(smoke(), tokenizer)
     pairs = data.evaluation
