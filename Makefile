@@ -9,26 +9,30 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/python run.py method=mora task=uuid paths.results=results/demo
 
-# FFT, LoRA and MoRA at the higher rank of Table 2, with the protocol's rates and one seed. Six minutes, one picture.
+# FFT, LoRA and MoRA at the higher rank of Table 2, with the protocol's rates and one seed. The runs take about six
+# minutes, and the last command draws them in one picture.
 compare: $(READY)
 	$(BIN)/python run.py method=fft task=uuid paths.results=results/compare
 	$(BIN)/python run.py -m method=lora,mora method.rank=32 task=uuid paths.results=results/compare
 	$(BIN)/python scripts/make_figures.py --figure 1 --results results/compare
 
-# The base model of continual pretraining at laptop scale (task=biomed, task=finance). Half an hour, once.
+# The base model of continual pretraining at laptop scale (task=biomed, task=finance). The run takes about half
+# an hour, and the cache keeps the model.
 base: $(READY)
 	$(BIN)/python scripts/pretrain_base.py
 
-# One process for each core; an idle process takes over half of the tests that another process has left.
+# One process for each core; an idle process takes over half of the tests that another process still has to run.
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# Some slow tests need the optional packages. `make setup` does not install those: they make every run start later.
+# Some slow tests need the optional packages. `make setup` does not install these packages, because with them every run
+# starts later.
 slow: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[experiments,dev,quantized,slurm]'
 	$(BIN)/python -m pytest -m slow
 
-# Runs every test that proves a promise, slow tests too, and writes docs/reliability.md. Takes more than half an hour.
+# Runs every test that proves a promise, slow tests too, and writes docs/reliability.md. This takes more than half an
+# hour.
 reliability: $(READY)
 	$(BIN)/python -m pytest -m promise --promises docs/reliability.json
 	$(BIN)/python -m tests.promises
@@ -43,20 +47,20 @@ check: $(READY)
 	$(BIN)/python scripts/make_report.py --check
 	$(MAKE) scan
 
-# Writes all files that are made from results/runs. `make check` fails where the committed files differ.
+# Writes all files that the scripts compute from results/runs. `make check` fails if the committed files differ.
 results: $(READY)
 	$(BIN)/python scripts/make_tables.py --readme README.md
 	$(BIN)/python scripts/make_figures.py
 	$(BIN)/python scripts/make_report.py
 
-# Searches tracked files for keys, by their form. No key is tried out: that would need a network. The search for random
-# text is off, since it would find every sha256.
+# Searches tracked files for keys, by their form. The scan does not try a key out, because that would need a network.
+# The search for random text is off, because it would report every sha256.
 SCAN := --no-verify --disable-plugin HexHighEntropyString --disable-plugin Base64HighEntropyString
 scan: $(READY)
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook $(SCAN)
 
-# Asks for known vulnerabilities of the versions in constraints.txt. Needs a network. It has a virtual environment of its
-# own, so that it changes no package of the project.
+# Asks a database for known vulnerabilities of the versions in constraints.txt. This needs a network. pip-audit has a
+# virtual environment of its own, so it changes no package of the project.
 audit:
 	test -x .venv/audit/bin/pip-audit || $(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1

@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py                       all parts, about fifteen minutes on two quiet cores
     python scripts/benchmark.py --only linear,memory  these parts; measurements of other parts stay
-    python scripts/benchmark.py --render              write the page again, measure nothing
+    python scripts/benchmark.py --render              write the page again without new measurements
 
 The script stores each part when the part is finished: after an interruption, --only measures the other parts. Exit
 codes: 0 done; 1 the page is stale (with --render --check); 2 a bad argument.
@@ -42,26 +42,26 @@ def names(text: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
     parser.add_argument("--only", type=names, default=list(PARTS), metavar="A,B,...", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--quick", action="store_true", help="measure few rounds, for a first look")
+    parser.add_argument("--quick", action="store_true", help="measure only a few rounds, for a first look")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmark.json", metavar="JSON")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", metavar="MARKDOWN")
-    parser.add_argument("--render", action="store_true", help="measure nothing")
+    parser.add_argument("--render", action="store_true", help="write the page from the stored measurements")
     parser.add_argument(
         "--check", action="store_true", help="with --render: write nothing; exit 1 if the page is stale"
     )
     options = parser.parse_args(arguments)
     if options.check and not options.render:
-        parser.error("--check goes with --render")
-    measured = read(options.output)
+        parser.error("--check works only with --render")
+    measurements = read(options.output)
     if not options.render:
         command.prepare_environment()  # before torch is imported
         for name in options.only:
             print(f"measuring: {name}", file=sys.stderr)
-            measured["parts"][name] = part(name, options.quick)
-            write_json(options.output, measured)
-    elif not measured["parts"]:
+            measurements["parts"][name] = part(name, options.quick)
+            write_json(options.output, measurements)
+    elif not measurements["parts"]:
         raise ConfigError(f"{options.output} holds no measurement; run without --render first")
-    text = page.render(measured)
+    text = page.render(measurements)
     print(text)
     return script.finish({options.page: text.encode()}, options.check)
 
@@ -73,14 +73,14 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: The file holds something else.
     """
     try:
-        measured: dict[str, Any] = json.loads(path.read_text())
-        if measured["schema"] != SCHEMA or not isinstance(measured["parts"], dict):
-            raise ValueError(f"schema {measured['schema']}, this version reads {SCHEMA}")
+        measurements: dict[str, Any] = json.loads(path.read_text())
+        if measurements["schema"] != SCHEMA or not isinstance(measurements["parts"], dict):
+            raise ValueError(f"schema {measurements['schema']}, this version reads {SCHEMA}")
     except FileNotFoundError:
         return {"schema": SCHEMA, "parts": {}}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not a measurement ({error}); name another file with --output") from None
-    return measured
+    return measurements
 
 
 def part(name: str, quick: bool) -> dict[str, Any]:

@@ -38,7 +38,7 @@ METHODS = {
 SIZES = {"tiny": (16, 512), "smollm2-135m": (4, 256)}  # rows, tokens
 
 
-def planned(model: str, arguments: list[str], checkpointing: bool) -> RunConfig:
+def config_of(model: str, arguments: list[str], checkpointing: bool) -> RunConfig:
     rows, length = SIZES[model]
     own = [f"model={model}", "task=math", "scale=paper", "hardware=cpu", f"task.max_length={length}"]
     own += [f"training.batch_size={rows}", f"hardware.device_batch_size={rows}"]
@@ -47,7 +47,7 @@ def planned(model: str, arguments: list[str], checkpointing: bool) -> RunConfig:
 
 
 def measure(config: RunConfig) -> dict[str, float]:
-    """Measure two real steps in this process. Bytes."""
+    """Measure two real steps in this process, in bytes."""
     import torch
 
     from experiments.spec import shapes
@@ -81,19 +81,19 @@ def measure(config: RunConfig) -> dict[str, float]:
             optimizer.step()
             optimizer.zero_grad()
 
-    train(dataclasses.replace(shape, layers=1), 1, 8)  # the libraries load their last parts in the first step
+    train(dataclasses.replace(shape, layers=1), 1, 8)  # in a first step, so that the libraries load their last parts
     before = peak_memory.peak()
     train(shape, *SIZES[config.model])
     return {"saved": sum(saved.values()), "peak": peak_memory.peak() - before}
 
 
-def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:
-    """The estimate, and the measurement in a new process. Bytes."""
+def comparison(model: str, name: str, checkpointing: bool) -> dict[str, float]:
+    """The estimate, and the measurement in a new process, in bytes."""
     from experiments.estimate import trace
     from experiments.spec import shapes
     from experiments.train.placement import Placement
 
-    config = planned(model, METHODS[name], checkpointing)
+    config = config_of(model, METHODS[name], checkpointing)
     step = trace.step(config, shapes.NAMED[model], Placement("cpu", "fp32"), *SIZES[model])
     command = [sys.executable, __file__, "--measure", model, name, str(int(checkpointing))]
     # malloc puts each tensor in its own pages and returns the pages, so the measurement holds live tensors only.
@@ -109,15 +109,19 @@ def compared(model: str, name: str, checkpointing: bool) -> dict[str, float]:
 
 
 def line(model: str, name: str, checkpointing: bool) -> list[str]:
-    memory = compared(model, name, checkpointing)
+    memory = comparison(model, name, checkpointing)
 
-    def beside(what: str) -> list[str]:
-        guess, real = memory[what], memory[f"{what}_measured"]
-        return [f"{guess / 2**20:,.1f}", f"{real / 2**20:,.1f}", f"{100 * (guess / real - 1):+.1f} %"]
+    def estimate_and_measurement(what: str) -> list[str]:
+        estimate, measurement = memory[what], memory[f"{what}_measured"]
+        return [
+            f"{estimate / 2**20:,.1f}",
+            f"{measurement / 2**20:,.1f}",
+            f"{100 * (estimate / measurement - 1):+.1f} %",
+        ]
 
     # With checkpointing, the function that recomputes holds the tensors, and autograd's hooks do not see them.
-    saved = ["", "", ""] if checkpointing else beside("saved")
-    return [model, name, "yes" if checkpointing else "no", *saved, *beside("peak")]
+    saved = ["", "", ""] if checkpointing else estimate_and_measurement("saved")
+    return [model, name, "yes" if checkpointing else "no", *saved, *estimate_and_measurement("peak")]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -127,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.measure:
         model, name, checkpointing = options.measure
-        print(json.dumps(measure(planned(model, METHODS[name], checkpointing == "1"))))
+        print(json.dumps(measure(config_of(model, METHODS[name], checkpointing == "1"))))
         return 0
     header = ("model", "method", "checkpointing", "saved, MiB", "measured", "off", "peak, MiB", "measured", "off")
     rows = [line(m, name, c) for m in options.model or SIZES for name in METHODS for c in (False, True)]

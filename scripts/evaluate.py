@@ -4,7 +4,7 @@
     python scripts/evaluate.py KEY --task biomed       score on another task that has the same model at the run's scale
 
 Exit codes: 0 equal, or another task; 1 not equal; 2 a bad argument. Another device or another number of threads adds
-numbers in another order: --tolerance is the largest difference that counts as equal.
+numbers in another order: --tolerance sets the largest difference that counts as equal.
 """
 
 from __future__ import annotations

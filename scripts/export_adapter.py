@@ -46,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     store = Store(options.results)
     record = load.finished(store, options.key)
     limits = export.LoraLimits(options.rank, options.tolerance, options.force)
-    written = export.export(record, store, options.out, options.format, limits)
-    print(f"{options.out}: {written}")
+    summary = export.export(record, store, options.out, options.format, limits)
+    print(f"{options.out}: {summary}")
     if options.push:
         print(f"uploaded: {export.push(options.out, options.push)}")
     return 0

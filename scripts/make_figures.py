@@ -1,4 +1,4 @@
-"""Draw the figures from the records, as SVG and PNG: the paper's, learning-rate searches, score against cost.
+"""Draw the figures from the records, as SVG and PNG: the paper's figures, the rate searches, and score against cost.
 
     python scripts/make_figures.py                     every figure at every scale that has records
     python scripts/make_figures.py --figure 3 --scale laptop

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", type=int, action="append", choices=paper.TABLES, help="only this table (repeatable)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file on disk is out of date")
     parser.add_argument(
-        "--readme", type=Path, help="a file with marks between which the claims at the laptop scale stand"
+        "--readme", type=Path, help="write the claims at the laptop scale between the marks in this file"
     )
     options = parser.parse_args(arguments)
     records = script.records(options)

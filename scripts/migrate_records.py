@@ -2,9 +2,9 @@
 
     python scripts/migrate_records.py --results results
 
-A record gets the key of its new identity, so its file gets a new name. The old key is computed again first: a record
-whose old key cannot be explained by what it holds is named and left as it is. Checkpoints and saved models of a
-migrated record are renamed with it.
+A record gets the key of its new identity, so its file gets a new name. The script first computes the old key again from
+the settings in the record. If the two old keys differ, the script names the record and does not change it. The
+checkpoints and the saved model of a migrated record get the new name, too.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def migrated(values: dict[str, Any]) -> dict[str, Any]:
-    """The record of schema 2 that a record of schema 1 is.
+    """The record of schema 2 for a record of schema 1.
 
     Raises:
-        ConfigError: The old key is not that of what the record holds, or a method of this name is gone.
+        ConfigError: The old key does not follow from the record's settings, or the method does not exist any more.
     """
     version = values["provenance"].get("task_version")
     if key_of(old_identity(values["config"], version)) != values["key"]:
@@ -81,7 +81,7 @@ def migrated(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def old_identity(config: dict[str, Any], task_version: int) -> dict[str, Any]:
-    """What the key of schema 1 was the hash of."""
+    """The settings whose hash was the key of schema 1."""
     names = ("method", "task", "scale", "quantization", "seed", "training", "hardware")
     identity = {name: config[name] for name in names}
     for section, left_out in NOT_IN_OLD_KEY.items():

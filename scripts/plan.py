@@ -1,12 +1,12 @@
 """Show which runs of a table or figure are finished, failed or missing, and what the missing runs would cost; run them.
 
     python scripts/plan.py --table 2 --scale laptop               show the runs
-    python scripts/plan.py --table 2 --scale laptop --run         run what is missing; after an interruption, repeat
+    python scripts/plan.py --table 2 --scale laptop --run         run the missing runs; after an interruption, repeat
     python scripts/plan.py --table 2 --scale paper --print slurm  print a script for another machine (or --print hydra)
 
-Each cell has two stages. The first stage runs every learning rate of the protocol with the first seed; while the best
-rate is the lowest or the highest that was tried, it goes on by one rate beyond. The second stage runs the other seeds
-at the best rate. Arguments such as hardware=gpu go to run.py.
+Each cell has two stages. The first stage runs every learning rate of the protocol with the first seed. If the best
+rate is the lowest or the highest of these rates, the stage adds one more rate beyond it, and repeats this step. The
+second stage runs the other seeds at the best rate. Arguments such as hardware=gpu go to run.py.
 Exit codes: 0 done; 1 a run failed; 2 a bad argument; 130 interrupted.
 """
 
@@ -46,53 +46,56 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         "--rate-search",
         choices=planning.SEARCHES,
         default=planning.WIDENED,
-        help="on: further rates while the best is at the edge; listed: the protocol's candidates alone; off: its `use`",
+        help="on: add rates while the best is at the edge; listed: only the protocol's candidates; off: only its `use`",
     )
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--run", action="store_true", help="run what is missing")
-    action.add_argument("--print", choices=("hydra", "slurm"), help="print the commands of what can be run now")
+    action.add_argument("--run", action="store_true", help="run the missing runs")
+    action.add_argument("--print", choices=("hydra", "slurm"), help="print the commands of the runs that can start now")
     parser.add_argument("run_arguments", nargs="*", metavar="name=value", help="more settings for run.py")
-    chosen = parser.parse_args(arguments)
-    script.check_overrides(chosen.run_arguments)
-    return chosen
+    selection = parser.parse_args(arguments)
+    script.check_overrides(selection.run_arguments)
+    return selection
 
 
-def cells(chosen: argparse.Namespace) -> list[paper.Cell]:
-    tables = chosen.table or (() if chosen.figure else paper.TABLES)
-    every_cell = [c for number in tables for c in paper.table_cells(number, chosen.scale)]
-    every_cell += [c for number in chosen.figure for c in paper.figure_cells(number)]
-    chosen_cells = [c for c in dict.fromkeys(every_cell) if chosen.task is None or c.task in chosen.task]
-    chosen_cells = [c for c in chosen_cells if chosen.method is None or c.method in chosen.method]
-    if not chosen_cells:
+def cells(selection: argparse.Namespace) -> list[paper.Cell]:
+    tables = selection.table or (() if selection.figure else paper.TABLES)
+    every_cell = [c for number in tables for c in paper.table_cells(number, selection.scale)]
+    every_cell += [c for number in selection.figure for c in paper.figure_cells(number)]
+    selected_cells = [c for c in dict.fromkeys(every_cell) if selection.task is None or c.task in selection.task]
+    selected_cells = [c for c in selected_cells if selection.method is None or c.method in selection.method]
+    if not selected_cells:
         raise ConfigError("no cell of these tables and figures has this --task and this --method")
-    return chosen_cells
+    return selected_cells
 
 
 def main(arguments: list[str] | None = None) -> int:
-    chosen = options(arguments)
-    wanted, protocols = cells(chosen), Protocols(chosen.scale)
+    selection = options(arguments)
+    table_cells, protocols = cells(selection), Protocols(selection.scale)
     warned: set[str] = set()
 
     def results() -> Results:
-        records, problems = read_records(chosen.results) if chosen.results.exists() else ([], [])
+        records, problems = read_records(selection.results) if selection.results.exists() else ([], [])
         for problem in sorted(set(problems) - warned):
             print(f"warning: {problem}", file=sys.stderr)
         warned.update(problems)
-        return Results(chosen.scale, records, protocols)
+        return Results(selection.scale, records, protocols)
 
     def plan(cell: paper.Cell, at: Results, abandoned: planning.Attempted = frozenset()) -> planning.Plan:
-        return planning.plan(cell, at, chosen.seeds, search=chosen.rate_search, abandoned=abandoned)
+        return planning.plan(cell, at, selection.seeds, search=selection.rate_search, abandoned=abandoned)
 
-    extra = [f"paths.results={chosen.results}", *chosen.run_arguments]
-    if chosen.run:
+    extra = [f"paths.results={selection.results}", *selection.run_arguments]
+    if selection.run:
         return start.run_all(
-            len(wanted), lambda i, tried: plan(wanted[i], results(), tried), extra, lambda line: print(line, flush=True)
+            len(table_cells),
+            lambda i, attempted: plan(table_cells[i], results(), attempted),
+            extra,
+            lambda line: print(line, flush=True),
         )
     now = results()
-    plans = [plan(cell, now) for cell in wanted]
-    if chosen.print == "hydra":
+    plans = [plan(cell, now) for cell in table_cells]
+    if selection.print == "hydra":
         print("\n".join(start.hydra_lines(plans, extra)))
-    elif chosen.print == "slurm":
+    elif selection.print == "slurm":
         print(start.slurm_script(plans, extra), end="")
     else:
         show(plans, now)
@@ -105,7 +108,7 @@ def show(plans: list[planning.Plan], results: Results) -> None:
         setting = plan.setting
         operator = " ".join([(setting or plan.cell).operator or "-", *plan.cell.options])
         state = planning.states(plan) if setting else f"cannot be planned: {plan.unavailable[:60]}"
-        left = planning.cost(plan, results.records)
+        cost = planning.cost(plan, results.records)
         rows.append(
             [
                 plan.cell.task,
@@ -115,16 +118,16 @@ def show(plans: list[planning.Plan], results: Results) -> None:
                 plan.stage,
                 state,
                 plan.selection,
-                left,
+                cost,
             ]
         )
     print(tabulate(rows, HEADER, disable_numparse=True))
-    counted = [(len(p.needed) + p.later, planning.run_time(p.cell, results.records).seconds) for p in plans]
-    total = sum(count * seconds for count, seconds in counted if seconds is not None)
-    blind = sum(count for count, seconds in counted if seconds is None)
-    total_line = f"\n{len(plans)} cells; {sum(count for count, _ in counted)} runs to do"
+    runs_and_seconds = [(len(p.needed) + p.later, planning.run_time(p.cell, results.records).seconds) for p in plans]
+    total = sum(count * seconds for count, seconds in runs_and_seconds if seconds is not None)
+    unestimated = sum(count for count, seconds in runs_and_seconds if seconds is None)
+    total_line = f"\n{len(plans)} cells; {sum(count for count, _ in runs_and_seconds)} runs to do"
     total_line += f", about {planning.duration(total)}" if total else ""
-    print(total_line + (f"; {blind} of them without an estimate" if blind else ""))
+    print(total_line + (f"; {unestimated} of them without an estimate" if unestimated else ""))
     for plan in plans:
         if record := results.cell(plan.cell).nearest:
             rank = f" r = {plan.setting.rank}" if plan.setting and plan.setting.rank else ""

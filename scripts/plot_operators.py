@@ -32,7 +32,7 @@ PANELS: dict[str, tuple[str, dict[str, Any]]] = {
 @matplotlib.rc_context({"svg.hashsalt": "mora", "svg.fonttype": "none"})
 def main(path: Path = Path(__file__).parent.parent / "docs" / "operators.svg") -> None:
     figure, axes = plt.subplots(2, 3, figsize=(9, 4.4), layout="constrained")
-    # The wave in M shows the position and the orientation of each copy of M. The diagonal gives M full rank.
+    # The wave in M shows the position and the orientation of each copy of M. Because of its diagonal M has full rank.
     side = torch.arange(R_HAT) / (R_HAT - 1)
     M = 0.75 * torch.sin(5 * side[:, None] + 2 * side) * (0.4 + 0.6 * side) + 0.25 * torch.eye(R_HAT)
     for axis, (title, (name, options)) in zip(axes.flat, PANELS.items(), strict=True):

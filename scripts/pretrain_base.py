@@ -1,8 +1,9 @@
-"""Pretrain the base model of continual pretraining at laptop scale, and keep it in the cache. Some 20 minutes, once.
+"""Pretrain the base model of continual pretraining at laptop scale, and keep the model in the cache.
 
-    python scripts/pretrain_base.py          after an interruption, repeat
+    python scripts/pretrain_base.py          after an interruption, give the same command again
 
-It is the run `python run.py experiment=base`, full training of a model with random weights on general text.
+The script does the run `python run.py experiment=base`: full training of a model with random weights on general text.
+The run takes about half an hour on two cores, and is needed once.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     config = parse(compose.composition(["experiment=base", f"paths.results={results}"]))
     cache = config.paths.cache_folder
     if (base_models.base_folder(cache) / "origin.json").is_file():
-        print(f"{base_models.BASE} is there: {base_models.pretrained_base(cache)}")
+        print(f"{base_models.BASE} exists already: {base_models.pretrained_base(cache)}")
         return 0
     record = runner.run(config)
     if record.status != "finished":

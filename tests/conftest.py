@@ -1,14 +1,15 @@
-"""What tests share: a run's configuration, composed as run.py composes it; and the promises that they prove.
+"""What tests share: a run's configuration, composed as run.py composes it, trained runs, and the marker for promises.
 
-A test that proves something a user may rely on says so, and counts what it did. `make reliability` makes
-docs/reliability.md of it (`promises.py`):
+A promise is a sentence that a user may rely on. A test that proves a promise has the marker `promise` with the
+sentence, and counts what the test did. `make reliability` writes the sentences and the counts to docs/reliability.md
+(`promises.py`):
 
-    @pytest.mark.promise("A run that is killed goes on from its last checkpoint and ends in the same bits.")
+    @pytest.mark.promise("A run that is killed ends with the same bits as an undisturbed run.")
     def test_killed(counted):
         ...
         counted(3, "kills")
 
-The text is one sentence and the same in all tests that prove it. Counts add up over the cases of a test.
+All tests that prove the same promise have the same sentence. Counts add up over the cases of a test.
 """
 
 import os
@@ -32,7 +33,7 @@ pytest_plugins = ["tests.promises"]
 
 
 def compose(*overrides: str) -> RunConfig:
-    """The typed configuration that run.py would make of these arguments."""
+    """The typed configuration that run.py would compose from these arguments."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -67,7 +68,7 @@ def copied(trained, tmp_path: Path) -> tuple[Path, str]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Record]]:
-    """A results folder with finished smoke runs and their models, and the records by name. Not to be changed."""
+    """A results folder with finished smoke runs and their models, and the records by name. Tests must not change it."""
     from experiments import runner
 
     results = tmp_path_factory.mktemp("trained")

@@ -1,4 +1,4 @@
-"""`run.py` in a process of its own, quickly: a fork server has imported the libraries already."""
+"""`run.py` in a process of its own, which starts quickly: a fork server has already imported the libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from experiments.spec.run_config import RunConfig
 from experiments.store.records import Store
 
-# As run.py does, and before torch is imported: threads that spin starve each other where cores are few.
+# run.py sets this too. It must be set before torch is imported: on few cores, threads that spin slow each other down.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
@@ -28,31 +28,31 @@ server.set_forkserver_preload(
 SMOKE = ("scale=smoke", "logger=none", "hardware=cpu", "hardware.threads=1")
 
 
-class Done(NamedTuple):
-    """How a process ended (minus a signal's number where one killed it), and what it printed."""
+class Ending(NamedTuple):
+    """The exit code of a process (minus the number of the signal that killed it), and what the process printed."""
 
     code: int
     out: str
     err: str
 
     @property
-    def said(self) -> list[str]:
+    def messages(self) -> list[str]:
         """The lines on stderr, without the progress bar."""
         return [line for line in self.err.splitlines() if line and not re.search(r"\d/\d+ \[", line)]
 
 
-def launch(*arguments: str, log: Path, before: Callable[[], None] | None = None, limit: float = 240) -> Done:
-    """Run `run.py` with these arguments to its end; `before` is called in the new process, to prepare its fate."""
+def launch(*arguments: str, log: Path, before: Callable[[], None] | None = None, limit: float = 240) -> Ending:
+    """Run `run.py` with these arguments to its end; `before` is called in the new process, to prepare a fault."""
     process = begin(*arguments, log=log, before=before)
     process.join(limit)
     if process.exitcode is None:
         process.kill()
-        raise AssertionError(f"not done in {limit:g} seconds")
+        raise AssertionError(f"not finished within {limit:g} seconds")
     return printed(process.exitcode, log)
 
 
-def printed(code: int, log: Path) -> Done:
-    return Done(code, log.with_suffix(".out").read_text(), log.with_suffix(".err").read_text())
+def printed(code: int, log: Path) -> Ending:
+    return Ending(code, log.with_suffix(".out").read_text(), log.with_suffix(".err").read_text())
 
 
 def begin(*arguments: str, log: Path, before: Callable[[], None] | None = None) -> multiprocessing.Process:
@@ -80,22 +80,22 @@ def die() -> None:
 
 
 def at_call(function: str, count: int, act: Callable[[], None], *, after: bool = False) -> None:
-    """Let `act` happen right before the `count`-th call of module.function, or right after it."""
+    """Call `act` right before the `count`-th call of module.function, or right after that call."""
     where, _, name = function.rpartition(".")
     place, calls = pkgutil.resolve_name(where), [0]
     original = getattr(place, name)
 
-    def acting(*args, **kwargs):
+    def wrapper(*args, **kwargs):
         calls[0] += 1
-        meant = calls[0] == count
-        if meant and not after:
+        is_the_call = calls[0] == count
+        if is_the_call and not after:
             act()
         result = original(*args, **kwargs)
-        if meant and after:
+        if is_the_call and after:
             act()
         return result
 
-    setattr(place, name, acting)
+    setattr(place, name, wrapper)
 
 
 def interrupt_at_step(step: int, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,5 +130,5 @@ def outcome(results: Path) -> dict:
 
 
 def half_written(results: Path) -> list[Path]:
-    """What a run that was cut short left beside whole files."""
+    """The half-written files and folders below `results`."""
     return [p for p in results.rglob("*") if p.name == "incomplete" or p.name.endswith((".tmp", ".incomplete"))]

@@ -1,4 +1,4 @@
-"""Synthetic records: whole, deterministic, and with the keys that the real protocols give."""
+"""Synthetic records. They are complete and deterministic, and have the keys of the real protocols."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class FixedProtocols:
         return shlex.join(["python", "run.py", *self._arguments(cell)])
 
     def _arguments(self, cell: Cell) -> list[str]:
-        made = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]
-        return made + ([f"method.rank={RANKS[cell.rank]}"] if cell.rank else []) + list(cell.options)
+        arguments = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]
+        return arguments + ([f"method.rank={RANKS[cell.rank]}"] if cell.rank else []) + list(cell.options)
 
 
 BEST = 3e-3
 
 
 def noise(*what: Any) -> float:
-    """A number in [-1, 1) that depends on `what` alone."""
+    """A number in [-1, 1) that depends only on `what`."""
     return int(hashlib.sha256(repr(what).encode()).hexdigest()[:8], 16) / 2**31 - 1
 
 
@@ -77,10 +77,10 @@ def record(setting: CellSetting, rate: float, seed: int, *, status: str = "finis
     # The best rate is the middle candidate; a rate that is 3 times lower or higher learns half as fast, and loses 0.1.
     off = abs(math.log(rate / best_rate(setting), 3)) if setting.candidates else 0
     speed = SPEED.get(cell.method, 1.5) * (1 + math.log2((cell.rank or 256) / 8) / 5) * 2 ** (1 - off)
-    wobble = 0.02 * noise(cell, rate, seed)
+    scatter = 0.02 * noise(cell, rate, seed)
     curve = []
     for step in range(10, STEPS + 1, 10):
-        done = 1 / (1 + math.exp(-(speed * step / 25 - 5))) + wobble * step / STEPS
+        done = 1 / (1 + math.exp(-(speed * step / 25 - 5))) + scatter * step / STEPS
         row = {"step": step, "loss": round(3.0 - 2.8 * done + 0.1 * off, 4), "learning_rate": rate}
         if cell.task == "uuid":
             row["char_accuracy"] = round(min(100.0, 9.8 + 90 * done), 2)
@@ -89,17 +89,17 @@ def record(setting: CellSetting, rate: float, seed: int, *, status: str = "finis
     final: dict[str, float] = {}
     for name in {c.metric for n in paper.TABLES for c in paper.table(n).columns if c.task == cell.task}:
         higher = tasks.metric(cell.task, name).higher_is_better
-        final[name] = score if higher else round(30 - 4 * speed / 2 + 10 * wobble, 3)
+        final[name] = score if higher else round(30 - 4 * speed / 2 + 10 * scatter, 3)
     if selection := tasks.get(cell.task).selection:
         final[selection] = round(3.1 - 2.8 * done + 0.1 * off, 4)
     metrics: dict[str, Any] = {"final": final, "curve": curve}
     if cell.task == "pretrain":
         high = 40 if "mora" in cell.method else 8
         metrics["spectrum"] = {
-            p: {"above": high + i + 5 * wobble, "layers": 3} for i, p in enumerate(shapes.PROJECTIONS)
+            p: {"above": high + i + 5 * scatter, "layers": 3} for i, p in enumerate(shapes.PROJECTIONS)
         }
     model = changes.pop("model", setting.model)
-    made = Record(
+    run = Record(
         setting.key(rate, seed),
         f"{cell.task}-{setting.scale}-{cell.method}",
         status,
@@ -119,7 +119,7 @@ def record(setting: CellSetting, rate: float, seed: int, *, status: str = "finis
         {
             "trainable_parameters": 1000 * (setting.rank or 600),
             "total_parameters": 650_000,
-            "seconds": round(20 + 5 * speed + wobble, 2),
+            "seconds": round(20 + 5 * speed + scatter, 2),
             "tokens": 10_000,
             "tokens_per_second": 400.0,
             "peak_memory_bytes": 2**29,
@@ -133,17 +133,17 @@ def record(setting: CellSetting, rate: float, seed: int, *, status: str = "finis
         },
     )
     if status == "failed":
-        made.metrics = {"final": {}, "curve": curve[:3]}
-        made.error = {"type": "RuntimeError", "message": "out of memory"}
-    return dataclasses.replace(made, **changes)
+        run.metrics = {"final": {}, "curve": curve[:3]}
+        run.error = {"type": "RuntimeError", "message": "out of memory"}
+    return dataclasses.replace(run, **changes)
 
 
 def diverged(setting: CellSetting, rate: float, seed: int) -> Record:
     """A run that stopped at a loss that is not a number."""
-    made = record(setting, rate, seed, status="failed")
-    made.metrics["curve"][-1]["loss"] = None
-    made.error = {"type": "FloatingPointError", "message": "the loss is not finite at step 30"}
-    return made
+    run = record(setting, rate, seed, status="failed")
+    run.metrics["curve"][-1]["loss"] = None
+    run.error = {"type": "FloatingPointError", "message": "the loss is not finite at step 30"}
+    return run
 
 
 def searched(setting: CellSetting, seeds: Iterable[int]) -> list[Record]:
@@ -151,40 +151,40 @@ def searched(setting: CellSetting, seeds: Iterable[int]) -> list[Record]:
     if not setting.candidates:
         return [record(setting, setting.default_rate, 0)]
     best = best_rate(setting)
-    tried = {*setting.candidates, rates.next_rate(best, False), rates.next_rate(best, True)}
-    return [*(record(setting, r, 0) for r in sorted(tried)), *(record(setting, best, s) for s in seeds if s)]
+    every_rate = {*setting.candidates, rates.next_rate(best, False), rates.next_rate(best, True)}
+    return [*(record(setting, r, 0) for r in sorted(every_rate)), *(record(setting, best, s) for s in seeds if s)]
 
 
 def measured(setting: CellSetting, finals: Sequence[dict[str, float]]) -> list[Record]:
-    """A whole search, whose runs at the selected rate have these final metrics, one for each seed; nothing for none."""
+    """A whole search. Its runs at the best rate have these final metrics, one for each seed. No metrics, no records."""
     records = searched(setting, range(len(finals))) if finals else []
-    for made in records:
-        if made.cell["learning_rate"] == best_rate(setting):
-            made.metrics["final"] = {"value_loss": 0.0} | finals[made.cell["seed"]]
+    for run in records:
+        if run.cell["learning_rate"] == best_rate(setting):
+            run.metrics["final"] = {"value_loss": 0.0} | finals[run.cell["seed"]]
     return records
 
 
 def write(records: Iterable[Record], results: Path) -> Path:
-    """Write records as a run would, without its care for the disk."""
+    """Write records as a run does, but without a flush or a rename."""
     runs = results / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    for made in records:
-        (runs / f"{made.key}.json").write_text(json.dumps(dataclasses.asdict(made), indent=1, sort_keys=True) + "\n")
+    for run in records:
+        (runs / f"{run.key}.json").write_text(json.dumps(dataclasses.asdict(run), indent=1, sort_keys=True) + "\n")
     return results
 
 
 def small_set(protocols: Any) -> list[Record]:
-    """Table 2 with three seeds, Table 3 with two, a single run of Table 1.
+    """Table 2 with three seeds, Table 3 with two seeds, and one run of Table 1.
 
-    In Table 2 a run of a row diverged, a candidate of another row failed, and the last row has one rate and one seed.
+    In Table 2 one run diverged, a candidate of another row failed, and the last row has one rate and one seed.
     """
     rows = [Cell("uuid", m, r) for m, r in (("fft", None), ("lora", 8), ("mora", 8), ("lora", 256), ("mora", 256))]
-    made = [r for c in rows[:-1] for r in searched(protocols.setting(c), (0, 1, 2))]
-    made.append(record(protocols.setting(rows[-1]), BEST, 0))
-    made += [r for m in SPEED if m != "fft" for r in searched(protocols.setting(Cell("pretrain", m, 128)), (0, 1))]
-    made.append(record(protocols.setting(Cell("math", "mora", 8)), BEST, 0))
-    lost, broken = protocols.setting(rows[1]), protocols.setting(rows[3])
-    kept = {r.key: r for r in made}
-    kept[lost.key(BEST, 2)] = diverged(lost, BEST, 2)
-    kept[broken.key(1e-3, 0)] = record(broken, 1e-3, 0, status="failed")
-    return list(kept.values())
+    runs = [r for c in rows[:-1] for r in searched(protocols.setting(c), (0, 1, 2))]
+    runs.append(record(protocols.setting(rows[-1]), BEST, 0))
+    runs += [r for m in SPEED if m != "fft" for r in searched(protocols.setting(Cell("pretrain", m, 128)), (0, 1))]
+    runs.append(record(protocols.setting(Cell("math", "mora", 8)), BEST, 0))
+    diverged_cell, failed_cell = protocols.setting(rows[1]), protocols.setting(rows[3])
+    by_key = {r.key: r for r in runs}
+    by_key[diverged_cell.key(BEST, 2)] = diverged(diverged_cell, BEST, 2)
+    by_key[failed_cell.key(1e-3, 0)] = record(failed_cell, 1e-3, 0, status="failed")
+    return list(by_key.values())

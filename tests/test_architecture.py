@@ -1,4 +1,4 @@
-"""What no file of the project may contain, and that each has a name of its own.
+"""No file contains forbidden code, and no two files or classes have the same name.
 
 Who may import whom is checked by `lint-imports` (pyproject.toml).
 """

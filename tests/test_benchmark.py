@@ -1,4 +1,4 @@
-"""The benchmark measures what it says and writes it down whole. No test here looks at a time."""
+"""The benchmark measures what its page names, and stores each measurement whole. No test here checks a time."""
 
 import json
 import shutil

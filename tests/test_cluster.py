@@ -1,7 +1,7 @@
-"""Cells as jobs, sent by Hydra's submitit launcher: on this machine, and to a stand-in for SLURM.
+"""Hydra's submitit launcher runs cells as jobs: on this machine, and on a stand-in for SLURM.
 
-The stand-in takes what submitit really sends: it keeps the script that sbatch is given, runs it with the variables
-that SLURM would set, and runs it again when scontrol is told to.
+The stand-in receives what submitit really sends. It stores the script that sbatch gets, runs the script with the
+variables that SLURM would set, and runs the script again after a call of `scontrol requeue`.
 """
 
 import importlib.util
@@ -82,8 +82,8 @@ def run(*arguments: str, env=None, **options) -> subprocess.Popen:
 
 
 def records(results: Path) -> dict[str, dict]:
-    found = [json.loads(p.read_text()) for p in (results / "runs").glob("*.json")]
-    return {r["cell"]["method"]: r for r in found}
+    values = [json.loads(p.read_text()) for p in (results / "runs").glob("*.json")]
+    return {r["cell"]["method"]: r for r in values}
 
 
 def test_a_job_a_cell_on_this_machine(tmp_path):
@@ -120,7 +120,7 @@ def slurm(tmp_path) -> dict[str, str]:
 
 def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path, slurm):
     results, folder = tmp_path / "results", Path(slurm["STAND_IN"])
-    # On this machine there may be no GPU, and the first checkpoint but for the notice's would be that of the end.
+    # This machine may have no GPU. Beside the checkpoint after the signal, there is only one at the last step.
     own = (*SMOKE, "hardware.device=cpu", "hardware.precision=fp32")
     own += ("training.steps=40", "training.checkpoint_every=40", "training.evaluate_every=40")
     process = run("hardware=slurm", *own, "method=lora,mora", f"paths.results={results}", env=slurm, cwd=ROOT)
@@ -135,15 +135,15 @@ def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path, slurm):
     (log,) = results.glob("hydra/.submitit/*/7_1_*.err")
     assert "SIGUSR2: stops with a checkpoint, within 2 steps" in log.read_text()
     assert (folder / "requeued").read_text() == "7_1\n"
-    found = records(results)
-    assert {m: r["status"] for m, r in found.items()} == {"lora": "finished", "mora": "finished"}
+    by_method = records(results)
+    assert {m: r["status"] for m, r in by_method.items()} == {"lora": "finished", "mora": "finished"}
 
     script = (folder / "script.sh").read_text()
-    for wanted in ("array=0-1%2", "signal=USR2@180", "time=240", "requeue", "open-mode=append", "gpus-per-node=1"):
-        assert f"#SBATCH --{wanted}\n" in script
+    for option in ("array=0-1%2", "signal=USR2@180", "time=240", "requeue", "open-mode=append", "gpus-per-node=1"):
+        assert f"#SBATCH --{option}\n" in script
     assert re.search(r"^srun --unbuffered .* -m submitit.core._submit ", script, re.MULTILINE)
 
-    left_alone = run("hardware=cpu", *own, "method=mora", f"paths.results={tmp_path / 'alone'}", cwd=ROOT)
-    _, err = left_alone.communicate(timeout=PATIENCE)
-    assert left_alone.returncode == 0, err
-    assert records(tmp_path / "alone")["mora"]["metrics"] == found["mora"]["metrics"]
+    undisturbed = run("hardware=cpu", *own, "method=mora", f"paths.results={tmp_path / 'alone'}", cwd=ROOT)
+    _, err = undisturbed.communicate(timeout=PATIENCE)
+    assert undisturbed.returncode == 0, err
+    assert records(tmp_path / "alone")["mora"]["metrics"] == by_method["mora"]["metrics"]

@@ -9,7 +9,7 @@ from experiments import files
 
 @pytest.fixture
 def flushed(monkeypatch):
-    """The paths that are flushed to the disk, in order, with the names that stand in their folder at that moment."""
+    """The flushed paths in order, each with the names that its folder holds at that moment."""
     paths, flush = [], files.flush
 
     def record(path):
@@ -40,13 +40,13 @@ def test_a_folder_is_flushed_with_all_that_is_in_it(tmp_path, flushed):
 
 @pytest.mark.parametrize("new", [files.new_file, files.new_folder])
 def test_what_breaks_off_leaves_nothing(new, tmp_path):
-    def broken_off():
+    def interrupted():
         with new(tmp_path / "sub" / "out") as temporary:
             (temporary / "part" if temporary.is_dir() else temporary).write_text("half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        broken_off()
+        interrupted()
     assert not list((tmp_path / "sub").iterdir())
 
 

@@ -30,11 +30,11 @@ class ForgetJobs(Callback):
 
 
 def prepare_environment() -> None:
-    """Set what Hydra and torch read when they start, and let every signal to stop end the run with a checkpoint."""
+    """Set what Hydra and torch read when they start, and let each signal that stops a run save a checkpoint first."""
     compose.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing a traceback
-    # OpenMP threads that wait for work spin. By default they spin for so long that two runs on two cores take twenty
-    # times as long. 10,000 turns do not slow a single run down, and slow two runs down by a third.
+    # OpenMP threads that wait for work spin in a loop. With the default number of turns, two runs on two cores become
+    # twenty times slower. With 10,000 turns they become slower by a third, and a single run keeps its speed.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # A job on a cluster imports this project from any folder.
     project = str(compose.CONF.parent)
@@ -89,7 +89,7 @@ def answer(composed: DictConfig) -> tuple[int, float | None]:
         record = runner.run(config)
     except (ConfigError, OmegaConfBaseException, StorageError, OSError) as error:
         return refuse(error), None
-    except Exception:  # a fault of this project: the next cell of a sweep may be free of it
+    except Exception:  # a fault of this project; the next cell of a sweep may run without it
         traceback.print_exc()
         return 1, None
     if ranks.first():

@@ -18,7 +18,8 @@ from ..errors import ConfigError, StorageError, one_line
 from ..spec.compose import CONF, choices
 
 GROUPS = ("method", "task", "scale", "hardware", "logger", "experiment")  # the groups that a user chooses from
-PLAIN = (HydraException, OmegaConfBaseException, ConfigError, StorageError, OSError)  # their messages need no type
+# Errors whose messages are clear without the type of the error.
+PLAIN = (HydraException, OmegaConfBaseException, ConfigError, StorageError, OSError)
 
 
 def check(arguments: list[str]) -> None:
@@ -48,7 +49,7 @@ def _check(override: Override, arguments: list[str]) -> None:
     if name in GROUPS and not isinstance(override.value(), str | QuotedString | Sweep | Glob):
         # Hydra would merge the files of a list into one section.
         allowed = ", ".join(choices(name))
-        raise ConfigError(f"{argument}: {name} must be one of {allowed}; several are a sweep: -m {name}=a,b")
+        raise ConfigError(f"{argument}: {name} must be one of {allowed}; for a sweep: -m {name}=a,b")
     if name == "protocol":
         raise ConfigError(
             f"{argument}: task and scale choose the protocol; allowed: task=..., scale=..., protocol.X=..."
@@ -81,7 +82,7 @@ def unknown_setting(name: str, arguments: list[str]) -> str | None:
 
 
 def explain(error: Exception, arguments: list[str]) -> str:
-    """One line that says what was wrong and where. Names of groups and settings come with those that are allowed."""
+    """One line that says what was wrong and where. For an unknown group or setting the line lists the allowed names."""
     return one_line(_reason(error, arguments))
 
 

@@ -75,7 +75,7 @@ def finish(files: Mapping[Path, bytes], check: bool, whole: Path | None = None) 
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:
-        print(f"{len(files)} files are what the records give")
+        print(f"{len(files)} files agree with the records")
     return 1 if problems else 0
 
 

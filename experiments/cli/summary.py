@@ -9,7 +9,7 @@ from ..study.cells import paper_values_of
 
 
 def headline(record: Record) -> float | None:
-    """The value of the task's headline, or of the first of its stand-ins that the record holds."""
+    """The value of the task's headline metric, or of the first stand-in for this metric that the record holds."""
     final = record.metrics["final"]
     return next((final[name] for name in tasks.get(record.cell["task"]).headlines if name in final), None)
 

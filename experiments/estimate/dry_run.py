@@ -12,7 +12,7 @@ from ..spec import shapes
 from ..spec.run_config import Method, RunConfig
 from . import ratios
 
-UTILISATION = 0.4  # of a card's peak FLOPS, as large matrices often reach: an assumption, not a measurement
+UTILISATION = 0.4  # the share of a card's peak FLOPS that large matrices often reach: an assumption, not measured
 ADAM_STATES = 2
 GIB = 2**30
 
@@ -48,7 +48,7 @@ class Estimate:
         weights: Memory of all parameters.
         gradients: Memory of the gradients.
         optimizer: Memory of the optimizer's state.
-        activations: The most memory beside the three above: (without, with) activation checkpointing.
+        activations: The most memory of everything else: (without, with) activation checkpointing.
         peak: The most memory at any moment: (without, with) activation checkpointing.
         tokens: Training tokens, at most.
         flops: FLOPs of training, without evaluation: (without, with) activation checkpointing.
@@ -87,8 +87,8 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
     Args:
         config: The run.
         devices: Processes that divide the global batch among them.
-        sharded: Which of `weights`, `gradients`, `optimizer` are divided among the devices. Each device holds all of
-            the others.
+        sharded: Which of `weights`, `gradients`, `optimizer` are divided among the devices. Each device holds the
+            other parts whole.
 
     Raises:
         ConfigError: Nothing trains, or the model's shape is not known.
@@ -163,7 +163,7 @@ def stored(name: str, parameter: Any, quantization: str) -> float:
     return parameter.numel() + 4 * len(parameter)
 
 
-# What the processes divide among them. With "gradients" each process holds all weights from forward to backward pass.
+# The parts that the processes divide. With "gradients" each process holds all weights from forward to backward pass.
 SHARDED = {
     "none": frozenset[str](),
     "gradients": frozenset({"gradients", "optimizer"}),
@@ -174,7 +174,7 @@ SHARDED = {
 
 def table(config: RunConfig) -> str:
     """The estimate as text for people, with the estimate for LoRA at the same rank beside it."""
-    row_tokens = tasks.of(config).row_tokens(config)  # before anything heavy is imported: this may be refused
+    row_tokens = tasks.of(config).row_tokens(config)  # refuses a wrong file before anything heavy is imported
 
     from tabulate import tabulate
 
@@ -221,8 +221,8 @@ def table(config: RunConfig) -> str:
         tabulate(numbers, ("", *columns), disable_numparse=True, colalign=("left", *("right" for _ in columns))),
         "",
     ]
-    if shown := ratios.beside_paper(config):
-        texts = [[r.name, ratios.text(r.value), "-" if r.paper is None else ratios.text(r.paper)] for r in shown]
+    if run_ratios := ratios.beside_paper(config):
+        texts = [[r.name, ratios.text(r.value), "-" if r.paper is None else ratios.text(r.paper)] for r in run_ratios]
         lines += [tabulate(texts, ("ratio", "this run", "the paper's"), disable_numparse=True), ""]
     if h.device == "cpu":
         return "\n".join([*lines, "hours are estimated for GPUs only: add hardware=gpu; a dry run needs no GPU"])
@@ -235,7 +235,7 @@ def table(config: RunConfig) -> str:
 CARD_HEADER = ("card", "memory", "peak TFLOPS", "hours", "fits")
 NOTE = f"""
 hours: FLOPs at {UTILISATION:.0%} of the card's peak TFLOPS (an assumption), without loading, evaluation and network.
-fits: the peak is less than 90 % of the card's memory, or would be with activation checkpointing."""
+fits: the peak is less than 90 % of the card's memory, or is less with activation checkpointing."""
 
 
 def hours(estimate: Estimate, way: int, precision: str, devices: int) -> list[list[str]]:

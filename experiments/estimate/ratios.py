@@ -40,14 +40,14 @@ def of(config: RunConfig) -> dict[str, float]:
     m, t, shape = config.method, config.training, shapes.of(config.model)
     if m.rank is not None and shape and m.target_modules:
         layers = [shape.linears()[name] for name in m.target_modules if name in shape.linears()]
-        spent = sum((k + d) * m.rank for k, d in layers)
+        parameters = sum((k + d) * m.rank for k, d in layers)
         ratios["rank / width"] = m.rank / shape.hidden
         ratios["r_hat / width"] = square_size(shape.hidden, shape.hidden, m.rank) / shape.hidden
         ratios["r_hat / rank"] = square_size(shape.hidden, shape.hidden, m.rank) / m.rank
-        ratios["adapter / adapted weights"] = spent / sum(k * d for k, d in layers)
+        ratios["adapter / adapted weights"] = parameters / sum(k * d for k, d in layers)
         if (alpha := m.setting("alpha")) is not None:
             ratios["alpha / rank"] = alpha / m.rank
-        ratios |= tasks.of(config).ratios(config, spent * shape.layers)
+        ratios |= tasks.of(config).ratios(config, parameters * shape.layers)
     elif shape:
         ratios |= tasks.of(config).ratios(config, shape.parameters)
     if m.restart_every:
@@ -82,8 +82,8 @@ def lines(task: str, scales: list[str]) -> list[list[str]]:
     for ratio, by_rank in values.items():
         texts = {name: [text(at[s]) if s in at else "-" for s in scales] for name, at in by_rank.items()}
         alike = len(set(map(tuple, texts.values()))) == 1
-        for name, shown in list(texts.items())[: 1 if alike else None]:
-            rows.append([ratio, "any" if alike else name.replace("r", "r = "), *shown])
+        for name, values_at in list(texts.items())[: 1 if alike else None]:
+            rows.append([ratio, "any" if alike else name.replace("r", "r = "), *values_at])
     return rows
 
 

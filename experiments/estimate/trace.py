@@ -1,4 +1,4 @@
-"""One training step on tensors that have a shape and no contents: what it would keep in memory, and compute.
+"""One training step on tensors that have a shape and no contents: the memory and the FLOPs that it would need.
 
 The step runs real code: the model of transformers, the adapters of PEFT and of this project, and autograd. So the
 memory of a method is counted, not taken from a formula. All layers of a model are alike: a model of one layer and a
@@ -117,7 +117,7 @@ class MemoryCounter(TorchDispatchMode):
 
 
 class DeviceDropout(nn.Module):
-    """Dropout as on a GPU, where the mask has one byte an entry. On a CPU the mask has the input's number format."""
+    """Dropout as on a GPU, where the mask has one byte per entry. On a CPU the mask has the input's number format."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

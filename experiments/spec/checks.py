@@ -65,7 +65,7 @@ def together(run: RunConfig) -> None:
 
 
 def _method(method: Method) -> None:
-    """The settings that a method's file adds have allowed values, and no setting that it needs is missing."""
+    """The settings that a method's file adds have allowed values, and no setting that the method needs is missing."""
     for name, allowed in method.allowed.items():
         value = method.setting(name)
         if isinstance(allowed, list):
@@ -92,7 +92,7 @@ def _method(method: Method) -> None:
 
 
 def _only_equal(value: Any, allowed: list[Any]) -> bool:
-    """Python holds 1 and True for equal."""
+    """Whether `value` equals an allowed value of another type only: in Python, 1 == True."""
     return all(type(value) is not type(a) for a in allowed)
 
 
@@ -105,7 +105,7 @@ def _quantized(run: RunConfig) -> None:
     elif run.quantization not in m.quantizable:
         why = " or ".join(["", *m.quantizable]).removeprefix(" ") + f" for method={m.name} (conf/method/{m.name}.yaml)"
     elif run.training.record_spectrum:
-        why = "with training.record_spectrum: the update is merged for it, and a quantized base would round it"
+        why = "with training.record_spectrum: the spectrum needs a merged update, and a quantized base rounds it"
     if why:
         raise ConfigError(f"quantization must be none {why}; got {run.quantization}")
     if not run.dry_run and importlib.util.find_spec("bitsandbytes") is None:
@@ -152,7 +152,7 @@ def _listed(values: list[int]) -> str:
 
 def _restarts(run: RunConfig) -> None:
     m, steps = run.method, run.training.steps
-    assert m.restart_every is not None and m.restart_warmup is not None  # `_method` has seen to it
+    assert m.restart_every is not None and m.restart_warmup is not None  # `_method` has checked both
     if m.restart_every >= steps:
         raise ConfigError(
             f"method.restart_every must be less than training.steps ({steps}), or nothing is ever merged; "

@@ -1,4 +1,4 @@
-"""Composing a configuration from `conf/`, outside run.py too, and the look-ups that its files use."""
+"""Composes configurations from `conf/`, for run.py and for other code, and registers the look-ups of these files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from . import protocol
 
 CONF = Path(__file__).parents[2] / "conf"
-_searched: list[str] = []  # folders of a user's own files, which run.py was told of
+_searched: list[str] = []  # folders with a user's own files, from Hydra's search path
 
 
 def register() -> None:
@@ -24,32 +24,32 @@ def register() -> None:
 
 
 def search(folders: list[str]) -> None:
-    """Compose from these folders too, before `conf/`."""
+    """Look for configuration files in these folders first, then in `conf/`."""
     _searched[:] = [folder for folder in folders if Path(folder) != CONF]
 
 
 def folders() -> list[Path]:
-    """All folders that are composed from, a user's own first."""
+    """All folders with configuration files: the user's own folders, then `conf/`."""
     return [*map(Path, _searched), CONF]
 
 
 def choices(group: str) -> dict[str, Path]:
-    """The choices of a group by name, with their files; a user's own file goes before one of `conf/`."""
+    """The choices of a group by name, with their files; a user's file replaces a file of `conf/`."""
     files = {path.stem: path for folder in reversed(folders()) for path in (folder / group).glob("*.yaml")}
     return dict(sorted(files.items()))
 
 
 @cache
 def file_settings(path: Path) -> dict[str, Any]:
-    """The settings of one file of `conf/`, as it is: neither inherited nor resolved."""
+    """The settings that one file holds, without inherited settings, and with unresolved interpolations."""
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
 
 
 def composition(arguments: list[str]) -> DictConfig:
-    """What run.py composes from these arguments, open for changes."""
+    """The configuration that run.py composes from these arguments. It can be changed."""
     register()
     searched = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in _searched)}]"] if _searched else []
-    # run.py composes within a job of Hydra's own, which must find itself unchanged afterwards.
+    # run.py calls this function within a job of Hydra. Hydra's global state must be the same afterwards.
     running, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         with initialize_config_dir(str(CONF), version_base=None):

@@ -12,7 +12,7 @@ from . import ranks
 if TYPE_CHECKING:
     from .run_config import Hardware
 
-# Without a GPU driver nothing asks torch for a GPU: importing torch takes longer than everything else before a run.
+# Without one of these files torch is not asked for a GPU: its import takes longer than all else before a run.
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 

@@ -1,4 +1,4 @@
-"""What the files of `conf/method/` say of methods, without composing a run."""
+"""What the files of `conf/method/` say about methods, without composing a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def names() -> tuple[str, ...]:
 
 
 def label(name: str) -> str:
-    """What tables and figures call a method; its name where no file describes it any more."""
+    """What tables and figures call a method; the method's own name if its file is gone."""
     return str(_settings(name).get("label", name))
 
 

@@ -1,4 +1,4 @@
-"""A composed configuration, or the configuration of a record -> the typed one, checked."""
+"""Gives types to a composed configuration or to the configuration of a record, and checks the settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse(composed: DictConfig) -> RunConfig:
 
 
 def typed(composed: DictConfig) -> RunConfig:
-    """A composed configuration with types, the same on any machine: `auto` stays, and no two settings are compared."""
+    """A composed configuration with types, the same on any machine: `auto` stays, and settings are not compared."""
     values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     scale = values.get("scale")
     if not isinstance(scale, dict) or "name" not in scale:
@@ -34,10 +34,10 @@ def typed(composed: DictConfig) -> RunConfig:
 
 
 def from_record(values: Any) -> RunConfig:
-    """The typed configuration of a record (`record.config`), checked as a composed one is.
+    """The typed configuration of a record (`record.config`), checked like a composed configuration.
 
     Raises:
-        ConfigError: It has not exactly the settings of this version, or a setting does not fit this machine.
+        ConfigError: `values` has not exactly the settings of this version, or a setting does not fit this machine.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"config must be a section of settings, got {values!r}")

@@ -22,7 +22,7 @@ def rank_number(name: str) -> int:
 
 
 def own_rank(ranks: Mapping[str, int], paper_rank: int) -> int:
-    """The rank that stands for a rank of the paper; by logarithm between, or beyond, the ranks that are listed."""
+    """The rank that stands for a rank of the paper. A rank that is not listed is interpolated by logarithm."""
     if f"r{paper_rank}" in ranks:
         return ranks[f"r{paper_rank}"]
     if len(ranks) == 1:
@@ -35,21 +35,21 @@ def own_rank(ranks: Mapping[str, int], paper_rank: int) -> int:
 
 
 def paper_rank(ranks: Mapping[str, int], rank: int | None) -> str | None:
-    """The name of the paper's rank for which `rank` stands, such as `r256`; None where it stands for none."""
+    """The name of the paper's rank for which `rank` stands, such as `r256`; None if there is no such rank."""
     return next((name for name, own in ranks.items() if own == rank), None)
 
 
 def nearest(ranks: Mapping[str, int], rank: Any) -> str:
-    """The name of the paper's rank whose own rank is nearest to `rank` by logarithm; the lower one of two.
+    """The name of the paper's rank whose own rank is nearest to `rank` by logarithm; of two, the lower rank.
 
-    A value that is no rank gets the lowest one: the check of `method.rank` refuses it, in its own words.
+    A value that is no rank gets the lowest rank. The check of `method.rank` refuses such a value later.
     """
     rank = rank if _is_rank(rank) else min(ranks.values())
     return min(ranks, key=lambda name: (abs(math.log2(ranks[name] / rank)), ranks[name]))
 
 
 def lowest_rank(ranks: Mapping[str, int]) -> int:
-    """The rank that a run has unless it is told another one."""
+    """The rank of a run whose command line does not set `method.rank`."""
     return min(_checked_ranks(ranks).values())
 
 
@@ -85,7 +85,7 @@ def rank_of_rates(protocol: Mapping[str, Any], grid: str, rank: Any) -> str | No
 
 
 def rates(protocol: Mapping[str, Any], grid: str, rank: Any) -> dict[str, Any]:
-    """The learning rates (`use`, `candidates`) of a grid at a rank; those of the nearest rank where it has none.
+    """The learning rates (`use`, `candidates`) of a grid at a rank, or else at the nearest rank.
 
     Raises:
         ConfigError: The protocol has no such grid, or the grid has another form.
@@ -100,12 +100,12 @@ def rates(protocol: Mapping[str, Any], grid: str, rank: Any) -> dict[str, Any]:
 
 
 def learning_rate(protocol: Mapping[str, Any], grid: str | None, rank: Any) -> float | None:
-    """The rate that a run has unless it is told another one; None where nothing trains."""
+    """The learning rate of a run whose command line does not set it; None where nothing trains."""
     return None if grid is None else rates(protocol, grid, rank)["use"]
 
 
 def borrowed(config: RunConfig) -> list[str]:
-    """What a run takes from another rank, or from no rank of the paper, a line each: said and recorded."""
+    """A line for each setting that a run takes from another rank, or that the paper does not give for its rank."""
     m, protocol = config.method, config.protocol
     if m.rank is None or m.rates is None:
         return []
@@ -114,19 +114,19 @@ def borrowed(config: RunConfig) -> list[str]:
     if m.rates in protocol["learning_rates"]:
         lender, by = rank_of_rates(protocol, m.rates, m.rank), rates(protocol, m.rates, m.rank)["use"]
         if lender not in (None, own) and config.training.learning_rate == by:
-            known = ", ".join(str(ranks[name]) for name in ranks if name in protocol["learning_rates"][m.rates])
+            listed = ", ".join(str(ranks[name]) for name in ranks if name in protocol["learning_rates"][m.rates])
             lines.append(
                 f"the learning rate {by:g} is that of rank {ranks[lender]}: the protocol has rates for the ranks "
-                f"{known}, not for {m.rank}"
+                f"{listed}, not for {m.rank}"
             )
     if own:
         return lines
-    near, known = nearest(ranks, m.rank), ", ".join(map(str, ranks.values()))
+    near, listed = nearest(ranks, m.rank), ", ".join(map(str, ranks.values()))
     operator, allowed = m.setting("operator"), m.allowed.get("operator", [])
     if operator and len(allowed) > 1 and operator == protocol["operators"].get(near):
         lines.append(f"the operator {operator} is that of rank {ranks[near]}")
     if m.setting("alpha") == USUAL_SCALE * m.rank:
-        lines.append(f"alpha is {USUAL_SCALE} x rank: the paper has an alpha for the ranks {known} only")
+        lines.append(f"alpha is {USUAL_SCALE} x rank: the paper has an alpha for the ranks {listed} only")
     return lines
 
 

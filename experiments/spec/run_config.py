@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-LARGEST = 2**32 - 1  # of any integer; a larger integer overflows in torch or numpy
+LARGEST = 2**32 - 1  # the largest integer of any setting; a larger one overflows in torch or numpy
 
 
 def _different(names: list[str]) -> list[str]:
@@ -57,7 +57,7 @@ class Method(Section):
         target_modules: The layers that are adapted.
         peft: `peft_type` and the settings of that PEFT method; None for a method without an adapter.
         train_rest: Whether everything but the adapted weights trains beside the adapters.
-        rate_ratios: Part of a parameter's name -> what the learning rate is multiplied by for such parameters.
+        rate_ratios: Part of a parameter's name -> the factor of the learning rate for parameters with this part.
         initialisation: The function of `train.adapt` that initialises the adapter anew.
         quantizable: The formats of quantized base weights that the method works with.
         official_dtype: The number format of the adapter in the authors' code: float32, or that of the base weights.
@@ -99,7 +99,7 @@ class Method(Section):
         return self.trains and (self.peft is None or bool(self.train_rest))
 
     def setting(self, name: str) -> Any:
-        """A setting of the method's file by name; None where the file has none of this name."""
+        """A setting of the method's file by name; None where the file has no such setting."""
         return getattr(self, name, None)
 
 
@@ -197,7 +197,7 @@ class RunConfig(Section):
     model: Text
     quantization: Literal["none", "nf4", "int8"]
     seed: Seed
-    dry_run: Switch = False  # a question, not a run: records do not hold it
+    dry_run: Switch = False  # a dry run leaves no record, so records do not hold this setting
     training: Training
     hardware: Hardware
     logger: Logger
@@ -211,7 +211,7 @@ class RunConfig(Section):
 
     @property
     def device_batch(self) -> int:
-        """Examples that a device computes at once; it accumulates gradients until they are `rank_batch`."""
+        """Examples that a device computes at once; it accumulates gradients over `rank_batch` examples."""
         return min(self.hardware.device_batch_size or self.rank_batch, self.rank_batch)
 
     def as_dict(self) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class RunConfig(Section):
         return self.model_dump()
 
     def for_record(self) -> dict[str, Any]:
-        """`as_dict` with the default folders: where a machine keeps its files is no part of what ran."""
+        """`as_dict` without `dry_run`, and with the default folders: a machine's folders do not describe the run."""
         values = self.as_dict() | {"paths": Paths(results="results").model_dump()}
         del values["dry_run"]
         return values

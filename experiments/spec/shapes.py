@@ -56,7 +56,7 @@ NAMED = {
 
 
 def of(model: str) -> Shape | None:
-    """The shape of a named model or of a folder with a LLaMA-like config.json; None where it cannot be told."""
+    """The shape of a named model or of a folder with a LLaMA-like config.json; None where the shape is not known."""
     if model in NAMED:
         return NAMED[model]
     try:

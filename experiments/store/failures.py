@@ -15,7 +15,7 @@ def explain(error: Exception, config: RunConfig) -> dict[str, str]:
 
 
 def remedies(config: RunConfig) -> str:
-    """The settings that lower the memory of a run: first those that keep the cell, then those that change it."""
+    """The settings that lower the memory of a run: first settings that keep the cell, then settings that change it."""
     h, m, batch = config.hardware, config.method, config.training.batch_size
     micro = min(h.device_batch_size or batch, batch)
     same = [f"hardware.device_batch_size below {micro}"] * (micro > 1)
@@ -25,11 +25,11 @@ def remedies(config: RunConfig) -> str:
     other += ["quantization=nf4"] * bool(m.rank and not m.restart_every and config.quantization == "none")
     advice = [f"the same cell with {' or '.join(same)}"] * bool(same)
     advice += [f"another cell with {' or '.join(other)}"] * bool(other)
-    return "less is needed for " + ", ".join(advice) if advice else "only a smaller model or batch needs less"
+    return f"less memory is needed for {', '.join(advice)}" if advice else "only a smaller model or batch needs less"
 
 
 def _shortage(text: str) -> str:
-    """The sentence about the memory, and the next sentence, which names the bytes; torch writes pages after them."""
+    """The sentence about memory, and the next sentence, which names the bytes; torch's message goes on for pages."""
     sentences = text.split(". ")
     matches = [i for i, text in enumerate(sentences) if any(sign in text.lower() for sign in MEMORY_MESSAGES)]
     return f" ({'. '.join(sentences[matches[0] : matches[0] + 2])})" if matches else ""

@@ -37,12 +37,12 @@ def describe() -> dict[str, Any]:
 
 
 def load() -> dict[str, Any]:
-    """How busy the machine was at the end of a run: processes that ran or waited, a mean over 15 minutes, and cores."""
+    """The load at the end of a run: the mean number of running or waiting processes over 15 minutes, and the cores."""
     return {"processes": round(os.getloadavg()[2], 1), "cores": os.cpu_count()}
 
 
 def code_revision() -> dict[str, Any]:
-    """The commit of this project, and whether tracked files differ from the commit; None outside a checkout."""
+    """The commit of this project, and whether tracked files differ from the commit; both None outside a checkout."""
     root = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str:

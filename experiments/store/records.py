@@ -36,7 +36,7 @@ class Record:
     status: str  # one of STATUSES
     cell: dict[str, Any]
     config: dict[str, Any]
-    identity: dict[str, Any]  # what the key is the hash of
+    identity: dict[str, Any]  # the settings whose hash is the key
     metrics: dict[str, Any] = field(default_factory=lambda: {"final": {}, "curve": []})
     cost: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def from_json(text: bytes) -> Record:
         values = json.loads(text, parse_constant=_refuse)
         if values["schema"] != SCHEMA:
             raise ValueError(
-                f"schema {values['schema']}, this version reads {SCHEMA} (scripts/migrate_records.py brings 1 to 2)"
+                f"schema {values['schema']}, this version reads {SCHEMA} (scripts/migrate_records.py migrates 1 to 2)"
             )
         record = Record(**values)
         _check(record)
@@ -117,10 +117,10 @@ class Store:
         return self.results / "models" / key
 
     def read(self, key: str, *, quietly: bool = False) -> Record | None:
-        """The record with this key, None where there is no record or this version cannot read it.
+        """The record with this key; None if there is no record, or if this version cannot read the record.
 
         Raises:
-            OSError: The record exists and the disk does not give it. To return None would start the run again.
+            OSError: The record exists, but the disk fails to read it. With None, the run would start again.
         """
         try:
             return from_json(self.path(key).read_bytes())
@@ -132,7 +132,7 @@ class Store:
             return None
 
     def set_aside(self, key: str) -> None:
-        """Rename the file in the place of a record that could not be read: a newer version may have written it."""
+        """Rename the file of a record that could not be read: a newer version may have written this file."""
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.path(key), self.path(key).with_suffix(".unreadable"))
 
@@ -140,7 +140,7 @@ class Store:
         """Write a record. Numbers that are not finite become null; keys and tokens are hidden. Only rank 0 writes.
 
         Raises:
-            StorageError: The disk does not take the record. A record that was there before is unchanged.
+            StorageError: The record cannot be written. An earlier record of the run is unchanged.
         """
         path = self.path(record.key)
         if ranks.first():
@@ -150,7 +150,7 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[None]:
-        """Hold the lock of the cell `key`: only its holder runs the cell. Waits while another process holds it.
+        """Hold the lock of the cell `key`: only its holder runs the cell. Waits while another process holds the lock.
 
         Raises:
             ConfigError: The results folder cannot be written, or its file system has no locks.
@@ -175,8 +175,8 @@ class Store:
                 raise StorageError(message) from None
             raise ConfigError(f"paths.results: {message}") from None
         try:
-            for half_written in runs.glob(f".{key}.json.*.tmp"):  # by a process that was killed
-                half_written.unlink(missing_ok=True)
+            for temporary in runs.glob(f".{key}.json.*.tmp"):  # from a process that was killed
+                temporary.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # the disk may be full, and the run does not need the owner's name
                 path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             yield

@@ -11,7 +11,7 @@ from scripts import migrate_records
 
 from ..conftest import ROOT, compose
 
-# As the first version wrote it: a run of MoRA at smoke scale, cut down to what the migration reads.
+# A record of schema 1: a run of MoRA at smoke scale, with only the settings that the migration reads.
 OLD = json.loads((ROOT / "tests" / "golden" / "record_schema_1.json").read_text())
 
 
@@ -27,7 +27,7 @@ def test_a_record_gets_the_key_that_the_same_command_has_today(tmp_path, capsys)
     assert migrate_records.main(["--results", str(results)]) == 0
     (path,) = (results / "runs").iterdir()
     record = Store(results).read(path.stem)
-    # The protocol and the version of the task have changed since: the command gives the settings of that time.
+    # The protocol and the version of the task have changed since then, so the command sets the old values.
     then = ("model=tiny", "method.rank=8", "task.pairs=160", "task.eval_pairs=160", "training.batch_size=16")
     command = compose("method=mora", "task=uuid", "scale=laptop", "hardware=cpu", "training.learning_rate=3e-3", *then)
     today = identity_of(command) | {"task_version": 1}
@@ -37,10 +37,10 @@ def test_a_record_gets_the_key_that_the_same_command_has_today(tmp_path, capsys)
     assert (record.metrics, record.cost) == (OLD["metrics"], OLD["cost"])
     assert [folder.name for folder in (results / "models").iterdir()] == [record.key]
     assert f"{OLD['key']} -> {record.key}" in capsys.readouterr().out
-    assert migrate_records.main(["--results", str(results)]) == 0  # nothing is left to do
+    assert migrate_records.main(["--results", str(results)]) == 0  # a second migration has nothing to do
 
 
-def test_a_record_that_its_key_does_not_explain_is_named_and_left(tmp_path, capsys):
+def test_a_record_whose_key_does_not_follow_from_its_settings_is_named_and_left(tmp_path, capsys):
     odd = OLD | {"config": OLD["config"] | {"seed": 99}}
     results = old_results(tmp_path, odd)
     assert migrate_records.main(["--results", str(results)]) == 1

@@ -24,10 +24,10 @@ TOKEN = "hf_" + "aB3" * 10
 
 # The extra `slurm` brings two more.
 LAUNCHERS = "basic, submitit_local, submitit_slurm" if importlib.util.find_spec("submitit") else "basic"
-# Arguments, and the words that the line must hold.
+# Arguments, and the words that the line of the error must contain.
 REFUSED = [
     # Hydra would merge the files of a list into one section, and start a run that nobody meant.
-    (["method=[fft,lora]"], "method must be one of asylora, dora, fft", "several are a sweep: -m method=a,b"),
+    (["method=[fft,lora]"], "method must be one of asylora, dora, fft", "for a sweep: -m method=a,b"),
     (["experiment=[table2,table3]"], "experiment must be one of table2"),
     (["logger=null"], "logger must be one of none, wandb"),
     (["+experiment=table2"], "write experiment=... without +"),
@@ -97,7 +97,7 @@ class Outcome:
 
         def execute(config, record, store):
             self.configs.append(config)
-            raise ConfigError("it ran")  # no training here: the call ends where a run would load its model
+            raise ConfigError("it ran")  # the test trains nothing: the call ends before a run would load its model
 
         monkeypatch.setattr(runner, "execute", execute)
         monkeypatch.setattr(summary, "show", lambda *_: None)
@@ -131,7 +131,7 @@ def call(monkeypatch, tmp_path):
 
 
 def check_refusal(outcome, arguments):
-    """One line, or one line for each refused cell of a sweep; and nothing ran or was written."""
+    """There is one line, or one line for each refused cell of a sweep. Nothing ran, and no file was written."""
     assert outcome.code == 2
     lines = outcome.err.removesuffix("\n").split("\n")
     if lines[0].startswith("usage: "):  # argparse's answer to a flag that Hydra does not have
@@ -139,7 +139,7 @@ def check_refusal(outcome, arguments):
         lines = ["error: "]  # argparse prints several lines, and repeats the flag unchanged
     assert len(lines) == 1 or "-m" in arguments, outcome.err
     for line in lines:
-        assert line.startswith("error: ") or len(lines) == 1  # Hydra's own lines begin otherwise
+        assert line.startswith("error: ") or len(lines) == 1  # Hydra's own lines have another beginning
         assert len(line) < 1000
         assert line.isprintable()
     assert not outcome.configs
@@ -147,7 +147,7 @@ def check_refusal(outcome, arguments):
 
 
 @pytest.mark.promise(
-    "A command line that would start another run than it says is refused in one line, with exit code 2."
+    "A command line that would not start the run that it names is refused in one line, with exit code 2."
 )
 @pytest.mark.parametrize(("arguments", "words"), [(case[0], case[1:]) for case in REFUSED], ids=lambda v: str(v)[:50])
 def test_a_wrong_command_line_is_refused(arguments, words, call):
@@ -183,7 +183,7 @@ def test_a_fault_of_the_project_shows_its_traceback_and_the_sweep_continues(call
 
 
 def test_no_heavy_package_is_imported_and_nothing_written_before_an_error(tmp_path):
-    """In a new process: this process has imported torch already."""
+    """The test uses a new process, because this process has imported torch already."""
     probe = (
         "import json, sys, run\n"
         "for arguments in json.loads(sys.stdin.read()):\n"
@@ -290,7 +290,7 @@ def at(config, name):
 
 
 def check_any(call, arguments):
-    """The property: refused in one line, or run with sensible settings and the values of the command line."""
+    """The arguments are refused in one line, or a run has sensible settings and the values of the command line."""
     outcome = call(*arguments)
     assert "Traceback" not in outcome.err
     if not outcome.configs:
@@ -325,7 +325,7 @@ FUZZ = {
 
 
 def fuzz(call, **options):
-    """Try random command lines. Gives their number."""
+    """Try random command lines. Returns how many."""
     attempts = []
 
     @settings(**options, **FUZZ)
@@ -339,7 +339,7 @@ def fuzz(call, **options):
 
 
 @pytest.mark.promise(
-    "Any command line starts a run of just what it says, or ends in one line and exit code 2, never a traceback."
+    "Any command line starts exactly the run that it names, or ends in one line and exit code 2, never in a traceback."
 )
 def test_random_command_lines(call, counted):
     counted(fuzz(call, max_examples=30, derandomize=True), "command lines")
@@ -348,7 +348,7 @@ def test_random_command_lines(call, counted):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.promise(
-    "Any command line starts a run of just what it says, or ends in one line and exit code 2, never a traceback."
+    "Any command line starts exactly the run that it names, or ends in one line and exit code 2, never in a traceback."
 )
 def test_thousands_of_random_command_lines(call, counted):
     counted(fuzz(call, max_examples=3000), "command lines")
@@ -362,9 +362,11 @@ any_value = st.recursive(
 )
 
 
-@pytest.mark.promise("A setting of any type and value is taken if it is allowed, and refused in words if it is not.")
+@pytest.mark.promise(
+    "An allowed value of a setting is accepted, and any other value of any type is refused with a message."
+)
 def test_values_of_any_type(smoke, counted):
-    """Values that interpolations, files and records can bring, checked without Hydra."""
+    """The test checks values that come from interpolations, files and records, without Hydra."""
     whole = smoke("method=remora").as_dict()
     places = [(s, n) for s, section in whole.items() if isinstance(section, dict) for n in section if s != "protocol"]
     places.remove(("method", "allowed"))  # a method's file, not a user, says which values are allowed

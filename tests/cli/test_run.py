@@ -41,9 +41,8 @@ def test_a_sweep_leaves_one_record_a_cell(sweep):
         assert record["key"] + ".json" in done.stdout
         assert method in done.stdout
         assert "." not in record["key"]
-        assert str(results) not in json.dumps(
-            record
-        )  # people share records, and a folder of this machine would not help them
+        # People share records, and the folders of this machine would mean nothing to others.
+        assert str(results) not in json.dumps(record)
 
 
 def test_the_curve_has_step_and_loss_and_the_accuracy_at_its_points(sweep):
@@ -140,8 +139,8 @@ def test_a_run_leaves_nothing_where_it_was_started(sweep, tmp_path):
 
 
 def test_a_log_file_does_not_get_a_line_a_step(capsys):
-    with callbacks.bar(total=20, unit="step") as shown:
+    with callbacks.bar(total=20, unit="step") as output:
         for _ in range(20):
-            time.sleep(0.05)  # a terminal would get ten updates of the bar
-            shown.update(1)
+            time.sleep(0.05)  # on a terminal the bar would have ten updates
+            output.update(1)
     assert capsys.readouterr().err.count("step/s") <= 2

@@ -16,7 +16,7 @@ from experiments.cli import script
 
 from ..conftest import ROOT
 
-# Each script always gets these arguments, so that a right command line takes little time.
+# Each script always gets these arguments, so that a correct command line takes little time.
 FIXED = {
     "plan": ["--table", "2", "--scale", "smoke", "--task", "uuid"],
     "make_tables": [],
@@ -81,7 +81,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.promise("A wrong argument of a script is one line and exit code 2.")
+@pytest.mark.promise("A script refuses a wrong argument in one line, with exit code 2.")
 @pytest.mark.parametrize(
     ("name", "arguments", "words"), REFUSED, ids=[f"{n} {' '.join(a)[:40]}" for n, a, _ in REFUSED]
 )
@@ -147,13 +147,13 @@ def fuzz(examples, **options):
     return len(attempts)
 
 
-@pytest.mark.promise("A wrong argument of a script is one line and exit code 2.")
+@pytest.mark.promise("A script refuses a wrong argument in one line, with exit code 2.")
 def test_random_arguments(folder, counted):
     counted(fuzz(80, derandomize=True), "script command lines")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.promise("A wrong argument of a script is one line and exit code 2.")
+@pytest.mark.promise("A script refuses a wrong argument in one line, with exit code 2.")
 def test_thousands_of_random_arguments(folder, counted):
     counted(fuzz(3000), "script command lines")

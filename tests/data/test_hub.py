@@ -1,7 +1,7 @@
 """The loaders of the hub's data sets, on local folders that have the names of the data sets.
 
-`datasets` reads a folder that has the name of a data set before it asks the hub. So the calls here are those of the
-paper scale, with the same configurations, columns and streams.
+`datasets` reads a folder that has the name of a data set before it asks the hub. So the tests make the same
+calls as the paper scale, with the same configurations, columns and streams.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from experiments.data.questions import ChoiceQuestion, OpenQuestion
 from experiments.errors import ConfigError
 
 OPTIONS = {"id": 0, "input": "Sentiment of: up 5 %?\nAnswer:", "options": ["Negative", "Positive"], "gold_index": 1}
-# id -> configuration (or None) -> split -> rows with the published columns
+# name of the data set -> configuration (or None) -> split -> rows with the published columns
 PUBLISHED = {
     hub.TULU: {
         None: {

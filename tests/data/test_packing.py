@@ -20,7 +20,7 @@ def test_windows_hold_every_token_once_and_in_order(documents, length):
         expected += [*TOKENIZER.encode(text, add_special_tokens=False), TOKENIZER.eos_token_id]
     flat = [token for window in cut for token in window]
     assert flat == expected[: len(flat)]
-    assert len(expected) - len(flat) <= 1  # a window of one token predicts nothing
+    assert len(expected) - len(flat) <= 1  # a window of one token has no token to predict
     assert all(len(window) == length for window in cut[:-1])
 
 
@@ -32,7 +32,7 @@ def test_without_the_rest_every_window_is_full_and_the_loss_counts_everywhere(tm
 
 def test_windows_come_from_the_cache_the_second_time(tmp_path):
     class WithoutEncode:
-        """The same tokenizer, which cannot tokenise."""
+        """The same tokenizer without the ability to tokenise."""
 
         backend_tokenizer = TOKENIZER.backend_tokenizer
         bos_token_id, eos_token_id = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id

@@ -115,7 +115,8 @@ def test_rows_come_from_the_cache_the_second_time(tmp_path, monkeypatch):
     again = prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 512, tmp_path)
     assert again[0]["labels"].tolist() == first[0]["labels"].tolist()
     with pytest.raises(pytest.fail.Exception, match="tokenised again"):
-        prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 511, tmp_path)  # with another length
+        # Rows of another length are not in the cache.
+        prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 511, tmp_path)
 
 
 def test_a_damaged_cache_file_is_built_again(tmp_path):

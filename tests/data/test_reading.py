@@ -32,7 +32,8 @@ def test_the_patterns_find_each_kind_of_question():
     answers = dict(re.findall(r"Question: (.*)\nAnswer: (.*)", read))
     by_answer = {answer: question for question, answer in answers.items()}
     assert "Insulin" in by_answer  # the title
-    assert "insulin-like" in by_answer["The receptor binds insulin-like in the membrane."]  # word to text
+    # A question asks for a sentence with a word.
+    assert "insulin-like" in by_answer["The receptor binds insulin-like in the membrane."]
     entailment = by_answer["Yes"]
     assert "The receptor binds" in entailment
     assert "Glucose enters the cell." in entailment

@@ -153,7 +153,9 @@ def unpacked(archive, tmp_path):
 PLAIN = ("root/plain", tarfile.REGTYPE, "")
 
 
-@pytest.mark.promise("Nothing in a downloaded archive is written outside its folder, as a link, or without end.")
+@pytest.mark.promise(
+    "Unpacking a downloaded archive writes only plain files, and only inside the folder of the archive."
+)
 @pytest.mark.parametrize("kind", ["w", "w:gz", "w:xz"])
 @pytest.mark.parametrize(
     "member",
@@ -243,7 +245,9 @@ def test_the_error_about_a_broken_archive_is_one_line(tmp_path):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
-@pytest.mark.promise("The sum of a package is checked before a byte of it is used, its build script included.")
+@pytest.mark.promise(
+    "The checksum of a package is verified before the package is used, also before its build script runs."
+)
 def test_the_build_script_of_a_package_with_a_wrong_sum_is_not_run(tmp_path, monkeypatch):
     """pip runs the build script during the download, to learn the name of the package."""
     shelf, mark = tmp_path / "shelf", tmp_path / "ran"

@@ -177,7 +177,9 @@ contents = st.lists(lines, max_size=3).flatmap(
 )
 
 
-@pytest.mark.promise("A data file of any bytes is read, or refused with the file and the line, never a traceback.")
+@pytest.mark.promise(
+    "A data file of any bytes is read, or refused in a message that names the file and the line, never in a traceback."
+)
 def test_any_bytes_are_read_or_refused(tmp_path, counted):
     contents_read, refusals = [], []
 

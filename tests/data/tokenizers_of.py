@@ -1,4 +1,4 @@
-"""Tokenizers of the three kinds that models here have."""
+"""Tokenizers of the three kinds that the project's models have."""
 
 import json
 from functools import cache as once
@@ -12,7 +12,7 @@ CACHE: Path = Paths(results="results").cache_folder
 
 
 def byte_level():
-    """The tokenizer of `tiny`: one token a byte, `<s>` in front."""
+    """The tokenizer of `tiny`: one token per byte, and `<s>` in front."""
     return scratch.byte_tokenizer()
 
 
@@ -33,7 +33,8 @@ def llama_style():
     spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     learner = Tokenizer(models.BPE())
     learner.normalizer, learner.pre_tokenizer = spaces, pre_tokenizers.Split("▁", "merged_with_next")
-    texts = (" ".join(row["output"].split()) for row in corpora.alpaca(CACHE))  # so line ends are unknown characters
+    # The texts have no line ends, so line ends are unknown characters to the tokenizer.
+    texts = (" ".join(row["output"].split()) for row in corpora.alpaca(CACHE))
     learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=2000, show_progress=False))
     learned = json.loads(learner.to_str())["model"]
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]

@@ -1,4 +1,4 @@
-"""The commands of docs/cluster.md: all are right configurations, and those that this machine can run do run."""
+"""All commands of docs/cluster.md are correct configurations, and the commands that this machine can run do run."""
 
 import importlib.util
 import shlex
@@ -16,7 +16,7 @@ DRY = [c for c in RUNS if "dry_run=true" in c]
 
 
 def needs(arguments: list[str]) -> None:
-    """Skip what needs a package that is not here, or a cluster."""
+    """Skip the test if the command needs a cluster, or a package that is not installed."""
     text = " ".join(arguments)
     if "hardware=slurm" in text:
         pytest.skip("needs a cluster; tests/test_cluster.py runs it on a stand-in")
@@ -33,7 +33,7 @@ def test_there_are_commands_of_every_kind():
 
 @pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
 def test_they_are_right_configurations(arguments, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())  # whether a package is here is not asked
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())  # every package counts as installed
     own = [a for a in arguments if a != "-m" and not a.startswith(("hardware=slurm", "hydra"))]
     compose(*(f"{name}={value.split(',')[0]}" for name, _, value in (a.partition("=") for a in own)))
 
@@ -41,7 +41,7 @@ def test_they_are_right_configurations(arguments, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
 def test_they_run(arguments, tmp_path):
-    """Dry runs as they stand; the others at smoke scale, where they are not that anyway."""
+    """Dry runs run unchanged. The other commands run at smoke scale."""
     needs(arguments)
     smaller = [] if arguments in DRY else ["scale=smoke", "hardware=cpu", "logger=none", f"paths.results={tmp_path}"]
     own = [a for a in arguments if arguments in DRY or not a.startswith("scale=")]

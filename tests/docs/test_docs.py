@@ -1,4 +1,4 @@
-"""What the documentation shows works."""
+"""The commands and the files that the documentation shows work."""
 
 import importlib
 import json
@@ -35,7 +35,7 @@ def insert(path: Path, after: str, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def copy_with_two_methods(tmp_path_factory) -> Path:
-    """A copy of the project with the blocks of docs/adding.md where the page says."""
+    """A copy of the project, with the blocks of docs/adding.md in the places that the page names."""
     copy = tmp_path_factory.mktemp("copy")
     for name in ("conf", "experiments", "mora", "scripts", "results/paper"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -58,7 +58,7 @@ SMOKE_RUN = ["run.py", "task=uuid", "scale=smoke", "logger=none", "hardware=cpu"
 
 @pytest.mark.parametrize("method", ["hira", "rslora"])
 def test_a_method_of_the_page_trains_resumes_and_exports(method, tmp_path, capsys):
-    """The file of the method lies in a folder outside the project, and nothing else is added."""
+    """The test adds only the file of the method, in a folder outside the project."""
     for block in blocks("docs/adding.md", "yaml"):
         path = tmp_path / block.splitlines()[0].removeprefix("# ")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,13 +98,13 @@ def test_a_plot_of_the_docs_is_what_its_script_draws(name, tmp_path):
     drawn = tmp_path / f"{name}.svg"
     settings = matplotlib.rcParams.find_all("svg")
     importlib.import_module(f"scripts.plot_{name}").main(drawn)
-    assert matplotlib.rcParams.find_all("svg") == settings  # those of other figures that this process draws
+    assert matplotlib.rcParams.find_all("svg") == settings  # other figures of this process keep their settings
     assert drawn.read_bytes() == (ROOT / "docs" / drawn.name).read_bytes()
     assert os.listdir(tmp_path) == [drawn.name]
 
 
 def readme_commands() -> list[list[str]]:
-    """Every command that the README shows, in blocks and in its table, comments cut off."""
+    """Every command in the blocks and in the table of the README, without comments."""
     text = (ROOT / "README.md").read_text()
     lines = [line for block in blocks("README.md", "sh") for line in block.splitlines()]
     lines += re.findall(r"`(python [^`]+)`", text)
@@ -128,7 +128,7 @@ def test_the_readmes_runs_are_right_configurations(arguments):
     flags = [a for a in arguments if a.startswith("-")]
     assert set(flags) <= {"-m", "--cfg"}
     values = [a for a in arguments if "=" in a and not a.startswith("experiment=") and not a.startswith("hardware=")]
-    # A sweep is right if its first and its last cell are.
+    # A sweep counts as correct if its first and its last cell are correct.
     for pick in (0, -1):
         compose(*(f"{name}={value.split(',')[pick]}" for name, _, value in (v.partition("=") for v in values)))
 
@@ -136,11 +136,11 @@ def test_the_readmes_runs_are_right_configurations(arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
 def test_the_readmes_runs_run(arguments, tmp_path):
-    """At smoke scale; a setting that the README gives itself stays."""
+    """The runs have smoke scale, and keep the other settings of the README."""
     own = [a for a in arguments if not a.startswith(("scale=", "hardware="))]
     if any(a.startswith("model=") for a in own):
         own = [a for a in own if not a.startswith("training.")] + ["training.steps=2", "training.warmup_steps=1"]
-    first = [own.pop(0)] if own[0] == "-m" else []  # Hydra wants all settings in one piece
+    first = [own.pop(0)] if own[0] == "-m" else []  # Hydra expects the settings after the flag
     ours = ["scale=smoke", "hardware=cpu", "logger=none", f"paths.results={tmp_path}"]
     command = [sys.executable, "run.py", *first, *ours, *own]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -148,7 +148,7 @@ def test_the_readmes_runs_run(arguments, tmp_path):
 
 
 def test_the_readmes_scripts_run(smoke, tmp_path):
-    """In the order shown, on a folder with the one smoke run that KEY stands for; `--run` is left out."""
+    """The scripts run in the order of the README, on the results of one smoke run, whose key replaces KEY."""
     from experiments import runner
 
     record = runner.run(smoke("method=mora"))

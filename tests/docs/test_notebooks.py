@@ -1,4 +1,4 @@
-"""The notebooks are stored without output and run; what their text says is so."""
+"""The notebooks are stored without output, they run, and the statements of their text are true."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from .. import synthetic
 from ..conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# What the text of operators.ipynb says about the values that its cells compute.
+# The statements in the text of operators.ipynb about the values that its cells compute.
 OPERATORS = """
 assert ranks["ReMoRA, two groupings"] == ranks["ReMoRA, four groupings"] == [64] + 7 * [112]
 assert set(ranks["MoRA restarted, one grouping"]) == {64}
 assert ranks["ReLoRA"] == [8, 16, 24, 32, 40, 48, 56, 64]
-found = {name: numerical_rank(delta) for name, delta in updates.items()}
-assert found == {"LoRA": 8, "truncation": 45, "sharing": 45, "decouple": 128, "rotation": 128}
+numerical_ranks = {name: numerical_rank(delta) for name, delta in updates.items()}
+assert numerical_ranks == {"LoRA": 8, "truncation": 45, "sharing": 45, "decouple": 128, "rotation": 128}
 assert [round(dead(o), 3) for o in wide.values()] == [0.875, 0, 0.625, 0]
 assert round(dead_at_size("rotation", 11008, 4096, 8), 2) == 0.62
 figures = [plt.figure(number) for number in plt.get_fignums()]

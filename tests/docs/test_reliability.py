@@ -1,4 +1,4 @@
-"""The page of promises is what the tests' own counts say."""
+"""The page of promises shows the promises and the counts of the tests."""
 
 import ast
 import json
@@ -63,5 +63,5 @@ def test_every_promise_on_the_page_has_its_test():
     for test, entry in json.loads(promises.DATA.read_text()).items():
         assert promises.position(test) >= 0, f"{test} is gone"
         texts = {getattr(node, "value", None) for node in ast.walk(ast.parse((ROOT / test.split("::")[0]).read_text()))}
-        assert texts >= set(entry["promises"]), f"{test} promises something else by now"
+        assert texts >= set(entry["promises"]), f"{test} has another promise now"
         assert "failed" not in entry["outcomes"], f"{test} failed when it was last counted"

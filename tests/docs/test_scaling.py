@@ -1,4 +1,4 @@
-"""Every command of docs/scaling.md composes; those that this machine can run are run at smoke scale."""
+"""Every command of docs/scaling.md composes. The commands that this machine can run run at smoke scale."""
 
 import shlex
 import subprocess
@@ -38,7 +38,7 @@ def test_the_page_shows_every_kind():
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_the_commands_are_right_configurations(words, monkeypatch):
-    """As on a machine with eight GPUs, or as one of the ranks that the command's launcher starts."""
+    """The test composes each command as on a machine with eight GPUs, or as one rank of the command's launcher."""
     monkeypatch.setattr(hardware, "_has_gpu", lambda: True)
     monkeypatch.setattr(hardware, "_has_bf16", lambda: True)
     monkeypatch.setattr(hardware, "_gpus", lambda: 8)

@@ -104,7 +104,7 @@ def test_sharing_keeps_less_than_lora_and_checkpointing_less_than_all():
         recomputed = step.checkpointed.backward - step.plain.backward
         assert 0.9 * step.plain.forward < recomputed < step.plain.forward
     inputs = sum(k for k, _ in shape.linears().values()) * shape.layers * 8 * 512 * 2
-    # Less than all inputs: some are kept for other reasons than LoRA's factors, with MoRA too.
+    # The difference is less than all inputs: autograd keeps some inputs for other reasons, with MoRA too.
     assert 0.2 * inputs < saved["lora"] - saved["mora"] < inputs
 
 
@@ -189,11 +189,11 @@ def test_the_command_prints_a_table_and_leaves_nothing(tmp_path):
 @pytest.mark.slow
 def test_real_steps_peak_where_the_estimate_says():
     sys.path.insert(0, str(ROOT))
-    from scripts.check_dry_run import METHODS, compared
+    from scripts.check_dry_run import METHODS, comparison
 
     for name in METHODS:
         for checkpointing in (False, True):
-            numbers = compared("tiny", name, checkpointing)
+            numbers = comparison("tiny", name, checkpointing)
             assert numbers["peak"] == pytest.approx(numbers["peak_measured"], rel=0.2), (name, checkpointing)
 
 

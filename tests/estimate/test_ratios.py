@@ -20,27 +20,27 @@ def run(*arguments):
 @pytest.mark.parametrize("scale", ["laptop", "workstation"])
 @pytest.mark.parametrize("task", tasks.NAMES)
 def test_the_geometry_is_the_papers(task, scale):
-    """A width of 576 in place of 512 puts a ratio 12 % off, since a rank is a whole number."""
+    """With a width of 576 in place of 512 a ratio differs by 12 %, because a rank is a whole number."""
     for rank in run(f"task={task}", f"scale={scale}").protocol["ranks"].values():
-        shown = ratios.beside_paper(run("method=lora", f"task={task}", f"scale={scale}", f"method.rank={rank}"))
-        found = {r.name: (r.value, r.paper) for r in shown}
+        pairs = ratios.beside_paper(run("method=lora", f"task={task}", f"scale={scale}", f"method.rank={rank}"))
+        values = {r.name: (r.value, r.paper) for r in pairs}
         for name in GEOMETRY:
-            value, paper = found[name]
+            value, paper = values[name]
             assert value == pytest.approx(paper, rel=0.13), name
 
 
 @pytest.mark.parametrize(("rank", "bits"), [(1, 2.0), (32, 64.0)])
 def test_uuids_at_laptop_scale_have_the_papers_ratios_to_the_digit(rank, bits):
-    found = {r.name: (r.value, r.paper) for r in ratios.beside_paper(run("method=lora", f"method.rank={rank}"))}
+    values = {r.name: (r.value, r.paper) for r in ratios.beside_paper(run("method=lora", f"method.rank={rank}"))}
     for name in (*GEOMETRY, "steps / epoch", "epochs", "warm-up / steps"):
-        value, paper = found[name]
+        value, paper = values[name]
         assert value == pytest.approx(paper, rel=1e-3), name
-    assert found["adapter parameters / bit to memorise"][0] == bits
+    assert values["adapter parameters / bit to memorise"][0] == bits
 
 
 def test_pretraining_sees_four_tokens_a_parameter():
-    found = ratios.of(run("method=fft", "task=pretrain"))
-    assert found["tokens / parameter"] == pytest.approx(4.0, abs=0.05)
+    values = ratios.of(run("method=fft", "task=pretrain"))
+    assert values["tokens / parameter"] == pytest.approx(4.0, abs=0.05)
     assert ratios.of(run("method=fft", "task=pretrain", "scale=paper"))["tokens / parameter"] == pytest.approx(
         21.2, 0.01
     )
@@ -52,7 +52,7 @@ def test_restarts_have_as_many_cycles_as_in_the_paper():
             assert ratios.of(run("method=relora", f"task={task}", f"scale={scale}"))["cycles of restarts"] == 5
 
 
-def test_a_rank_that_stands_for_none_of_the_papers_has_no_ratio_of_the_paper_beside_it():
+def test_a_rank_that_stands_for_no_rank_of_the_paper_has_no_ratio_of_the_paper():
     assert {r.paper for r in ratios.beside_paper(run("method=lora", "method.rank=7"))} == {None}
 
 

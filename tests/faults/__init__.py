@@ -1,1 +1,1 @@
-"""Faults of disks, folders, memory and clocks, which the tests cause for real."""
+"""Tests that cause real faults of disks, folders, memory and clocks."""

@@ -22,7 +22,7 @@ def empty(path: Path) -> None:
 
 
 def garbage(path: Path) -> None:
-    """Overwrite a file with as many other bytes: only its sum differs."""
+    """Overwrite a file with as many other bytes: only the checksum of the file differs."""
     path.write_bytes(b"\x93" * path.stat().st_size)
 
 
@@ -35,7 +35,7 @@ def files_of_a_checkpoint() -> list[str]:
 
 
 @pytest.mark.promise(
-    "A checkpoint that was truncated, emptied or overwritten, or lacks a file, is recognised and named."
+    "A checkpoint that was truncated, emptied or overwritten, or that lacks a file, is named in a warning and not used."
 )
 def test_every_damage_to_every_file_of_a_checkpoint_is_recognised(undisturbed, tmp_path, capsys, counted):
     (run,) = (undisturbed[1] / "checkpoints").iterdir()
@@ -52,12 +52,12 @@ def test_every_damage_to_every_file_of_a_checkpoint_is_recognised(undisturbed, t
             counted(1, "damages")
 
 
-FALL_BACK = "A damaged checkpoint is not used: the one before it is, or the beginning, and the result is the same bits."
+FALL_BACK = "If a checkpoint is damaged, the run uses an older checkpoint or starts again, and ends with the same bits."
 
 
 @pytest.mark.promise(FALL_BACK)
 @pytest.mark.parametrize(
-    ("damaged", "said"),
+    ("damaged", "warnings"),
     [
         (["checkpoint-8"], ["checkpoint-8 is damaged"]),
         (
@@ -67,7 +67,7 @@ FALL_BACK = "A damaged checkpoint is not used: the one before it is, or the begi
     ],
     ids=["newest", "all"],
 )
-def test_a_run_goes_on_from_what_is_left(damaged, said, undisturbed, tmp_path, counted):
+def test_a_run_goes_on_from_what_is_left(damaged, warnings, undisturbed, tmp_path, counted):
     expected, killed = undisturbed
     shutil.copytree(killed, tmp_path / "results")
     for name in damaged:
@@ -75,8 +75,8 @@ def test_a_run_goes_on_from_what_is_left(damaged, said, undisturbed, tmp_path, c
         truncate(path)
     done = launch(*RUN, f"paths.results={tmp_path / 'results'}", log=tmp_path / "log")
     assert done.code == 0, done.err
-    assert [line for line in said if line not in done.err] == []
-    assert done.err.count("warning") == len(said)
+    assert [line for line in warnings if line not in done.err] == []
+    assert done.err.count("warning") == len(warnings)
     assert outcome(tmp_path / "results") == expected
     counted(len(damaged), "damaged checkpoints")
 
@@ -100,7 +100,7 @@ def test_a_run_goes_on_whichever_file_is_damaged(name, damage, undisturbed, tmp_
 @pytest.mark.slow
 @pytest.mark.promise(FALL_BACK)
 def test_a_damaged_checkpoint_never_pushes_a_whole_one_out(undisturbed, tmp_path):
-    """Killed again after the fall-back: what was saved since is used, the damaged one is gone."""
+    """The run starts anew and is killed again. It then uses its new checkpoints, and the damaged ones are gone."""
     expected, killed = undisturbed
     results = tmp_path / "results"
     shutil.copytree(killed, results)

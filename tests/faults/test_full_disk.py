@@ -23,8 +23,8 @@ def fill(folder: Path, leave: int = 0) -> None:
 
 
 FULL = (
-    "Where the disk is full a run ends with one line that names the folder, and exit code 1; nothing half-written is "
-    "left, what was there stands, and once there is room the same command ends as if nothing had been."
+    "On a full disk a run ends with exit code 1 and one line that names the folder; no half-written file is left, "
+    "older files do not change, and once there is room the same command gives the result of an undisturbed run."
 )
 CHEAP = "the second checkpoint"
 
@@ -39,9 +39,9 @@ def test_a_full_disk(write, undisturbed, small_disk, tmp_path, counted):
     before = functools.partial(at_call, function, count, functools.partial(fill, small_disk))
     done = launch(*arguments, log=tmp_path / "log", before=before)
     assert done.code == 1, done
-    assert len(done.said) == 1, done.said
-    assert str(small_disk / "results") in done.said[0]
-    assert "(0.0 MB are free)" in done.said[0]
+    assert len(done.messages) == 1, done.messages
+    assert str(small_disk / "results") in done.messages[0]
+    assert "(0.0 MB are free)" in done.messages[0]
     assert half_written(small_disk) == []
     for run in (small_disk / "results" / "checkpoints").glob("*"):
         assert all(checkpoints.damage(c) is None for c in checkpoints.by_step(run))
@@ -55,9 +55,9 @@ def test_a_full_disk(write, undisturbed, small_disk, tmp_path, counted):
 
 
 @pytest.mark.slow
-@pytest.mark.promise("Tables that find the disk full stay what they were, and the script says so in one line.")
+@pytest.mark.promise("If the disk is full, the old tables stay unchanged, and the script prints one line of error.")
 def test_tables_on_a_full_disk(undisturbed, small_disk, capsys, counted):
-    from experiments.cli import script  # here, since every process that a test starts imports this file
+    from experiments.cli import script  # not at the top, because every process that a test starts imports this file
     from scripts import make_tables
 
     shutil.copytree(undisturbed[1].with_name("whole") / "runs", small_disk / "runs")

@@ -30,20 +30,20 @@ def limit_memory(more: int) -> None:
 
 
 @pytest.mark.promise(
-    "A run that needs more memory than there is fails with one line, and the settings that would help."
+    "A run that needs more memory than the machine has fails with one line that names the settings that would help."
 )
 def test_out_of_memory(tmp_path, counted):
     arguments = [*RUN, "task.pairs=4096", "training.batch_size=4096", f"paths.results={tmp_path / 'results'}"]
     before = functools.partial(limit_memory, 1 << 30)
     done = launch(*arguments, log=tmp_path / "log", before=before)
     assert done.code == 1, done
-    (said,) = done.said
+    (message,) = done.messages
     for setting in (
         "hardware.device_batch_size below 4096",
         "hardware.activation_checkpointing",
         "method.rank below 8",
     ):
-        assert setting in said
+        assert setting in message
     record = the_record(tmp_path / "results")
     assert record["status"] == "failed"
     assert record["error"]["type"] == "OutOfMemoryError"
@@ -73,7 +73,7 @@ def test_what_counts_as_out_of_memory(error, expected):
 
 
 def unwind_clock() -> None:
-    """Let each reading of the clock be an hour earlier than the reading before."""
+    """Set the clock back by an hour at each reading."""
     from experiments.store import provenance
 
     clock = [time.time()]
@@ -89,13 +89,13 @@ def unwind_clock() -> None:
 @pytest.mark.slow
 @pytest.mark.promise("A clock that is set back during a run changes nothing but the two times in the record.")
 def test_a_clock_that_jumps_back(undisturbed, tmp_path, counted):
-    begun = time.monotonic()
+    start = time.monotonic()
     done = launch(*RUN, f"paths.results={tmp_path / 'results'}", log=tmp_path / "log", before=unwind_clock)
-    took = time.monotonic() - begun
+    duration = time.monotonic() - start
     assert done.code == 0, done.err
     record = the_record(tmp_path / "results")
     assert record["provenance"]["finished_at"] < record["provenance"]["started_at"]
-    assert 0 < record["cost"]["seconds"] < took
+    assert 0 < record["cost"]["seconds"] < duration
     assert outcome(tmp_path / "results") == undisturbed[0]
     counted(1, "clocks set back")
 
@@ -107,10 +107,10 @@ def kill_wandb() -> None:
     from experiments.store.wandb_mirror import WandbMirror
 
     def kill() -> None:
-        mine = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("wandb")]
-        for process in mine:
+        processes = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("wandb")]
+        for process in processes:
             process.kill()
-        print(f"killed {len(mine)}")
+        print(f"killed {len(processes)}")
 
     original, calls = WandbMirror.on_log, [0]
 
@@ -126,7 +126,7 @@ def kill_wandb() -> None:
 
 @pytest.mark.slow
 @pytest.mark.promise(
-    "W&B that dies during a run is one warning; the run goes on, and the next of a sweep is mirrored again."
+    "If W&B dies during a run, the run warns once and goes on, and the next run of the sweep is mirrored again."
 )
 def test_wandb_dies_within_a_run(tmp_path, counted):
     probe = "import sys, run; from tests.faults.test_machine import kill_wandb; kill_wandb(); sys.exit(run.main())"

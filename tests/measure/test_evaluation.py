@@ -63,7 +63,7 @@ def test_a_measurement_leaves_no_trace(model):
 
 
 def test_choices_are_ranked_by_their_likelihood(model):
-    """The log-likelihood of a choice is the sum over its tokens, computed here by the model alone."""
+    """The log-likelihood of a choice is the sum over its tokens. The test computes it directly from the model."""
     tokenizer = byte_level()
     choice_questions = [
         ChoiceQuestion("What?", ("yes", "no indeed"), 1),
@@ -113,7 +113,7 @@ def test_word_problems_are_asked_as_in_metamaths_evaluation():
 
 
 def test_the_prompts_of_mmlu_are_those_of_lm_eval():
-    """Compared with lm-eval's own template, description and form of examples, on real questions."""
+    """The test compares real questions with lm-eval's own template, description and form of examples."""
     import datasets
     import yaml
     from lm_eval import tasks as lm_tasks

@@ -55,8 +55,8 @@ def test_numbers_are_read_exactly(text, value):
         ("The answer is: 18 dollars a day.", "18", True),
         ("The answer is: 2,125", "2125", True),
         ("The answer is: 2125", "2,125", True),
-        ("The answer is: 18.4", "18", False),  # rounding would call this right
-        ("The answer is: 17\nNo. The answer is: 18", "18", True),  # the last one counts
+        ("The answer is: 18.4", "18", False),  # with rounding, this answer would be right
+        ("The answer is: 17\nNo. The answer is: 18", "18", True),  # the last answer counts
         ("The answer is: \n18", "18", True),
         ("#### 18", "18", False),  # GSM8K's own mark, which a model trained on MetaMathQA does not write
         ("18", "18", False),
@@ -120,7 +120,7 @@ def test_every_gold_answer_is_right_by_its_own_scorer():
 
 
 def test_our_reading_of_math_answers_agrees_with_lm_evals():
-    """lm-eval's normaliser on the published solutions: the answers that we take out are the ones that it does."""
+    """On the published solutions, this project and lm-eval's normaliser read the same answers."""
     from lm_eval.tasks.hendrycks_math.utils import is_equiv, last_boxed_only_string, remove_boxed
 
     _, held_out = corpora.competition_math(CACHE)
@@ -142,7 +142,7 @@ def test_weighted_f1_is_the_textbooks():
 
 
 def test_headline_averages_over_the_kinds_of_question():
-    # Kind 0 all right, kind 1 all wrong: the kinds count alike, however many questions each has.
+    # All answers of kind 0 are right, all of kind 1 wrong. Both kinds count equally, with any number of questions.
     assert headline_f1([1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]) == pytest.approx(0.5)
 
 

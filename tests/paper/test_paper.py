@@ -14,7 +14,7 @@ def test_unknown_tables_and_figures_are_refused():
         paper.figure(6)
 
 
-def test_the_papers_slips_are_found_by_arithmetic():
+def test_arithmetic_shows_the_errors_in_the_papers_tables():
     notes = "\n".join(paper.arithmetic_notes(6, 7))
     for slip in ("51.9 in Table 6, 52.3 in Table 1", "52.05", "67.16", "67.24"):
         assert slip in notes
@@ -23,8 +23,8 @@ def test_the_papers_slips_are_found_by_arithmetic():
 
 def test_every_published_value_is_in_a_table():
     for number in paper.TABLES:
-        made = paper.table(number)
-        ours = sorted(v for row in made.rows for v in row.paper_values.values() if v is not None)
+        table = paper.table(number)
+        ours = sorted(v for row in table.rows for v in row.paper_values.values() if v is not None)
         rows = paper.paper_json()[f"table{number}"]["rows"]
         assert ours == sorted(v for row in rows for v in row["values"].values() if v is not None)
 

@@ -1,4 +1,4 @@
-"""A saved model, scored again, has the metrics of its record; what cannot be scored is one line."""
+"""A saved model that is scored again has the metrics of its record. A model that cannot be scored gives one line."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_another_task_of_the_same_model(trained, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         (lambda r: r.update(status="failed"), "failed, not finished"),
         (lambda r: r["config"]["method"].update(rank=-1), "method.rank must be a positive integer"),
@@ -70,13 +70,13 @@ def test_another_task_of_the_same_model(trained, capsys):
         (lambda r: r["config"]["training"].pop("steps"), "training.steps is missing"),
     ],
 )
-def test_a_record_that_is_not_this_versions_is_refused(copied, capsys, change, said):
+def test_a_record_that_is_not_this_versions_is_refused(copied, capsys, change, words):
     results, key = copied
     path = results / "runs" / f"{key}.json"
     edit(path, change)
     assert call(key, "--results", str(results)) == 2
     err = capsys.readouterr().err
-    assert said in err
+    assert words in err
     assert err.count("\n") == 1
 
 
@@ -90,8 +90,8 @@ def test_a_run_without_model_or_record_is_refused(copied, capsys):
 
 
 def test_a_records_configuration_is_the_runs(trained, smoke):
-    made = smoke("method=remora", f"paths.results={trained[0]}")
-    again = from_record(json.loads(json.dumps(made.as_dict())))
-    assert {**again.as_dict(), "protocol": None} == {**made.as_dict(), "protocol": None}
+    config = smoke("method=remora", f"paths.results={trained[0]}")
+    again = from_record(json.loads(json.dumps(config.as_dict())))
+    assert {**again.as_dict(), "protocol": None} == {**config.as_dict(), "protocol": None}
     with pytest.raises(ConfigError, match="method is missing"):
         from_record({})

@@ -1,4 +1,4 @@
-"""Exported models compute what the trained one does, in processes that know nothing of this project."""
+"""Exported models compute the same as the trained models, in processes that do not import this project."""
 
 import json
 import subprocess
@@ -17,15 +17,16 @@ from experiments.train import base_models, scratch
 from scripts import export_adapter
 
 TOKENS = torch.arange(3, 43).view(2, 20)
-# Reads {out: {"base": folder or null, "adapter": folder or null}} and writes the logits; stock transformers and PEFT.
+# Loads each export with stock transformers and PEFT, and writes its logits. Arguments: {name: [folder of the base,
+# folder of the adapter or null]}, the tokens, and the file for the logits.
 STOCK = """
 import json, sys
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
-wanted, tokens, out = json.loads(sys.argv[1]), torch.tensor(json.loads(sys.argv[2])), {}
-for name, (base, adapter) in wanted.items():
+folders, tokens, out = json.loads(sys.argv[1]), torch.tensor(json.loads(sys.argv[2])), {}
+for name, (base, adapter) in folders.items():
     model = AutoModelForCausalLM.from_pretrained(base)
     if adapter:
         model = PeftModel.from_pretrained(model, adapter)
@@ -42,18 +43,18 @@ def call(*arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
-    """What stock libraries compute with each export, by `name-format`."""
+    """The folder of the exports, and the logits that stock libraries compute with each export, by `name-format`."""
     results, records = trained
     folder = tmp_path_factory.mktemp("exported")
     base_models.tiny_model().save_pretrained(folder / "base")
-    wanted = {name: (folder / f"{name}-merged", None) for name in records}
+    merged = {name: (folder / f"{name}-merged", None) for name in records}
     loras = {f"{name}-lora": (folder / "base", folder / f"{name}-lora") for name in ("mora", "lora")}
     for name, record in records.items():
         assert call(record.key, folder / f"{name}-merged", "--results", results) == 0
     for name in ("mora", "lora"):
         assert call(records[name].key, folder / f"{name}-lora", "--results", results, "--format", "lora") == 0
-    asked = {name: [str(p) if p else None for p in pair] for name, pair in (wanted | loras).items()}
-    arguments = [json.dumps(asked), json.dumps(TOKENS.tolist()), str(folder / "logits.safetensors")]
+    folders = {name: [str(p) if p else None for p in pair] for name, pair in (merged | loras).items()}
+    arguments = [json.dumps(folders), json.dumps(TOKENS.tolist()), str(folder / "logits.safetensors")]
     done = subprocess.run([sys.executable, "-c", STOCK, *arguments], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder, load_file(folder / "logits.safetensors")
@@ -67,10 +68,10 @@ def logits_of(trained, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["mora", "rotation", "remora", "fft", "lora"])
 def test_the_merged_model_computes_the_same(trained, exported, name):
-    wanted = logits_of(trained, name)
-    torch.testing.assert_close(exported[1][name], wanted, atol=1e-5, rtol=0)
+    logits = logits_of(trained, name)
+    torch.testing.assert_close(exported[1][name], logits, atol=1e-5, rtol=0)
     base = base_models.tiny_model().eval()(TOKENS).logits
-    assert (wanted - base).abs().max() > 1e-3
+    assert (logits - base).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["mora", "lora"])
@@ -90,16 +91,16 @@ def test_the_merged_folder_has_its_tokenizer_and_nothing_of_the_trainer(exported
 
 def test_the_adapter_is_what_was_saved(trained, tmp_path, capsys):
     results, records = trained
-    for name, said in (("mora", "import mora"), ("remora", "load_restarted")):
+    for name, words in (("mora", "import mora"), ("remora", "load_restarted")):
         key, out = records[name].key, tmp_path / name
         assert call(key, out, "--results", results, "--format", "adapter") == 0
-        assert said in capsys.readouterr().out
+        assert words in capsys.readouterr().out
         for path in out.iterdir():
             assert path.read_bytes() == (results / "models" / key / path.name).read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "said"),
+    ("name", "arguments", "words"),
     [
         ("rotation", ["--format", "lora"], "of the update is lost (relative Frobenius norm) in the worst layer"),
         ("mora", ["--format", "lora", "--rank", "2"], "is no LoRA of rank 2 (operator sharing)"),
@@ -109,7 +110,7 @@ def test_the_adapter_is_what_was_saved(trained, tmp_path, capsys):
         ("mora", ["--rank", "0"], "--rank"),
     ],
 )
-def test_what_would_not_be_the_model_is_refused(trained, tmp_path, capsys, name, arguments, said):
+def test_what_would_not_be_the_model_is_refused(trained, tmp_path, capsys, name, arguments, words):
     results, records = trained
     try:
         code = call(records[name].key, tmp_path / "out", "--results", results, *arguments)
@@ -117,7 +118,7 @@ def test_what_would_not_be_the_model_is_refused(trained, tmp_path, capsys, name,
         code = stop.code
     assert code == 2
     err = capsys.readouterr().err
-    assert said in err
+    assert words in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Wrong configurations: one line that says what, where and which values are allowed; exit code 2; nothing written."""
+"""Wrong configurations end in one line that says what was wrong and what is allowed, with exit code 2, and no file."""
 
 import subprocess
 import sys
@@ -131,7 +131,7 @@ def test_a_gpu_that_is_not_there(main, monkeypatch, capsys):
     import torch
 
     if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+        pytest.skip("this machine has a GPU")
     assert main(monkeypatch, "scale=smoke", "hardware=gpu") == 2
     assert "finds no GPU here; allowed: auto, cpu" in capsys.readouterr().err
 
@@ -179,8 +179,8 @@ def test_the_paper_protocol_is_the_papers():
 
 
 def test_the_rate_of_a_rank_without_rates_is_that_of_the_nearest_rank():
-    listed = compose("method=lora", "scale=paper").protocol["learning_rates"]["lora"]
-    assert compose("method=lora", "scale=paper", "method.rank=16").training.learning_rate == listed["r8"]["use"]
+    rates = compose("method=lora", "scale=paper").protocol["learning_rates"]["lora"]
+    assert compose("method=lora", "scale=paper", "method.rank=16").training.learning_rate == rates["r8"]["use"]
     assert compose("method=lora", "scale=paper", "training.learning_rate=7e-4").training.learning_rate == 7e-4
 
 
@@ -188,7 +188,7 @@ def key(*overrides: str) -> str:
     return key_of(identity_of(compose("scale=smoke", *overrides)))
 
 
-def test_the_key_changes_with_all_that_can_change_the_result():
+def test_the_key_changes_with_every_setting_that_can_change_the_result():
     keys = [
         key(*change)
         for change in (
@@ -210,24 +210,23 @@ def test_the_key_changes_with_all_that_can_change_the_result():
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-
     monkeypatch.setattr(hardware, "GPU_DRIVERS", ())
 
 
 def test_auto_is_what_the_machine_has(monkeypatch, no_gpu):
-    on_cpu = compose("scale=smoke").hardware
-    assert (on_cpu.device, on_cpu.precision) == ("cpu", "fp32")
+    resolved = compose("scale=smoke").hardware
+    assert (resolved.device, resolved.precision) == ("cpu", "fp32")
     monkeypatch.setattr(hardware, "_has_gpu", lambda: True)
     monkeypatch.setattr(hardware, "_has_bf16", lambda: True)
-    on_cpu = compose("scale=smoke").hardware
-    assert (on_cpu.device, on_cpu.precision) == ("gpu", "bf16")
+    resolved = compose("scale=smoke").hardware
+    assert (resolved.device, resolved.precision) == ("gpu", "bf16")
     assert compose("scale=smoke", "hardware=cpu").hardware.device == "cpu"
     with_gpu = key()
     monkeypatch.undo()
     assert key("hardware=cpu") != with_gpu  # another number format is another result
 
 
-def test_the_key_does_not_change_with_anything_else(no_gpu):
+def test_the_key_does_not_change_with_other_settings(no_gpu):
     changes = (
         ("paths.results=elsewhere",),
         ("paths.cache=elsewhere",),
@@ -272,5 +271,5 @@ def test_every_experiment_composes_and_names_its_command(path, main, monkeypatch
         (["method=fft", "model=smollm2-135m", "seed=7"], "uuid-laptop-fft-model=smollm2-135m-lr0.001-seed7"),
     ],
 )
-def test_the_name_of_a_run_says_what_sets_it_apart(overrides, name):
+def test_the_name_of_a_run_names_the_settings_that_are_not_the_defaults(overrides, name):
     assert name_of(compose(*overrides)) == name

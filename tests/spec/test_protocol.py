@@ -1,4 +1,4 @@
-"""What a protocol looks up by rank: at every scale the paper's, at the ranks that stand for the paper's ranks."""
+"""The values that a protocol looks up by rank: ranks that stand for the paper's ranks have the paper's values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPERATORS = {
 ALPHA_OVER_RANK = {8: 16 / 8, 128: 64 / 128, 256: 128 / 256}
 
 
-PAPERS = [name for name in scales.names() if name != "galore"]  # whose LoRA has an alpha of its own
+PAPERS = [name for name in scales.names() if name != "galore"]  # at scale galore, LoRA has GaLore's alpha
 
 
 @pytest.mark.parametrize("scale", PAPERS)
@@ -93,7 +93,7 @@ def test_what_is_borrowed_from_another_rank_is_said():
 
 
 def test_a_rank_that_a_grid_lacks_borrows_from_the_ranks_of_the_grid():
-    """Even a rank of the paper does, and the line names the rank that the grid has."""
+    """Even a rank of the paper borrows, and the line names the rank whose rates it takes."""
     grid = ["~protocol.learning_rates.lora.r8", "protocol.learning_rates.lora.r256.use=2e-3"]
     for rank in (1, 2):
         config = compose("method=lora", f"method.rank={rank}", *grid)
@@ -111,7 +111,7 @@ RANKS = {"r8": 8, "r256": 64}
 def test_the_two_directions_of_a_rank_agree():
     for paper_rank in (8, 256):
         assert protocol.paper_rank(RANKS, protocol.own_rank(RANKS, paper_rank)) == f"r{paper_rank}"
-    # Figure 2's ranks lie between the two by logarithm.
+    # The other ranks of Figure 2 lie between these two ranks, by logarithm.
     assert [protocol.own_rank(RANKS, rank) for rank in (16, 32, 64, 128)] == [12, 18, 28, 42]
     assert protocol.paper_rank(RANKS, 12) is None
     assert protocol.own_rank({"r128": 32}, 128) == 32

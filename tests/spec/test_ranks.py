@@ -18,7 +18,7 @@ from ..train.on_ranks import TWO, assert_same_run, environment, run, settings
 
 @pytest.fixture
 def environ(monkeypatch):
-    """Set variables in an environment that has none of a launcher."""
+    """Set environment variables, after the variables of any launcher are removed."""
     for name in os.environ.keys() - environment().keys():
         monkeypatch.delenv(name)
     return lambda **values: [monkeypatch.setenv(name, str(value)) for name, value in values.items()]
@@ -73,7 +73,7 @@ def test_the_ranks_together_take_what_one_process_takes(rows, count, micro):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_epoch_that_is_continued_in_the_middle_is_the_rest_of_that_epoch(rank):
-    """A resumed run does as this test: a new loader, whose first batches are skipped, and then set_epoch."""
+    """The test does what a resumed run does: it skips the first batches of a new loader, and then calls set_epoch."""
 
     def new_loader():
         rows = PaddedRows([{"row": i} for i in range(13)], 2)
@@ -107,8 +107,8 @@ def test_fsdp_is_an_argument_of_the_trainer(environ):
     arguments = training_arguments(config, Placement("cpu", "fp32"), ["LlamaDecoderLayer"])
     assert arguments["fsdp"] is True
     assert not arguments["activation_checkpointing"]
-    wanted = {"version": 2, "reshard_after_forward": True, "activation_checkpointing": True}
-    assert wanted.items() <= arguments["fsdp_config"].items()
+    options = {"version": 2, "reshard_after_forward": True, "activation_checkpointing": True}
+    assert options.items() <= arguments["fsdp_config"].items()
     assert arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] == ["LlamaDecoderLayer"]
 
 
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_another_sharding_is_refused(environ, tmp_path):
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):
-    """run.py starts two ranks over gloo. They leave one record, with the curve and the weights of one process."""
+    """run.py starts two ranks over gloo. The ranks leave one record, with the curve and the weights of one process."""
     from experiments import runner
 
     runner.run(compose(*settings("mora", f"paths.results={tmp_path / 'one'}", "hardware=cpu")))

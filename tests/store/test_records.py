@@ -37,7 +37,9 @@ def test_what_is_written_is_read(tmp_path):
     assert json.loads(path.read_text())["schema"] == SCHEMA
 
 
-UNREADABLE = "A record that is no JSON or of a newer schema is named and skipped, and the others stand."
+UNREADABLE = (
+    "A record that is not JSON or has a newer schema is named in a warning and skipped, and the other records are read."
+)
 
 
 @pytest.mark.promise(UNREADABLE)
@@ -54,7 +56,9 @@ def test_an_unreadable_record_is_named_and_skipped(text, tmp_path, capsys, count
     counted(1, "unreadable records")
 
 
-@pytest.mark.promise("A run in whose place an unreadable record stands keeps that file under another name.")
+@pytest.mark.promise(
+    "If an unreadable record stands where a run writes its own, the run keeps the unreadable file under another name."
+)
 def test_an_unreadable_record_is_kept_aside(tmp_path, counted):
     """A newer version may have written the record, and its result must not be lost."""
     arguments = ["method=none", *SMOKE, f"paths.results={tmp_path / 'results'}"]
@@ -64,28 +68,30 @@ def test_an_unreadable_record_is_kept_aside(tmp_path, counted):
     path.write_text(newer)
     done = launch(*arguments, log=tmp_path / "log")
     assert done.code == 0
-    assert len(done.said) == 1
-    assert f"{path} is not a readable record (schema 3, this version reads 2" in done.said[0]
+    assert len(done.messages) == 1
+    assert f"{path} is not a readable record (schema 3, this version reads 2" in done.messages[0]
     assert json.loads(path.read_text())["schema"] == SCHEMA
     assert path.with_suffix(".unreadable").read_text() == newer
     counted(1, "records of a newer schema")
 
 
-@pytest.mark.promise("A record that is there but cannot be read from the disk ends the run, and is not written over.")
+@pytest.mark.promise(
+    "A run whose record exists but cannot be read from the disk ends, and does not overwrite the record."
+)
 def test_a_record_that_the_disk_does_not_give(tmp_path, counted):
-    """A folder stands in the place of the record, since root can read every file."""
+    """A folder stands in the place of the record, because root could read any file."""
     arguments = ["method=none", *SMOKE, f"paths.results={tmp_path / 'results'}"]
     path = Store(tmp_path / "results").path(key_of(identity_of(compose(*arguments))))
     path.mkdir(parents=True)
     done = launch(*arguments, log=tmp_path / "log")
     assert done.code == 2
-    assert len(done.said) == 1
-    assert str(path) in done.said[0]
+    assert len(done.messages) == 1
+    assert str(path) in done.messages[0]
     assert path.is_dir()
     counted(1, "unreadable records")
 
 
-@pytest.mark.promise("A write that fails leaves what was there, and nothing beside it.")
+@pytest.mark.promise("A write that fails leaves the old file unchanged, and no other file beside it.")
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"good": 1})
@@ -137,7 +143,7 @@ def test_of_eight_processes_one_at_a_time_owns_a_cell(tmp_path, counted):
     counted(8, "processes")
 
 
-HELD = "The claim of a process that dies is free at once, and what it left half-written is removed."
+FREE_LOCK = "The lock of a process that dies is free at once, and the half-written files of the process are removed."
 
 
 def _hold(folder, held):
@@ -146,7 +152,7 @@ def _hold(folder, held):
         time.sleep(60)
 
 
-@pytest.mark.promise(HELD)
+@pytest.mark.promise(FREE_LOCK)
 def test_the_claim_of_a_dead_process_is_taken_over(tmp_path, counted):
     context = multiprocessing.get_context("fork")
     held = context.Event()
@@ -161,7 +167,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path, counted):
     other.touch()
     with Store(tmp_path).claim("k"):
         assert not half.exists()
-        assert other.exists()  # its writer may be alive
+        assert other.exists()  # the process that writes this file may be alive
     counted(1, "kills")
 
 
@@ -183,7 +189,7 @@ def test_of_eight_runs_of_a_cell_one_does_the_work(tmp_path, counted):
 
 
 @pytest.mark.slow
-@pytest.mark.promise(HELD)
+@pytest.mark.promise(FREE_LOCK)
 def test_of_eight_runs_whose_owner_is_killed_again_and_again_one_does_the_work(tmp_path, counted):
     """Four owners die one after the other, each after its first checkpoint. The others get the undisturbed result."""
     own = ["method=remora", *SMOKE, "training.checkpoint_every=2"]
@@ -209,12 +215,12 @@ def test_of_eight_runs_whose_owner_is_killed_again_and_again_one_does_the_work(t
 def owner(results) -> int | None:
     """The process that runs the only cell in `results`."""
     (lock,) = (results / "locks").iterdir()
-    found = re.match(r"process (\d+) ", lock.read_text())
-    return int(found[1]) if found else None
+    match = re.match(r"process (\d+) ", lock.read_text())
+    return int(match[1]) if match else None
 
 
 def _write_again_and_again(folder, seed):
-    """Write records of very different sizes, in which two parts must agree."""
+    """Write records of very different sizes. In each record two parts must agree."""
     store, draw = Store(folder), random.Random(seed)
     while True:
         rows = draw.choice([1, 10, 5000])
@@ -223,7 +229,7 @@ def _write_again_and_again(folder, seed):
         store.write(one)
 
 
-@pytest.mark.promise("A reader of a record sees it whole, whatever happens to its writer.")
+@pytest.mark.promise("A reader always sees a whole record, whatever happens to the process that writes the record.")
 def test_a_reader_never_sees_half_a_record(tmp_path, capsys, counted):
     """One process writes, is killed at random and started again, while this process reads in a loop."""
     context, draw, store, reads, kills = multiprocessing.get_context("fork"), random.Random(0), Store(tmp_path), 0, 12

@@ -16,7 +16,7 @@ from scripts import make_report, make_tables
 
 from ..conftest import ROOT
 
-WANDB_KEY = "0123456789abcdef" * 2 + "01234567"  # forty hexadecimal digits, as a commit has
+WANDB_KEY = "0123456789abcdef" * 2 + "01234567"  # forty hexadecimal digits, like the name of a commit
 HF_TOKEN = "hf_" + "aB3" * 10
 LOGIN = "me" + ":pw"
 COMMIT = "7f7fe13" + "0" * 33
@@ -42,8 +42,8 @@ def test_a_secret_is_known_by_its_variable_or_its_prefix(keys, monkeypatch):
 @pytest.mark.promise("Keys and tokens reach no record, no line that is printed, and no report.")
 def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, monkeypatch, capsys, tmp_path):
 
-    said = f"401 for {WANDB_KEY} and {HF_TOKEN} at https://{LOGIN}@hub/x, MY_SECRET=correct-horse-battery, {COMMIT}"
-    monkeypatch.setattr(trainer, "train", lambda trainer: (_ for _ in ()).throw(RuntimeError(said)))
+    message = f"401 for {WANDB_KEY} and {HF_TOKEN} at https://{LOGIN}@hub/x, MY_SECRET=correct-horse-battery, {COMMIT}"
+    monkeypatch.setattr(trainer, "train", lambda trainer: (_ for _ in ()).throw(RuntimeError(message)))
     config = smoke("method=lora", "training.steps=1", "training.warmup_steps=0")
 
     @redact.streams()
@@ -52,23 +52,23 @@ def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, mon
 
     record = main()
     (path,) = (tmp_path / "results" / "runs").glob("*.json")
-    written = json.loads(path.read_text())
-    assert (record.status, written["status"]) == ("failed", "failed")
-    # A record from another machine, with the secret in it.
-    other = written | {"key": "0" * 16, "name": f"by {HF_TOKEN}", "error": {"type": "E", "message": said}}
+    values = json.loads(path.read_text())
+    assert (record.status, values["status"]) == ("failed", "failed")
+    # A record from another machine that holds the secret.
+    other = values | {"key": "0" * 16, "name": f"by {HF_TOKEN}", "error": {"type": "E", "message": message}}
     (path.parent / f"{'0' * 16}.json").write_text(json.dumps(other))
     (path.parent / "broken.json").write_text(f'{{"schema": "{HF_TOKEN}"}}')
-    for made_by in (make_report, make_tables):
-        assert script.guarded(lambda: made_by.main(["--results", str(tmp_path / "results")])) == 0  # noqa: B023
+    for writer in (make_report, make_tables):
+        assert script.guarded(lambda: writer.main(["--results", str(tmp_path / "results")])) == 0  # noqa: B023
     out, err = capsys.readouterr()
-    made = [p for p in (tmp_path / "results").rglob("*") if p.suffix in (".html", ".md", ".csv", ".tex")]
-    assert (tmp_path / "results" / "report.html") in made
-    texts = [path.read_text(), out, err, *(p.read_text() for p in made)]
+    files = [p for p in (tmp_path / "results").rglob("*") if p.suffix in (".html", ".md", ".csv", ".tex")]
+    assert (tmp_path / "results" / "report.html") in files
+    texts = [path.read_text(), out, err, *(p.read_text() for p in files)]
     for text in texts:
         for secret in (WANDB_KEY, HF_TOKEN, LOGIN, "correct-horse-battery"):
             assert secret not in text
-    assert redact.HIDDEN in written["error"]["message"]
-    assert COMMIT in written["error"]["message"]
+    assert redact.HIDDEN in values["error"]["message"]
+    assert COMMIT in values["error"]["message"]
     assert "failed: RuntimeError: 401 for [secret]" in err
 
 
@@ -90,7 +90,8 @@ def test_a_traceback_hides_secrets_too(keys):
     assert HF_TOKEN not in done.stderr
 
 
-# The forms of keys, put together from parts so that this file holds no key. Sums and names of commits are not keys.
+# The forms of keys. The patterns are put together from parts, so that this file holds no key. Checksums and names of
+# commits are not keys.
 SHAPES = re.compile(
     "|".join(
         [
@@ -130,6 +131,6 @@ def test_the_scan_of_make_check_finds_a_key_and_takes_no_sum_for_one(tmp_path):
 def test_no_tracked_file_holds_a_key(counted):
     files = tracked()
     for path in files:
-        found = SHAPES.search(path.read_bytes().decode(errors="replace"))
-        assert not found, f"{path.relative_to(ROOT)}: {found[0][:12]}..."
+        match = SHAPES.search(path.read_bytes().decode(errors="replace"))
+        assert not match, f"{path.relative_to(ROOT)}: {match[0][:12]}..."
     counted(len(files), "files scanned")

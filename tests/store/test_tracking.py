@@ -1,4 +1,4 @@
-"""W&B holds what the record holds: the offline file of a real run, read back."""
+"""W&B holds the same values as the record: the tests read the offline file of a real run."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from .wandb_file import messages
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory):
-    """The record of an offline run, and the messages that W&B has of it."""
+    """The record of an offline run, and the messages that W&B wrote about the run."""
     folder = tmp_path_factory.mktemp("mirrored")
     environment = os.environ | {"WANDB_API_KEY": "", "WANDB_MODE": "offline", "HOME": str(folder)}
     arguments = ["method=remora", "scale=smoke", "hardware=cpu", f"paths.results={folder}"]
@@ -32,8 +32,8 @@ def mirrored(tmp_path_factory):
     return json.loads(path.read_text()), list(messages(file))
 
 
-def of_kind(found, kind: str) -> list:
-    return [getattr(m, kind) for m in found if m.WhichOneof("record_type") == kind]
+def of_kind(wandb_messages, kind: str) -> list:
+    return [getattr(m, kind) for m in wandb_messages if m.WhichOneof("record_type") == kind]
 
 
 def values(items) -> dict:
@@ -41,8 +41,8 @@ def values(items) -> dict:
 
 
 def test_the_run_is_filed_by_its_cell(mirrored):
-    record, found = mirrored
-    (run,) = of_kind(found, "run")
+    record, wandb_messages = mirrored
+    (run,) = of_kind(wandb_messages, "run")
     assert run.run_id == record["key"]
     assert run.display_name == record["name"]
     assert run.run_group == "uuid-smoke-remora-r8"
@@ -51,24 +51,24 @@ def test_the_run_is_filed_by_its_cell(mirrored):
 
 
 def test_the_configuration_is_the_records(mirrored):
-    record, found = mirrored
-    (run,) = of_kind(found, "run")
-    sent = values(run.config.update)
-    assert {name: sent[name] for name in record["config"]} == record["config"]
-    assert set(sent) - set(record["config"]) == {"_wandb"}
+    record, wandb_messages = mirrored
+    (run,) = of_kind(wandb_messages, "run")
+    settings = values(run.config.update)
+    assert {name: settings[name] for name in record["config"]} == record["config"]
+    assert set(settings) - set(record["config"]) == {"_wandb"}
 
 
 def test_every_row_of_the_curve_is_there(mirrored):
-    record, found = mirrored
-    rows = [values(h.item) for h in of_kind(found, "history")]
+    record, wandb_messages = mirrored
+    rows = [values(h.item) for h in of_kind(wandb_messages, "history")]
     assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows] == record["metrics"]["curve"]
     assert [row["_step"] for row in rows] == [row["step"] for row in record["metrics"]["curve"]]
 
 
 def test_the_summary_ends_as_the_records_final_metrics_and_cost(mirrored):
-    record, found = mirrored
+    record, wandb_messages = mirrored
     summary: dict = {}
-    for update in of_kind(found, "summary"):
+    for update in of_kind(wandb_messages, "summary"):
         summary |= values(update.update)
     final, cost = record["metrics"]["final"], record["cost"]
     assert {name: summary[name] for name in final} == final

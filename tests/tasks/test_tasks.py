@@ -1,4 +1,4 @@
-"""The tasks on real data: what a task declares, what trains, what is measured, and that the two share nothing."""
+"""The tasks on real data: their declarations, their training data and their questions, which share nothing."""
 
 import re
 
@@ -80,10 +80,10 @@ def test_a_setting_that_a_task_needs_is_missing(name, overrides, message):
 
 
 @pytest.mark.parametrize("name", FINE_TUNING_TASKS)
-@pytest.mark.parametrize("asked", [4, 20])
-def test_the_benchmarks_are_as_the_task_declares(name, asked, tmp_path):
-    """How many questions stand behind a metric, and the score of a guess."""
-    settings = ("scale=smoke", f"task.questions={asked}")
+@pytest.mark.parametrize("questions", [4, 20])
+def test_the_benchmarks_are_as_the_task_declares(name, questions, tmp_path):
+    """The test compares the number of questions of each metric, and the score of a guess."""
+    settings = ("scale=smoke", f"task.questions={questions}")
     config, task = configuration(name, *settings), tasks.get(name)
     for benchmark in prepare(name, tmp_path, *settings).evaluation.benchmarks:
         metric = task.metric(benchmark.name)
@@ -127,9 +127,10 @@ def runs_of_words(text, length=13):
 
 @pytest.mark.parametrize("task", TASKS_WITH_DATA)
 def test_nothing_that_trains_is_measured(task, tmp_path, capsys):
-    """Checked on the decoded tokens of both, without the words of the prompts."""
+    """The test compares the decoded tokens of both, without the words of the prompts."""
     long_rows = ["task.max_length=8192"] if task in ("instruct", "math") else []
-    tokenizer = scratch.learned_tokenizer(4096, CACHE)  # it loses nothing, and decodes faster than one byte a token
+    # This tokenizer loses nothing, and decodes faster than a tokenizer of bytes.
+    tokenizer = scratch.learned_tokenizer(4096, CACHE)
     prepared = prepare(task, tmp_path, "scale=laptop", "task.train_rows=null", *long_rows, tokenizer=tokenizer)
     message, evaluation = capsys.readouterr().err, prepared.evaluation
 
@@ -264,5 +265,5 @@ def test_method_none_records_the_scores_of_the_base_model(smoke):
     trained = runner.run(smoke("method=mora", "task=finance", *FEW_STEPS))
     for name in ("heldout_perplexity", "general_perplexity"):
         assert record.metrics["final"][name] == pytest.approx(trained.metrics["final"][f"{name}_before"])
-    # Nothing trains, so another setting of the training is the same run.
+    # Nothing trains, so a run with another setting of the training is the same run.
     assert runner.run(smoke("method=none", "task=finance", "training.steps=7")).key == record.key

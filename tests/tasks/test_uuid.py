@@ -70,7 +70,7 @@ def test_examples_start_with_bos_carry_loss_everywhere_and_have_no_end(smoke):
 
 
 def test_no_space_comes_between_key_and_value(smoke):
-    """A tokenizer of LLaMA's kind puts a space in front of each text: there is one such space in a row, not two."""
+    """A tokenizer of LLaMA's kind puts a space in front of each text. A row has one such space, not two."""
     tokenizer = llama_style()
     data = TASK.prepare(smoke(), tokenizer)
     pairs = data.evaluation
@@ -180,4 +180,4 @@ def test_the_loss_floor_of_the_key_is_its_entropy():
     """A model that has memorised all pairs still cannot know which key comes: it loses ln(pairs) nats a row."""
     pairs = 10_000
     tokens = 2 * 36 + 1
-    assert math.log(pairs) / tokens == pytest.approx(0.13, abs=0.01)  # the end of the paper's loss curves
+    assert math.log(pairs) / tokens == pytest.approx(0.13, abs=0.01)  # where the paper's loss curves end

@@ -12,7 +12,7 @@ from experiments.store.records import Record, Store, from_json
 
 from ..conftest import ROOT
 
-# 13 pairs and a batch of 4: the last step of each epoch has one example, which must count once on two ranks.
+# 13 pairs in batches of 4: the last step of each epoch has one example. Two ranks must count this example once.
 COMMON = (
     "scale=smoke",
     "logger=none",

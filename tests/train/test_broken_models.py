@@ -33,9 +33,9 @@ def tensors(change):
     return act
 
 
-def settings(file, **changed):
+def settings(file, **changes):
     def act(folder):
-        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changed))
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
 
     return act
 
@@ -66,7 +66,9 @@ def refused(main, arguments, capsys, words):
     assert len(err) < 1000
 
 
-@pytest.mark.promise("A saved model that is broken or of another run is one line and exit code 2 in every script.")
+@pytest.mark.promise(
+    "Every script refuses a saved model that is broken or of another run, in one line, with exit code 2."
+)
 @pytest.mark.parametrize("name", BROKEN)
 def test_scripts_refuse_a_broken_adapter(copied, name, capsys):
     results, key = copied
@@ -178,7 +180,7 @@ SLOW = pytest.mark.slow
     "name", ["optimizer.pt", pytest.param("scheduler.pt", marks=SLOW), pytest.param("rng_state.pth", marks=SLOW)]
 )
 def test_a_checkpoint_is_not_unpickled_as_code(smoke, tmp_path, name, monkeypatch):
-    """The Trainer reads its own pickles as weights only. A run that cannot resume has failed."""
+    """The Trainer reads its own pickles with weights_only. A run that cannot resume fails."""
     from experiments import runner
     from experiments.store import records
     from experiments.train import checkpoints

@@ -10,9 +10,9 @@ from ..conftest import ROOT
 MiB = 2**20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak counts from the start of the process")
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems the peak counts from the start of the process")
 def test_the_peak_is_the_peak_of_this_cell():
-    """The earlier memory of the process, as in a sweep, does not count, and the memory of its parent does not."""
+    """The memory of earlier cells in the same process does not count, nor does the memory of the parent process."""
     held = bytearray(400 * MiB)
     code = (
         "from experiments.train import peak_memory\n"

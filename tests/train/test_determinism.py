@@ -5,7 +5,7 @@ import pytest
 from ..processes import SMOKE, launch, outcome, the_record
 
 CELLS = [*((method, "uuid") for method in ("fft", "lora", "dora", "mora", "remora")), ("mora", "pretrain")]
-# `code` as well: it says whether the checkout is clean, and the counts that this test writes change that.
+# `code` says whether the checkout is clean. The counts that this test writes change the checkout.
 TIMES = {
     "cost": ("seconds", "tokens_per_second", "peak_memory_bytes"),
     "provenance": ("started_at", "finished_at", "code", "load"),
@@ -21,7 +21,7 @@ def without_times(record: dict) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.promise(
-    "Two runs of a cell on one machine give the same record but for times and memory, on any number of threads."
+    "Two runs of a cell, on one machine and one number of threads, give the same record except for times and memory."
 )
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("method", "task"), CELLS)

@@ -1,4 +1,4 @@
-"""Runs on several ranks, real processes over gloo, compared with runs on one process. The tests take minutes."""
+"""Runs on several ranks give the same results as runs on one process. The ranks are real processes over gloo."""
 
 import functools
 import json
@@ -173,7 +173,7 @@ def test_srun_gives_the_ranks(alone, tmp_path):
 
 
 def write_scores(index: int, port: int, out: str) -> None:
-    """Write scores of every kind, each over several batches. One of two ranks, or one process if `port` is 0."""
+    """Write scores of every kind, each over several batches, as one of two ranks, or as one process if `port` is 0."""
     from torch.distributed import TCPStore
 
     from experiments.data.questions import Benchmark, ChoiceQuestion, OpenQuestion
@@ -239,7 +239,7 @@ def test_compiled_training_is_close_to_eager(method, alone, tmp_path):
 
 
 def test_a_sharded_run_is_exported_whole(tmp_path):
-    """Two ranks train an adapter in parts; each form of the export writes whole weights."""
+    """Two ranks each hold a part of the weights. Every form of the export writes whole weights."""
     from experiments.reuse.export import LoraLimits, export
 
     code, err = run([*settings("mora", "method.operator=sharing"), *TWO, "hardware=fsdp", f"paths.results={tmp_path}"])
@@ -257,6 +257,6 @@ def wait_for_a_checkpoint(results: Path) -> None:
 
 
 def all_end(processes: list[psutil.Process]) -> bool:
-    """Whether all of them end within 30 seconds."""
+    """Whether all processes end within 30 seconds."""
     _, alive = psutil.wait_procs(processes, timeout=30)
     return not alive

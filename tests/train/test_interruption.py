@@ -1,4 +1,4 @@
-"""Signals to real runs: a checkpoint at the first signal, an end at the second, the same result when run again."""
+"""Signals to real runs: the first signal saves a checkpoint, the second ends the run, the same command continues."""
 
 import os
 import re
@@ -68,7 +68,7 @@ def test_the_first_signal_keeps_a_checkpoint_and_exits_130(number, tmp_path):
 def test_the_second_sigint_stops_at_once(tmp_path):
     # The checkpoint waits for a step that is logged, and the only such step is the last one.
     process = start(tmp_path, *LONG, "training.log_every=4000")
-    wait_for(rb"<\d", process)  # the bar shows the time that is left, so a step is done
+    wait_for(rb"<\d", process)  # the bar shows the remaining time, so a step is done
     process.send_signal(signal.SIGINT)
     wait_for(b"once more stops at once", process)
     assert process.poll() is None

@@ -1,4 +1,4 @@
-"""Each method trains the parameters and uses the learning rates that its docstring names."""
+"""Each method trains the parameters, and at the learning rates, that its file names."""
 
 import math
 

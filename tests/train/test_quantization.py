@@ -1,4 +1,4 @@
-"""Runs with base weights that bitsandbytes quantizes, on the CPU: training, resuming, scoring again, exporting.
+"""Runs on the CPU with base weights that bitsandbytes quantizes: training, resuming, scoring again and exporting.
 
 The tests are slow tests because bitsandbytes is not a part of the default installation; `make slow` installs it.
 """
@@ -25,7 +25,7 @@ from ..processes import interrupt_at_step
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs the extra `quantized`"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of bitsandbytes, when it is imported
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # the import of bitsandbytes warns
 ]
 KINDS = ("nf4", "int8")
 TOKENS = torch.arange(3, 131).view(2, 64)
@@ -65,7 +65,7 @@ def test_only_the_projections_are_quantized(kind):
 @pytest.mark.parametrize(
     ("method", "kind"), [("lora", "nf4"), ("mora", "nf4"), ("dora", "nf4"), ("lora", "int8"), ("mora", "int8")]
 )
-def test_it_trains_and_the_record_says_on_what(runs, method, kind):
+def test_a_run_trains_and_its_record_names_the_format_of_the_base(runs, method, kind):
     record, _ = runs(method, kind)
     assert record.status == "finished", record.error
     assert record.config["quantization"] == kind
@@ -75,7 +75,7 @@ def test_it_trains_and_the_record_says_on_what(runs, method, kind):
 
 
 def test_nf4_trains_on_after_it_was_measured():
-    """On some CPUs bitsandbytes packs the weights at their first use outside training, which cannot be undone."""
+    """On some CPUs bitsandbytes packs the weights at their first use outside training. Packing cannot be undone."""
     from peft import get_peft_model
 
     model = get_peft_model(load("nf4"), MoraConfig(r=4, target_modules=["q_proj"], init_weights=False))

@@ -18,7 +18,7 @@ from experiments.train import checkpoints
 from ..conftest import compose
 from ..processes import SMOKE, at_call, die, half_written, outcome, server
 
-KILLED = "A run that is killed goes on from its last checkpoint and ends in the same bits."
+SAME_BITS = "A run that is killed continues from its last checkpoint and ends with the same bits as an undisturbed run."
 METHODS = ("fft", "lora", "lora_plus", "asylora", "dora", "mora", "relora", "remora")
 RESTARTING = ("relora", "remora")
 # Restarts at steps 3, 6 and 9; checkpoints at steps 2, 4, 6, ...: one restart falls on a checkpoint, two do not.
@@ -41,14 +41,14 @@ def overrides(method: str, results: Path) -> list[str]:
 
 
 def child(arguments: list[str], after: float | None, at: str | None, count: int) -> None:
-    """Run a cell; die `after` that many seconds, or at the `count`-th call of the function `at`."""
+    """Run a cell. The process dies `after` seconds, or at the `count`-th call of the function `at`."""
     from experiments import runner
 
     config = compose(*arguments)
     if after is not None:
         threading.Timer(after, die).start()
     if at is not None:
-        at_call(at, count, die, after=count % 2 == 1)  # odd counts: right after the call instead of before it
+        at_call(at, count, die, after=count % 2 == 1)  # if `count` is odd: right after the call
     runner.run(config)
 
 
@@ -67,9 +67,9 @@ def uninterrupted(tmp_path_factory):
 
     @functools.cache
     def get(method: str):
-        results, begun = tmp_path_factory.mktemp(method.split()[0]), time.monotonic()
+        results, begin = tmp_path_factory.mktemp(method.split()[0]), time.monotonic()
         assert start(overrides(method, results)) == 0
-        return outcome(results), time.monotonic() - begun
+        return outcome(results), time.monotonic() - begin
 
     return get
 
@@ -79,7 +79,7 @@ def finish(method: str, results: Path) -> dict:
     return outcome(results)
 
 
-@pytest.mark.promise(KILLED)
+@pytest.mark.promise(SAME_BITS)
 @pytest.mark.parametrize("kill", range(2))
 @pytest.mark.parametrize("method", [*METHODS, PRETRAINING])
 def test_killed_at_a_random_moment(method, kill, uninterrupted, tmp_path, counted):
@@ -104,7 +104,7 @@ MOMENTS = (
 )
 
 
-@pytest.mark.promise(KILLED)
+@pytest.mark.promise(SAME_BITS)
 @pytest.mark.parametrize(("at", "count"), MOMENTS)
 @pytest.mark.parametrize("method", RESTARTING)
 def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path, counted):
@@ -114,7 +114,7 @@ def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path, cou
     counted(1, "kills")
 
 
-@pytest.mark.promise(KILLED)
+@pytest.mark.promise(SAME_BITS)
 @pytest.mark.parametrize(
     ("at", "count"),
     [
@@ -132,7 +132,7 @@ def test_killed_after_the_last_step(method, at, count, uninterrupted, tmp_path, 
     counted(1, "kills")
 
 
-@pytest.mark.promise(KILLED)
+@pytest.mark.promise(SAME_BITS)
 @pytest.mark.parametrize("method", ["mora", "remora", PRETRAINING])
 def test_killed_again_and_again(method, uninterrupted, tmp_path, counted):
     expected, _ = uninterrupted(method)
@@ -144,10 +144,10 @@ def test_killed_again_and_again(method, uninterrupted, tmp_path, counted):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.promise(KILLED)
+@pytest.mark.promise(SAME_BITS)
 @pytest.mark.parametrize("method", ["fft", "mora", "remora"])
 def test_killed_ten_times_at_random(method, uninterrupted, tmp_path, counted):
-    """After each kill every record and every checkpoint is intact. The moments differ each time the test runs."""
+    """After each kill every record and every checkpoint is intact. The moments differ in each run of the test."""
     expected, seconds = uninterrupted(method)
     draw, kills = random.Random(), 0
     for _ in range(10):

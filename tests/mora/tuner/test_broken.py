@@ -48,7 +48,7 @@ def first(tensors) -> str:
 
 
 @pytest.mark.promise(
-    "An adapter of another model or rank, incomplete, cut off or not finite is refused when it is loaded."
+    "An adapter that is incomplete, cut off or not finite, or of another model or rank, is refused when it is loaded."
 )
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 @pytest.mark.parametrize(
