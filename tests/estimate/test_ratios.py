@@ -6,7 +6,7 @@ from experiments import tasks
 from experiments.estimate import ratios
 from experiments.spec.compose import composition
 from experiments.spec.parse import typed
-from scripts import ratios as script
+from scripts import print_ratios as script
 
 from ..conftest import ROOT
 
@@ -58,5 +58,5 @@ def test_a_rank_that_stands_for_no_rank_of_the_paper_has_no_ratio_of_the_paper()
 
 @pytest.mark.parametrize("task", tasks.NAMES)
 def test_the_page_shows_the_ratios(task):
-    """`python scripts/ratios.py` prints the tables."""
+    """`python scripts/print_ratios.py` prints the tables."""
     assert script.table(task) in (ROOT / "docs" / "protocols.md").read_text()
