@@ -11,7 +11,7 @@ from ..study import statistics
 from ..study.fill import Results
 from ..study.statistics import Interval
 from .markdown import compact_grid, grid
-from .verdicts import ANSWERS, VERDICTS, ClaimVerdict, PartVerdict, SideNumbers, judge_all
+from .verdicts import ANSWERS, NOT_RUN, VERDICTS, ClaimVerdict, PartVerdict, SideNumbers, judge_all
 from .wording import DASH
 
 RULE_TEXT = (
@@ -184,17 +184,21 @@ def count(verdicts: Sequence[ClaimVerdict]) -> str:
 
 
 def summary(verdicts: Sequence[ClaimVerdict]) -> str:
-    """Two tables with a line for each claim: those of the paper, and our own questions. README shows them too."""
+    """Two tables, the claims of the paper and our own questions, with a line for each of which something was run.
+
+    README shows them too.
+    """
     claims = [v for v in verdicts if v.claim.in_paper]
     questions = [v for v in verdicts if not v.claim.in_paper]
-    return "\n".join(
-        [
-            f"Claims of the paper: {len(claims)}, of which {count(claims)}.\n",
-            compact_grid(("claim of the paper", "what was found", "verdict"), map(claim_line, claims)),
-            f"Questions of our own: {len(questions)}, of which {count(questions)}.\n",
-            compact_grid(("our question", "what was found", "answer"), map(claim_line, questions)),
-        ]
-    )
+    parts = []
+    for name, heads, judged in (
+        ("Claims of the paper", ("claim of the paper", "what was found", "verdict"), claims),
+        ("Questions of our own", ("our question", "what was found", "answer"), questions),
+    ):
+        parts.append(f"{name}: {len(judged)}, of which {count(judged)}.\n")
+        if lines := [claim_line(v) for v in judged if v.verdict != NOT_RUN]:
+            parts.append(compact_grid(heads, lines))
+    return "\n".join(parts)
 
 
 def claim_line(verdict: ClaimVerdict) -> tuple[str, str, str]:
@@ -206,7 +210,11 @@ def claim_line(verdict: ClaimVerdict) -> tuple[str, str, str]:
         lines += [found(p) for p in compared if measure(p) == name]
     if lines and len(compared) < len(verdict.parts):
         lines.append(f"Parts not run: {len(verdict.parts) - len(compared)} of {len(verdict.parts)}.")
-    return f"{claim.statement} ({claim.where})", LINE_BREAK.join(lines) or "Nothing was run.", f"**{verdict.word}**"
+    return (
+        f"{claim.statement} ({claim.where})",
+        LINE_BREAK.join(lines) or verdict.reason or "No part could be compared.",
+        f"**{verdict.word}**",
+    )
 
 
 def found(part: PartVerdict) -> str:
