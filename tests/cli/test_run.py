@@ -37,7 +37,8 @@ def test_a_sweep_leaves_one_record_a_cell(sweep):
         assert record["schema"] == 2
         assert record["status"] == "finished"
         assert record["error"] is None
-        assert set(record["metrics"]["final"]) == {"char_accuracy", "key_loss", "value_loss"}
+        measured = {"char_accuracy", "char_accuracy_floor", "key_loss", "value_loss"}
+        assert set(record["metrics"]["final"]) == measured
         assert record["key"] + ".json" in done.stdout
         assert method in done.stdout
         assert "." not in record["key"]

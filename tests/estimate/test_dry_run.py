@@ -129,7 +129,8 @@ def test_the_saved_adapter_has_the_size_that_was_said(trained):
         assert estimate.trainable == record.cost["trainable_parameters"]
         assert estimate.total == record.cost["total_parameters"]
         assert estimate.saved <= record.cost["adapter_bytes"] < estimate.saved + 10_000
-        assert estimate.tokens == record.cost["tokens"]
+        # The estimate is for the longest row that any tokenizer gives.
+        assert record.cost["tokens"] <= estimate.tokens < 1.02 * record.cost["tokens"]
 
 
 def test_parts_that_are_sharded_are_divided_and_the_batch_is_too():
