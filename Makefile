@@ -9,8 +9,8 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/python run.py method=mora task=uuid paths.results=results/demo
 
-# FFT, LoRA and MoRA at the higher rank of Table 2, with the protocol's rates and one seed. The runs take about six
-# minutes, and the last command draws them in one picture.
+# FFT, LoRA and MoRA at the higher rank of Table 2, with the protocol's rates and one seed. The last command
+# draws the runs in one picture.
 compare: $(READY)
 	$(BIN)/python run.py method=fft task=uuid paths.results=results/compare
 	$(BIN)/python run.py -m method=lora,mora method.rank=32 task=uuid paths.results=results/compare
