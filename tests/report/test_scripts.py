@@ -100,7 +100,7 @@ def test_the_readme_gets_the_claims_between_its_marks(results, tmp_path):
     assert script("make_tables", "--results", folder, "--readme", page).returncode == 0
     text = page.read_text()
     assert text.startswith("before\n<!-- claims: ours -->\nClaims of the paper: ")
-    assert text.endswith("|\n<!-- end of claims -->\nafter\n")
+    assert text.endswith("\n<!-- end of claims -->\nafter\n")
     assert "old" not in text
     table = text.split("-->\n")[1].split("<!--")[0]
     assert table in (folder / "FINDINGS.md").read_text()
