@@ -32,6 +32,7 @@ NOT_IN_IDENTITY = {
         *("processes", "nodes", "sharding", "compile"),  # the same sums in another order
     },
 }
+NOT_HASHED = ("logger", "paths", "hydra")  # sections of a configuration that are no part of an identity
 LONGEST_NAME = 4  # differences from the default that a name spells out
 
 
@@ -57,6 +58,17 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         "task_version": tasks.of(config).version,
         "data": userfile.checked(t.train_file, t.prompt) if t.train_file else "",
     }
+
+
+def makes_another_cell(setting: str) -> bool:
+    """Whether a setting can change the cell of a run: with it, the run stands in no table of the others.
+
+    Args:
+        setting: The name of a setting or of a group of settings, such as `training.steps` or `hardware`.
+    """
+    section, _, name = setting.lstrip("+~").partition(".")
+    # The number format and other settings of the hardware are no part of a cell.
+    return section.split("/")[0] not in (*NOT_HASHED, "hardware") and name not in NOT_IN_IDENTITY.get(section, ())
 
 
 def key_of(identity: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from .identity import cell_of, identity_of, key_of, name_of
 from .spec import ranks
 from .spec.run_config import RunConfig
 from .store.records import Record, Store, curve
-from .study.cells import tables_of
+from .study.printed import tables_of
 
 
 def run(config: RunConfig) -> Record:

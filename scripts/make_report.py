@@ -1,4 +1,4 @@
-"""Write one HTML page from the records: tables, claims, figures, and the provenance of every value.
+"""Write one HTML page from the records: answers, tables, claims, figures, and the provenance of every value.
 
 python scripts/make_report.py                      writes <results>/report.html; a browser opens it from the disk
 python scripts/make_report.py --check              exit 1 when the page on disk differs from what the records give
@@ -25,7 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     records, problems = read_records(options.results)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
-    page = html.page(records, pages.by_scale(records, options.scale), problems)
+    known = pages.known_studies(options.results)
+    sections = [
+        (results, pages.studies_with_runs(results, known)[0]) for results in pages.by_scale(records, options.scale)
+    ]
+    page = html.page(records, sections, problems)
     return script.finish({options.results / "report.html": page.encode()}, options.check)
 
 

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import paper, tasks
+from experiments import tasks
 from experiments.paper import Cell
 from experiments.spec import shapes
 from experiments.store.records import Record
-from experiments.study import rates
+from experiments.study import rates, study_file
 from experiments.study.cells import CellSetting
 
+TABLES = (1, 2, 3, 4, 6, 7)
 RANKS = {8: 4, 16: 6, 32: 9, 64: 14, 128: 8, 256: 32}
 STEPS = 100
 
@@ -32,7 +33,7 @@ class FixedProtocols:
         rank = None if cell.rank is None else RANKS[cell.rank]
         candidates = () if cell.method == "none" else (1e-3, BEST, 1e-2)
         identity = {
-            "cell": dataclasses.asdict(cell) | {"options": list(cell.options)},
+            "cell": dataclasses.asdict(cell) | {"options": list(cell.options), "search": list(cell.search)},
             "task": {"name": cell.task},
             "method": {"name": cell.method},
             "scale": self.scale,
@@ -87,7 +88,8 @@ def record(setting: CellSetting, rate: float, seed: int, *, status: str = "finis
         curve.append(row)
     score = round(100 * min(1.0, max(0.0, done)), 2)
     final: dict[str, float] = {}
-    for name in {c.metric for n in paper.TABLES for c in paper.table(n).columns if c.task == cell.task}:
+    columns = (column for n in TABLES for column in study_file.get(f"table{n}").columns)
+    for name in {column.metric for column in columns if column.task == cell.task}:
         higher = tasks.metric(cell.task, name).higher_is_better
         final[name] = score if higher else round(30 - 4 * speed / 2 + 10 * scatter, 3)
     if selection := tasks.get(cell.task).selection:

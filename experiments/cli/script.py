@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from ..spec import scales
 from ..spec.run_config import LARGEST
 from ..store.folder import ResultsError, read_records
 from ..store.records import Record
+from ..study import study_file
+from ..study.layout import Study
 from . import overrides
 
 
@@ -42,6 +45,36 @@ def parser(description: str | None) -> Parser:
     )
     parser.add_argument("--scale", action="append", choices=scales.names(), help="only this scale (repeatable)")
     return parser
+
+
+def add_studies(parser: argparse.ArgumentParser, *kinds: str) -> None:
+    """Add the options that choose studies: --study, and --table or --figure with a number of the paper.
+
+    Args:
+        parser: The parser.
+        kinds: "table" or "figure", or both.
+    """
+    for kind in kinds:
+        numbers = [int(name.removeprefix(kind)) for name in study_file.names() if re.fullmatch(rf"{kind}\d+", name)]
+        text = f"only the study {kind}N (repeatable)"
+        parser.add_argument(f"--{kind}", type=int, action="append", default=[], choices=sorted(numbers), help=text)
+    parser.add_argument("--study", action="append", default=[], help="only this study, or a .yaml file (repeatable)")
+
+
+def studies(options: argparse.Namespace, *kinds: str) -> list[Study]:
+    """The studies that the options of `add_studies` choose; those of the results folder have names too.
+
+    Raises:
+        ConfigError: There is no such study.
+    """
+    own = {study.name: study for study in study_file.of_results(options.results)}
+    names = [f"{kind}{number}" for kind in kinds for number in getattr(options, kind)] + options.study
+    return [own[name] if name in own else study_file.get(name) for name in names]
+
+
+def study_names(results: Path) -> list[str]:
+    """The names that `studies` knows."""
+    return list(dict.fromkeys([*(study.name for study in study_file.of_results(results)), *study_file.names()]))
 
 
 def records(options: argparse.Namespace) -> list[Record]:
@@ -92,6 +125,22 @@ def seeds(text: str) -> list[int]:
     if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > LARGEST:
         raise ValueError(text)
     return seeds
+
+
+def numbers(text: str) -> list[int]:
+    """The type of an argument that lists positive numbers, such as 8,64."""
+    found = [int(part) for part in text.split(",")]
+    if len(set(found)) != len(found) or min(found) < 1 or max(found) > LARGEST:
+        raise ValueError(text)
+    return found
+
+
+def names(text: str) -> list[str]:
+    """The type of an argument that lists names, such as loss,accuracy."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(found):
+        raise ValueError(text)
+    return found
 
 
 def not_negative(text: str) -> float:

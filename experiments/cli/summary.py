@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import tasks
 from ..spec.run_config import RunConfig
 from ..store.records import Record, Store
-from ..study.cells import paper_values_of
+from ..study.printed import paper_values_of
 
 
 def headline(record: Record) -> float | None:

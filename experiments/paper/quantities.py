@@ -1,6 +1,6 @@
-"""The numbers that claims compare: what each is called, which way is better, and what the paper prints for a cell.
+"""The numbers that claims compare: what each is called, and which way is better.
 
-`study.measures` reads them from records.
+`study.measures` reads them from records, and `study.printed` from the paper.
 """
 
 from __future__ import annotations
@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import tasks
-from .layout import Cell
-from .lookup import printed
-from .series import PAPER_STEPS, figure
 
 
 @dataclass(frozen=True)
@@ -36,17 +33,10 @@ class Quantity:
         """The unit after a difference: a difference of percentages is one of points."""
         return "points" if self.unit == "%" else self.unit
 
-    def paper_value(self, cell: Cell) -> float | None:
-        """The paper's number for a cell; None where it has none."""
-        return None
-
 
 @dataclass(frozen=True)
 class FinalMetric(Quantity):
     """A metric at the end of the training."""
-
-    def paper_value(self, cell: Cell) -> float | None:
-        return printed(cell, self.metric)
 
 
 @dataclass(frozen=True)
@@ -64,13 +54,7 @@ class CurveMean(Quantity):
     """
 
     fractions: tuple[float, ...] = ()
-    figure: int = 1
-
-    def paper_value(self, cell: Cell) -> float | None:
-        points = _points(self.figure, cell)
-        values = [points.get(round(fraction * PAPER_STEPS)) for fraction in self.fractions]
-        numbers = [value for value in values if value is not None]
-        return sum(numbers) / len(values) if len(numbers) == len(values) else None
+    figure: str = "figure1"
 
 
 @dataclass(frozen=True)
@@ -79,18 +63,10 @@ class StepsTo(Quantity):
 
     threshold: float = 0.0
 
-    def paper_value(self, cell: Cell) -> float | None:
-        return crossing(sorted(_points(1, cell).items()), self.threshold)
-
 
 @dataclass(frozen=True)
 class LargeSingularValues(Quantity):
     """The singular values of the update above 0.1, a mean over layers and projections."""
-
-
-def _points(number: int, cell: Cell) -> dict[int, float]:
-    """Step -> value of a cell in a figure of the paper."""
-    return next((dict(series.points) for series in figure(number) if series.cell == cell), {})
 
 
 def crossing(points: Sequence[tuple[int, float]], threshold: float) -> float | None:

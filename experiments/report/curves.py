@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import paper
-from ..paper import Cell, Series
 from ..spec import shapes
 from ..study import measures, statistics
 from ..study.fill import FilledCell, Results
+from ..study.layout import Row, Study
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,10 @@ class Band:
 
 @dataclass(frozen=True)
 class LabelledCurve:
-    """A series of one of the paper's figures, with its label and our curve; `band` is None where nothing was run."""
+    """A row of a study, with its label and our curve; `band` is None where nothing was run."""
 
-    series: Series
+    row: Row
+    filled: FilledCell
     label: str
     band: Band | None
 
@@ -52,38 +52,29 @@ def band(filled: FilledCell, metric: str) -> Band | None:
     return Band(tuple(steps), tuple(s.mean for s in at_step if s), tuple(s.sd or 0.0 for s in at_step if s), total)
 
 
-def label_of(series: Series, filled: FilledCell) -> str:
-    """The paper's label, the rank at this scale where the rank differs from the paper's, and the number of seeds."""
+def label_of(row: Row, filled: FilledCell) -> str:
+    """The row's label, the rank at this scale where the rank differs from the paper's, and the number of seeds."""
     setting, n = filled.setting, len(filled.selected)
     if setting is None or not n:
-        return f"{series.label} (not run)"
-    rank = f"here r = {setting.rank}, " if setting.rank not in (None, series.cell.rank) else ""
-    return f"{series.label} ({rank}n = {n})"
+        return f"{row.label} (not run)"
+    rank = f"here r = {setting.rank}, " if row.rank and setting.rank not in (None, row.rank) else ""
+    return f"{row.label} ({rank}n = {n})"
 
 
-METRIC = {1: "char_accuracy", 2: "loss", 3: "loss", 4: "loss"}
-TITLES = {
-    1: "UUID memorisation: character accuracy (Table 2 as curves)",
-    2: "UUID memorisation: training loss, FFT and LoRA by rank (Figure 2)",
-    3: "UUID memorisation: training loss, LoRA and MoRA (Figure 3)",
-    4: "Pretraining: training loss (Figure 4)",
-    5: "Singular values of the update above 0.1, mean over layers (Figure 5)",
-}
+def of_study(study: Study, results: Results) -> list[LabelledCurve]:
+    """The curve of every row of a study, in the cells of its first column."""
+    here = study.at(results.scale)
+    filled = [(row, results.cell(here.cell(row, here.columns[0]))) for row in here.rows]
+    return [LabelledCurve(row, f, label_of(row, f), band(f, study.curve)) for row, f in filled]
 
 
-def of_figure(number: int, results: Results) -> list[LabelledCurve]:
-    """Every series of Figure 1, 2, 3 or 4 of the paper."""
-    cells = [(series, results.cell(series.cell)) for series in paper.figure(number)]
-    return [LabelledCurve(series, label_of(series, f), band(f, METRIC[number])) for series, f in cells]
-
-
-def spectra(results: Results) -> list[tuple[Cell, str, dict[str, statistics.Summary]]]:
-    """Figure 5: cell, label, and for each projection the singular values above 0.1. Only cells with runs."""
+def spectra(study: Study, results: Results) -> list[tuple[LabelledCurve, dict[str, statistics.Summary]]]:
+    """For each row with runs, and for each projection, the singular values of the update above 0.1."""
     bars = []
-    for series in paper.figure(5):
-        filled = results.cell(series.cell)
-        spectra = [s for r in filled.selected.values() if (s := measures.spectrum(r))]
-        counts = {p: statistics.summary([s[p] for s in spectra if p in s]) for p in shapes.PROJECTIONS}
-        if spectra:
-            bars.append((series.cell, label_of(series, filled), {p: c for p, c in counts.items() if c}))
+    for curve in of_study(study, results):
+        measured = [s for r in curve.filled.selected.values() if (s := measures.spectrum(r))]
+        counts = {p: statistics.summary([s[p] for s in measured if p in s]) for p in shapes.PROJECTIONS}
+        # Full training has no adapter whose spectrum could be compared.
+        if measured and curve.filled.setting and curve.filled.setting.rank:
+            bars.append((curve, {p: c for p, c in counts.items() if c}))
     return bars

@@ -1,4 +1,4 @@
-"""The figures: training curves and spectra of the paper; learning-rate searches and score against cost of our own."""
+"""The figures of a study: training curves, spectra, learning-rate searches, score against cost."""
 
 from __future__ import annotations
 
@@ -8,56 +8,61 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import paper, tasks
-from ..paper import Cell
+from .. import tasks
+from ..paper import published
 from ..spec import shapes
 from ..study import measures, statistics
 from ..study.fill import FilledCell, Results
+from ..study.layout import COST, CURVES, RATES, SPECTRUM, Study
 from . import curves, plots, tables
 from .output import Files
 
 MARKER_EVERY = 0.12  # a marker each 12 % of the axis: enough to tell lines apart, and the lines stay visible
 
 
-def training_curves(number: int, results: Results) -> Figure | None:
-    """Figures 1 to 4. None where there is neither a run nor a point of the paper.
+def training_curves(study: Study, results: Results) -> Figure | None:
+    """A curve over the training for each row. None where there is neither a run nor a point of the paper.
 
     The paper's points have a panel of their own, because the losses of the paper's model end at another level.
     """
-    labelled_curves = curves.of_figure(number, results)
-    has_points = any(c.series.points for c in labelled_curves)
-    has_runs = any(c.band for c in labelled_curves)
+    drawn = curves.of_study(study, results)
+    has_points = any(c.row.points for c in drawn)
+    has_runs = any(c.band for c in drawn)
     if not has_points and not has_runs:
         return None
     figure, panels = plots.canvas(2 if has_points else 1, height=4.4)
     axes = panels[-1]
-    for i, curve in enumerate(labelled_curves):
-        look = plots.look(i) if number == 2 else plots.look_of(curve.series.cell)
+    for curve, look in zip(drawn, plots.looks_of([c.filled.cell for c in drawn]), strict=True):
         if has_points:
-            x = [100 * step / paper.PAPER_STEPS for step, _ in curve.series.points]
-            panels[0].plot(x, [v for _, v in curve.series.points], markersize=4, **look)
+            x = [100 * step / published.STEPS for step, _ in curve.row.points]
+            panels[0].plot(x, [v for _, v in curve.row.points], markersize=4, **look)
         if band := curve.band:
             axes.plot(band.percent, band.mean, label=curve.label, markevery=MARKER_EVERY, markersize=4, **look)
             low, high = ([m + sign * s for m, s in zip(band.mean, band.sd, strict=True)] for sign in (-1, 1))
             axes.fill_between(band.percent, low, high, color=look["color"], alpha=0.18, linewidth=0)
         else:
             axes.plot([], [], label=curve.label, **look)
+    task = tasks.get(drawn[0].filled.cell.task)
     if has_points:
-        model = tasks.get(labelled_curves[0].series.cell.task).paper_model
-        panels[0].set_title(f"paper: {model}" + ("" if number == 1 else ", read off the plot (±0.02)"))
-    if number == 1:
-        cells = [results.cell(curve.series.cell) for curve in labelled_curves]
-        draw_floor(axes, tasks.metric("uuid", curves.METRIC[number]), cells)
+        note = ", read off the plot (±0.02)" if published.read_off(study.name) else ""
+        panels[0].set_title(f"paper: {task.paper_model}{note}")
+    metric = {m.name: m for m in task.metrics}.get(study.curve)
+    if metric:
+        draw_floor(axes, metric, [curve.filled for curve in drawn])
     axes.set_title(f"ours, scale {results.scale}: mean, band ± 1 sd")
     if not has_runs:
         axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes)
     for panel in panels:
         panel.set_xlabel("% of training")
         panel.set_xlim(0, 103)
-        panel.set_ylabel("character accuracy, %" if number == 1 else "training loss, nats per token")
-    figure.suptitle(curves.TITLES[number])
+        panel.set_ylabel(_axis_label(metric) if metric else "training loss, nats per token")
+    figure.suptitle(study.title)
     plots.legend_below(figure, axes, 2)
     return figure
+
+
+def _axis_label(metric: tasks.Metric) -> str:
+    return ", ".join(filter(None, (metric.label, metric.unit)))
 
 
 def draw_floor(axes: Axes, metric: tasks.Metric, cells: Iterable[FilledCell]) -> None:
@@ -70,14 +75,15 @@ def draw_floor(axes: Axes, metric: tasks.Metric, cells: Iterable[FilledCell]) ->
         axes.axhline(mean, label=label, color="black", linestyle=":", linewidth=1)
 
 
-def singular_values(results: Results) -> Figure | None:
-    """Figure 5: a group of bars for each projection, a bar for each method. None without runs."""
-    spectra = curves.spectra(results)
+def singular_values(study: Study, results: Results) -> Figure | None:
+    """A group of bars for each projection, a bar for each row. None without runs."""
+    spectra = curves.spectra(study, results)
     if not spectra:
         return None
+    looks = plots.looks_of([curve.filled.cell for curve, _ in spectra])
     figure, (axes,) = plots.canvas(1, height=4.0)
     width = 0.8 / len(spectra)
-    for i, (cell, label, counts) in enumerate(spectra):
+    for i, (curve, counts) in enumerate(spectra):
         names = [p for p in shapes.PROJECTIONS if p in counts]
         x = [shapes.PROJECTIONS.index(p) + (i - (len(spectra) - 1) / 2) * width for p in names]
         axes.bar(
@@ -85,17 +91,17 @@ def singular_values(results: Results) -> Figure | None:
             [counts[p].mean for p in names],
             width,
             yerr=[counts[p].sd or 0.0 for p in names],
-            label=label,
-            color=plots.look_of(cell)["color"],
+            label=curve.label,
+            color=looks[i]["color"],
             alpha=0.75,
-            hatch=plots.HATCHES[i],
+            hatch=plots.HATCHES[i % len(plots.HATCHES)],
             edgecolor="white",
             error_kw={"elinewidth": 1, "capsize": 2},
         )
     axes.set_xticks(range(len(shapes.PROJECTIONS)), [p.removesuffix("_proj") for p in shapes.PROJECTIONS])
     axes.set_ylabel("singular values above 0.1")
     axes.grid(visible=False, axis="x")
-    axes.set_title(f"{curves.TITLES[5]}\nscale {results.scale}, error bars ± 1 sd")
+    axes.set_title(f"{study.title}\nscale {results.scale}, error bars ± 1 sd")
     plots.legend_below(figure, axes, 2)
     return figure
 
@@ -103,31 +109,23 @@ def singular_values(results: Results) -> Figure | None:
 LabelledCells = list[tuple[str, FilledCell]]
 
 
-def groups(results: Results) -> dict[str, tuple[str, LabelledCells]]:
+def groups(study: Study, results: Results) -> dict[str, tuple[str, LabelledCells]]:
     """The cells that one figure of a search, or of score against cost, shows together.
 
     Returns:
         Name of the group, such as "table1_math" -> its task, and its cells with finished runs.
     """
+    here = study.at(results.scale)
     cells: dict[str, tuple[str, LabelledCells]] = {}
-    for number in (1, 2, 3, 4):
-        table = paper.table(number).at(results.scale)
-        tasks = list(dict.fromkeys(c.task for c in table.columns))
-        for task in tasks:
-            columns = [c for c in table.columns if c.task == task]
-            labels = {
-                table.cell(row, c): row.label + (f", r = {c.rank}" if c.rank else "")
-                for row in table.rows
-                for c in columns
-            }
-            name = f"table{number}" + (f"_{task}" if len(tasks) > 1 else "")
-            cells[name] = (task, _with_runs(labels, results))
-    cells["figure2"] = ("uuid", _with_runs({s.cell: s.label for s in paper.figure(2)}, results))
+    for task in here.tasks:
+        columns = [c for c in here.columns if c.task == task]
+        labels = {
+            here.cell(row, c): row.label + (f", r = {c.rank}" if c.rank else "") for row in here.rows for c in columns
+        }
+        name = study.name + (f"_{task}" if len(here.tasks) > 1 else "")
+        filled = [(label, results.cell(cell)) for cell, label in labels.items()]
+        cells[name] = (task, [(label, f) for label, f in filled if f.selection])
     return cells
-
-
-def _with_runs(labels: dict[Cell, str], results: Results) -> LabelledCells:
-    return [(label, filled) for cell, label in labels.items() if (filled := results.cell(cell)).selection]
 
 
 def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
@@ -187,7 +185,7 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
                 axes.errorbar(mean_cost, score.mean, score.sd or 0.0, label=label, capsize=2, markersize=6, **look)
         draw_floor(axes, metric, [filled for _, filled in cells])
         axes.set_xlabel(axis_label)
-        axes.set_ylabel(", ".join(filter(None, (metric.label, metric.unit))))
+        axes.set_ylabel(_axis_label(metric))
     counts = [n for _, f in cells if (n := tables.mean_cost(f.selected.values(), "trainable_parameters"))]
     if counts:
         plots.log_axis(panels[0].xaxis, min(counts), max(counts))
@@ -196,27 +194,25 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
     return figure
 
 
-def figures_of(results: Results, numbers: Iterable[int] | None) -> Iterator[tuple[str, Figure | None]]:
-    """(file name, figure), with None for a figure without runs. Draw inside `plots.style()`.
-
-    Args:
-        results: The cells of one scale.
-        numbers: Figures of the paper; None for every figure of the paper and of our own.
-    """
-    for number in numbers or paper.FIGURES:
-        yield f"figure{number}", singular_values(results) if number == 5 else training_curves(number, results)
-    if numbers is None:
-        for name, (task, cells) in groups(results).items():
+def figures_of(study: Study, results: Results) -> Iterator[tuple[str, Figure | None]]:
+    """(file name, figure), with None for a figure without runs. Draw inside `plots.style()`."""
+    if CURVES in study.figures:
+        yield (f"curves_{study.name}" if study.has_table else study.name), training_curves(study, results)
+    if SPECTRUM in study.figures:
+        yield study.name, singular_values(study, results)
+    for name, (task, cells) in groups(study, results).items():
+        if RATES in study.figures:
             yield f"rates_{name}", rate_search(task, cells, results.scale)
+        if COST in study.figures:
             yield f"cost_{name}", score_against_cost(task, cells, results.scale)
 
 
-def figure_files(results: Results, numbers: Iterable[int] | None, folder: Path) -> tuple[Files, list[str]]:
+def figure_files(results: Results, studies: Iterable[Study], folder: Path) -> tuple[Files, list[str]]:
     """`folder`/<scale>/<name>.svg and .png, and the names of the figures without runs."""
     files: Files = {}
     without_runs: list[str] = []
     with plots.style():
-        for name, figure in figures_of(results, numbers):
+        for name, figure in (drawn for study in studies for drawn in figures_of(study, results)):
             if figure is None:
                 without_runs.append(name)
                 continue

@@ -9,8 +9,13 @@ from ..paper.claims import BETTER, NO_WORSE, RANK_NAMES
 from ..spec import scales as scales_of
 from ..study import statistics
 from ..study.fill import Results
+from ..study.layout import Study
+from ..study.printed import side_value
 from ..study.statistics import Interval
+from . import tables
+from .answers import answers
 from .markdown import compact_grid, grid
+from .markdown import text as escaped
 from .verdicts import ANSWERS, NOT_RUN, VERDICTS, ClaimVerdict, PartVerdict, SideNumbers, judge_all
 from .wording import DASH
 
@@ -69,7 +74,7 @@ def measure(part: PartVerdict) -> str:
 def published(part: PartVerdict) -> str:
     """The paper's numbers for both sides: of the quantity that decided, else of the first one."""
     quantity = part.quantity or part.part.quantities[0]
-    values = [paper.side_value(side, quantity) for side in (part.part.side, part.part.reference)]
+    values = [side_value(side, quantity) for side in (part.part.side, part.part.reference)]
     sides = zip((part.part.side, part.part.reference), values, strict=True)
     return (
         DASH if None in values else ", ".join(f"{s.name} {amount(v, quantity.unit)}" for s, v in sides if v is not None)
@@ -165,15 +170,30 @@ def scales_with_findings(scales: Sequence[str]) -> list[str]:
     return [s for s in scales_of.names() if s in scales and s != "smoke"] or ["laptop"]
 
 
-def page(all_results: Sequence[Results]) -> str:
-    """The text of FINDINGS.md, with a section for each scale."""
+def page(all_results: Sequence[tuple[Results, Sequence[Study]]]) -> str:
+    """The text of FINDINGS.md, with a section for each scale: its own studies first, then the claims of the paper.
+
+    Args:
+        all_results: The results of each scale, and the studies of which something was run there.
+    """
     parts = [HEADER]
-    for results in all_results:
-        verdicts = judge_all(results)
+    for results, studies in all_results:
         parts.append(f"## Scale: {results.scale}\n")
+        own = [study for study in studies if not study.is_of_paper]
+        parts += [study_section(study, results) for study in own]
+        if len(own) == len(studies) and own:
+            continue  # nothing of the paper was run: a list of claims that were not run says nothing
+        verdicts = judge_all(results)
         parts.append(summary(verdicts))
         parts += [section(v) for v in verdicts]
     return "\n".join(parts)
+
+
+def study_section(study: Study, results: Results) -> str:
+    """What a study answers, sentence by sentence."""
+    found = answers(tables.fill(study, results))
+    lines = [f"* **{answer.verdict}**: {escaped(answer.text)}" for answer in found]
+    return "\n".join([f"### {study.title}\n", *(lines or ["* There is nothing to compare yet."]), ""])
 
 
 def count(verdicts: Sequence[ClaimVerdict]) -> str:

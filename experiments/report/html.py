@@ -1,4 +1,4 @@
-"""One HTML page: verdicts, tables, figures, and the provenance of every value. It needs no network and no server.
+"""One HTML page: answers, tables, figures, and the provenance of every value. It needs no network and no server.
 
 Jinja writes the tables and escapes every text; the figures are the SVGs of `scripts/make_figures.py`. The script in
 page/ adds sorting, filters and provenance. It sets text only, never markup.
@@ -13,69 +13,84 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from .. import paper
 from ..store.records import Record
 from ..study.fill import FilledCell, Results
-from . import curves, figures, findings, html_data, plots, tables, verdicts, wording
+from ..study.layout import Study
+from . import figures, findings, html_data, plots, tables, verdicts, wording
+from .answers import answers
 from .tables import FilledTable, TableEntry
 
 PAGE = Path(__file__).parent / "page"
+Section = tuple[Results, Sequence[Study]]
 
 
-def page(records: Sequence[Record], all_results: Sequence[Results], problems: Sequence[str] = ()) -> str:
+TITLE = "MoRA: the paper's results and ours"
+
+
+def page(records: Sequence[Record], sections: Sequence[Section], problems: Sequence[str] = ()) -> str:
     """The whole page.
 
     Args:
         records: Every record, for the list of runs and for provenance.
-        all_results: One for each scale; scales never share a table or a figure.
+        sections: The results of each scale, with the studies of which something was run there. Scales never share a
+            table or a figure.
         problems: A line for each file that could not be read; the page shows them.
     """
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     places = {r.key: i for i, r in enumerate(records)}
+    own = [study for _, studies in sections for study in studies if not study.is_of_paper]
     return environment.get_template("report.html").render(
-        scales=[_scale(results, places) for results in all_results],
+        title=own[0].title if own else TITLE,
+        is_of_paper=any(study.is_of_paper for _, studies in sections for study in studies) or not own,
+        scales=[_scale(results, studies, places) for results, studies in sections],
         problems=problems,
         runs=len(records),
         part_header=findings.PART_HEADER,
         rule=findings.RULE_TEXT,
-        style=Markup((PAGE / "report.css").read_text()),
-        script=Markup((PAGE / "report.js").read_text()),
+        style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
+        script=Markup((PAGE / "report.js").read_text(encoding="utf-8")),
         data=Markup(html_data.script_json(html_data.pack(records))),
     )
 
 
-def _scale(results: Results, places: dict[str, int]) -> dict[str, Any]:
+def _scale(results: Results, studies: Sequence[Study], places: dict[str, int]) -> dict[str, Any]:
+    of_paper = [study for study in studies if study.is_of_paper]
+    own = [study for study in studies if not study.is_of_paper]
+    judged = verdicts.judge_all(results) if of_paper or not own else []
     return {
         "name": results.scale,
+        "own": [_study(study, results, places) for study in own],
         "verdicts": [
-            {
-                "claim": v.claim,
-                "verdict": v.verdict,
-                "word": v.word,
-                "parts": list(map(findings.part_line, v.parts)),
-            }
-            for v in verdicts.judge_all(results)
+            {"claim": v.claim, "verdict": v.verdict, "word": v.word, "parts": list(map(findings.part_line, v.parts))}
+            for v in judged
         ],
-        "tables": [_table(tables.fill(paper.table(number), results), places) for number in paper.TABLES],
-        "figures": _figures(results),
+        "tables": [_table(tables.fill(study, results), places) for study in of_paper if study.has_table],
+        "figures": [drawn for study in of_paper if not study.has_table for drawn in _figures(study, results)],
     }
 
 
-def _figures(results: Results) -> list[dict[str, Any]]:
+def _study(study: Study, results: Results, places: dict[str, int]) -> dict[str, Any]:
+    """A study of the user's own: its answer and a figure first, then its table, then the other figures."""
+    table = tables.fill(study, results)
+    return _table(table, places) | {"answers": answers(table), "figures": _figures(study, results)}
+
+
+def _figures(study: Study, results: Results) -> list[dict[str, Any]]:
     with plots.style():
         return [
-            {"title": curves.TITLES[number], "svg": Markup(plots.svg_element(figure, f"{results.scale}-{name}"))}
-            for number, (name, figure) in zip(paper.FIGURES, figures.figures_of(results, paper.FIGURES), strict=True)
+            {"title": study.title, "svg": Markup(plots.svg_element(figure, f"{results.scale}-{name}"))}
+            for name, figure in figures.figures_of(study, results)
             if figure
         ]
 
 
 def _table(table: FilledTable, places: dict[str, int]) -> dict[str, Any]:
     return {
-        "number": table.layout.number,
-        "title": table.layout.title,
+        "id": f"{table.layout.name}-{table.scale}",
+        "title": table.layout.heading,
+        "is_of_paper": table.layout.is_of_paper,
         "columns": [(c.label, table.has_paper_values(j)) for j, c in enumerate(table.columns)],
         "rows": [_row(row, places) for row in table.entries],
         "notes": wording.footnotes(table),

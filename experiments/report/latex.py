@@ -38,15 +38,17 @@ def fragment(table: FilledTable) -> str:
     cells["trainable", "parameters"] = [
         text(wording.costs(cost_cell(row))["trainable_parameters"]) for row in table.entries
     ]
-    title = f"{table.layout.title} (scale: {table.scale}). {' '.join(wording.footnotes(table))}"
+    of_paper = table.layout.is_of_paper
+    heading = table.layout.heading.replace(": ", " of the paper: ", 1) if of_paper else table.layout.heading
+    title = f"{heading} (scale: {table.scale}). {' '.join(wording.footnotes(table))}"
     return cells.style.to_latex(
         position="p",
         position_float="centering",
         hrules=True,
         column_format="l" + "r" * cells.shape[1],
         multicol_align="c",
-        caption=f"Table {table.layout.number} of the paper: {text(title)}",
-        label=f"tab:mora-{table.layout.number}-{table.scale}",
+        caption=text(title),
+        label=f"tab:mora-{table.layout.name.removeprefix('table')}-{table.scale}",
     )
 
 

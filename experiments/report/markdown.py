@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from . import wording
+from .answers import answers
 from .tables import FilledTable
 
 
@@ -32,7 +33,9 @@ def page(table: FilledTable) -> str:
     """A table with its notes, how each row was run, the differences, and the commands for what is missing."""
     cells = wording.cells(table, "**%s**")
     header = ["", *(": ".join(filter(None, name)) for name in cells.columns)]
-    parts = [f"# Table {table.layout.number}: {table.layout.title} (scale: {table.scale})\n"]
+    parts = [f"# {table.layout.heading} (scale: {table.scale})\n"]
+    if not table.layout.is_of_paper and (found := answers(table)):
+        parts.append("\n".join(f"* **{answer.verdict}**: {text(answer.text)}" for answer in found) + "\n")
     parts += [grid(header, cells.itertuples()), "\n".join(f"* {note}" for note in wording.footnotes(table)) + "\n"]
     if details := table.details():
         lines = [tuple(map(text, wording.detail(label, filled))) for label, filled in details]
@@ -47,7 +50,7 @@ def page(table: FilledTable) -> str:
         parts += ["## Differences\n", grid(("row", "column", "against", "difference [95 %]"), differences)]
     if missing := table.commands():
         lines = [(label, columns, f"`{command}`") for label, columns, command in missing]
-        plan = f"python scripts/plan.py --table {table.layout.number} --scale {table.scale} --run"
+        plan = f"python scripts/plan.py {table.layout.name} --scale {table.scale} --run"
         parts += ["## Not run\n", f"This command runs all missing cells: `{plan}`\n"]
         parts.append(grid(("row", "column", "command"), lines))
     return "\n".join(parts)

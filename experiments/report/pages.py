@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .. import paper
 from ..spec import scales as scales_of
 from ..store.records import Record
+from ..study import recorded, study_file
 from ..study.fill import Results
+from ..study.layout import Study
 from . import findings, latex, markdown, tables
 from .output import Files, between_marks
 from .verdicts import judge_all
@@ -21,32 +22,49 @@ def by_scale(records: Sequence[Record], scales: Iterable[str] | None = None) -> 
     return [Results(scale, records) for scale in chosen]
 
 
-def table_files(results: Results, numbers: Iterable[int], folder: Path) -> Files:
-    """`folder`/<scale>/tableN.md, .tex and .csv; and tables.tex, a document of all tables, when all are wanted."""
+def known_studies(folder: Path) -> list[Study]:
+    """The studies of a folder of results, those of `conf/study` that are not of the paper, then the paper's."""
+    own = {study.name: study for study in study_file.of_results(folder)}
+    others = [study for name in study_file.names() if name not in own and (study := study_file.get(name))]
+    return [*own.values(), *sorted(others, key=lambda study: study.is_of_paper)]
+
+
+def studies_with_runs(results: Results, known: Sequence[Study]) -> tuple[list[Study], list[Record]]:
+    """The studies of which something was run, and the finished runs that stand in none.
+
+    Runs that differ only in their method are a study, although no file describes it.
+    """
+    shown = [study for study in known if results.has_runs(study)]
+    own = recorded.studies(results, results.unplaced(shown))
+    return [*own, *shown], results.unplaced([*own, *shown])
+
+
+def table_files(results: Results, studies: Iterable[Study], folder: Path, *, document: bool = True) -> Files:
+    """`folder`/<scale>/<study>.md, .tex and .csv; and tables.tex, a document of all tables, if `document` says so."""
     files: Files = {}
-    numbers = list(numbers)
-    for number in numbers:
-        table = tables.fill(paper.table(number), results)
-        stem = folder / results.scale / f"table{number}"
+    with_table = [study for study in studies if study.has_table]
+    for study in with_table:
+        table = tables.fill(study, results)
+        stem = folder / results.scale / study.name
         files[stem.with_suffix(".md")] = markdown.page(table).encode()
         files[stem.with_suffix(".tex")] = latex.fragment(table).encode()
         files[stem.with_suffix(".csv")] = tables.frame(table).to_csv(index=False, lineterminator="\n").encode()
-    if numbers == list(paper.TABLES):
-        files[folder / results.scale / "tables.tex"] = latex.document(f"table{n}" for n in numbers).encode()
+    if document and with_table:
+        files[folder / results.scale / "tables.tex"] = latex.document(study.name for study in with_table).encode()
     return files
 
 
-def findings_file(records: Sequence[Record], all_results: Sequence[Results], path: Path) -> Files:
-    """FINDINGS.md: the verdicts on the claims, scale by scale.
+def findings_file(all_results: Sequence[tuple[Results, Sequence[Study]]], path: Path) -> Files:
+    """FINDINGS.md: the answers of the studies and the verdicts on the claims, scale by scale.
 
     Args:
-        records: Every record; their scales decide what the page covers.
-        all_results: Results that the caller has already; their cells are not filled a second time.
+        all_results: The results of each scale with records, and the studies of which something was run there.
         path: Where the file goes.
     """
-    by_name = {r.scale: r for r in all_results}
-    scales = findings.scales_with_findings([r.cell["scale"] for r in records])
-    return {path: findings.page([by_name.get(s) or Results(s, records) for s in scales]).encode()}
+    scales = findings.scales_with_findings([results.scale for results, _ in all_results])
+    by_name = {results.scale: (results, studies) for results, studies in all_results}
+    chosen = [by_name.get(scale) or (Results(scale, []), []) for scale in scales]
+    return {path: findings.page(chosen).encode()}
 
 
 def readme_file(records: Sequence[Record], all_results: Sequence[Results], path: Path) -> Files:

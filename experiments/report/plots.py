@@ -57,6 +57,13 @@ def look_of(cell: Cell) -> dict[str, Any]:
     return look(index + (len(COLOURS) if cell.options else 0))
 
 
+def looks_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """A look for each series of a figure: that of its method, or that of its place where two methods look the same."""
+    own = [look_of(cell) for cell in cells]
+    texts = [repr(look) for look in own]
+    return own if len(set(texts)) == len(texts) else [look(i) for i in range(len(cells))]
+
+
 def log_axis(axis: Any, low: float, high: float) -> None:
     """Make the axis logarithmic, with labels such as 20 k and 1 M, and few enough labels that they do not overlap."""
     subs = (1, 2, 5) if high < 300 * low else (1,)

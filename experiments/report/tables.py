@@ -1,4 +1,4 @@
-"""A table of the paper at one scale: the paper's value and ours, entry by entry; and as a pandas frame."""
+"""The table of a study at one scale: the paper's value and ours, entry by entry; and as a pandas frame."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .. import tasks
-from ..paper import Cell, Column, Row, Table
+from ..paper import Cell
 from ..store.records import Record
 from ..study import measures, question_samples, statistics
 from ..study.fill import FilledCell, Results
+from ..study.layout import Column, Row, Study
 from ..study.statistics import Interval, Summary
 
 if TYPE_CHECKING:
     import pandas
 
-REFERENCE_OPERATOR = "truncation"
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of an entry from its reference: LoRA at the same rank, or truncation in a table of operators.
+    """The difference of an entry from that of the study's reference, at the same rank where there are several.
 
     Attributes:
         reference: The label of the reference's row.
@@ -79,9 +77,9 @@ class TableEntry:
 
 @dataclass(frozen=True)
 class FilledTable:
-    """A table of the paper with our values: `entries[i][j]` stands in row i and column j."""
+    """The table of a study: `entries[i][j]` stands in row i and column j."""
 
-    layout: Table
+    layout: Study
     scale: str
     columns: tuple[Column, ...]
     entries: tuple[tuple[TableEntry, ...], ...]
@@ -112,13 +110,15 @@ class FilledTable:
         ]
 
 
-def fill(table: Table, results: Results) -> FilledTable:
-    """Fill a table from the records of one scale."""
-    table = table.at(results.scale)
-    columns = tuple(c for c in table.columns if _shown(table, c, results))
-    entries = [[_entry(table, row, column, results) for column in columns] for row in table.rows]
-    entries = [[_with_comparison(entry, entries) for entry in row] for row in entries]
-    return FilledTable(table, results.scale, columns, _mark_best(entries, columns))
+def fill(study: Study, results: Results) -> FilledTable:
+    """Fill the table of a study from the records of one scale. Columns that have values come first."""
+    study = study.at(results.scale)
+    have_values = {column: _has_values(study, column, results) for column in study.columns}
+    shown = [c for c in study.columns if have_values[c] or not c.ours] or list(study.columns[:1])
+    columns = tuple(sorted(shown, key=lambda column: not have_values[column]))
+    entries = [[_entry(study, row, column, results) for column in columns] for row in study.rows]
+    entries = [[_with_comparison(study, entry, entries) for entry in row] for row in entries]
+    return FilledTable(study, results.scale, columns, _mark_best(entries, columns))
 
 
 def values_of(filled: FilledCell, column: Column) -> dict[int, float]:
@@ -133,13 +133,12 @@ def _value(record: Record, column: Column) -> float | None:
     return measures.at_fraction(record, column.metric, column.at)
 
 
-def _shown(table: Table, column: Column, results: Results) -> bool:
-    # A column that the paper does not have is left out where no run has a value for it.
-    return not column.ours or any(values_of(results.cell(table.cell(row, column)), column) for row in table.rows)
+def _has_values(study: Study, column: Column, results: Results) -> bool:
+    return any(values_of(results.cell(study.cell(row, column)), column) for row in study.rows)
 
 
-def _entry(table: Table, row: Row, column: Column, results: Results) -> TableEntry:
-    filled = results.cell(table.cell(row, column))
+def _entry(study: Study, row: Row, column: Column, results: Results) -> TableEntry:
+    filled = results.cell(study.cell(row, column))
     steps: set[int] = set()
     if column.at is not None:
         points = (measures.nearest(r, column.metric, column.at) for r in filled.selected.values())
@@ -150,14 +149,15 @@ def _entry(table: Table, row: Row, column: Column, results: Results) -> TableEnt
     return TableEntry(row, column, filled, values, paper_value, tuple(sorted(steps)), known)
 
 
-def _with_comparison(entry: TableEntry, entries: list[list[TableEntry]]) -> TableEntry:
-    reference = next((e for row in entries for e in row if _is_reference(e, entry)), None)
-    if reference is None or reference is entry:
+def _with_comparison(study: Study, entry: TableEntry, entries: list[list[TableEntry]]) -> TableEntry:
+    with_this = study.reference_of(entry.row)
+    reference = next((e for row in entries for e in row if (e.row, e.column) == (with_this, entry.column)), None)
+    if reference is None:
         return entry
     interval = statistics.paired(entry.values, reference.values)
     if interval is None:
         return entry
-    metric = tasks.metric(entry.column.task, entry.column.metric)
+    metric = entry.column.info
     sign = 1 if metric.higher_is_better else -1
     both = [[e.values[s] for s in entry.values.keys() & reference.values.keys()] for e in (entry, reference)]
     means = (sum(both[0]) / interval.n, sum(both[1]) / interval.n)
@@ -171,19 +171,11 @@ def _with_comparison(entry: TableEntry, entries: list[list[TableEntry]]) -> Tabl
     return dataclasses.replace(entry, comparison=Comparison(reference.row.label, interval, verdict, doubts))
 
 
-def _is_reference(candidate: TableEntry, entry: TableEntry) -> bool:
-    if candidate.column is not entry.column:
-        return False
-    if entry.row.operator is not None:
-        return candidate.row.operator == REFERENCE_OPERATOR
-    return entry.row.rank is not None and (candidate.row.method, candidate.row.rank) == ("lora", entry.row.rank)
-
-
 def _mark_best(entries: list[list[TableEntry]], columns: tuple[Column, ...]) -> tuple[tuple[TableEntry, ...], ...]:
     best: list[float | None] = []
     for j, column in enumerate(columns):
         means = [e.summary.mean for row in entries if (e := row[j]).summary and not e.at_floor]
-        pick = max if tasks.metric(column.task, column.metric).higher_is_better else min
+        pick = max if column.info.higher_is_better else min
         best.append(pick(means) if len(means) > 1 else None)
     return tuple(
         tuple(
@@ -220,7 +212,7 @@ def _line(table: FilledTable, entry: TableEntry) -> dict[str, Any]:
     setting, comparison = filled.setting, entry.comparison
     runs = filled.at_selected
     return {
-        "table": table.layout.number,
+        "table": table.layout.name.removeprefix("table"),
         "scale": table.scale,
         "row": entry.row.label,
         "column": entry.column.label,

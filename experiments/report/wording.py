@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import tasks
-from ..paper import Column
 from ..store.records import Record
 from ..study import measures, rates
 from ..study.fill import FilledCell
+from ..study.layout import Column, Study
+from ..study.statistics import Interval
 from .tables import COSTS, Comparison, FilledTable, TableEntry, mean_cost
 
 if TYPE_CHECKING:
@@ -17,16 +18,23 @@ if TYPE_CHECKING:
 
 DASH = "—"
 MARKS = {"better": "▲", "worse": "▼", "undecided": ""}
-BETTER_RULE = (
-    "▲ better, ▼ worse than the reference (LoRA at the same rank; truncation among operators): the 95 % t interval of "
-    "the paired differences over common seeds excludes zero, and lower and higher learning rates were tried for both. "
-    "Bold marks the best mean of a column, certain or not."
-)
+BEST_RULE = "Bold marks the best mean of a column, certain or not."
+
+
+def better_rule(study: Study) -> str:
+    """What the marks of a table say."""
+    if not study.references:
+        return BEST_RULE
+    rank = " at the same rank" if len(study.references) > 1 else ""
+    return (
+        f"▲ better, ▼ worse than {study.reference}{rank}: the 95 % t interval of the paired differences over common "
+        f"seeds excludes zero, and lower and higher learning rates were tried for both. {BEST_RULE}"
+    )
 
 
 def digits(column: Column) -> int:
     """Decimal places of the values in a column."""
-    return 1 if tasks.metric(column.task, column.metric).unit == "%" else 2
+    return 1 if column.info.unit == "%" else 2
 
 
 def value(number: float, column: Column) -> str:
@@ -40,7 +48,7 @@ def paper_value(entry: TableEntry) -> str:
 
 
 def ours(entry: TableEntry) -> str:
-    """`mean ± sd (n)`, the number of diverged runs, and the mark of `BETTER_RULE`."""
+    """`mean ± sd (n)`, the number of diverged runs, and the mark of `better_rule`."""
     summary, column = entry.summary, entry.column
     if summary is None:
         return DASH
@@ -51,13 +59,19 @@ def ours(entry: TableEntry) -> str:
     return f"{value(summary.mean, column)}{spread} ({summary.n}{note}){mark}"
 
 
+def interval(found: Interval, column: Column, *, signed: bool = True) -> str:
+    """`mean difference [low, high]`, or the mean alone where there is no interval."""
+    form = f"{'+' if signed else ''}.{digits(column)}f"
+    if found.low is None or found.high is None:
+        return f"{found.mean:{form}}"
+    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
+
+
 def difference(comparison: Comparison, column: Column) -> str:
     """`mean difference [low, high] (n = seeds): verdict (doubts)`."""
-    interval, d = comparison.interval, digits(column)
-    if interval.low is None or interval.high is None:
-        text = f"{interval.mean:+.{d}f} (n = {interval.n}, no interval)"
-    else:
-        text = f"{interval.mean:+.{d}f} [{interval.low:+.{d}f}, {interval.high:+.{d}f}] (n = {interval.n})"
+    found = comparison.interval
+    missing = "" if found.low is not None else ", no interval"
+    text = f"{interval(found, column)} (n = {found.n}{missing})"
     doubts = f" ({'; '.join(comparison.doubts)})" if comparison.doubts else ""
     return f"{text}: {comparison.verdict}{doubts}"
 
@@ -81,7 +95,9 @@ def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> 
             columns[escape(column.label), "paper"] = [escape(paper_value(e)) for e in entries]
         header = "ours" if table.has_paper_values(j) else ""
         columns[escape(column.label), header] = [(bold if e.best else "%s") % escape(ours(e)) for e in entries]
-    labels = [row[0].row.label + ("" if row[0].row.in_paper else " (not in the paper)") for row in table.entries]
+    is_of_paper = table.layout.is_of_paper
+    rows = [row[0].row for row in table.entries]
+    labels = [row.label + (" (not in the paper)" if is_of_paper and not row.in_paper else "") for row in rows]
     return pandas.DataFrame(columns, index=list(map(escape, labels)))
 
 
@@ -158,7 +174,7 @@ def detail(label: str, filled: FilledCell) -> tuple[str, ...]:
 def sample_notes(table: FilledTable) -> list[str]:
     """What the intervals know of the questions and documents behind the metrics that have values."""
     entries = [e for row in table.entries for e in row if e.values]
-    metrics = {(e.column.task, e.column.metric): tasks.metric(e.column.task, e.column.metric) for e in entries}
+    metrics = {(e.column.task, e.column.metric): e.column.info for e in entries}
     asked = list(dict.fromkeys(m.label for m in metrics.values() if m.has_fixed_questions))
     notes = []
     if asked:
@@ -187,9 +203,10 @@ def floor_notes(table: FilledTable) -> list[str]:
     """The floor of each metric that has one: what a model gets that knows nothing."""
     notes = []
     entries = [e for row in table.entries for e in row if e.floors]
-    for task, name in dict.fromkeys((e.column.task, e.column.metric) for e in entries):
+    metrics = {(e.column.task, e.column.metric): e.column.info for e in entries}
+    for task, name in metrics:
         floors = [f for e in entries if (e.column.task, e.column.metric) == (task, name) for f in e.floors.values()]
-        notes.append(f"{floor_text(tasks.metric(task, name), floors)} A value that is not above its floor has no mark.")
+        notes.append(f"{floor_text(metrics[task, name], floors)} A value that is not above its floor has no mark.")
     return notes
 
 
@@ -220,7 +237,7 @@ def selection_note(task: tasks.Task, named: bool) -> str:
 
 def footnotes(table: FilledTable) -> list[str]:
     """The notes below a table: how to read its values, how its curves were read and its rates selected."""
-    notes = [f"Ours: mean ± standard deviation (n) over seeds, at the {table.scale} scale. {BETTER_RULE}"]
+    notes = [f"Ours: mean ± standard deviation (n) over seeds, at the {table.scale} scale. {better_rule(table.layout)}"]
     steps_read = [sorted({s for row in table.entries for s in row[j].steps}) for j in range(len(table.columns))]
     if any(steps_read):
         places = "; ".join(", ".join(map(str, steps)) for steps in steps_read if steps)
@@ -232,7 +249,7 @@ def footnotes(table: FilledTable) -> list[str]:
     searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
     notes += [selection_note(tasks.get(name), len(set(searched)) > 1) for name in dict.fromkeys(searched)]
     notes += doubt_note(table)
-    if any(c.ours for c in table.columns):
+    if table.layout.is_of_paper and any(c.ours for c in table.columns):
         notes.append(
             "The paper has no value for a column marked ours: it shows what we measure at this scale in place of the "
             "paper's metrics, or in addition to them."
@@ -242,4 +259,4 @@ def footnotes(table: FilledTable) -> list[str]:
             "Seconds are wall-clock seconds of each run on its own machine, which may have done other work at the "
             "same time. docs/performance.md compares the speed of the methods under equal conditions."
         )
-    return notes + list(table.layout.footnotes)
+    return notes + list(table.layout.notes)

@@ -22,6 +22,13 @@ def looks(name: str) -> dict[str, int]:
     return dict(_settings(name).get("looks") or {})
 
 
+def has_rank(name: str) -> bool:
+    """Whether a method has the setting `method.rank`, in its own file or in one that it inherits from."""
+    own = _settings(name)
+    inherited = [entry for entry in own.get("defaults", []) if isinstance(entry, str) and entry in names()]
+    return "rank" in own or any(map(has_rank, inherited))
+
+
 def _settings(name: str) -> dict[str, Any]:
     """The settings of a method's own file, without those of the file that it inherits from."""
     path = compose.choices("method").get(name)

@@ -1,4 +1,4 @@
-"""A cell of the paper at a scale -> the configuration that fills it, and the identity that its records must have.
+"""A cell of a study at a scale -> the configuration that fills it, and the identity that its records must have.
 
 Configurations are composed by Hydra from conf/, exactly as run.py composes them. A composition takes tens of
 milliseconds and a page of tables needs a hundred, so a task and a method are composed once each and put together where
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import itertools
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -19,11 +18,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import paper, tasks
+from .. import paper
 from ..errors import ConfigError
-from ..identity import cell_key_of, identity_of, key_of
+from ..identity import RATE, cell_key_of, identity_of, key_of
 from ..paper import Cell
 from ..spec import compose, protocol
+from ..spec.arguments import argument, settings
 from ..spec.parse import parse
 from ..spec.run_config import RunConfig
 
@@ -41,7 +41,9 @@ class CellSetting:
         rank: The rank at this scale; None for methods that have none.
         candidates: Learning rates of the search, in order; empty where nothing is trained.
         default_rate: The rate that run.py takes when none is given; 0 where nothing is trained (there it takes none).
-        searched: (setting, candidates) of each setting that the protocol searches beside the learning rate.
+        searched: (setting, candidates) of each setting that is searched beside the learning rate.
+        config: The configuration of a run of the cell, at `default_rate`.
+        widens: Whether the search goes on beyond the candidates while the best one lies at their edge.
     """
 
     cell: Cell
@@ -54,12 +56,18 @@ class CellSetting:
     default_rate: float
     identity: dict[str, Any] = field(repr=False, compare=False)
     searched: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    widens: bool = True
+    config: RunConfig | None = field(default=None, repr=False, compare=False)
 
     @property
     def variants(self) -> list[Cell]:
         """The cell with each combination of candidates for the settings that are searched; else the cell alone."""
-        choices = [[f"method.{name}={value}" for value in values] for name, values in self.searched]
-        return [replace(self.cell, options=(*self.cell.options, *chosen)) for chosen in itertools.product(*choices)]
+        choices = [[argument(name, value) for value in values] for name, values in self.searched]
+        search = tuple(entry for entry in self.cell.search if entry not in self.searched)
+        return [
+            replace(self.cell, options=(*self.cell.options, *chosen), search=search)
+            for chosen in itertools.product(*choices)
+        ]
 
     def run_identity(self, rate: float, seed: int) -> dict[str, Any]:
         """The identity of the run at `rate` and `seed` on this machine."""
@@ -117,8 +125,8 @@ class Protocols:
 
     @staticmethod
     def _more(cell: Cell) -> list[str]:
-        settings = {"method.operator": cell.operator, "model": cell.model}
-        return [f"{name}={value}" for name, value in settings.items() if value] + list(cell.options)
+        fixed = {"method.operator": cell.operator, "model": cell.model}
+        return [argument(name, value) for name, value in fixed.items() if value] + list(cell.options)
 
     def _resolve(self, cell: Cell) -> CellSetting:
         composed = self._compose(cell.method, cell.task)
@@ -128,12 +136,15 @@ class Protocols:
             if rank != protocol.lowest_rank(composed.protocol.ranks):
                 arguments.append(f"method.rank={rank}")
             OmegaConf.update(composed, "method.rank", rank)
-        composed.merge_with_dotlist(self._more(cell))
         arguments += self._more(cell)
+        composed = self._with(composed, cell, arguments)
+        search = dict(cell.search)
+        if RATE in search:  # the protocol may have no rates for this method
+            OmegaConf.update(composed, RATE, search[RATE][0])
         try:
             parsed = parse(composed)
             identity = identity_of(parsed)
-            candidates = self._candidates(parsed)
+            rates = self._candidates(parsed, cell)
         except (ConfigError, OmegaConfBaseException) as error:
             raise UnavailableError(" ".join(str(error).split())) from None
         return CellSetting(
@@ -143,29 +154,49 @@ class Protocols:
             parsed.method.rank,
             parsed.method.setting("operator"),
             parsed.model,
-            candidates,
+            rates,
             parsed.training.learning_rate or 0.0,
             identity,
             self._searched(parsed, cell),
+            widens=RATE not in search and RATE not in _names(cell.options),
+            config=parsed,
         )
+
+    def _with(self, composed: DictConfig, cell: Cell, arguments: list[str]) -> DictConfig:
+        """The composition with the cell's further arguments: values are put into it, a choice needs a new one."""
+        try:
+            values = settings(self._more(cell))
+            if not all(_holds(composed, name) for name in values):
+                return compose.composition(arguments)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UnavailableError(" ".join(str(error).split())) from None
+        for name, value in values.items():
+            OmegaConf.update(composed, name, value, merge=False)
+        return composed
 
     @staticmethod
     def _searched(parsed: RunConfig, cell: Cell) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-        """What `protocol.search` lists for settings that the method has, and that the cell does not fix."""
-        fixed = {option.partition("=")[0] for option in cell.options}
+        """What the study and the protocol search, of the settings that the method has and the cell does not fix."""
+        fixed = _names(cell.options)
         listed: dict[str, list[Any]] = parsed.protocol.get("search") or {}
-        return tuple(
-            (name, tuple(values))
+        of_protocol = {
+            f"method.{name}": tuple(values)
             for name, values in listed.items()
             if parsed.method.setting(name) is not None and f"method.{name}" not in fixed
-        )
+        }
+        of_study = {name: values for name, values in cell.search if name != RATE and name not in fixed}
+        return tuple((of_protocol | of_study).items())
 
     @staticmethod
-    def _candidates(parsed: RunConfig) -> tuple[float, ...]:
+    def _candidates(parsed: RunConfig, cell: Cell) -> tuple[float, ...]:
         if parsed.method.rates is None:
             return ()
-        listed = protocol.rates(parsed.protocol, parsed.method.rates, parsed.method.rank)["candidates"]
-        return tuple(sorted(map(float, listed)))
+        if RATE in _names(cell.options):
+            return (parsed.training.learning_rate or 0.0,)
+        if listed := dict(cell.search).get(RATE):
+            return listed
+        found = protocol.rates(parsed.protocol, parsed.method.rates, parsed.method.rank)["candidates"]
+        return tuple(sorted(map(float, found)))
 
     def _compose(self, method: str, task: str) -> DictConfig:
         """The composition of a method with a task, fresh: the caller may change it."""
@@ -195,74 +226,27 @@ class Protocols:
         return result
 
 
+def _names(options: tuple[str, ...]) -> set[str]:
+    """The names of the settings that arguments set."""
+    return {option.partition("=")[0].lstrip("+") for option in options}
+
+
+def _holds(composed: DictConfig, name: str) -> bool:
+    """Whether a composition has a value of this name, and not a section or a choice of a file."""
+    node: Any = composed
+    for part in name.split("."):
+        if not isinstance(node, DictConfig) or part not in list(node.keys()):  # `in node` would resolve the value
+            return False
+        node = node._get_node(part)
+    return not isinstance(node, DictConfig)
+
+
 def _without_method(composed: DictConfig) -> dict[str, Any]:
     values: dict[str, Any] = OmegaConf.to_container(composed)  # type: ignore[assignment]
     return {name: value for name, value in values.items() if name != "method"}
-
-
-@dataclass(frozen=True)
-class PaperValue:
-    """A number of the paper, where it stands, and the model that the paper measured."""
-
-    where: str
-    value: float
-    model: str
 
 
 @cache
 def protocols(scale: str) -> Protocols:
     """The settings of a scale, composed once in a process."""
     return Protocols(scale)
-
-
-def places(identity: dict[str, Any]) -> Iterator[tuple[int, paper.Row, paper.Column]]:
-    """Where a run stands in the tables: (number, row, column) of each cell that the run fills.
-
-    Args:
-        identity: That of the run. All of it counts but the learning rate, the seed and the number format.
-    """
-    key = cell_key_of(identity)
-    for number in paper.TABLES:
-        table = paper.table(number).at(identity["scale"])
-        for row in table.rows:
-            for column in table.columns:
-                if _fills(identity, key, table.cell(row, column)):
-                    yield number, row, column
-
-
-def tables_of(identity: dict[str, Any]) -> list[str]:
-    """The names of the tables in which a run fills a cell: `table2`."""
-    return list(dict.fromkeys(f"table{number}" for number, *_ in places(identity)))
-
-
-def paper_values_of(identity: dict[str, Any]) -> list[PaperValue]:
-    """What the paper prints for the cell that a run fills, or, where no table has the cell, draws for it."""
-    values, key = [], cell_key_of(identity)
-    for number, row, column in places(identity):
-        value = row.paper_values.get(column.name)
-        if value is not None:
-            values.append(PaperValue(f"Table {number}, {column.label}", value, column.paper_model))
-    for number in () if values else paper.FIGURES:
-        for series in paper.figure(number):
-            if series.points and _fills(identity, key, series.cell):
-                step, value = series.points[-1]
-                model = tasks.get(series.cell.task).paper_model
-                values.append(PaperValue(f"Figure {number}, training loss at step {step}", value, model))
-    return values
-
-
-def _fills(identity: dict[str, Any], key: str, cell: Cell) -> bool:
-    """Whether a run fills a cell; `key` is the cell key of the run's identity."""
-    method = identity["method"]
-    if (identity["task"]["name"], method["name"]) != (cell.task, cell.method):
-        return False
-    if cell.operator not in (None, (method.get("peft") or {}).get("operator")) or cell.model not in (
-        None,
-        identity["model"],
-    ):
-        return False  # known without a composition, which takes tens of milliseconds
-    known = protocols(identity["scale"])
-    try:
-        return any(known.setting(variant).cell_key == key for variant in known.setting(cell).variants)
-    except UnavailableError:
-        return False

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from .. import paper, tasks
+from .. import tasks
 from ..identity import RATE, cell_key_of, differences
 from ..paper import Cell
 from ..store.records import Record
 from . import measures, rates
 from .cells import CellSetting, Protocols, UnavailableError
+from .layout import Study
 
 SHOWN = 3  # settings that are named where a record does not fit
 
@@ -131,6 +132,10 @@ class Results:
             self._cells[cell] = self._fill(cell)
         return self._cells[cell]
 
+    def put(self, filled: FilledCell) -> None:
+        """Take a cell as it is, which no configuration of this version describes."""
+        self._cells[filled.cell] = filled
+
     def _fill(self, cell: Cell) -> FilledCell:
         alike = self._by_method.get((cell.task, cell.method))
         if not alike:
@@ -149,9 +154,18 @@ class Results:
             filled.runs.setdefault(rate, {}).setdefault(seed, record)
         return filled
 
-    def unplaced(self) -> list[Record]:
-        """Finished runs that fill no cell: of other settings, or of a protocol that has changed since."""
-        placed = {r.key for cell in paper.all_cells(self.scale) for r in self.cell(cell).records}
+    def has_runs(self, study: Study) -> bool:
+        """Whether a run fills a cell of the study."""
+        return study.scale in ("", self.scale) and any(self.cell(cell).runs for cell in study.cells(self.scale))
+
+    def unplaced(self, studies: Iterable[Study]) -> list[Record]:
+        """Finished runs that fill no cell of the studies: of other settings, or of a protocol that has changed since.
+
+        All the rates of a search count as placed.
+        """
+        cells = {cell for study in studies if study.scale in ("", self.scale) for cell in study.cells(self.scale)}
+        filled = [variant for cell in cells for variant in (self.cell(cell).variants or [self.cell(cell)])]
+        placed = {r.key for cell in filled for r in cell.records}
         return [r for r in self.records if r.status == "finished" and r.key not in placed]
 
 

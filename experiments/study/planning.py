@@ -9,13 +9,12 @@ and is not run again. A run that failed for another reason is run again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 from .. import tasks
 from ..paper import Cell
-from ..store.records import Record
-from . import measures, rates, statistics
+from . import measures, rates
 from .cells import CellSetting, UnavailableError
 from .fill import FilledCell, Results, Selection
 
@@ -105,7 +104,8 @@ def plan(
     selection = filled.selection
     if selection is None:
         return Plan(cell, setting, SEARCH, tried, selection="no candidate finished")
-    more = [run(rate, first) for rate in _wider(setting, selection)] if search == WIDENED else []
+    widens = search == WIDENED and setting.widens
+    more = [run(rate, first) for rate in _wider(setting, selection)] if widens else []
     if any(r.needed for r in more):
         return Plan(cell, setting, SEARCH, (*tried, *more), len(seeds) - 1, f"{by}; {selection.doubt} so far")
     known = {(r.rate, r.seed) for r in tried}
@@ -132,7 +132,8 @@ def _plan_of_variants(
 def _rates_of_the_search(setting: CellSetting, filled: FilledCell, seed: int, search: str) -> list[float]:
     """The protocol's candidates, and those beyond them that the search has gone on to already."""
     further = {*rates.beyond(setting.candidates, False), *rates.beyond(setting.candidates, True)}
-    begun = {rate for rate in further if search == WIDENED and seed in filled.runs.get(rate, {})}
+    goes_on = search == WIDENED and setting.widens
+    begun = {rate for rate in further if goes_on and seed in filled.runs.get(rate, {})}
     return sorted({*setting.candidates, *begun})
 
 
@@ -181,36 +182,9 @@ def arguments(setting: CellSetting, runs: Sequence[PlannedRun]) -> list[str]:
     return ["-m", *setting.arguments, *rate, f"seed={seeds}"]
 
 
-@dataclass(frozen=True)
-class RunTime:
-    """Seconds of training a run, and the number of finished runs that say so; None where there are none."""
-
-    seconds: float | None
-    n: int
-
-
-def run_time(cell: Cell, records: Iterable[Record]) -> RunTime:
-    """The mean over finished runs of the same task and method (`records` are of one scale)."""
-    seconds = [
-        value
-        for r in records
-        if r.status == "finished"
-        and (r.cell["task"], r.cell["method"]) == (cell.task, cell.method)
-        and (value := measures.number(r.cost.get("seconds"))) is not None
-    ]
-    mean = statistics.summary(seconds)
-    return RunTime(mean.mean if mean else None, mean.n if mean else 0)
-
-
-def cost(plan: Plan, records: Iterable[Record]) -> str:
-    """What the missing runs of a cell, later stages too, would cost, and where the number comes from."""
-    count = len(plan.needed) + plan.later
-    if not count:
-        return ""
-    time = run_time(plan.cell, records)
-    if time.seconds is None:
-        return f"{count} runs, no estimate (no finished run of {plan.cell.method} on {plan.cell.task} here)"
-    return f"{count} runs, about {duration(count * time.seconds)} (from {time.n} finished)"
+def count_of_runs(plan: Plan) -> int:
+    """How many runs a cell still needs, those of later stages too."""
+    return len(plan.needed) + plan.later
 
 
 def duration(seconds: float) -> str:

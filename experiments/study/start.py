@@ -39,42 +39,49 @@ def command(plan: Plan, runs: Sequence[PlannedRun], extra: Sequence[str], python
 
 
 def run_all(
-    count: int,
+    labels: Sequence[str],
     replan: Callable[[int, Attempted], Plan],
     extra: Sequence[str],
     say: Callable[[str], None],
     *,
     start: Callable[[Sequence[str]], int] = sweep,
+    time_left: Callable[[], str] = lambda: "",
 ) -> int:
-    """Run what `count` cells need, stage after stage.
+    """Run what cells need, stage after stage.
 
     A run that fails is not tried twice in one call, and does not stop the others.
 
     Args:
-        count: The number of cells.
+        labels: What each cell is called.
         replan: Cell number and the runs tried here -> its plan by the records as they are now.
         extra: More arguments for run.py.
         say: Where a line goes for each sweep.
         start: Runs a command and returns its exit code.
+        time_left: How long all cells will still take, in words; empty where that is not known.
 
     Returns:
         0 when all was done, 1 when a run failed or a cell cannot be planned, 130 after an interrupt.
     """
     failed = False
-    for i in range(count):
+    for i, label in enumerate(labels):
+        place = f"cell {i + 1} of {len(labels)} ({label})"
         attempted: set[str] = set()
         plan = replan(i, attempted)
         while waiting := sweeps(plan):
             line = command(plan, waiting[0], extra, sys.executable)
-            say(f"cell {i + 1} of {count}, {plan.stage}: python run.py {shlex.join(line[2:])}")
+            left = time_left()
+            say(f"{place}, {plan.stage}{f', {left} left' if left else ''}: python run.py {shlex.join(line[2:])}")
             if start(line) == INTERRUPTED:
                 return INTERRUPTED
             assert plan.setting is not None
             attempted |= {plan.setting.key(r.rate, r.seed) for r in waiting[0]}
             plan = replan(i, attempted)
+        broken = [r for r in plan.runs if r.abandoned and r.state not in (DONE, DIVERGED)]
         if plan.unavailable:
-            say(f"cell {i + 1} of {count}: {plan.cell.method} on {plan.cell.task}: {plan.unavailable}")
-        failed |= bool(plan.unavailable) or any(r.abandoned and r.state not in (DONE, DIVERGED) for r in plan.runs)
+            say(f"{place} cannot be planned: {plan.unavailable}")
+        for run in broken:
+            say(f"{place}: the run at learning rate {run.rate:g}, seed {run.seed}, did not finish ({run.state})")
+        failed |= bool(plan.unavailable or broken)
     return 1 if failed else 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import paper
+from experiments.study import study_file
 from experiments.study.cells import Protocols
 
 from .. import synthetic
@@ -57,7 +57,9 @@ def test_the_text_about_the_operators_is_true():
 
 def test_the_results_are_shown_with_and_without_records(tmp_path):
     protocols = Protocols("smoke")
-    records = [r for c in paper.table_cells(2, "smoke") for r in synthetic.searched(protocols.setting(c), (0, 1))]
+    records = [
+        r for c in study_file.get("table2").cells("smoke") for r in synthetic.searched(protocols.setting(c), (0, 1))
+    ]
     synthetic.write(records, tmp_path)
     for scale, count in (("smoke", len(records)), ("paper", 0)):
         assertions = f"assert len(results.records) == {count}"

@@ -12,6 +12,7 @@ from experiments.paper import Cell, claims, quantities
 from experiments.paper.claims import Side
 from experiments.report import findings, verdicts
 from experiments.report.verdicts import NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNDECIDED
+from experiments.study import printed
 from experiments.study.fill import Results
 
 from .. import synthetic
@@ -294,7 +295,7 @@ def test_the_papers_numbers_stand_beside_the_claims():
     means = [sum(rows[row].values()) / 4 for row in (("mora", 256), ("fft", None))]
     assert findings.published(part) == f"MoRA at the high rank {means[0]:.1f} %, FFT {means[1]:.1f} %"
     low, _ = judged["fewer-steps"].parts
-    steps = [low.part.quantities[0].paper_value(s.cell) for s in (low.part.side, low.part.reference)]
+    steps = [printed.quantity_of(s.cell, low.part.quantities[0]) for s in (low.part.side, low.part.reference)]
     assert 500 < steps[0] < 700 < steps[1] < 900  # between the columns of Table 2 where 50 % lies
     assert findings.published(judged["operators-beat-truncation"].parts[0]) == "sharing 62.5 %, truncation 59.5 %"
     assert findings.published(judged["more-singular-values"].parts[0]) == "—"
@@ -425,7 +426,7 @@ def test_claims_of_table_1_by_its_own_numbers():
         claim, records = claim_named(name), []
         for cell in dict.fromkeys(c for p in claim.parts for s in (p.side, p.reference) for c in s.cells):
             metric = tasks.get(cell.task).stand_ins[0]
-            score = 100 - paper.printed(cell, tasks.get(cell.task).headline)
+            score = 100 - printed.printed(cell, tasks.get(cell.task).headline)
             records += synthetic.measured(FIXED.setting(cell), [{metric: score}] * 2)
         assert verdicts.judge(claim, Results("laptop", records, FIXED)).verdict == REPRODUCED, name
 
@@ -469,7 +470,7 @@ def test_the_paper_fulfils_its_own_claims():
     checked = 0
     for part in (p for claim in claims.CLAIMS if claim.in_paper for p in claim.parts):
         quantity, margin = part.quantities[0], (part.margins or (0.0,))[0]
-        values = [paper.side_value(side, quantity) for side in (part.side, part.reference)]
+        values = [printed.side_value(side, quantity) for side in (part.side, part.reference)]
         if None in values:
             continue
         advantage = (1 if part.higher_is_better(quantity) else -1) * (values[0] - part.times * values[1])

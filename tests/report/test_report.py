@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from experiments.report import figures, html, plots
+from experiments.study import study_file
 from experiments.study.fill import Results
 
 from .. import synthetic
@@ -43,15 +44,20 @@ def hostile():
     return records, [results, other]
 
 
+def sections(all_results):
+    """The studies of the paper at each scale, those without runs too."""
+    return [(results, [study_file.get(name) for name in study_file.names()]) for results in all_results]
+
+
 @pytest.fixture(scope="module")
 def page(hostile):
-    return html.page(*hostile, problems=[f"{EVIL}.json is not a readable record"])
+    return html.page(hostile[0], sections(hostile[1]), problems=[f"{EVIL}.json is not a readable record"])
 
 
 def test_same_records_same_bytes(hostile, page):
     records, all_results = hostile
     fresh = [Results(r.scale, records, r.protocols) for r in all_results]
-    assert html.page(records, fresh, problems=[f"{EVIL}.json is not a readable record"]) == page
+    assert html.page(records, sections(fresh), problems=[f"{EVIL}.json is not a readable record"]) == page
 
 
 def test_text_of_records_is_escaped(page):
@@ -96,7 +102,7 @@ def test_figures_do_not_share_ids(page):
 
 def test_figures_are_those_of_the_files(page, small):
     with plots.style():
-        element = plots.svg_element(figures.training_curves(4, small), "laptop-figure4")
+        element = plots.svg_element(figures.training_curves(study_file.get("figure4"), small), "laptop-figure4")
     assert element in page
 
 

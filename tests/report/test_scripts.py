@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import paper
 from experiments.cli.script import guarded
 from experiments.paper import Cell
 from experiments.report import latex, output
+from experiments.study import study_file
 from experiments.study.cells import Protocols
 
 from .. import synthetic
@@ -41,7 +41,7 @@ def script(name, *arguments):
 def results(tmp_path_factory):
     """Table 2 at smoke scale and one of its cells at laptop scale, with the keys that run.py gives."""
     records = []
-    for scale, cells in (("smoke", paper.table_cells(2, "smoke")), ("laptop", [Cell("uuid", "mora", 8)])):
+    for scale, cells in (("smoke", study_file.get("table2").cells("smoke")), ("laptop", [Cell("uuid", "mora", 8)])):
         protocols = Protocols(scale)
         records += [r for c in cells for r in synthetic.searched(protocols.setting(c), (0, 1, 2))]
     return synthetic.write(records, tmp_path_factory.mktemp("results"))
@@ -249,4 +249,4 @@ def test_plan_names_the_nearest_record_of_a_cell_without_runs(tmp_path):
     done = script("plan", "--results", tmp_path, "--scale", "smoke", "--table", "2", "--method", "mora")
     assert done.returncode == 0
     parted = "0000000000000000: model mine, this cell wants tiny-v1"
-    assert f"no run of mora r = 8 on uuid; the nearest record is {parted}" in done.stdout
+    assert f"no run of MoRA, r = 8 on uuid; the nearest record is {parted}" in done.stdout

@@ -4,10 +4,9 @@ import dataclasses
 
 import pytest
 
-from experiments import paper
 from experiments.paper import Cell
 from experiments.report import tables, wording
-from experiments.study import measures
+from experiments.study import measures, study_file
 from experiments.study.fill import Results
 
 from .. import synthetic
@@ -20,7 +19,7 @@ SETTINGS = [FIXED.setting(Cell("uuid", method, 8)) for method in ("mora", "lora"
 
 def mora_at_step_300(records):
     """The entry of MoRA, r = 8, in the first column of Table 2."""
-    table = tables.fill(paper.table(2), Results("laptop", records, FIXED))
+    table = tables.fill(study_file.get("table2"), Results("laptop", records, FIXED))
     (row,) = (row for row in table.entries if row[0].row.label == "MoRA, r = 8")
     return row[0]
 
@@ -69,7 +68,7 @@ def test_without_a_floor_of_its_own_a_record_has_that_of_the_task():
 
 def test_the_floor_is_said_in_words():
     records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
-    table = tables.fill(paper.table(2), Results("laptop", with_floor(records, 13.4), FIXED))
+    table = tables.fill(study_file.get("table2"), Results("laptop", with_floor(records, 13.4), FIXED))
     note = (
         "The floor of character accuracy is 13.4 %, which the best answer that is the same for every key gets. A value "
         "that is not above its floor has no mark."
@@ -79,7 +78,7 @@ def test_the_floor_is_said_in_words():
 
 def test_the_value_loss_stands_beside_the_accuracy():
     records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
-    table = tables.fill(paper.table(2), Results("laptop", records, FIXED))
+    table = tables.fill(study_file.get("table2"), Results("laptop", records, FIXED))
     assert [c.metric for c in table.columns] == ["char_accuracy"] * 5 + ["value_loss"]
     (row,) = (row for row in table.entries if row[0].row.label == "MoRA, r = 8")
     runs = [r for r in records if (r.cell["method"], r.cell["learning_rate"]) == ("mora", synthetic.BEST)]
@@ -89,14 +88,17 @@ def test_the_value_loss_stands_beside_the_accuracy():
 
 def test_a_column_of_ours_without_values_is_left_out():
     setting = FIXED.setting(Cell("math", "mora", 8))
-    table = tables.fill(paper.table(1), Results("laptop", synthetic.measured(setting, [{"gsm8k": 1.0}]), FIXED))
+    table = tables.fill(
+        study_file.get("table1"), Results("laptop", synthetic.measured(setting, [{"gsm8k": 1.0}]), FIXED)
+    )
     assert [c.name for c in table.columns] == [
-        "mmlu_0shot", "mmlu_5shot", "gsm8k", "math", "biomed_avg", "finance_avg"
+        "gsm8k", "mmlu_0shot", "mmlu_5shot", "math", "biomed_avg", "finance_avg"
     ]  # fmt: skip
     measured = synthetic.measured(setting, [{"answer_bits_per_byte": 1.0}])
-    table = tables.fill(paper.table(1), Results("laptop", measured, FIXED))
-    assert [c.name for c in table.columns][6:] == ["math_answer_bits_per_byte"]
-    uuid = [c.name for c in tables.fill(paper.table(4), Results("laptop", [], FIXED)).columns]
+    table = tables.fill(study_file.get("table1"), Results("laptop", measured, FIXED))
+    assert [c.name for c in table.columns if c.ours] == ["math_answer_bits_per_byte"]
+    assert table.columns[0].name == "math_answer_bits_per_byte"  # what has values comes first
+    uuid = [c.name for c in tables.fill(study_file.get("table4"), Results("laptop", [], FIXED)).columns]
     assert uuid == ["r8", "r256", "uuid_r8", "uuid_r256"]
 
 
@@ -107,7 +109,7 @@ def mora_in_table_1(column, values, reference_values, **settings):
         for method, finals in (("mora", values), ("lora", reference_values))
         for record in synthetic.measured(FIXED.setting(Cell("math", method, 8)), [{column: value} for value in finals])
     ]
-    table = tables.fill(paper.table(1), Results("laptop", records, FIXED))
+    table = tables.fill(study_file.get("table1"), Results("laptop", records, FIXED))
     (entry,) = (e for row in table.entries for e in row if e.row.label == "MoRA, r = 8" and e.column.metric == column)
     return table, entry
 

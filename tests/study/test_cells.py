@@ -7,8 +7,11 @@ import pytest
 from experiments import paper
 from experiments.identity import identity_of
 from experiments.spec import scales
-from experiments.study.cells import paper_values_of, protocols, tables_of
+from experiments.study import study_file
+from experiments.study.cells import protocols
+from experiments.study.printed import paper_values_of, tables_of
 
+from .. import synthetic
 from ..conftest import compose
 
 
@@ -89,7 +92,7 @@ POSTED = [
 def test_restarts_stand_at_paper_scale_as_in_the_text_and_as_in_the_authors_command(name, number, method, rank):
     """The text: the jagged schedule, two groupings. The posted command: the defaults of the code, which are others."""
     groupings = {"two", "four"} if method == "remora" else {None}
-    layout = paper.table(number).at("paper")
+    layout = study_file.get(name).at("paper")
     rows = {row.label: row for row in layout.rows if (row.method, row.rank) == (method, rank)}
     posted = rows.pop(next(label for label in rows if "lifted schedule" in label))
     settings = {}
@@ -103,11 +106,11 @@ def test_restarts_stand_at_paper_scale_as_in_the_text_and_as_in_the_authors_comm
 
 
 @pytest.mark.parametrize("scale", scales.names())
-@pytest.mark.parametrize("number", paper.TABLES)
+@pytest.mark.parametrize("number", synthetic.TABLES)
 def test_a_table_has_the_cells_of_its_rows_at_a_scale(number, scale):
-    layout = paper.table(number).at(scale)
-    assert all(entry.only_scale in (None, scale) for entry in (*layout.rows, *layout.columns))
-    cells = paper.table_cells(number, scale)
+    layout = study_file.get(f"table{number}").at(scale)
+    assert all(scale in (entry.scales or (scale,)) for entry in (*layout.rows, *layout.columns))
+    cells = study_file.get(f"table{number}").cells(scale)
     assert {layout.cell(row, column) for row in layout.rows for column in layout.columns} == set(cells)
     lifted = [cell for cell in cells if "method.restart_schedule=official_lifted" in cell.options]
     assert bool(lifted) is (scale == "paper" and number in (1, 3))

@@ -15,6 +15,7 @@ from experiments.spec import hardware
 from experiments.spec.compose import composition
 from experiments.spec.parse import parse
 from experiments.store.folder import ResultsError, read_records
+from experiments.study import study_file
 from experiments.study.cells import Protocols
 from experiments.study.fill import Results
 
@@ -129,7 +130,11 @@ def protocols():
 
 
 def cells():
-    return list(dict.fromkeys([*paper.table_cells(2, "smoke"), *paper.figure_cells(2), *paper.table_cells(4, "smoke")]))
+    return list(
+        dict.fromkeys(
+            [cell for name in ("table2", "figure2", "table4") for cell in study_file.get(name).cells("smoke")]
+        )
+    )
 
 
 @pytest.mark.parametrize("cell", [c for c in cells() if c.task == "uuid"], ids=str)
@@ -150,14 +155,24 @@ def test_a_number_format_of_its_own_still_fills_the_cell(protocols):
 
 def test_paper_scale_ranks_are_the_papers():
     made = Protocols("paper")
-    assert [made.setting(c).rank for c in paper.figure_cells(2)] == [None, 256, 128, 64, 32, 16, 8, 256]
+    cells = study_file.get("figure2").cells("paper")
+    assert [made.setting(c).rank for c in cells] == [
+        None,
+        256,
+        128,
+        64,
+        32,
+        16,
+        8,
+        256,
+    ]
 
 
 @pytest.mark.parametrize(("scale", "task", "alphas"), [("paper", "uuid", [128, 512]), ("laptop", "pretrain", [8, 32])])
 def test_lora_at_the_papers_scale_and_at_two(scale, task, alphas):
     made = Protocols(scale)
     number, rank = (2, paper.HIGH) if task == "uuid" else (3, paper.PRETRAINING)
-    cells = [c for c in paper.table_cells(number, "laptop") if (c.method, c.rank) == ("lora", rank)]
+    cells = [c for c in study_file.get(f"table{number}").cells("laptop") if (c.method, c.rank) == ("lora", rank)]
     assert [made.setting(c).identity["method"]["peft"]["lora_alpha"] for c in cells] == alphas
 
 

@@ -1,0 +1,115 @@
+"""A comparison as `scripts/compare.py` makes it: arguments -> a study, and a study with runs -> its answer."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from tabulate import tabulate
+
+from ..errors import ConfigError
+from ..report import output, pages, tables, wording
+from ..report.answers import answers
+from ..spec import methods
+from ..spec.arguments import name_in, plain
+from ..store.folder import read_records
+from ..study import recorded, study_file
+from ..study.fill import Results
+from ..study.layout import Study
+
+REFERENCE = "lora"
+
+
+def study_of(
+    arguments: Sequence[str], ranks: Sequence[int], seeds: Sequence[int] | None, columns: Sequence[str], name: str
+) -> Study:
+    """The study that arguments of run.py describe: each value of a sweep is a row.
+
+    Args:
+        arguments: Such as `method=lora,mora` and `task=uuid`.
+        ranks: The ranks of all rows; none: the lowest rank of the protocol.
+        seeds: The seeds; None: three.
+        columns: The metrics to show; none: all metrics of the task.
+        name: The name of the study; empty: one that its content gives.
+
+    Raises:
+        ConfigError: Nothing is swept over, or the study has an entry that it may not have.
+    """
+    base: dict[str, Any] = {}
+    sweeps: dict[str, list[Any]] = {}
+    for override in OverridesParser.create().parse_overrides(list(arguments)):
+        if override.is_delete():
+            raise ConfigError(f"{override.input_line}: a comparison cannot take a setting away")
+        if override.is_choice_sweep():
+            sweeps[name_in(override)] = [plain(value) for value in override.sweep_iterator()]
+        elif override.is_sweep_override():
+            raise ConfigError(f"{override.input_line}: allowed in a comparison: a list of values, such as a,b")
+        else:
+            base[name_in(override)] = plain(override.value())
+    if not sweeps:
+        raise ConfigError("what is compared? allowed: two values or more of a setting, such as method=lora,mora")
+    base.setdefault("method", "mora") if "method" not in sweeps else None
+    rows = {}
+    for values in itertools.product(*sweeps.values()):
+        row = dict(zip(sweeps, values, strict=True))
+        rows[_label(row)] = row
+    reference = next((label for label, row in rows.items() if row.get("method") == REFERENCE), next(iter(rows)))
+    entries: dict[str, Any] = {"base": base, "rows": rows, "reference": reference}
+    entries |= {"ranks": list(ranks)} if ranks else {}
+    entries |= {"seeds": list(seeds)} if seeds else {}
+    entries |= {"columns": list(columns)} if columns else {}
+    task = base.get("task", "")
+    kind = "-".join([str(task), *map(str, sweeps.get("method", [base.get("method")]))])
+    kind = "".join(c if (c.isalnum() and c.isascii()) or c in "-_" else "-" for c in kind)[:60]
+    digest = hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:6]
+    title = f"{' against '.join(rows)} on {task}" + (f", {base['model']}" if "model" in base else "")
+    return study_file.of_entries(name or f"{kind}-{digest}", {"title": title} | entries, "of these arguments")
+
+
+def _label(row: dict[str, Any]) -> str:
+    method = [methods.label(row["method"])] if "method" in row else []
+    return ", ".join([*method, *(f"{name.split('.')[-1]} = {v}" for name, v in row.items() if name != "method")])
+
+
+def of_records(folder: Path, scales: Sequence[str] | None) -> list[tuple[Study, Results]]:
+    """The studies that the finished runs of a folder make by themselves, scale by scale."""
+    records, _ = read_records(folder)
+    found = []
+    for results in pages.by_scale(records, scales):
+        finished = [record for record in results.records if record.status == "finished"]
+        found += [(study, results) for study in recorded.studies(results, finished)]
+    return found
+
+
+def text(study: Study, results: Results) -> str:
+    """The answer of a study for the terminal: its table, and what the table says in words."""
+    table = tables.fill(study, results)
+    cells = wording.cells(table, "%s")
+    header = ["", *(": ".join(filter(None, name)) for name in cells.columns)]
+    grid = tabulate(list(cells.itertuples()), header, disable_numparse=True)
+    lines = [f"{answer.verdict}: {answer.text}" for answer in answers(table)] or ["There is nothing to compare yet."]
+    return "\n".join([f"{study.heading}, scale {results.scale}", "", grid, "", *lines])
+
+
+def write(studies: Sequence[Study], folder: Path, scale: str) -> list[Path]:
+    """Write tables and figures of studies, and the page of the whole folder. Gives the paths."""
+    from ..report import figures, html  # matplotlib takes a second
+
+    records, problems = read_records(folder)
+    known = pages.known_studies(folder)
+    files: output.Files = {}
+    sections = []
+    for results in pages.by_scale(records):
+        with_runs, _ = pages.studies_with_runs(results, known)
+        sections.append((results, with_runs))
+        if results.scale == scale:
+            files |= pages.table_files(results, studies, folder / "tables", document=False)
+            files |= figures.figure_files(results, studies, folder / "figures")[0]
+    files[folder / "report.html"] = html.page(records, sections, problems).encode()
+    output.write(files)
+    return [path for path in files if path.suffix in (".md", ".html")]

@@ -1,0 +1,298 @@
+"""The plan of studies as scripts use it: their cells, what is missing, what it costs, and running it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from ..errors import ConfigError
+from ..estimate import rough
+from ..identity import makes_another_cell
+from ..paper import Cell
+from ..spec import shapes
+from ..spec.arguments import argument, settings
+from ..spec.run_config import RunConfig
+from ..store.folder import read_records
+from ..store.records import Record
+from ..study import measures, planning, start, study_file
+from ..study.cells import Protocols
+from ..study.fill import Results
+from ..study.layout import Study
+from ..study.planning import Attempted, Plan
+from . import script
+
+HEADER = ("row", "task", "stage", "states", "learning rate", "still to run")
+DEFAULT_SCALE = "laptop"
+REFUSED = {
+    "method": "--method chooses among the rows of the study",
+    "task": "--task chooses among the columns of the study",
+    "scale": "--scale",
+    "seed": "--seeds",
+    "dry_run": "run.py dry_run=true",
+    "paths.results": "--results",
+    "experiment": "a study file",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about seeds and the search, and what is to be done."""
+    parser.add_argument("--seeds", type=script.seeds, help="comma-separated, such as 0,1,2 (default: the study's)")
+    parser.add_argument(
+        "--rate-search",
+        choices=planning.SEARCHES,
+        default=planning.WIDENED,
+        help="on: add rates while the best is at the edge; listed: only the protocol's candidates; off: only its `use`",
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--run", action="store_true", help="run the missing runs")
+    action.add_argument("--print", choices=("hydra", "slurm"), help="print the commands of the runs that can start now")
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with its label in a study, and the seeds of the study."""
+
+    label: str
+    cell: Cell
+    seeds: tuple[int, ...]
+
+
+class StudyPlan:
+    """What studies need at one scale, by the records of a folder of results.
+
+    Args:
+        studies: The studies. Settings that make other cells make other studies of them.
+        options: The options of the script: `scale`, `results`, `seeds`, `rate_search`, and `settings`, which are
+            arguments for run.py.
+
+    Raises:
+        ConfigError: The studies have no scale in common, or a setting is not for a plan to set.
+    """
+
+    def __init__(self, studies: Sequence[Study], options: argparse.Namespace) -> None:
+        self.options = options
+        self.scale = self._scale(studies)
+        self.protocols = Protocols(self.scale)
+        self.warned: set[str] = set()
+        own, common = self._divided(options.settings)
+        self.extra = [argument("paths.results", str(options.results)), *common]
+        self.studies = [study_file.changed(study, own) for study in studies] if own else list(studies)
+        self.changed = bool(own)
+        self.cells = self._cells()
+        self.results = self.read()
+
+    def _scale(self, studies: Sequence[Study]) -> str:
+        chosen = {study.scale for study in studies if study.scale}
+        if self.options.scale:
+            chosen.add(self.options.scale)
+        if len(chosen) > 1:
+            raise ConfigError(f"one scale at a time, and these studies need {' and '.join(sorted(chosen))}")
+        return chosen.pop() if chosen else DEFAULT_SCALE
+
+    @staticmethod
+    def _divided(arguments: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+        """The settings that make other cells, by name, and the arguments that leave every cell what it is."""
+        own: dict[str, object] = {}
+        common = []
+        for text in arguments:
+            ((name, value),) = settings([text]).items()
+            if instead := REFUSED.get(name):
+                raise ConfigError(f"{text} is not for a plan to set: the study does, or {instead}")
+            if makes_another_cell(name):
+                own[name] = value
+            else:
+                common.append(text)
+        return own, common
+
+    def _cells(self) -> list[PlannedCell]:
+        cells: dict[Cell, PlannedCell] = {}
+        for study in self.studies:
+            here = study.at(self.scale)
+            seeds = tuple(self.options.seeds or study.seeds)
+            for row in here.rows:
+                for column in here.columns:
+                    label = row.label + (f", r = {column.rank}" if column.rank else "")
+                    cell = here.cell(row, column)
+                    cells.setdefault(cell, PlannedCell(label, cell, seeds))
+        return list(cells.values())
+
+    def only(self, task_names: Sequence[str] | None, method_names: Sequence[str] | None) -> None:
+        """Leave out the cells of other tasks and methods; None: all.
+
+        Raises:
+            ConfigError: No cell is left.
+        """
+        self.cells = [c for c in self.cells if task_names is None or c.cell.task in task_names]
+        self.cells = [c for c in self.cells if method_names is None or c.cell.method in method_names]
+        if not self.cells:
+            raise ConfigError("no cell of these studies has this --task and this --method")
+
+    def read(self) -> Results:
+        """The records as they are now. Prints a warning for each new file that is no readable record."""
+        folder = self.options.results
+        records, problems = read_records(folder) if folder.exists() else ([], [])
+        for problem in sorted(set(problems) - self.warned):
+            print(f"warning: {problem}", file=sys.stderr)
+        self.warned.update(problems)
+        return Results(self.scale, records, self.protocols)
+
+    def plan(self, planned: PlannedCell, results: Results, abandoned: Attempted = frozenset()) -> Plan:
+        """What a cell needs by these results."""
+        search = self.options.rate_search
+        return planning.plan(planned.cell, results, planned.seeds, search=search, abandoned=abandoned)
+
+    def states(self) -> list[tuple[str, Plan]]:
+        """The label and the plan of each cell."""
+        return [(c.label, self.plan(c, self.results)) for c in self.cells]
+
+    # Costs.
+
+    def seconds(self, plan: Plan) -> tuple[float | None, str]:
+        """Seconds of one run of a cell, and where the number comes from; None where nothing gives a number."""
+        config = plan.setting.config if plan.setting else None
+        finished = [r for r in self.results.records if r.status == "finished"]
+        alike = [r for r in finished if (r.cell["task"], r.cell["method"]) == (plan.cell.task, plan.cell.method)]
+        if times := [seconds for r in alike if (seconds := _seconds_at(config, r)) is not None]:
+            return sum(times) / len(times), f"from {len(times)} finished"
+        flops = rough.flops(config) if config else None
+        if flops is None:
+            return None, ""
+        speeds = [speed for r in finished if (speed := _flops_a_second(r)) is not None]
+        if speeds:
+            return flops / (sum(speeds) / len(speeds)), "by FLOPs, from other runs here"
+        return None, f"about {planning.duration(rough.seconds_on_card(flops))} a run on one {rough.CARD}, by FLOPs"
+
+    def cost(self, plan: Plan) -> str:
+        """What the missing runs of a cell would cost, and where the number comes from."""
+        count = planning.count_of_runs(plan)
+        if not count:
+            return ""
+        runs = f"{count} run{'' if count == 1 else 's'}"
+        seconds, source = self.seconds(plan)
+        if seconds is None:
+            return (
+                f"{runs}, {source or f'no estimate (no finished run of {plan.cell.method} on {plan.cell.task} here)'}"
+            )
+        return f"{runs}, about {planning.duration(count * seconds)} ({source})"
+
+    def total(self, plans: Sequence[Plan]) -> str:
+        """One line: cells, runs to do, and the time of those for which a time is known."""
+        counted = [(planning.count_of_runs(p), self.seconds(p)[0]) for p in plans]
+        known = sum(count * seconds for count, seconds in counted if seconds is not None)
+        unknown = sum(count for count, seconds in counted if seconds is None)
+        line = f"\n{len(plans)} cells; {sum(count for count, _ in counted)} runs to do"
+        line += f", about {planning.duration(known)}" if known else ""
+        return line + (f"; {unknown} of them without a time" if unknown and known else "")
+
+    def time_left(self) -> str:
+        """How long all cells will still take, in words; empty where some time is not known."""
+        plans = [plan for _, plan in self.states()]
+        seconds = [(planning.count_of_runs(p), self.seconds(p)[0]) for p in plans]
+        known = [count * s for count, s in seconds if count and s is not None]
+        complete = len(known) == sum(bool(count) for count, _ in seconds)
+        return f"about {planning.duration(sum(known))}" if known and complete else ""
+
+    def show(self) -> int:
+        """Print the table of the cells, and what cannot be planned. Gives the exit code."""
+        states = self.states()
+        rows = [
+            (
+                label,
+                p.cell.task,
+                p.stage,
+                planning.states(p) if p.setting else "cannot be planned, see below",
+                p.selection,
+                self.cost(p),
+            )
+            for label, p in states
+        ]
+        print(tabulate(rows, HEADER, disable_numparse=True))
+        print(self.total([p for _, p in states]))
+        for line in self.notes(states):
+            print(line)
+        return 1 if any(p.unavailable for _, p in states) else 0
+
+    # Doing it.
+
+    def commands(self, form: str) -> str:
+        """The commands of the runs that can start now: `hydra` lines, or a `slurm` script."""
+        plans = [plan for _, plan in self.states()]
+        if form == "slurm":
+            return start.slurm_script(plans, self.extra)
+        return "".join(f"{line}\n" for line in start.hydra_lines(plans, self.extra))
+
+    def refuse_bad_cells(self) -> None:
+        """Find a bad cell before the first one runs.
+
+        Raises:
+            ConfigError: A cell cannot be planned.
+        """
+        bad = [f"{label} on {plan.cell.task}: {plan.unavailable}" for label, plan in self.states() if plan.unavailable]
+        if bad:
+            more = f"; and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise ConfigError(f"nothing was run, since a cell cannot be planned: {bad[0]}{more}")
+
+    def run(self, say: Callable[[str], None]) -> int:
+        """Run what is missing, and end with a table of the cells. Gives the exit code.
+
+        Raises:
+            ConfigError: A cell cannot be planned; nothing was run.
+        """
+        self.refuse_bad_cells()
+        for study in self.studies if self.changed else ():
+            say(f"study {study.name}: {study_file.keep(study, self.options.results)}")
+        labels = [c.label for c in self.cells]
+
+        def replan(i: int, attempted: Attempted) -> Plan:
+            self.results = self.read()
+            return self.plan(self.cells[i], self.results, attempted)
+
+        code = start.run_all(labels, replan, self.extra, say, time_left=self.time_left)
+        self.results = self.read()
+        rows = [(label, planning.states(p), p.selection) for label, p in self.states()]
+        say("\n" + tabulate(rows, ("row", "runs", "learning rate"), disable_numparse=True))
+        if code == 1:
+            say("not everything was run: the lines above and the records say why")
+        return code
+
+    def notes(self, plans: Sequence[tuple[str, Plan]]) -> list[str]:
+        """A line for each cell that cannot be planned, or whose nearest record has other settings."""
+        lines = []
+        for label, plan in plans:
+            if plan.unavailable:
+                lines.append(f"{label} on {plan.cell.task} cannot be planned: {plan.unavailable}")
+            elif record := self.results.cell(plan.cell).nearest:
+                lines.append(f"no run of {label} on {plan.cell.task}; the nearest record is {record}")
+        return lines
+
+
+def _seconds_at(config: RunConfig | None, record: Record) -> float | None:
+    """The seconds of a record's run, scaled to the steps, batch and model of `config`."""
+    seconds = measures.number(record.cost.get("seconds"))
+    shape, sizes = shapes.of(config.model) if config else None, _sizes(record)
+    if seconds is None or config is None or shape is None or sizes is None:
+        return seconds
+    return seconds * shape.parameters * config.training.steps * config.training.batch_size / math.prod(sizes)
+
+
+def _flops_a_second(record: Record) -> float | None:
+    """The FLOPs that a run did in a second."""
+    cost = [measures.number(record.cost.get(name)) for name in ("total_parameters", "tokens", "seconds")]
+    parameters, tokens, seconds = cost
+    if not (parameters and tokens and seconds):
+        return None
+    trained = measures.number(record.cost.get("trainable_parameters"))
+    return rough.FLOPS[trained == parameters] * parameters * tokens / seconds
+
+
+def _sizes(record: Record) -> tuple[float, float, float] | None:
+    """Parameters, steps and batch size of a run."""
+    training = record.config.get("training", {})
+    values = (record.cost.get("total_parameters"), training.get("steps"), training.get("batch_size"))
+    parameters, steps, batch = map(measures.number, values)
+    return (parameters, steps, batch) if parameters and steps and batch else None

@@ -1,0 +1,30 @@
+"""What a run costs, known in microseconds and without torch. `dry_run` computes the same FLOPs by tracing the model."""
+
+from __future__ import annotations
+
+from .. import tasks
+from ..spec import shapes
+from ..spec.run_config import RunConfig
+from .cards import CARDS, UTILISATION
+
+CARD = "A100 80 GB"
+# FLOPs a parameter and token, by whether all parameters train: 2 forward, 2 for the gradients of the inputs, and 2 for
+# the gradients of weights that train.
+FLOPS = {False: 4, True: 6}
+
+
+def flops(config: RunConfig) -> float | None:
+    """The FLOPs of training, at most; None where the shape of the model is not known or nothing trains."""
+    shape = shapes.of(config.model)
+    if shape is None or not config.method.trains:
+        return None
+    tokens = config.training.steps * config.training.batch_size * tasks.of(config).row_tokens(config)
+    whole = config.method.peft is None and config.method.target_modules is None
+    return FLOPS[whole] * float(shape.parameters) * tokens
+
+
+def seconds_on_card(flops: float) -> float:
+    """The seconds that `CARD` takes for so many FLOPs in bf16, at the utilisation that the dry run assumes."""
+    speed = CARDS[CARD].bf16
+    assert speed is not None
+    return flops / (speed * 1e12 * UTILISATION)

@@ -1,0 +1,53 @@
+"""What a study answers: for each row and metric a sentence with the difference from the reference, and a verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import wording
+from .tables import FilledTable, TableEntry
+
+UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A comparison of a row with the reference.
+
+    Attributes:
+        verdict: "better", "worse" or "undecided".
+        text: The comparison in one sentence.
+    """
+
+    verdict: str
+    text: str
+
+
+def answers(table: FilledTable) -> list[Answer]:
+    """The answers of a study, metric by metric."""
+    columns = range(len(table.columns))
+    return [_answer(row[j]) for j in columns for row in table.entries if row[j].comparison]
+
+
+def _answer(entry: TableEntry) -> Answer:
+    comparison = entry.comparison
+    assert comparison is not None
+    interval, metric = comparison.interval, entry.column.label
+    reference, label = comparison.reference, entry.row.label
+    seeds = f"{interval.n} paired seed{'' if interval.n == 1 else 's'}"
+    unit = "points" if entry.column.info.unit == "%" else entry.column.info.unit
+    if comparison.verdict == UNDECIDED:
+        reasons = list(comparison.doubts)
+        if interval.low is None:
+            reasons.append("an interval needs two seeds that both have")
+        elif not reasons:
+            reasons.append("the interval contains zero")
+        size = wording.interval(interval, entry.column)
+        text = f"{metric}: {label} less {reference} is {size} {unit}".rstrip()
+        return Answer(UNDECIDED, f"{text}, {seeds}. Undecided: {'; '.join(reasons)}.")
+    higher = interval.mean > 0
+    size = wording.interval(interval if higher else interval.turned(), entry.column, signed=False)
+    trained = entry.filled.setting is not None and entry.filled.setting.candidates
+    bracketed = ", both learning rates bracketed" if trained else ""
+    text = f"{metric}: that of {label} is {'higher' if higher else 'lower'} than that of {reference} by {size} {unit}"
+    return Answer(comparison.verdict, f"{text.rstrip()}, {seeds}{bracketed}.")

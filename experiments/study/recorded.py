@@ -1,0 +1,102 @@
+"""Studies that records make by themselves: runs that differ only in their method, what is searched, and the seed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+
+from .. import tasks
+from ..errors import ConfigError
+from ..identity import cell_key_of, flat, key_of
+from ..spec import methods
+from ..store.records import Record
+from .cells import CellSetting
+from .fill import FilledCell, Results
+from .layout import Column, Row, Study
+
+REFERENCE = "lora"  # the method that the others are compared with, where it was run
+
+
+def studies(results: Results, records: Iterable[Record]) -> list[Study]:
+    """A study for each group of runs that can be compared. Its cells are put into `results`.
+
+    Args:
+        results: Where the cells of the studies are filled.
+        records: The runs to compare: finished ones, of the scale of `results`.
+    """
+    groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        groups[_shared_key(record)][cell_key_of(record.identity)].append(record)
+    made = [_study(key, cells, results) for key, cells in groups.items() if len(cells) > 1]
+    return [study for study in made if study is not None]
+
+
+def _shared_key(record: Record) -> str:
+    """The key of what the runs of a study share: all but the method, the learning rate, the seed, the number format."""
+    training = {k: v for k, v in record.identity["training"].items() if k != "learning_rate"}
+    left_out = ("method", "seed", "hardware")
+    return key_of({k: v for k, v in record.identity.items() if k not in left_out} | {"training": training})
+
+
+def _study(key: str, cells: dict[str, list[Record]], results: Results) -> Study | None:
+    first = next(iter(cells.values()))[0]
+    task, model = first.cell["task"], first.cell["model"]
+    try:
+        metrics = tasks.get(task).metrics
+    except ConfigError:
+        return None  # the task of the runs is not here any more
+    order = sorted(cells, key=lambda cell: (cells[cell][0].cell["method"] != REFERENCE, cells[cell][0].name))
+    labels = _labels([cells[cell][0] for cell in order])
+    rows = [_row(label, cells[cell][0], cell) for label, cell in zip(labels, order, strict=True)]
+    if len({row.family for row in rows}) == 1:  # nothing but the rank differs
+        rows = [replace(row, family=row.label) for row in rows]
+    names = dict.fromkeys([*tasks.get(task).headlines, *(m.name for m in metrics)])
+    columns = tuple(Column(n, tasks.metric(task, n).label, n, {"task": task}, ours=True) for n in names)
+    title = f"Runs on {task} with {model} that differ only in their method"
+    study = Study(f"runs-{key[:6]}", title, tuple(rows), columns, results.scale, reference=rows[0].family)
+    for row, cell in zip(rows, order, strict=True):
+        results.put(_filled(study, row, cells[cell]))
+    return study
+
+
+def _row(label: str, record: Record, cell_key: str) -> Row:
+    """The row of a cell. Rows that differ only in their rank have one family."""
+    method, rank = methods.label(record.cell["method"]), record.cell["rank"]
+    family = method if label in (method, f"{method}, r = {rank}") else label
+    return Row(label, family, {"method": record.cell["method"], "record": cell_key}, own_rank=rank)
+
+
+def _labels(records: list[Record]) -> list[str]:
+    """What tells the cells apart: the method, the rank, then the settings of the method that differ among its cells."""
+    labels = []
+    for record in records:
+        rank = record.cell["rank"]
+        label = methods.label(record.cell["method"]) + (f", r = {rank}" if rank else "")
+        alike = [r for r in records if (r.cell["method"], r.cell["rank"]) == (record.cell["method"], rank)]
+        settings = [{n: v for n, v in flat(r.identity["method"]) if not n.startswith("peft.")} for r in alike]
+        own = settings[alike.index(record)]
+        differ = [f"{n} = {v}" for n, v in own.items() if any(other.get(n) != v for other in settings)]
+        labels.append(", ".join([label, *differ]))
+    return labels
+
+
+def _filled(study: Study, row: Row, records: list[Record]) -> FilledCell:
+    first, cell = records[0], study.cell(row, study.columns[0])
+    rates = sorted({r.cell["learning_rate"] for r in records if r.cell["learning_rate"] is not None})
+    setting = CellSetting(
+        cell,
+        study.scale,
+        (),
+        first.cell["rank"],
+        first.cell["operator"],
+        first.cell["model"],
+        tuple(rates),
+        rates[0] if rates else 0.0,
+        first.identity,
+        widens=False,
+    )
+    filled = FilledCell(cell, setting, "", "")
+    for record in records:
+        filled.runs.setdefault(float(record.cell["learning_rate"] or 0.0), {})[record.cell["seed"]] = record
+    return filled

@@ -1,0 +1,358 @@
+"""Reads the file of a study (`conf/study/<name>.yaml`), and writes one.
+
+    title: Support tickets, Qwen3-0.6B
+    base: {task: custom, scale: workstation, model: /models/qwen3-0.6b, task.train_file: tickets.jsonl}
+    rows:
+      LoRA: {method: lora}
+      MoRA: {method: mora}
+      "LoRA, alpha = r": {method: lora, method.alpha: "${method.rank}"}
+    ranks: [8, 64]
+    search: {training.learning_rate: bracket}
+    seeds: 3
+    reference: LoRA
+    columns: [heldout_loss, gsm8k]
+
+`base`, rows and columns hold arguments of run.py. A rank is a number, or `r8` for the rank that stands for the paper's
+8 at the scale.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .. import files, tasks
+from ..errors import ConfigError, one_line
+from ..paper import published
+from ..spec import compose, methods, scales
+from ..spec.protocol import rank_number
+from ..tasks import Metric
+from .layout import FIGURES, TRAINING_LOSS, Column, Row, Study, published_in
+
+RATE = "training.learning_rate"
+BRACKET = "bracket"
+NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
+FOLDER = "studies"  # in a folder of results: the studies that belong to these results
+CHOSEN = ("seed", "scale", "dry_run", "paths.results")  # what a study or a script decides, and no row
+
+Settings = dict[str, Any]
+Rank = Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=r"^r[1-9]\d*$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RowEntry(BaseModel):
+    """A row: arguments of run.py by name, and what is said about the row itself."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    label: str | None = None  # `{rank}` stands for the rank; without a label: the row's name, and `, r = 8`
+    ranks: list[Rank] | None = None  # in place of the study's
+    scales: list[str] = []
+
+
+class ColumnEntry(BaseModel):
+    """A column: arguments of run.py by name, and what is said about the column itself."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    metric: str | None = None  # else the column's own name
+    label: str | None = None
+    at: Annotated[float, Field(gt=0, le=1)] | None = None  # the part of the training at which a curve is read
+    rank: Annotated[str, Field(pattern=r"^r[1-9]\d*$")] | None = None
+    scales: list[str] = []
+    ours: bool = False
+    paper_model: str = ""
+
+
+class StudyEntry(_Part):
+    """What a study's file may hold."""
+
+    title: str = ""
+    base: Settings = {}
+    rows: dict[str, RowEntry] | str  # a name: the rows, ranks and reference of another study
+    ranks: list[Rank] = []
+    search: dict[str, str | list[Any]] = {}
+    seeds: Annotated[int, Field(gt=0, le=1000)] | list[Annotated[int, Field(ge=0)]] = 3
+    reference: str = ""
+    columns: list[str] | dict[str, ColumnEntry] = []
+    curve: str = TRAINING_LOSS
+    figures: list[str] = list(FIGURES[:3])
+    notes: list[str] = []
+
+
+def names() -> list[str]:
+    """The studies of `conf/study` and of a user's own folders of configuration files."""
+    return list(compose.choices("study"))
+
+
+def get(name: str) -> Study:
+    """The study of a name, or of the path of a file.
+
+    Raises:
+        ConfigError: There is no such study, or its file is wrong.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return read(Path(name))
+    choices = compose.choices("study")
+    if name not in choices:
+        raise ConfigError(f"no study {name!r}; allowed: {', '.join(choices)}, or the path of a .yaml file")
+    return read(choices[name])
+
+
+def of_results(results: Path) -> list[Study]:
+    """The studies whose files lie in a folder of results."""
+    return [read(path) for path in sorted((results / FOLDER).glob("*.yaml"))]
+
+
+def read(path: Path) -> Study:
+    """The study of a file.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds what a study does not have; the line names the entry.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"study {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        return _read(path.stem, text, str(path))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"study {path} is not YAML: {one_line(str(error))}") from None
+
+
+@cache
+def _read(name: str, text: str, where: str) -> Study:
+    return of_entries(name, yaml.safe_load(text), where)
+
+
+def of_entries(name: str, entries: Any, where: str = "") -> Study:
+    """A study of what its file holds.
+
+    Args:
+        name: The name of the study.
+        entries: The content of the file.
+        where: What an error calls the file.
+
+    Raises:
+        ConfigError: An entry is wrong.
+    """
+    where = where or name
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"a study's name has letters, digits, - and _ only, got {name!r}")
+    if isinstance(entries, dict) and isinstance(entries.get("rows"), str):
+        other = get(entries["rows"]).file
+        entries = {n: other[n] for n in ("ranks", "reference") if n in other} | entries | {"rows": other["rows"]}
+    try:
+        entry = StudyEntry.model_validate(entries)
+    except ValidationError as error:
+        raise ConfigError(f"study {where}: {_message(error)}") from None
+    try:
+        return published_in(_study(name, entry, dict(entries)))
+    except ConfigError as error:
+        raise ConfigError(f"study {where}: {error}") from None
+
+
+def _message(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("dict[", "function-")))
+    if first["type"] == "extra_forbidden":
+        return f"{place} is not an entry of a study; allowed: {', '.join(StudyEntry.model_fields)}"
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    return f"{place or 'the file'}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
+
+
+def _study(name: str, entry: StudyEntry, entries: dict[str, Any]) -> Study:
+    _refuse_chosen(entry)
+    assert isinstance(entry.rows, dict)
+    base = {n: v for n, v in entry.base.items() if n != "scale"}
+    rows = _rows(entry.rows, base, entry.ranks)
+    families = {row.family for row in rows}
+    if entry.reference and entry.reference not in families:
+        raise ConfigError(f"reference must be a row ({', '.join(dict.fromkeys(r.family for r in rows))})")
+    if unknown := [figure for figure in entry.figures if figure not in FIGURES]:
+        raise ConfigError(f"figures has {unknown[0]!r}; allowed: {', '.join(FIGURES)}")
+    return Study(
+        name,
+        entry.title or published.title(name) or name,
+        rows,
+        _columns(entry.columns, base),
+        _scale(entry.base),
+        _search(entry.search),
+        _seeds(entry.seeds),
+        entry.reference,
+        entry.curve,
+        tuple(entry.figures),
+        tuple(entry.notes),
+        entries,
+    )
+
+
+def _refuse_chosen(entry: StudyEntry) -> None:
+    parts: dict[str, Iterable[str]] = {"base": [n for n in entry.base if n != "scale"]}
+    for kind in ("rows", "columns"):
+        if isinstance(entries := getattr(entry, kind), dict):
+            parts |= {f"{kind}.{name}": part.model_extra or {} for name, part in entries.items()}
+    for where, settings in parts.items():
+        for name in settings:
+            if name.lstrip("+") in CHOSEN:
+                raise ConfigError(f"{where} sets {name}, which is not for a study's {where.partition('.')[0]} to set")
+
+
+def _scale(base: Settings) -> str:
+    scale = base.get("scale", "")
+    if scale and scale not in scales.names():
+        raise ConfigError(f"base.scale must be one of {', '.join(scales.names())}, got {scale!r}")
+    return str(scale)
+
+
+def _seeds(seeds: int | list[int]) -> tuple[int, ...]:
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ConfigError(f"seeds must be different numbers, got {list(chosen)}")
+    return chosen
+
+
+def _search(search: Mapping[str, str | list[Any]]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    listed = {}
+    for setting, candidates in search.items():
+        if isinstance(candidates, list) and candidates:
+            listed[setting] = tuple(sorted(map(_rate, candidates))) if setting == RATE else tuple(candidates)
+        elif candidates != BRACKET or setting != RATE:
+            allowed = f"{BRACKET}, or a list of rates" if setting == RATE else "a list of values"
+            raise ConfigError(f"search.{setting} must be {allowed}, got {candidates!r}")
+    return tuple(listed.items())
+
+
+def _rate(value: Any) -> float:
+    try:  # YAML reads 1e-3 as a text
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise ConfigError(f"search.{RATE} must hold positive numbers, got {value!r}")
+    return rate
+
+
+def _rows(entries: dict[str, RowEntry], base: Settings, ranks: list[int | str]) -> tuple[Row, ...]:
+    """The rows in the order of the file, but neighbours that have the study's ranks go rank by rank together."""
+    rows: list[Row] = []
+    chosen = {family: _ranks(family, entry, base, ranks) for family, entry in entries.items()}
+    for _, group in itertools.groupby(entries, key=lambda family: family if entries[family].ranks else chosen[family]):
+        families = list(group)
+        own = chosen[families[0]]
+        plain = [_row(family, entries[family], base, bool(own)) for family in families]
+        rows += [_at_rank(row, rank) for rank in own for row in plain] if own else plain
+    return tuple(rows)
+
+
+def _ranks(family: str, entry: RowEntry, base: Settings, ranks: list[int | str]) -> list[int | str]:
+    """The ranks at which a row stands; none where its method has no rank, or where the row fixes the rank."""
+    settings = base | (entry.model_extra or {})
+    method = settings.get("method")
+    if method not in methods.names():
+        given = f", got {method!r}" if "method" in settings else ""
+        raise ConfigError(f"rows.{family}.method must be one of {', '.join(methods.names())}{given}")
+    if not methods.has_rank(method) or "method.rank" in settings:
+        return []
+    return ranks if entry.ranks is None else entry.ranks
+
+
+def _row(family: str, entry: RowEntry, base: Settings, ranked: bool) -> Row:
+    if unknown := [s for s in entry.scales if s not in scales.names()]:
+        raise ConfigError(f"rows.{family}.scales has {unknown[0]!r}; allowed: {', '.join(scales.names())}")
+    # `{rank}` stands for the rank, and where the file gives no label the rank stands at the end.
+    label = entry.label or (f"{family}, r = {{rank}}" if ranked else family)
+    settings = {n: base[n] for n in ("method",) if n in base} | (entry.model_extra or {})
+    return Row(label, family, settings, scales=tuple(entry.scales))
+
+
+def _at_rank(row: Row, rank: int | str) -> Row:
+    number = rank_number(rank) if isinstance(rank, str) else rank
+    label = row.label.replace("{rank}", str(number))
+    if isinstance(rank, str):
+        return replace(row, label=label, rank=number)
+    return replace(row, label=label, own_rank=number)
+
+
+def _columns(entries: list[str] | dict[str, ColumnEntry], base: Settings) -> tuple[Column, ...]:
+    if not entries:
+        return _all_metrics(base)
+    if isinstance(entries, list):
+        entries = {name: ColumnEntry() for name in entries}
+    columns = []
+    for name, entry in entries.items():
+        settings = base | (entry.model_extra or {})
+        if "task" not in settings:
+            raise ConfigError(f"columns.{name} has no task, and base has none; allowed: {', '.join(tasks.NAMES)}")
+        column = Column(
+            name,
+            "",
+            entry.metric or name,
+            settings,
+            entry.at,
+            rank_number(entry.rank) if entry.rank else None,
+            tuple(entry.scales),
+            entry.ours,
+            entry.paper_model,
+        )
+        columns.append(replace(column, label=entry.label or _label(column)))
+    return tuple(columns)
+
+
+def _label(column: Column) -> str:
+    return f"{column.info.label} ({column.task}, ours)" if column.ours else column.info.label
+
+
+def _all_metrics(base: Settings) -> tuple[Column, ...]:
+    """A column for each metric of the task, the headline first; shown where a run has a value for it."""
+    if "task" not in base:
+        raise ConfigError(f"base.task is missing; allowed: {', '.join(tasks.NAMES)}")
+    task = tasks.get(base["task"])
+    metrics: dict[str, Metric] = {metric.name: metric for metric in task.metrics}
+    order = list(dict.fromkeys([*task.headlines, *metrics]))
+    return tuple(Column(name, metrics[name].label, name, base, ours=True) for name in order)
+
+
+def changed(study: Study, arguments: Settings, name: str = "") -> Study:
+    """The study with further arguments of run.py for all its cells.
+
+    Raises:
+        ConfigError: An argument is one that a study decides itself.
+    """
+    entries = copy.deepcopy(study.file)
+    for part in (entries["rows"], entries.get("columns")):
+        for entry in part.values() if isinstance(part, dict) else ():
+            for argument in arguments:
+                entry.pop(argument, None)  # an argument says what all cells have
+    entries["base"] = {**entries.get("base", {}), **arguments}
+    words = json.dumps(arguments, sort_keys=True)
+    entries["title"] = f"{study.title}, with {', '.join(f'{n}={v}' for n, v in arguments.items())}"
+    return of_entries(name or f"{study.name}-{hashlib.sha256(words.encode()).hexdigest()[:6]}", entries)
+
+
+def text(study: Study) -> str:
+    """The file of the study."""
+    return yaml.safe_dump(study.file, sort_keys=False, allow_unicode=True, width=100)
+
+
+def keep(study: Study, results: Path) -> Path:
+    """Write the file of the study into a folder of results, where tables, figures and the page find it."""
+    path = results / FOLDER / f"{study.name}.yaml"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text(study):
+        files.write(path, text(study).encode())
+    return path

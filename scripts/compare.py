@@ -1,0 +1,85 @@
+"""Compare methods, or any values of a setting, on a task: search the rates, run the seeds, and answer with intervals.
+
+    python scripts/compare.py method=lora,mora task=uuid --run
+    python scripts/compare.py method=lora,mora task=custom model=my/folder task.train_file=a.jsonl --ranks 8,64 --run
+    python scripts/compare.py method=mora method.operator=sharing,rotation task=uuid --run
+    python scripts/compare.py --results my/results        compare the runs that are there already
+
+Each value of a list, such as method=lora,mora, is a row. The first row, or LoRA, is what the others are compared with.
+The script writes the comparison as a study file into <results>/studies: `plan.py` goes on with it, and tables, figures
+and the page show it. Without --run the script shows what would be run.
+Exit codes: 0 done; 1 a run failed; 2 a bad argument; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments.cli import comparison, plans, script
+from experiments.errors import ConfigError
+from experiments.identity import makes_another_cell
+from experiments.study import study_file
+
+
+def options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = script.Parser(__doc__)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--ranks", type=script.numbers, default=[], help="comma-separated, such as 8,64")
+    parser.add_argument("--columns", type=script.names, default=[], help="the metrics to show, comma-separated")
+    parser.add_argument("--name", default="", help="the name of the study")
+    plans.add_options(parser)
+    parser.add_argument("settings", nargs="*", metavar="name=value", help="settings for run.py")
+    selection = parser.parse_args(arguments)
+    selection.scale = None
+    script.check_overrides(selection.settings)
+    return selection
+
+
+def main(arguments: list[str] | None = None) -> int:
+    selection = options(arguments)
+    if not selection.settings:
+        return compare_records(selection.results)
+    own = [text for text in selection.settings if makes_another_cell(text.partition("=")[0])]
+    study = comparison.study_of(own, selection.ranks, selection.seeds, selection.columns, selection.name)
+    selection.settings = [text for text in selection.settings if text not in own]
+    plan = plans.StudyPlan([study], selection)
+    if selection.print:
+        print(plan.commands(selection.print), end="")
+        return 0
+    if not selection.run:
+        code = plan.show()
+        print("Nothing was run: add --run.")
+        return code
+    plan.refuse_bad_cells()
+    print(f"study {study.name}: {study_file.keep(study, selection.results)}", flush=True)
+    code = plan.run(lambda line: print(line, flush=True))
+    print(f"\n{comparison.text(study, plan.results)}\n")
+    for path in comparison.write([study], selection.results, plan.scale):
+        print(path)
+    return code
+
+
+def compare_records(results: Path) -> int:
+    """Compare the runs of a folder that differ only in their method, what is searched, and the seed."""
+    found = comparison.of_records(results, None)
+    if not found:
+        raise ConfigError(
+            f"{results} has no two finished cells that differ only in their method; allowed: settings for run.py, such "
+            "as method=lora,mora task=uuid"
+        )
+    for study, filled in found:
+        print(f"{comparison.text(study, filled)}\n")
+    for path in comparison.write([], results, ""):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    # SIGTERM ends the script as Ctrl-C does: the current run saves a checkpoint.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(script.guarded(main))

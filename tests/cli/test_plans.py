@@ -1,0 +1,102 @@
+"""What scripts say about plans: costs, and settings that make a study of their own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import pytest
+
+from experiments.cli.plans import StudyPlan
+from experiments.errors import ConfigError
+from experiments.study import study_file
+from experiments.study.cells import Protocols
+
+from .. import synthetic
+
+
+def plan(results, *settings, studies=("table2",), scale="smoke", seeds=None):
+    options = argparse.Namespace(
+        scale=scale, results=results, seeds=seeds, rate_search="listed", settings=list(settings)
+    )
+    return StudyPlan([study_file.get(name) for name in studies], options)
+
+
+def cost(made, label):
+    return made.cost(dict(made.states())[label])
+
+
+def test_an_estimate_says_where_it_comes_from(tmp_path):
+    assert "on one A100 80 GB, by FLOPs" in cost(plan(tmp_path), "FFT")
+    lora = plan(tmp_path).cells[1].cell
+    setting = Protocols("smoke").setting(lora)
+    runs = [synthetic.record(setting, setting.candidates[0], seed, config={}) for seed in (0, 1)]
+    for run in runs:
+        run.cost = {"seconds": 100.0}
+    synthetic.write(runs, tmp_path)
+    made = plan(tmp_path)
+    assert cost(made, "LoRA, r = 8") == "4 runs, about 7 min (from 2 finished)"
+    assert cost(made, "LoRA, r = 256") == "5 runs, about 8 min (from 2 finished)"
+    assert "on one A100" in cost(made, "FFT")  # a run that says only seconds tells nothing about other methods
+    for run in runs:
+        run.cost |= {"total_parameters": 2_000_000, "tokens": 1000.0}
+    synthetic.write(runs, tmp_path)
+    assert "(by FLOPs, from other runs here)" in cost(plan(tmp_path), "FFT")
+
+
+def test_a_time_is_scaled_to_the_steps_and_the_batch(tmp_path):
+    made = plan(tmp_path)
+    setting = Protocols("smoke").setting(made.cells[1].cell)
+    config = {
+        "training": {"steps": 2 * setting.config.training.steps, "batch_size": setting.config.training.batch_size}
+    }
+    run = synthetic.record(setting, setting.candidates[0], 0, config=config)
+    run.cost = {"seconds": 20.0, "total_parameters": 1_800_000}
+    synthetic.write([run], tmp_path)
+    seconds, source = plan(tmp_path).seconds(dict(plan(tmp_path).states())["LoRA, r = 256"])
+    assert seconds == pytest.approx(10, rel=0.2)
+    assert source == "from 1 finished"
+
+
+def test_settings_that_make_other_cells_make_another_study(tmp_path):
+    plain = plan(tmp_path, "hardware=cpu", "logger=none", "training.checkpoint_every=2")
+    assert [s.name for s in plain.studies] == ["table2"]
+    assert plain.extra[1:] == ["hardware=cpu", "logger=none", "training.checkpoint_every=2"]
+    other = plan(tmp_path, "hardware=cpu", "task.pairs=8")
+    assert [s.name for s in other.studies] != ["table2"]
+    assert other.extra[1:] == ["hardware=cpu"]
+    keys = [{p.setting.cell_key for _, p in made.states()} for made in (plain, other)]
+    assert not keys[0] & keys[1]
+
+
+def test_runs_of_another_study_are_found_again_so_the_seeds_follow_the_search(tmp_path):
+    """`plan.py --run model=...` once ran the search and never found it."""
+    made = plan(tmp_path, "task.pairs=8")
+    setting = Protocols("smoke").setting(made.cells[1].cell)
+    synthetic.write([synthetic.record(setting, rate, 0) for rate in setting.candidates], tmp_path)
+    label, state = plan(tmp_path, "task.pairs=8").states()[1]
+    assert (label, state.stage, len(state.needed)) == ("LoRA, r = 8", "seeds", 2)
+
+
+@pytest.mark.parametrize(
+    "setting", ["seed=1", "method=lora", "task=math", "scale=paper", "paths.results=x", "dry_run=true"]
+)
+def test_what_a_study_decides_is_refused(tmp_path, setting):
+    with pytest.raises(ConfigError, match=f"{setting} is not for a plan to set"):
+        plan(tmp_path, setting)
+
+
+def test_a_bad_cell_is_found_before_the_first_one_runs(tmp_path):
+    made = plan(tmp_path, "method.operator=nosuch")
+    said = []
+    with pytest.raises(ConfigError, match=r"nothing was run, since a cell cannot be planned: FFT on uuid: .*more"):
+        made.run(said.append)
+    assert not said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_scales_are_refused(tmp_path):
+    study = dataclasses.replace(study_file.get("table2"), scale="laptop")
+    options = argparse.Namespace(scale="smoke", results=tmp_path, seeds=None, rate_search="on", settings=[])
+    with pytest.raises(ConfigError, match="one scale at a time, and these studies need laptop and smoke"):
+        StudyPlan([study], options)

@@ -1,0 +1,167 @@
+"""What the file of a study may say, and the cells that it describes."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from experiments.errors import ConfigError
+from experiments.paper import Cell
+from experiments.spec import compose
+from experiments.spec.arguments import argument, settings
+from experiments.study import study_file
+from experiments.study.cells import Protocols
+
+TICKETS = """
+title: Support tickets
+base: {task: instruct, scale: smoke, model: tiny, task.train_file: "a, b's.jsonl"}
+rows:
+  LoRA: {method: lora}
+  FFT: {method: fft}
+  MoRA: {method: mora}
+  "LoRA, alpha = r": {method: lora, method.alpha: "${method.rank}"}
+ranks: [8, 64]
+search: {training.learning_rate: [1e-3, 0.0003], method.dropout: [0, 0.1]}
+seeds: 2
+reference: LoRA
+columns: [answer_bits_per_byte, mmlu_5shot]
+"""
+
+
+def study(text=TICKETS, name="tickets", **entries):
+    return study_file.of_entries(name, yaml.safe_load(text) | entries)
+
+
+def test_rows_go_through_the_ranks_together_and_a_row_without_a_rank_stands_once():
+    assert [row.label for row in study().rows] == [
+        *("LoRA, r = 8", "LoRA, r = 64", "FFT"),
+        *("MoRA, r = 8", "LoRA, alpha = r, r = 8", "MoRA, r = 64", "LoRA, alpha = r, r = 64"),
+    ]
+    assert study().seeds == (0, 1)
+    assert study().scale == "smoke"
+
+
+def test_a_cell_has_the_arguments_of_base_column_and_row():
+    made = study()
+    cell = made.cell(made.rows[4], made.columns[0])
+    assert cell == Cell(
+        "instruct",
+        "lora",
+        model="tiny",
+        options=("method.rank=8", "task.train_file='a, b\\'s.jsonl'", "method.alpha=${method.rank}"),
+        search=(("training.learning_rate", (0.0003, 0.001)), ("method.dropout", (0, 0.1))),
+    )
+
+
+def test_a_row_is_compared_with_the_reference_at_its_rank():
+    made = study()
+    references = {row.label: getattr(made.reference_of(row), "label", None) for row in made.rows}
+    assert references["MoRA, r = 64"] == "LoRA, r = 64"
+    assert references["LoRA, r = 8"] is None
+    assert references["FFT"] is None  # there are two ranks
+    one = study(ranks=[8])
+    assert [getattr(one.reference_of(row), "label", None) for row in one.rows if row.label == "FFT"] == ["LoRA, r = 8"]
+
+
+def test_what_a_study_searches_replaces_the_grid_of_the_protocol():
+    made = study(base={"task": "uuid"}, columns=["char_accuracy"])
+    setting = Protocols("smoke").setting(made.cell(made.rows[0], made.columns[0]))
+    assert setting.candidates == (0.0003, 0.001)
+    assert not setting.widens
+    variants = [Protocols("smoke").setting(v) for v in setting.variants]
+    assert [v.identity["method"]["peft"]["lora_dropout"] for v in variants] == [0, 0.1]
+    assert len({v.cell_key for v in variants}) == 2
+    assert all(v.candidates == setting.candidates for v in variants)
+
+
+def test_a_fixed_rate_is_not_searched():
+    made = study(base={"task": "uuid", "training.learning_rate": 0.5}, search={}, columns=["char_accuracy"])
+    setting = Protocols("smoke").setting(made.cell(made.rows[0], made.columns[0]))
+    assert (setting.candidates, setting.widens) == ((0.5,), False)
+
+
+def test_a_choice_of_a_file_is_composed():
+    made = study(base={"task": "uuid", "hardware": "cpu"}, search={}, columns=["char_accuracy"])
+    setting = Protocols("smoke").setting(made.cell(made.rows[0], made.columns[0]))
+    assert "hardware=cpu" in setting.arguments
+    assert setting.config.hardware.device == "cpu"
+
+
+def test_columns_are_all_metrics_of_the_task_where_none_is_named():
+    made = study(base={"task": "uuid"}, columns=[])
+    assert [column.name for column in made.columns] == ["char_accuracy", "key_loss", "value_loss"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"rows": {}, "colums": []}, "colums is not an entry of a study; allowed: title, base, rows"),
+        ({"rows": {"X": {}}}, "rows.X.method must be one of"),
+        ({"rows": {"X": {"method": "nosuch"}}}, "rows.X.method must be one of .*, got 'nosuch'"),
+        ({"ranks": [0]}, r"ranks.0"),
+        ({"ranks": ["x8"]}, r"ranks.0"),
+        ({"seeds": 0}, "seeds"),
+        ({"seeds": [1, 1]}, "seeds must be different numbers"),
+        ({"reference": "DoRA"}, "reference must be a row"),
+        ({"search": {"training.learning_rate": "wide"}}, "must be bracket, or a list of rates, got 'wide'"),
+        ({"search": {"training.learning_rate": [-1]}}, "must hold positive numbers, got -1"),
+        ({"search": {"method.alpha": "bracket"}}, "must be a list of values"),
+        ({"base": {"task": "instruct", "scale": "huge"}}, "base.scale must be one of .*, got 'huge'"),
+        ({"base": {"seed": 1}}, "base sets seed"),
+        ({"rows": {"X": {"method": "lora", "scale": "paper"}}}, "rows.X sets scale"),
+        ({"rows": {"X": {"method": "lora", "scales": ["huge"]}}}, "rows.X.scales has 'huge'"),
+        ({"base": {}}, "columns.answer_bits_per_byte has no task"),
+        ({"base": {"task": "nosuch"}}, "task.name must be one of"),
+        ({"figures": ["pie"]}, "figures has 'pie'; allowed: curves, rates, cost, spectrum"),
+        ({"rows": [1]}, "rows"),
+    ],
+)
+def test_a_wrong_entry_is_one_line_that_names_it(entries, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        study(**entries)
+    assert str(caught.value).startswith("study tickets: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "3", "- a", "a: [", "\x00"])
+def test_a_file_that_is_no_study_is_one_line(tmp_path, text):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"odd\.yaml") as caught:
+        study_file.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_settings_make_a_study_of_their_own_that_can_be_kept(tmp_path):
+    plain = study_file.get("table2")
+    made = study_file.changed(plain, {"task.pairs": 20})
+    assert made.name.startswith("table2-")
+    assert made.name == study_file.changed(plain, {"task.pairs": 20}).name
+    assert not made.is_of_paper  # the paper's numbers are not of these cells
+    assert all("task.pairs=20" in cell.options for cell in made.cells("laptop"))
+    study_file.keep(made, tmp_path)
+    (kept,) = study_file.of_results(tmp_path)
+    assert kept == made
+    assert kept.cells("laptop") == made.cells("laptop")
+
+
+def test_a_users_folder_may_hold_studies(tmp_path, monkeypatch):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "tickets.yaml").write_text(TICKETS)
+    compose.search([str(tmp_path)])
+    try:
+        assert study_file.get("tickets").title == "Support tickets"
+    finally:
+        compose.search([])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("a", "a,b", "it's", "x=1", "${a.b}", "true", "1", "", "a b", "tail\\'", "C:\\x\\", "~x", "[z]", "null", "é"),
+        *(3, 3e-4, 1e-10, True, None, ["a", "b,c"], {"a": 1, "b": "x y"}, "range(3)", "tab\t"),
+    ],
+)
+def test_an_argument_reads_back_as_its_value(value):
+    (back,) = settings([argument("x", value)]).values()
+    assert (back, type(back)) == (value, type(value))
