@@ -25,11 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="download nothing")
     parser.add_argument(
         "--cache",
-        default=os.environ.get("MORA_CACHE"),
+        default=os.environ.get("MORA_CACHE") or None,
         help="where the files go (default: MORA_CACHE, else the user's cache folder)",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(catalogue.SOURCES)} (default: all)")
     options = parser.parse_args(arguments)
+    if options.cache == "":
+        parser.error("argument --cache: must be a folder, got an empty text")
     cache = Paths(results="results", cache=options.cache).cache_folder
     unknown = [name for name in options.names if name not in catalogue.SOURCES]
     if unknown:

@@ -42,8 +42,8 @@ def copy_with_two_methods(tmp_path_factory) -> Path:
     shutil.copy(ROOT / "run.py", copy)
     for block in blocks("docs/adding.md", "yaml"):
         (copy / block.splitlines()[0].removeprefix("# ")).write_text(block)
-    (row,) = blocks("docs/adding.md", "python")
-    insert(copy / "experiments" / "paper" / "layout.py", "lora_at_one_scale(HIGH))\n", row)
+    (row,) = blocks("docs/adding.md", "text")
+    insert(copy / "conf" / "study" / "table2.yaml", "  MoRA: {method: mora}\n", row)
     return copy
 
 
@@ -87,10 +87,12 @@ def test_a_method_of_the_page_trains_resumes_and_exports(method, tmp_path, capsy
 
 def test_a_method_of_the_page_has_a_row(copy_with_two_methods):
     copy = copy_with_two_methods
-    assert re.search("hira +64 .*3 missing", call(copy, "scripts/plan.py", "--table", "2", "--scale", "smoke"))
+    assert re.search("HiRA, r = 256 .*3 missing", call(copy, "scripts/plan.py", "table2", "--scale", "smoke"))
     call(copy, *SMOKE_RUN, "method=hira", "method.rank=64", "training.learning_rate=1e-3")
     call(copy, "scripts/make_tables.py", "--scale", "smoke", "--table", "2")
     assert re.search(r"\| HiRA, r = 256 \(not in the paper\) +\|.* \(1\)", (copy / TABLE2).read_text())
+    call(copy, "scripts/make_tables.py", "--scale", "smoke", "--study", "hira")
+    assert re.search(r"\| HiRA, r = 256 +\|.* \(1\)", (copy / TABLE2).with_stem("hira").read_text())
 
 
 @pytest.mark.parametrize("name", ["schedules", "operators"])
