@@ -1,0 +1,167 @@
+"""A study of a user's own: its table, its answers, the page, and runs that no file describes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from experiments.cli import comparison
+from experiments.errors import ConfigError
+from experiments.report import html, markdown, pages, tables
+from experiments.report.answers import answers
+from experiments.study import recorded, study_file
+from experiments.study.fill import Results
+
+from .. import synthetic
+
+FIXED = synthetic.FixedProtocols("laptop")
+OWN = study_file.of_entries(
+    "tickets",
+    {
+        "title": "Tickets",
+        "base": {"task": "uuid"},
+        "rows": {"LoRA": {"method": "lora"}, "MoRA": {"method": "mora"}, "FFT": {"method": "fft"}},
+        "ranks": ["r8"],
+        "reference": "LoRA",
+        "columns": ["key_loss", "char_accuracy"],
+    },
+)
+
+
+def results(gain=20.0, seeds=3):
+    """Runs of LoRA and MoRA; MoRA is ahead by `gain` points, and a bit more with each seed."""
+    lora, mora = (FIXED.setting(OWN.cell(row, OWN.columns[0])) for row in OWN.rows[:2])
+    runs = [*synthetic.searched(lora, range(seeds)), *synthetic.searched(mora, range(seeds))]
+    for run in runs:
+        ahead = gain if run.cell["method"] == "mora" else 0.0
+        run.metrics["final"] = {"char_accuracy": 50.0 + ahead + run.cell["seed"] * (1 + ahead / 50)}
+        run.metrics["final"]["value_loss"] = 1.0 + abs(run.cell["learning_rate"] - synthetic.BEST)
+    return Results("laptop", runs, FIXED)
+
+
+def test_columns_with_values_come_first_and_the_answer_is_a_sentence():
+    table = tables.fill(OWN, results())
+    assert [column.name for column in table.columns] == ["char_accuracy", "key_loss"]
+    (answer,) = answers(table)
+    assert answer.verdict == "better"
+    assert answer.text.startswith(
+        "character accuracy: that of MoRA, r = 8 is higher than that of LoRA, r = 8 by 20.4 ["
+    )
+    assert answer.text.endswith("] points, 3 paired seeds, both learning rates bracketed.")
+    assert markdown.page(table).startswith(
+        "# Tickets (scale: laptop)\n\n* **better**: character accuracy: that of MoRA"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "seeds", "verdict", "reason"),
+    [
+        (0.0, 3, "undecided", "the interval contains zero"),
+        (20.0, 1, "undecided", "an interval needs two seeds that both have"),
+        (-20.0, 3, "worse", "is lower than that of LoRA, r = 8 by 20.4 ["),
+    ],
+)
+def test_an_answer_says_why(gain, seeds, verdict, reason):
+    (answer,) = answers(tables.fill(OWN, results(gain, seeds)))
+    assert answer.verdict == verdict
+    assert reason in answer.text
+
+
+def test_a_rate_at_the_edge_decides_nothing():
+    filled = results()
+    runs = [run for run in filled.records if run.cell["learning_rate"] <= synthetic.BEST]
+    (answer,) = answers(tables.fill(OWN, Results("laptop", runs, FIXED)))
+    assert answer.verdict == "undecided"
+    assert "MoRA, r = 8: the learning rate 0.003 is the highest that was tried" in answer.text
+
+
+def test_the_page_starts_with_the_users_answer_and_a_figure():
+    filled = results()
+    page = html.page(filled.records, [(filled, [OWN, study_file.get("table2")])])
+    assert "<title>Tickets</title>" in page
+    order = [
+        page.index(text) for text in ("that of MoRA, r = 8 is higher", "<figure", "tickets-laptop", "Claims of the")
+    ]
+    assert order == sorted(order)
+    alone = html.page(filled.records, [(filled, [OWN])])
+    assert "Claims of the paper" not in alone
+    assert "2405.12130" not in alone
+
+
+def test_a_study_that_never_ran_is_not_shown(tmp_path):
+    known = [OWN, *(study_file.get(name) for name in ("table1", "table2"))]
+    shown, left = pages.studies_with_runs(results(), known)
+    assert [study.name for study in shown] == ["tickets", "table2"]
+    assert left == []
+    files = pages.table_files(results(), shown, tmp_path)
+    assert {path.stem for path in files} == {"tickets", "table2", "tables"}
+
+
+def others(**changes):
+    """The runs of `results`, as runs of a configuration that no study has."""
+    runs = results().records
+    for run in runs:
+        run.identity = {n: v for n, v in run.identity.items() if n != "cell"} | {"model": "mine"} | changes
+    return runs
+
+
+def test_runs_that_no_file_describes_are_compared_when_they_differ_in_their_method_alone():
+    filled = Results("laptop", others(), FIXED)
+    (study,) = recorded.studies(filled, filled.records)
+    assert [row.label for row in study.rows] == ["LoRA, r = 4", "MoRA, r = 4"]
+    answer, *_ = answers(tables.fill(study, filled))
+    assert answer.verdict == "better"
+    assert "learning rates bracketed" in answer.text
+    assert filled.unplaced([study]) == []
+
+
+def test_runs_that_differ_in_more_than_their_method_are_not_compared():
+    runs = others()
+    for run in runs:
+        if run.cell["method"] == "mora":
+            run.identity["model"] = "another"
+    assert recorded.studies(Results("laptop", runs, FIXED), runs) == []
+
+
+def test_what_the_folder_holds_is_compared_without_a_study(tmp_path):
+    synthetic.write([dataclasses.replace(r, key=f"{i:016x}") for i, r in enumerate(others())], tmp_path)
+    ((study, filled),) = comparison.of_records(tmp_path, None)
+    assert "better: character accuracy" in comparison.text(study, filled)
+    (path,) = [p for p in comparison.write([], tmp_path, "") if p.name == "report.html"]
+    assert "Runs on uuid with tiny that differ only in their method" in path.read_text()
+
+
+def made(*arguments, ranks=(), seeds=None, columns=(), name=""):
+    return comparison.study_of(arguments, ranks, seeds, columns, name)
+
+
+def test_arguments_make_a_study():
+    study = made("method=mora,lora", "task=uuid", "method.dropout=0,0.1", "model='a, b'", ranks=[4, 8], seeds=[3])
+    assert study.reference == "LoRA, dropout = 0"
+    assert len(study.rows) == 8
+    assert [cell.model for cell in study.cells("laptop")] == ["a, b"] * 8
+    assert study.seeds == (3,)
+    assert made("method=mora,lora", "task=uuid").name == made("method=mora,lora", "task=uuid").name
+    assert made("method=mora,lora", "task=uuid", ranks=[4]).name != made("method=mora,lora", "task=uuid").name
+
+
+def test_operators_can_be_compared():
+    study = made("method.operator=sharing,rotation", "task=uuid")
+    assert [row.label for row in study.rows] == ["operator = sharing", "operator = rotation"]
+    assert {cell.method for cell in study.cells("laptop")} == {"mora"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["method=lora", "task=uuid"], "what is compared"),
+        (["method=lora,mora"], "base.task is missing"),
+        (["method=lora,mora", "task=uuid", "~seed"], "cannot take a setting away"),
+        (["method=lora,mora", "task=uuid", "task.pairs=range(3)"], "allowed in a comparison: a list of values"),
+        (["method=lora,mora", "task=uuid", "seed=0,1"], "sets seed"),
+    ],
+)
+def test_arguments_that_make_no_study_are_one_line(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        made(*arguments)
