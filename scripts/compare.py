@@ -34,7 +34,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", default="", help="the name of the study")
     plans.add_options(parser)
     parser.add_argument("settings", nargs="*", metavar="name=value", help="settings for run.py")
-    selection = parser.parse_args(arguments)
+    selection = parser.parse_intermixed_args(arguments)
     selection.scale = None
     script.check_overrides(selection.settings)
     return selection

@@ -43,7 +43,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         metavar="STUDY or name=value",
         help="studies by name or file; settings for run.py",
     )
-    selection = parser.parse_args(arguments)
+    selection = parser.parse_intermixed_args(arguments)
     selection.study += [text for text in selection.arguments if "=" not in text]
     selection.settings = [text for text in selection.arguments if "=" in text]
     script.check_overrides(selection.settings)
