@@ -54,7 +54,7 @@ REFUSED = [
     ("compare", ["--results", "."], "has no two finished cells"),
     ("plan", ["method=[fft,lora]"], "method must be one of"),
     ("plan", ["method='"], "cannot be read"),
-    ("plan", ["--", "-m=1"], "'-m=1' is not name=value"),
+    ("plan", ["--", "-m=1"], "unrecognized arguments: -m=1"),
     ("plan", ["protocol=3"], "task and scale choose the protocol"),
     ("make_tables", ["--results", "a" * 5000], "cannot be read"),
     ("make_tables", ["--results", "a\nb"], "is not a folder"),
