@@ -37,9 +37,9 @@ def repetitions(texts: Sequence[str], measured: Iterable[str]) -> list[bool]:
     Rows of a user's data often share words: a system message, an instruction, a greeting. So a run of words that more
     than 5 texts and more than 1 % of the texts have is a frame, and words in a frame do not count.
     """
-    measured = [_word.findall(text.lower()) for text in measured]
-    measured_runs = set().union(*map(_runs, measured))
-    whole = set(map(tuple, measured))
+    measured_words = [_word.findall(text.lower()) for text in measured]
+    measured_runs = set().union(*map(_runs, measured_words))
+    whole = set(map(tuple, measured_words))
     words = [_word.findall(text.lower()) for text in texts]
     counts = Counter(run for text in words for run in {*_runs(text)} & measured_runs)
     limit = max(FRAME_TEXTS, FRAME_SHARE * len(texts))

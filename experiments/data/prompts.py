@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -149,9 +148,30 @@ def prompt_of(name: str, tokenizer: Any) -> Prompt:
     return Prompt(name, f"{VERSIONS[name]}-{template.fingerprint}", template, template.end)
 
 
-# A template may print the date. With the date of the day, the same run would train on another text each day.
-_date = date(2024, 7, 26)
-TEMPLATE_SETTINGS: dict[str, Any] = {"strftime_now": _date.strftime, "date_string": f"{_date:%d %b %Y}"}
+# A template may print the date. With the date of the day, the same run would train on another text each day. So the
+# template gets a function of its own that writes a fixed date, in place of the function of transformers.
+DATE = {
+    **{"%Y": "2024", "%y": "24", "%m": "07", "%B": "July", "%b": "Jul", "%d": "26", "%A": "Friday", "%a": "Fri"},
+    **{"%H": "12", "%M": "00", "%S": "00"},
+}
+DATED = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('{sign}', '{text}')" for sign, text in DATE.items())
+    + " }}{% endmacro %}"
+)
+
+
+def template_settings(tokenizer: Any) -> dict[str, Any]:
+    """What `apply_chat_template` gets, so that a conversation is the same text every day.
+
+    Raises:
+        ValueError: The tokenizer has no chat template.
+    """
+    template = tokenizer.get_chat_template()
+    dated = DATED + template if "strftime_now" in template else template
+    return {"chat_template": dated, "date_string": "26 Jul 2024"}
+
+
 MARK = "ANSWER-7f3a9c"  # stands in the place of an answer, to find where the template puts the answer
 
 
@@ -170,12 +190,12 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any) -> None:
         try:
-            self.template = tokenizer.get_chat_template()
+            self.settings = template_settings(tokenizer)
         except (ValueError, AttributeError):
             raise ConfigError(
                 "task.prompt=template: the model has no chat template; allowed: plain, raw, alpaca, open-instruct"
             ) from None
-        self.tokenizer, self.fingerprint = tokenizer, fingerprint(self.template)
+        self.tokenizer, self.fingerprint = tokenizer, fingerprint(tokenizer.get_chat_template())
         _, mark, behind = self._printed(pair("a", MARK)).partition(MARK)
         if not mark or MARK in behind:
             self._refuse("does not print an answer once and as it is")
@@ -193,7 +213,7 @@ class ChatTemplate:
             if not (mark and text.startswith(before) and text.endswith(behind) and len(before) < last):
                 self._refuse("prints an answer so that the answer cannot be told from the rest of the text")
             end = last + len(behind) - len(behind.lstrip())
-            if eos and text.startswith(self.end, end):
+            if eos and self.end and text.startswith(self.end, end):
                 last = end + len(self.end)
             spans.append((len(before), last))
         return Transcript(text, tuple(spans), has_special_tokens=True)
@@ -202,7 +222,7 @@ class ChatTemplate:
         from jinja2 import TemplateError
 
         try:
-            return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **TEMPLATE_SETTINGS))
+            return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **self.settings))
         except (TemplateError, TypeError, ValueError) as error:
             self._refuse(f"refuses a conversation ({one_line(str(error))})")
 

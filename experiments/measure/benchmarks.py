@@ -25,10 +25,9 @@ from ..spec import ranks
 # Metrics of lm-eval that are a share of the questions, or are read like a share: here they are in percent.
 SHARES = {"acc", "acc_all", "acc_bytes", "acc_mutual_info", "acc_norm", "accuracy", "em", "exact_match", "f1", "mcc"}
 SHARES |= {"pass@1", *(f"{of}_level_{rule}_acc" for of in ("prompt", "inst") for rule in ("strict", "loose"))}
-LOWER_IS_BETTER = {
-    *("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"),
-    *("brier_score", "likelihood_diff", "loss", "ter", "wer", "error"),
-}
+# Metrics for which lower is better: those of lm-eval by name, and a user's own metrics by the end of their name.
+LOWER_IS_BETTER = {"bits_per_byte", "brier_score", "likelihood_diff", "ter", "wer"}
+LOWER_ENDS = ("loss", "error", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class BenchmarkName:
     @property
     def higher_is_better(self) -> bool:
         """Whether a higher value is a better one."""
-        return self.metric not in LOWER_IS_BETTER
+        return not (self.metric in LOWER_IS_BETTER or self.metric.endswith(LOWER_ENDS))
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,18 @@ class LmEvalBenchmarks:
             "fingerprint": self.fingerprint,
         }
 
+    def check(self, tokenizer: Any) -> None:
+        """Refuse questions in a chat template that the model does not have.
+
+        Raises:
+            ConfigError: The model has no chat template.
+        """
+        if self.template and not getattr(tokenizer, "chat_template", None):
+            raise ConfigError("task.benchmark_template must be false: the model has no chat template")
+
     def scores(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, float]:
         """The score of each name, `<name>_questions`, and each further number of lm-eval under its whole name."""
+        self.check(tokenizer)
         from .evaluation import as_lm, evaluation_mode, quiet
 
         with evaluation_mode(model), quiet():
@@ -103,7 +112,7 @@ class LmEvalBenchmarks:
             from lm_eval.tasks import TaskManager
 
             output = simple_evaluate(
-                model=as_lm(model, tokenizer, batch_size),
+                model=as_lm(model, tokenizer, batch_size, template=self.template),
                 tasks=self.tasks,
                 task_manager=TaskManager(include_defaults=False),
                 num_fewshot=self.shots,
@@ -232,7 +241,8 @@ def _metric(name: str, loaded: Any, leaves: dict[str, list[Any]]) -> tuple[str, 
     if better is not None and better is not parts.higher_is_better:
         raise ConfigError(
             f"task.benchmarks: {name}: the task says that {'higher' if better else 'lower'} is better; here lower is "
-            f"better for {', '.join(sorted(LOWER_IS_BETTER))} alone"
+            f"better for a metric whose name ends in {', '.join(LOWER_ENDS)} or is one of "
+            f"{', '.join(sorted(LOWER_IS_BETTER))}"
         )
     filters = [f.name for f in getattr(leaves[parts.task][0], "_filters", [])]
     if parts.filter and filters and parts.filter not in filters:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data.prompts import TEMPLATE_SETTINGS
+from ..data.prompts import template_settings
 from ..data.questions import Benchmark, ChoiceQuestion
 from ..data.rows import Rows
 from ..spec import ranks
@@ -175,8 +175,15 @@ def ask(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark], batch_size:
     return ranks.broadcast({b.name: _answers(b, output) for b in benchmarks} if output else {})
 
 
-def as_lm(model: Any, tokenizer: Any, batch_size: int) -> Any:
-    """The model as lm-eval sees it. A text has the tokenizer's first token in front if the tokenizer puts it there."""
+def as_lm(model: Any, tokenizer: Any, batch_size: int, *, template: bool = False) -> Any:
+    """The model as lm-eval sees it. A text has the tokenizer's first token in front if the tokenizer puts it there.
+
+    Args:
+        model: The model.
+        tokenizer: The tokenizer of the model.
+        batch_size: How many questions the model computes at once.
+        template: Whether the questions will be put in the model's chat template.
+    """
     from .lm_eval import DividedLM
 
     return DividedLM(
@@ -184,7 +191,7 @@ def as_lm(model: Any, tokenizer: Any, batch_size: int) -> Any:
         tokenizer=tokenizer,
         batch_size=batch_size,
         add_bos_token=tokenizer.encode("a")[:1] == [tokenizer.bos_token_id],
-        chat_template_args=dict(TEMPLATE_SETTINGS),
+        chat_template_args=template_settings(tokenizer) if template else {},
     )
 
 

@@ -159,6 +159,7 @@ class CustomTask(Task):
             asked = benchmarks.load(
                 t.benchmarks, t.benchmark_path, t.benchmark_limit, t.benchmark_shots, bool(t.benchmark_template)
             )
+            asked.check(tokenizer)
         general = general_text(config)
         rows = without_repetitions(rows, [*general, *(asked.texts if asked else ())], t)
         prompt = None if rows.are_texts else prompts.prompt_of(t.prompt, tokenizer)
@@ -345,21 +346,23 @@ def questions_of(
     """The held-out rows whose last answer is generated: as many as `task.questions` says.
 
     Raises:
-        ConfigError: No row fits into `task.max_length`, or a right answer has no number for `task.match=number`.
+        ConfigError: There is no question, or a right answer has no number for `task.match=number`.
     """
     assert t.max_length
     questions: list[Question] = []
     for messages in conversations:
+        if len(questions) == t.questions:
+            break
         transcript = prompt.transcribe(messages, "")
         first, last = transcript.spans[-1]
         question = replace(transcript, text=transcript.text[:first], spans=())
         ids, _ = prompts.encode(question, tokenizer, t.max_length + 1)
         if len(ids) <= t.max_length:
             questions.append(Question(ids, transcript.text[first:last]))
-        if len(questions) == t.questions:
-            break
     if not questions:
-        raise ConfigError("task.match: there is no held-out row whose answer could be generated (task.questions)")
+        raise ConfigError(
+            "task.match: no held-out answer is generated; task.questions must be at least 1, or null for all"
+        )
     without = sum(scorers.last_number(question.answer) is None for question in questions)
     if t.match == "number" and without:
         raise ConfigError(f"task.match=number: {without} of {len(questions)} held-out answers have no number")
