@@ -88,22 +88,22 @@ def checked(source: str, setting: str, form: str | None, row_format: str | None 
     if is_hub_data(source):
         return source
     try:
-        status = Path(source).stat()
+        content = files.sha256(Path(source))
     except OSError as error:
         raise ConfigError(f"{setting}: cannot read {source}: {error.strerror}") from None
-    return _checked(source, setting, form, row_format, (status.st_mtime_ns, status.st_size))
+    _check(source, setting, form, row_format, content)
+    return content[:16]
 
 
 @functools.lru_cache(maxsize=64)
-def _checked(source: str, setting: str, form: str | None, row_format: str | None, state: tuple[int, int]) -> str:
-    """`checked` for a file in one state: the cells of a study share their files."""
+def _check(source: str, setting: str, form: str | None, row_format: str | None, content: str) -> None:
+    """Read a file with this content, once in a process: the cells of a study share their files."""
     if row_format:
         read(source, setting, form, row_format)
     elif form:
         conversations(source, form, setting)
     else:
         documents(source, setting)
-    return files.sha256(Path(source))[:16]
 
 
 def conversations(source: str, form: str, setting: str = TRAIN) -> list[list[Message]]:

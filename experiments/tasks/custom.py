@@ -124,9 +124,9 @@ class CustomTask(Task):
         if t.heldout_file and t.heldout_share:
             raise ConfigError("task.heldout_share must be null where task.heldout_file is given")
         assert t.selection_share
-        if (t.heldout_share or 0) + t.selection_share >= 1:
+        if (share := reported_share(t)) + t.selection_share >= 1:
             raise ConfigError(
-                f"task.heldout_share and task.selection_share must be less than 1 together, got {t.heldout_share} and "
+                f"task.heldout_share and task.selection_share must be less than 1 together, got {share} and "
                 f"{t.selection_share}: no row would train"
             )
         if t.match and t.format == "text":
@@ -154,19 +154,13 @@ class CustomTask(Task):
         rows = divided(t)
         if t.match and rows.are_texts:
             raise ConfigError("task.match must be null for texts, which have no answers")
-        asked = None
-        if t.benchmarks:
-            asked = benchmarks.load(
-                t.benchmarks, t.benchmark_path, t.benchmark_limit, t.benchmark_shots, bool(t.benchmark_template)
-            )
-            asked.check(tokenizer)
-        general = general_text(config)
+        asked, general = benchmarks_of(t, tokenizer), general_text(config)
         rows = without_repetitions(rows, [*general, *(asked.texts if asked else ())], t)
         prompt = None if rows.are_texts else prompts.prompt_of(t.prompt, tokenizer)
 
         train = self.training_rows(rows, tokenizer, config)
-        reported, text_bytes = self.measured_rows(rows.reported, rows, tokenizer, config)
-        selection, _ = self.measured_rows(rows.selection, rows, tokenizer, config)
+        reported, text_bytes = self.measured_rows(rows.reported, rows.are_texts, tokenizer, config)
+        selection, _ = self.measured_rows(rows.selection, rows.are_texts, tokenizer, config)
         questions = questions_of(rows.reported, prompt, tokenizer, t) if prompt and t.match else []
         counts = summary(rows, train, reported, selection)
         if ranks.first():
@@ -202,20 +196,17 @@ class CustomTask(Task):
         assert t.prompt and t.max_length
         if rows.are_texts:
             return packed(rows.train, tokenizer, t.max_length, cache)
-        encoded = prompts.supervised(rows.train, t.prompt, tokenizer, t.max_length, cache)
-        rows.left_out["without an answer within task.max_length"] += len(rows.train) - len(encoded)
-        return encoded
+        return prompts.supervised(rows.train, t.prompt, tokenizer, t.max_length, cache)
 
-    def measured_rows(self, items: list[Any], rows: Split, tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:
+    def measured_rows(self, items: list[Any], are_texts: bool, tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:
         """The tokenised form of some held-out rows, and the UTF-8 length of the text on which their loss counts."""
         t = config.task
         assert t.prompt and t.max_length
-        if rows.are_texts:
+        if are_texts:
             return text_rows(items, tokenizer, config)
         encoded, size = answer_rows(items, t.prompt, tokenizer, t.max_length)
         if not len(encoded):
             raise ConfigError(f"task.max_length: none of {len(items)} held-out rows has at most {t.max_length} tokens")
-        rows.left_out["held out, longer than task.max_length"] += len(items) - len(encoded)
         return encoded, size
 
     def baseline(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
@@ -239,6 +230,21 @@ class CustomTask(Task):
         if measured.benchmarks:
             metrics |= measured.benchmarks.scores(model, tokenizer, t.eval_batch_size or 1)
         return metrics
+
+
+def benchmarks_of(t: run_config.TaskSettings, tokenizer: Any) -> LmEvalBenchmarks | None:
+    """The benchmarks of a run, loaded; None where the settings name none.
+
+    Raises:
+        ConfigError: lm-eval cannot load a benchmark, or the model has no chat template for its questions.
+    """
+    if not t.benchmarks:
+        return None
+    asked = benchmarks.load(
+        t.benchmarks, t.benchmark_path, t.benchmark_limit, t.benchmark_shots, bool(t.benchmark_template)
+    )
+    asked.check(tokenizer)
+    return asked
 
 
 def benchmark_metric(name: str) -> Metric:
@@ -279,6 +285,11 @@ def place(item: Any) -> float:
     return int(hashlib.sha256(text.encode()).hexdigest()[:13], 16) / 16**13
 
 
+def reported_share(t: run_config.TaskSettings) -> float:
+    """The share of the rows of `task.train_file` that are reported: none where a file of its own is."""
+    return 0.0 if t.heldout_file else t.heldout_share or HELDOUT_SHARE
+
+
 def divided(t: run_config.TaskSettings) -> Split:
     """The rows of the user's files, divided by the hash of each row.
 
@@ -290,10 +301,10 @@ def divided(t: run_config.TaskSettings) -> Split:
     other = userfile.read(t.heldout_file, HELD_OUT, t.prompt, t.format) if t.heldout_file else None
     if other and other.are_texts != data.are_texts:
         raise ConfigError("task.heldout_file and task.train_file must hold rows of one kind: answers, or texts")
-    share = 0.0 if other else t.heldout_share or HELDOUT_SHARE
-    places = [place(item) for item in data.items]
+    share = reported_share(t)
     parts: dict[str, list[Any]] = {"reported": [], "selection": [], "train": []}
-    for item, number in zip(data.items, places, strict=True):
+    for item in data.items:
+        number = place(item)
         part = "reported" if number < share else "selection" if number < share + t.selection_share else "train"
         parts[part].append(item)
     if other:
@@ -376,23 +387,31 @@ def probe_origin(config: RunConfig) -> list[str]:
 
 def summary(rows: Split, train: Rows, reported: Rows, selection: Rows) -> dict[str, Any]:
     """How many rows and tokens there are, and how many rows were left out for which reason, for the record."""
+    pairs = {
+        "train": (rows.train, train),
+        "reported": (rows.reported, reported),
+        "selection": (rows.selection, selection),
+    }
+    left_out = rows.left_out.copy()
+    if not rows.are_texts:  # a window of texts holds several rows, and a long text fills several windows
+        missing = {name: len(items) - len(encoded) for name, (items, encoded) in pairs.items()}
+        left_out["without an answer within task.max_length"] = missing["train"]
+        left_out["held out, longer than task.max_length"] = missing["reported"] + missing["selection"]
     return {
         "kind": "texts" if rows.are_texts else "answers",
-        "train": len(rows.train) if rows.are_texts else len(train),
-        "reported": len(rows.reported) if rows.are_texts else len(reported),
-        "selection": len(rows.selection) if rows.are_texts else len(selection),
+        **{name: len(items if rows.are_texts else encoded) for name, (items, encoded) in pairs.items()},
         "train_tokens": int(train.lengths.sum()),
         "train_tokens_counted": int(train.counted.sum()),
         "reported_tokens_counted": int(reported.counted.sum()),
-        "left_out": {reason: count for reason, count in rows.left_out.items() if count},
+        "left_out": {reason: count for reason, count in left_out.items() if count},
     }
 
 
 def report_lines(counts: dict[str, Any], passes: float) -> list[str]:
     """One line that says which rows there are, and one line that says which rows were left out, if any were."""
     lines = [
-        f"custom: {counts['train']} {counts['kind']} train ({counts['train_tokens']:,} tokens, the loss counts on "
-        f"{counts['train_tokens_counted']:,}; {passes:.2g} passes), {counts['reported']} are measured, "
+        f"custom: {counts['train']} rows of {counts['kind']} train ({counts['train_tokens']:,} tokens, the loss counts "
+        f"on {counts['train_tokens_counted']:,}; {passes:.2g} passes), {counts['reported']} are measured, "
         f"{counts['selection']} select the learning rate"
     ]
     if counts["left_out"]:

@@ -206,7 +206,7 @@ def test_own_rows_model_and_benchmarks(own, chat_model, own_tasks, tmp_path, cap
     assert rows["train"] + rows["reported"] + rows["selection"] + sum(rows["left_out"].values()) == 120
     assert rows["train_tokens"] > rows["train_tokens_counted"] > 0
     printed = capsys.readouterr().err
-    assert f"custom: {rows['train']} answers train ({rows['train_tokens']:,} tokens" in printed
+    assert f"custom: {rows['train']} rows of answers train ({rows['train_tokens']:,} tokens" in printed
     assert record.provenance["benchmarks"]["metrics"] == {
         "adds": "acc",
         "adds:acc_norm": "acc_norm",
