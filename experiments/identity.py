@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from . import tasks
-from .data import userfile
 from .errors import ConfigError
 from .spec import compose
 from .spec.parse import typed
@@ -25,7 +24,8 @@ TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny`
 NOT_IN_IDENTITY = {
     # What the file of a method says to the harness or to a reader. A method's further settings act through `peft`.
     "method": {"label", "looks", "rates", "quantizable", "official_dtype", "allowed"},
-    "task": {"train_file", "eval_batch_size"},  # what is in the file counts, not where the file lies
+    # What is in a file counts (`Task.contents`), not where the file lies.
+    "task": {"train_file", "heldout_file", "benchmark_path", "eval_batch_size"},
     "training": {"checkpoint_every", "keep_checkpoints"},
     "hardware": {
         *("name", "device", "device_batch_size", "activation_checkpointing", "threads"),
@@ -41,7 +41,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 
     Settings that a method or a task does not have are left out, so that a new setting does not change old keys.
     """
-    t, values = config.task, config.as_dict()
+    task, values = tasks.of(config), config.as_dict()
     sections: dict[str, Any] = {}
     for name, left_out in NOT_IN_IDENTITY.items():
         known = type(getattr(config, name)).model_fields.keys() - left_out
@@ -55,8 +55,8 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         "quantization": config.quantization,
         "seed": config.seed,
         "model": fingerprint(config.model),
-        "task_version": tasks.of(config).version,
-        "data": userfile.checked(t.train_file, t.prompt) if t.train_file else "",
+        "task_version": task.version,
+        **task.contents(config),
     }
 
 

@@ -28,9 +28,9 @@ def run(config: RunConfig) -> Record:
     if ranks.from_launcher():
         ranks.join(config.hardware.device)
         config = ranks.broadcast(config)
+    tasks.of(config).check(config)
     store, identity = Store(config.paths.results), identity_of(config)
     key = key_of(identity)
-    tasks.of(config)  # refuses a configuration that lacks a setting of its task
     # Read before the claim as well: a finished cell is then recognised in a folder where nothing can be written.
     if previous := finished(ranks.broadcast(store.read(key, quietly=True))):
         return previous

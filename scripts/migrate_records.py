@@ -91,7 +91,7 @@ def old_identity(config: dict[str, Any], task_version: int) -> dict[str, Any]:
     for section in ("method", "task", "hardware"):
         identity[section] = {k: v for k, v in identity[section].items() if v is not None}
     file, form = config["task"].get("train_file"), config["task"].get("prompt")
-    data = userfile.checked(file, form) if file else ""
+    data = userfile.checked(file, userfile.TRAIN, form) if file else ""
     return identity | {"model": fingerprint(config["model"]), "task_version": task_version, "data": data}
 
 

@@ -143,6 +143,20 @@ def names(text: str) -> list[str]:
     return found
 
 
+def count(text: str) -> int:
+    """The type of a count: an integer of at least 0."""
+    if not 0 <= (number := int(text)) <= LARGEST:
+        raise ValueError(text)
+    return number
+
+
+def positive(text: str) -> int:
+    """The type of a count that is at least 1."""
+    if not (number := count(text)):
+        raise ValueError(text)
+    return number
+
+
 def not_negative(text: str) -> float:
     """The type of a tolerance: a finite number of at least 0."""
     number = float(text)

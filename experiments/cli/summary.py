@@ -26,7 +26,7 @@ def show(record: Record, config: RunConfig) -> None:
         by_model.setdefault(paper_value.model, []).append(f"{paper_value.value:g} ({paper_value.where})")
     for model, values in by_model.items():
         print(f"  the paper, on {model}: {'; '.join(values)}")
-    if not by_model:
+    if not by_model and tasks.get(record.cell["task"]).paper_model:
         print("  the paper has no value for this cell")
     cost = record.cost
     print(f"  {cost['trainable_parameters']:,} trainable parameters, {cost['seconds']:.0f} s of training")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,6 +26,35 @@ def overlaps(texts: Iterable[str], measured: Iterable[str]) -> Iterator[bool]:
     """For each text, whether it overlaps with a measured text."""
     measured_grams = set().union(*map(grams, measured))
     return (not measured_grams.isdisjoint(grams(text)) for text in texts)
+
+
+FRAME_TEXTS, FRAME_SHARE = 5, 0.01
+
+
+def repetitions(texts: Sequence[str], measured: Iterable[str]) -> list[bool]:
+    """For each text of a user, whether it repeats a measured text: the whole of it, or 13 words in a row.
+
+    Rows of a user's data often share words: a system message, an instruction, a greeting. So a run of words that more
+    than 5 texts and more than 1 % of the texts have is a frame, and words in a frame do not count.
+    """
+    measured_words = [_word.findall(text.lower()) for text in measured]
+    measured_runs = set().union(*map(_runs, measured_words))
+    whole = set(map(tuple, measured_words))
+    words = [_word.findall(text.lower()) for text in texts]
+    counts = Counter(run for text in words for run in {*_runs(text)} & measured_runs)
+    limit = max(FRAME_TEXTS, FRAME_SHARE * len(texts))
+    frames = {run for run, count in counts.items() if count > limit}
+    return [tuple(text) in whole or _repeats(_runs(text), measured_runs, frames) for text in words]
+
+
+def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:
+    """All runs of 13 words, by the place of their first word."""
+    return [tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)]
+
+
+def _repeats(runs: Sequence[tuple[str, ...]], measured: set[tuple[str, ...]], frames: set[tuple[str, ...]]) -> bool:
+    framed = {place for i, run in enumerate(runs) if run in frames for place in range(i, i + WORDS)}
+    return any(run in measured and framed.isdisjoint(range(i, i + WORDS)) for i, run in enumerate(runs))
 
 
 def filtered(

@@ -1,4 +1,4 @@
-"""Prompts as published, and the tokens on which the loss counts.
+"""Prompts, published ones and those of a model's own chat template, and the tokens on which the loss counts.
 
 A conversation becomes a transcript: a text with spans, each of which covers an answer and its end token. The loss
 counts on the tokens in a span. The whole text is tokenised at once, as in the published code, so that all tokens are
@@ -7,16 +7,23 @@ the same as there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 from .rows import Rows, cached, fingerprint, tokenizer_fingerprint
 
 # Records hold the version of the prompt. Raise a version when the text of the prompt changes.
-VERSIONS = {"alpaca": "alpaca-1", "open-instruct": "open-instruct-1"}
+VERSIONS = {
+    "alpaca": "alpaca-1",
+    "open-instruct": "open-instruct-1",
+    "plain": "plain-1",
+    "raw": "raw-1",
+    "template": "template-1",
+}
+PUBLISHED = ("alpaca", "open-instruct")
 
 ALPACA = (
     "Below is an instruction that describes a task. "
@@ -34,10 +41,17 @@ Message = dict[str, str]  # `role` (system, user or assistant) and `content`
 
 @dataclass(frozen=True)
 class Transcript:
-    """A conversation as one text, and the ranges of its characters on which the loss counts."""
+    """A conversation as one text, and the ranges of its characters on which the loss counts.
+
+    Attributes:
+        text: The conversation.
+        spans: (first, behind the last) character of each range.
+        has_special_tokens: Whether the text holds all special tokens itself, so that the tokenizer adds none.
+    """
 
     text: str
     spans: tuple[tuple[int, int], ...]
+    has_special_tokens: bool = False
 
     @property
     def question(self) -> str:
@@ -71,7 +85,149 @@ def open_instruct(messages: Sequence[Message], eos: str) -> Transcript:
     return Transcript(text.removesuffix("\n"), tuple(spans))
 
 
-FORMS = {"alpaca": alpaca, "open-instruct": open_instruct}
+def plain_headers(messages: Sequence[Message], eos: str) -> Transcript:
+    """The prompt for models without a chat template: the lines `User:` and `Assistant:`, each above its message.
+
+    Blank lines stand between messages, and the end token closes each answer.
+    """
+    text, spans = "", []
+    for message in messages:
+        text += f"{message['role'].capitalize()}:\n"
+        start = len(text)
+        text += message["content"].strip()
+        if message["role"] == "assistant":
+            text += eos
+            spans.append((start, len(text)))
+        text += "\n\n"
+    return Transcript(text.removesuffix("\n\n"), tuple(spans))
+
+
+def raw(messages: Sequence[Message], eos: str) -> Transcript:
+    """One question and its answer, joined as they are, and the end token."""
+    question, answer = (message["content"] for message in messages)
+    return Transcript(question + answer + eos, ((len(question), len(question + answer + eos)),))
+
+
+Transcriber = Callable[[Sequence[Message], str], Transcript]
+FORMS: dict[str, Transcriber] = {
+    "alpaca": alpaca,
+    "open-instruct": open_instruct,
+    "plain": plain_headers,
+    "raw": raw,
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What turns a conversation into a transcript.
+
+    Attributes:
+        name: One of `VERSIONS`.
+        version: For records: the version of the prompt, and for a chat template its hash.
+        transcribe: The transcript of messages; with an empty end token the spans hold the texts of the answers alone.
+        end: The text that ends a generated answer.
+    """
+
+    name: str
+    version: str
+    transcribe: Transcriber
+    end: str
+
+
+def prompt_of(name: str, tokenizer: Any) -> Prompt:
+    """The prompt of a name (`task.prompt`): `auto` is the model's chat template, or `plain` where there is none.
+
+    Raises:
+        ConfigError: The model has no chat template, or its template does not tell answers apart.
+    """
+    if name == "auto":
+        name = "template" if getattr(tokenizer, "chat_template", None) else "plain"
+    if name != "template":
+        return Prompt(name, VERSIONS[name], FORMS[name], tokenizer.eos_token)
+    template = ChatTemplate(tokenizer)
+    return Prompt(name, f"{VERSIONS[name]}-{template.fingerprint}", template, template.end)
+
+
+# A template may print the date. With the date of the day, the same run would train on another text each day. So the
+# template gets a function of its own that writes a fixed date, in place of the function of transformers.
+DATE = {
+    **{"%Y": "2024", "%y": "24", "%m": "07", "%B": "July", "%b": "Jul", "%d": "26", "%A": "Friday", "%a": "Fri"},
+    **{"%H": "12", "%M": "00", "%S": "00"},
+}
+DATED = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('{sign}', '{text}')" for sign, text in DATE.items())
+    + " }}{% endmacro %}"
+)
+
+
+def template_settings(tokenizer: Any) -> dict[str, Any]:
+    """What `apply_chat_template` gets, so that a conversation is the same text every day.
+
+    Raises:
+        ValueError: The tokenizer has no chat template.
+    """
+    template = tokenizer.get_chat_template()
+    dated = DATED + template if "strftime_now" in template else template
+    return {"chat_template": dated, "date_string": "26 Jul 2024"}
+
+
+MARK = "ANSWER-7f3a9c"  # stands in the place of an answer, to find where the template puts the answer
+
+
+class ChatTemplate:
+    """The model's own chat template. The loss counts on the answers, and on what the template puts at their end.
+
+    A template is a program. To find an answer in its text, the conversation is printed a second time with a mark in the
+    place of the answer: the answer is what differs.
+
+    Attributes:
+        end: What the template puts behind the last answer, without white space: an end token, as a rule.
+
+    Raises:
+        ConfigError: The tokenizer has no chat template, or the template does not print answers as they are.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        try:
+            self.settings = template_settings(tokenizer)
+        except (ValueError, AttributeError):
+            raise ConfigError(
+                "task.prompt=template: the model has no chat template; allowed: plain, raw, alpaca, open-instruct"
+            ) from None
+        self.tokenizer, self.fingerprint = tokenizer, fingerprint(tokenizer.get_chat_template())
+        _, mark, behind = self._printed(pair("a", MARK)).partition(MARK)
+        if not mark or MARK in behind:
+            self._refuse("does not print an answer once and as it is")
+        self.end = behind.strip()
+
+    def __call__(self, messages: Sequence[Message], eos: str) -> Transcript:
+        """The transcript of a conversation; with an empty `eos` the spans hold the texts of the answers alone."""
+        text, spans = self._printed(messages), []
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            marked = self._printed([*messages[:i], {"role": "assistant", "content": MARK}, *messages[i + 1 :]])
+            before, mark, behind = marked.partition(MARK)
+            last = len(text) - len(behind)
+            if not (mark and text.startswith(before) and text.endswith(behind) and len(before) < last):
+                self._refuse("prints an answer so that the answer cannot be told from the rest of the text")
+            end = last + len(behind) - len(behind.lstrip())
+            if eos and self.end and text.startswith(self.end, end):
+                last = end + len(self.end)
+            spans.append((len(before), last))
+        return Transcript(text, tuple(spans), has_special_tokens=True)
+
+    def _printed(self, messages: Sequence[Message]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **self.settings))
+        except (TemplateError, TypeError, ValueError) as error:
+            self._refuse(f"refuses a conversation ({one_line(str(error))})")
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise ConfigError(f"task.prompt=template: the model's chat template {why}; allowed beside it: plain")
 
 
 def pair(instruction: str, response: str, context: str = "") -> list[Message]:
@@ -92,7 +248,9 @@ def encode(transcript: Transcript, tokenizer: Any, max_length: int) -> tuple[lis
     answer also where the tokenizer pads with the end token. A token that joins the end of the prompt and the start of
     the answer does not count, as in the published code, which masks as many tokens as the prompt alone has.
     """
-    encoded = tokenizer(transcript.text, return_offsets_mapping=True)
+    encoded = tokenizer(
+        transcript.text, return_offsets_mapping=True, add_special_tokens=not transcript.has_special_tokens
+    )
     counted = [
         end > start and any(first <= start < last for first, last in transcript.spans)
         for start, end in encoded["offset_mapping"]
@@ -101,7 +259,7 @@ def encode(transcript: Transcript, tokenizer: Any, max_length: int) -> tuple[lis
 
 
 def supervised(
-    conversations: Sequence[Sequence[Message]], form: str, tokenizer: Any, max_length: int, cache: Path
+    conversations: Sequence[Sequence[Message]], name: str, tokenizer: Any, max_length: int, cache: Path
 ) -> Rows:
     """The rows that train on the answers of conversations, cached.
 
@@ -111,14 +269,14 @@ def supervised(
         ConfigError: Every conversation is left out, or the tokenizer does not say which characters a token covers.
     """
     if not tokenizer.is_fast:
-        raise ConfigError(f"task.prompt: {form} needs a fast tokenizer, which gives offsets; this model has a slow one")
-    transcribe, eos = FORMS[form], tokenizer.eos_token
+        raise ConfigError(f"task.prompt: {name} needs a fast tokenizer, which gives offsets; this model has a slow one")
+    prompt, eos = prompt_of(name, tokenizer), tokenizer.eos_token
 
     def build() -> Rows:
-        encoded = (encode(transcribe(messages, eos), tokenizer, max_length) for messages in conversations)
+        encoded = (encode(prompt.transcribe(messages, eos), tokenizer, max_length) for messages in conversations)
         return Rows.of((ids, counted) for ids, counted in encoded if any(counted))
 
-    settings = [VERSIONS[form], max_length, tokenizer_fingerprint(tokenizer)]
+    settings = [prompt.version, max_length, tokenizer_fingerprint(tokenizer)]
     rows = cached(cache, fingerprint("supervised", list(map(list, conversations)), *settings), build)
     if not len(rows):
         raise ConfigError(f"task.max_length: no row has an answer within {max_length} tokens")

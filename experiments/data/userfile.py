@@ -1,113 +1,153 @@
-"""The training data of a user: the file `task.train_file`. An error names the line of the file."""
+"""The data of a user: `task.train_file` and `task.heldout_file`. An error names the line or the row."""
 
 from __future__ import annotations
 
-import codecs
-import json
+import functools
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import files
 from ..errors import ConfigError
-from .prompts import Message, pair
+from ..spec.checks import is_hub_data
+from . import tables
+from .prompts import PUBLISHED, Message, pair
 
+TRAIN, HELD_OUT = "task.train_file", "task.heldout_file"
 ALPACA_ROLES = (["user", "assistant"], ["system", "user", "assistant"])
-LONGEST = 1 << 24  # characters of a line; a file with a longer line is no file of rows or documents
-PAIRS = (("instruction", "output"), ("query", "response"))  # the columns of Alpaca and of MetaMath
+# The columns of a question and its answer: of Alpaca, of MetaMath, of TRL, of GSM8K.
+PAIRS = (("instruction", "output"), ("query", "response"), ("prompt", "completion"), ("question", "answer"))
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+FORMATS = {"chat": ("messages", "conversations"), "completion": tuple(q for q, _ in PAIRS), "text": ("text",)}
 
 
-def checked(path: str, form: str | None) -> str:
-    """Check a file, and hash its content. The hash is part of a run's key; the place of the file is not.
+class EmptyError(ConfigError):
+    """A text of a row is empty."""
+
+
+@dataclass(frozen=True)
+class UserData:
+    """What a file of a user holds.
+
+    Attributes:
+        items: Conversations, or texts.
+        are_texts: Whether the items are texts.
+        empty: How many rows were left out because a text in the row is empty.
+    """
+
+    items: list[Any]
+    are_texts: bool
+    empty: int
+
+
+def read(source: str, setting: str, form: str | None, row_format: str) -> UserData:
+    """The rows of a source as conversations, or as texts.
 
     Args:
-        path: The file.
+        source: A file, or a data set of the hub; see `tables.rows`. A file with another suffix than those of tables
+            holds texts with blank lines between them.
+        setting: The name of the setting that holds the source, for messages.
+        form: `task.prompt`.
+        row_format: `chat`, `completion` or `text`; `auto`: the format of the first row's columns.
+
+    Raises:
+        ConfigError: The source has no rows, or a row has other columns or wrong values.
+    """
+    if row_format in ("auto", "text") and not is_hub_data(source) and _is_plain_text(source):
+        return UserData(documents(source, setting), True, 0)
+    items: list[Any] = []
+    empty = 0
+    for where, row in tables.rows(source, setting):
+        if row_format == "auto":
+            row_format = "text" if _format_of(row, where) == "text" else "any columns of answers"
+        try:
+            is_text = row_format == "text"
+            items.append(
+                _text(row, "text", where) if is_text else _conversation(row, where, form, FORMATS.get(row_format))
+            )
+        except EmptyError:
+            empty += 1
+    return UserData(_not_empty(items, source, setting), row_format == "text", empty)
+
+
+def checked(source: str, setting: str, form: str | None, row_format: str | None = None) -> str:
+    """Check a file, and hash its content. The hash is part of a run's key; the place of the file is not.
+
+    A data set of the hub is known by its name, and is not read before the run.
+
+    Args:
+        source: The file, or the data set.
+        setting: The name of the setting that holds the source.
         form: `task.prompt` for a task that trains on conversations; None for a task that trains on documents.
+        row_format: For a task that reads several formats: `task.format`.
 
     Raises:
         ConfigError: The file cannot be read, or a line is wrong.
     """
-    if form:
-        conversations(path, form)
-    else:
-        documents(path)
-    return files.sha256(Path(path))[:16]
-
-
-def conversations(path: str, form: str) -> list[list[Message]]:
-    """The rows of a JSON-lines file as conversations.
-
-    The columns of a row are `instruction`, `output` and perhaps `input`; or `query` and `response`; or `messages`.
-
-    Raises:
-        ConfigError: The file is empty, or a line has other columns or wrong values.
-    """
-    rows = []
-    for where, row in _json_lines(path):
-        messages = _conversation(row, where)
-        if form == "alpaca" and [m["role"] for m in messages] not in ALPACA_ROLES:
-            raise ConfigError(
-                f"{where}: task.prompt=alpaca has room for one question and one answer only; use open-instruct"
-            )
-        rows.append(messages)
-    return _not_empty(rows, path)
-
-
-def documents(path: str) -> list[str]:
-    """The documents of a text file, with blank lines between them, or of a JSON-lines file with a column `text`.
-
-    Raises:
-        ConfigError: The file is empty, or a line has no text.
-    """
-    if Path(path).suffix in (".jsonl", ".json"):
-        return _not_empty([_text(row, "text", where) for where, row in _json_lines(path)], path)
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(_lines(path)))]
-    return _not_empty([text for text in paragraphs if text], path)
-
-
-def _not_empty(rows: list[Any], path: str) -> list[Any]:
-    if not rows:
-        raise ConfigError(f"task.train_file: {path} is empty")
-    return rows
-
-
-def _lines(path: str) -> list[str]:
+    if is_hub_data(source):
+        return source
     try:
-        content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors write this mark
-        lines = content.decode().replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ConfigError(f"task.train_file: {path}, line {line}: not UTF-8 text") from None
+        content = files.sha256(Path(source))
     except OSError as error:
-        raise ConfigError(f"task.train_file: cannot read {path}: {error.strerror}") from None
-    for number, text in enumerate(lines, 1):
-        if "\0" in text:
-            raise ConfigError(f"task.train_file: {path}, line {number}: has a zero byte, so the file is no text")
-        if len(text) > LONGEST:
-            raise ConfigError(f"task.train_file: {path}, line {number}: longer than {LONGEST:,} characters")
-    return lines
+        raise ConfigError(f"{setting}: cannot read {source}: {error.strerror}") from None
+    _check(source, setting, form, row_format, content)
+    return content[:16]
 
 
-def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_lines(path), 1):
-        where = f"task.train_file: {path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{where}: not a JSON object on one line ({error})") from None
-        if not isinstance(row, dict):
-            raise ConfigError(f"{where}: must be a JSON object with named columns, got {line[:40]!r}")
-        yield where, row
+@functools.lru_cache(maxsize=64)
+def _check(source: str, setting: str, form: str | None, row_format: str | None, content: str) -> None:
+    """Read a file with this content, once in a process: the cells of a study share their files."""
+    if row_format:
+        read(source, setting, form, row_format)
+    elif form:
+        conversations(source, form, setting)
+    else:
+        documents(source, setting)
+
+
+def conversations(source: str, form: str, setting: str = TRAIN) -> list[list[Message]]:
+    """The rows of a source as conversations.
+
+    The columns of a row are `messages` (of `role` and `content`); `conversations` (ShareGPT's `from` and `value`); or
+    those of a question and its answer (`PAIRS`), with Alpaca's `input` where there is one.
+
+    Raises:
+        ConfigError: The source is empty, or a row has other columns or wrong values.
+    """
+    rows = [_conversation(row, where, form) for where, row in tables.rows(source, setting)]
+    return _not_empty(rows, source, setting)
+
+
+def documents(source: str, setting: str = TRAIN) -> list[str]:
+    """The documents of a text file, with blank lines between them, or of a source with a column `text`.
+
+    Raises:
+        ConfigError: The source is empty, or a row has no text.
+    """
+    if is_hub_data(source) or not _is_plain_text(source):
+        return _not_empty([_text(row, "text", where) for where, row in tables.rows(source, setting)], source, setting)
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(tables.lines(source, setting)))]
+    return _not_empty([text for text in paragraphs if text], source, setting)
+
+
+def _is_plain_text(path: str) -> bool:
+    return Path(path).suffix.lower() not in tables.COLUMNS
+
+
+def _not_empty(rows: list[Any], source: str, setting: str) -> list[Any]:
+    if not rows:
+        raise ConfigError(f"{setting}: {source} is empty")
+    return rows
 
 
 def _text(row: dict[str, Any], column: str, where: str) -> str:
     if column not in row:
         raise ConfigError(f"{where}: column {column} is missing; found: {_columns(row)}")
     value = row[column]
-    if not isinstance(value, str) or not value.strip():
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise EmptyError(f"{where}: column {column} must be a text that is not empty, got {_short(value)}")
+    if not isinstance(value, str):
         raise ConfigError(f"{where}: column {column} must be a text that is not empty, got {_short(value)}")
     if any("\ud800" <= c <= "\udfff" for c in value):  # JSON can express these; no tokenizer accepts them
         raise ConfigError(f"{where}: column {column} has half of a surrogate pair, which is no character")
@@ -122,28 +162,76 @@ def _short(value: Any) -> str:
     return repr(value)[:60]
 
 
-def _conversation(row: dict[str, Any], where: str) -> list[Message]:
-    if "messages" in row:
+def _format_of(row: dict[str, Any], where: str) -> str:
+    for name, columns in FORMATS.items():
+        if any(column in row for column in columns):
+            return name
+    raise ConfigError(f"{where}: needs the columns {_allowed()}; or text; found: {_columns(row)}")
+
+
+def _allowed() -> str:
+    return "; ".join([*(f"{question} and {answer}" for question, answer in PAIRS), "conversations; or messages"])
+
+
+def _conversation(
+    row: dict[str, Any], where: str, form: str | None, columns: tuple[str, ...] | None = None
+) -> list[Message]:
+    """A row as messages.
+
+    Args:
+        row: The row.
+        where: Where the row stands, in words.
+        form: `task.prompt`.
+        columns: The columns that may hold the conversation; None: any that is known.
+    """
+    messages = _messages_of(row, where, form, columns or (*FORMATS["chat"], *FORMATS["completion"]))
+    if form == "alpaca" and [m["role"] for m in messages] not in ALPACA_ROLES:
+        raise ConfigError(
+            f"{where}: task.prompt=alpaca has room for one question and one answer only; use open-instruct"
+        )
+    if form == "raw" and [m["role"] for m in messages] != ["user", "assistant"]:
+        raise ConfigError(f"{where}: task.prompt=raw joins one question and one answer, and has no place for more")
+    return messages
+
+
+def _messages_of(row: dict[str, Any], where: str, form: str | None, columns: tuple[str, ...]) -> list[Message]:
+    if "messages" in columns and "messages" in row:
         return _messages(row["messages"], where)
+    if "conversations" in columns and "conversations" in row:
+        return _messages(row["conversations"], where, sharegpt=True)
     for question, answer in PAIRS:
-        if question in row:
+        if question in columns and question in row:
+            if isinstance(row[question], list) and isinstance(row.get(answer), list):  # TRL's form for chat models
+                return _messages(row[question] + row[answer], where)
             context = row.get("input") or ""
             if not isinstance(context, str):
                 raise ConfigError(f"{where}: column input must be a text, got {_short(context)}")
             if context.strip():
                 _text(row, "input", where)
-            return pair(_text(row, question, where), _text(row, answer, where), context)
-    allowed = "; ".join(f"{q} and {a}" for q, a in PAIRS)
-    raise ConfigError(f"{where}: needs the columns {allowed}; or messages; found: {_columns(row)}")
+            asked, answered = _text(row, question, where), _text(row, answer, where)
+            if form not in PUBLISHED and context.strip():
+                return pair(f"{asked}\n\n{context}", answered)
+            return pair(asked, answered, context)
+    allowed = _allowed() if len(columns) > 4 else " or ".join(columns)
+    raise ConfigError(f"{where}: needs the columns {allowed}; found: {_columns(row)}")
 
 
-def _messages(messages: Any, where: str) -> list[Message]:
+def _messages(messages: Any, where: str, *, sharegpt: bool = False) -> list[Message]:
+    name = "conversations" if sharegpt else "messages"
     if not isinstance(messages, list) or not messages:
-        raise ConfigError(f"{where}: messages must be a list that is not empty")
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant"):
-            raise ConfigError(f"{where}: each message needs a role: system, user or assistant")
-        _text(message, "content", where)
-    if all(message["role"] != "assistant" for message in messages):
-        raise ConfigError(f"{where}: no message has the role assistant, so there is no answer to learn")
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
+        raise ConfigError(f"{where}: {name} must be a list that is not empty")
+    rows = [_message(message, where, sharegpt) for message in messages]
+    if all(message["role"] != "assistant" for message in rows):
+        speaker = "comes from gpt" if sharegpt else "has the role assistant"
+        raise ConfigError(f"{where}: no message {speaker}, so there is no answer to learn")
+    return rows
+
+
+def _message(message: Any, where: str, sharegpt: bool) -> Message:
+    role, content = ("from", "value") if sharegpt else ("role", "content")
+    roles = SHAREGPT_ROLES if sharegpt else {name: name for name in ("system", "user", "assistant")}
+    spoken = message.get(role) if isinstance(message, dict) else None
+    if not isinstance(spoken, str) or spoken not in roles:
+        named = "a `from`: system, human or gpt" if sharegpt else "a role: system, user or assistant"
+        raise ConfigError(f"{where}: each message needs {named}")
+    return {"role": roles[spoken], "content": _text(message, content, where)}

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.prompts import template_settings
 from ..data.questions import Benchmark, ChoiceQuestion
 from ..data.rows import Rows
 from ..spec import ranks
@@ -158,17 +159,12 @@ def ask(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark], batch_size:
     benchmarks = [b for b in benchmarks if b.questions]
     if not benchmarks:
         return {}
-    with evaluation_mode(model), tempfile.TemporaryDirectory(prefix="mora-lm-eval-") as folder, _quiet():
+    with evaluation_mode(model), tempfile.TemporaryDirectory(prefix="mora-lm-eval-") as folder, quiet():
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
 
-        from .lm_eval import DividedLM
-
-        starts_with_bos = tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
         output = simple_evaluate(
-            model=DividedLM(
-                pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=starts_with_bos
-            ),
+            model=as_lm(model, tokenizer, batch_size),
             tasks=[b.as_task(Path(folder)) for b in benchmarks],
             task_manager=TaskManager(include_path=folder, include_defaults=False),
             num_fewshot=0,
@@ -177,6 +173,26 @@ def ask(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark], batch_size:
         )
     # lm-eval returns results on the first rank of a node only.
     return ranks.broadcast({b.name: _answers(b, output) for b in benchmarks} if output else {})
+
+
+def as_lm(model: Any, tokenizer: Any, batch_size: int, *, template: bool = False) -> Any:
+    """The model as lm-eval sees it. A text has the tokenizer's first token in front if the tokenizer puts it there.
+
+    Args:
+        model: The model.
+        tokenizer: The tokenizer of the model.
+        batch_size: How many questions the model computes at once.
+        template: Whether the questions will be put in the model's chat template.
+    """
+    from .lm_eval import DividedLM
+
+    return DividedLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        add_bos_token=tokenizer.encode("a")[:1] == [tokenizer.bos_token_id],
+        chat_template_args=template_settings(tokenizer) if template else {},
+    )
 
 
 def _answers(benchmark: Benchmark, output: dict[str, Any]) -> Answers:
@@ -189,7 +205,7 @@ def _answers(benchmark: Benchmark, output: dict[str, Any]) -> Answers:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide what lm-eval logs about its defaults, and the bars of `datasets`. lm-eval's own bars stay."""
     import logging
 

@@ -21,6 +21,7 @@ VERSIONS = {
     "entity_f1": 2,
     "convfinqa": 2,
     "per_token_choice": 1,
+    "answer_match": 1,
 }
 
 ANSWER_MARK = "The answer is:"
@@ -193,3 +194,26 @@ def convfinqa_right(generated: str, answer: str) -> bool:
 def convfinqa_accuracy(generated: Sequence[str], gold: Sequence[str]) -> float:
     """ConvFinQA: the share of the generated answers that are right."""
     return sum(map(convfinqa_right, generated, gold)) / len(gold)
+
+
+def last_number(text: str) -> Fraction | None:
+    """The exact value of the last number in a text; None where the text has no number that Python can read."""
+    text = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r" \1/\2", _standard(text)).replace("$", "")
+    numbers = _number.findall(text)
+    return number(numbers[-1]) if numbers else None
+
+
+def answer_matches(kind: str, generated: str, answer: str) -> bool:
+    """Whether a generated answer matches the right answer. A run of white space counts as one space.
+
+    Args:
+        kind: `exact`: both are the same text. `contains`: the right answer stands in the generated text. `number`: the
+            last numbers of both have the same value.
+        generated: The generated answer.
+        answer: The right answer.
+    """
+    if kind == "number":
+        guess = last_number(generated)
+        return guess is not None and guess == last_number(answer)
+    guessed, right = " ".join(generated.split()), " ".join(answer.split())
+    return guessed == right if kind == "exact" else right in guessed

@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import tasks
 from ..errors import ConfigError, one_line
 from ..identity import key_of
+from ..measure.benchmarks import LmEvalBenchmarks
 from ..spec.parse import from_record
 from ..spec.run_config import Method, Paths, RunConfig
 from ..store.records import Record, Store, finite
@@ -37,6 +38,20 @@ def finished(store: Store, key: str) -> Record:
     if record.status != "finished":
         raise ConfigError(f"{store.path(key)} is of a run that is {record.status}, not finished")
     return record
+
+
+def located(key: str, results: Path) -> tuple[Store, str]:
+    """The results folder and the key of a record, which is named by its key in `results` or by the path of its file.
+
+    Raises:
+        ConfigError: The file is not in the folder `runs` of a results folder.
+    """
+    path = Path(key)
+    if path.suffix != ".json":
+        return Store(results), key
+    if path.absolute().parent.name != "runs":
+        raise ConfigError(f"KEY: {key} is not in a folder runs/ of a results folder, as <results>/runs/<key>.json is")
+    return Store(path.parent.parent), path.stem
 
 
 def settings(record: Record, store: Store) -> RunConfig:
@@ -210,22 +225,98 @@ def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
     Raises:
         ConfigError: The run cannot be scored on this machine.
     """
-    from transformers import set_seed
+    task = tasks.of(config)
+    task.check(config)
+    folder, network, tokenizer = base_of(record, store, config)
+    prepared = task.prepare(config, tokenizer)
+    model = adapted(network, config)
+    before = task.baseline(model, tokenizer, prepared) if folder else {}
+    if folder:
+        load_trained(model, config, folder)
+    return finite(before | task.evaluate(model, tokenizer, prepared))
 
-    from ..train import adapt
+
+def base_of(record: Record, store: Store, config: RunConfig) -> tuple[Path | None, Any, Any]:
+    """The folder of a run's trained model (None where nothing was trained), its base model, and its tokenizer.
+
+    The base model is on the device and in the number format of `config`.
+    """
     from ..train.placement import base_dtype, prepare_device
     from ..train.trainer import quiet
 
     quiet()
-    task, trains = tasks.of(config), config.method.trains
-    folder = folder_of(record, store) if trains else None
+    folder = folder_of(record, store) if config.method.trains else None
     placement = prepare_device(config)
-    dtype = base_dtype(config, placement)
-    network, tokenizer, _ = base_models.of_run(config, dtype, placement.device)
-    prepared = task.prepare(config, tokenizer)
+    network, tokenizer, _ = base_models.of_run(config, base_dtype(config, placement), placement.device)
+    return folder, network, tokenizer
+
+
+def adapted(network: Any, config: RunConfig) -> Any:
+    """A base model with the adapter of a run, as before the training."""
+    from transformers import set_seed
+
+    from ..train import adapt
+
     set_seed(config.seed)
-    model = adapt.adapt(network, config).model
-    before = task.baseline(model, tokenizer, prepared) if trains else {}
+    return adapt.adapt(network, config).model
+
+
+def score_benchmarks(record: Record, store: Store, benchmarks: LmEvalBenchmarks) -> dict[str, Any]:
+    """The scores of a saved model on benchmarks of lm-eval, with the batch size of the run's own questions.
+
+    Raises:
+        ConfigError: The run cannot be scored on this machine.
+    """
+    config = settings(record, store)
+    folder, network, tokenizer = base_of(record, store, config)
+    model = adapted(network, config)
     if folder:
         load_trained(model, config, folder)
-    return finite(before | task.evaluate(model, tokenizer, prepared))
+    return finite(benchmarks.scores(model, tokenizer, config.task.eval_batch_size or 1))
+
+
+def addable(record: Record, names: Sequence[str]) -> None:
+    """Check that scores of these names can be added to a record.
+
+    Raises:
+        ConfigError: The record holds a metric of such a name already, or the task of the run declares one.
+    """
+    task = tasks.get(record.cell["task"])
+    for name in names:
+        if name in record.metrics["final"]:
+            raise ConfigError(f"--add: the record holds {name} already, and a score is never replaced")
+        if name in {metric.name for metric in task.metrics}:
+            raise ConfigError(
+                f"--add: {name} is the name of a metric that task={task.name} measures in its own way; "
+                f"name the metric of lm-eval, such as {name}:exact_match"
+            )
+
+
+def add(store: Store, key: str, names: Sequence[str], scores: dict[str, Any], note: dict[str, Any]) -> Path:
+    """Add scores of benchmarks to a record: all of them, or none. No other process can change the record meanwhile.
+
+    Further numbers of lm-eval that the record holds already stay as they are.
+
+    Args:
+        store: The results folder.
+        key: The key of the record.
+        names: The names of the benchmarks.
+        scores: The scores of these names, and further numbers of lm-eval.
+        note: How the scores were measured, for `provenance.added`.
+
+    Raises:
+        ConfigError: The record holds a metric of such a name by now.
+        StorageError: The record cannot be written; it is as it was before.
+    """
+    with store.claim(key):
+        record = finished(store, key)
+        addable(record, names)
+        new = {name: score for name, score in scores.items() if name not in record.metrics["final"]}
+        record.metrics["final"] |= new
+        record.provenance.setdefault("added", []).append({**note, "scores": sorted(new)})
+        return store.write(record)
+
+
+def added(record: Record) -> set[str]:
+    """The names of the scores in a record that its run did not measure."""
+    return {name for entry in record.provenance.get("added", []) for name in entry["scores"]}

@@ -14,6 +14,8 @@ from . import shapes
 from .run_config import Method, RunConfig
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+HUB_DATA = re.compile(HUB_ID.pattern + r"(:[\w.-]*){0,2}", re.ASCII)  # owner/name, perhaps a configuration and a split
+DATA_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md")
 RESTARTS = ("restart_warmup", "restart_schedule", "restart_floor", "optimizer_reset", "reset_scope", "reset_ratio")
 
 
@@ -39,8 +41,10 @@ def together(run: RunConfig) -> None:
     t, shape = run.training, shapes.of(run.model)
     if t.learning_rate is None and run.method.trains:
         raise ConfigError("training.learning_rate must be a positive number, got None")
-    if run.task.train_file and not _there(run.task.train_file, Path.is_file):
-        raise ConfigError(f"task.train_file must be a file, got {run.task.train_file!r}")
+    for name in ("train_file", "heldout_file"):
+        source = getattr(run.task, name)
+        if source and not (_there(source, Path.is_file) or is_hub_data(source)):
+            raise ConfigError(f"task.{name} must be a file, or owner/name of a data set on the hub, got {source!r}")
     if t.checkpoint_every % t.log_every:
         raise ConfigError(
             f"training.checkpoint_every must be a multiple of training.log_every ({t.log_every}), "
@@ -62,6 +66,12 @@ def together(run: RunConfig) -> None:
         _restarts(run)
     if run.quantization != "none":
         _quantized(run)
+
+
+def is_hub_data(source: str) -> bool:
+    """Whether a source of data is a data set of the hub: it has the form of one, and not the name of a file."""
+    has_form = HUB_DATA.fullmatch(source) and not source.lower().endswith(DATA_FILES)
+    return bool(has_form) and not _there(source, Path.exists)
 
 
 def _method(method: Method) -> None:

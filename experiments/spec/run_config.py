@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 LARGEST = 2**32 - 1  # the largest integer of any setting; a larger one overflows in torch or numpy
+
+
+BENCHMARK = r"[^\s:,\[\]]+(:[^\s:,\[\]]+){0,2}"  # a task of lm-eval, perhaps with a metric and a filter
+
+
+def _benchmarks(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names) or not all(re.fullmatch(BENCHMARK, name) for name in names):
+        raise ValueError("names repeat, or have another form")
+    return names
 
 
 def _different(names: list[str]) -> list[str]:
@@ -26,10 +36,16 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a posi
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of at least 0")]
 Fraction = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
 Share = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
+Part = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
 Text = Annotated[str, Field(min_length=1, description="a text")]
 Switch = Annotated[bool, Field(description="true or false")]
 Names = Annotated[
     list[str], AfterValidator(_different), Field(description="a list of different names, such as [q_proj, v_proj]")
+]
+Benchmarks = Annotated[
+    list[str],
+    AfterValidator(_benchmarks),
+    Field(description="a list of different tasks of lm-eval, such as [gsm8k, arc_easy:acc_norm]"),
 ]
 
 
@@ -111,14 +127,24 @@ class TaskSettings(Section):
     eval_pairs: PositiveInt | None = None
     data: Literal["packages", "hub"] | None = None
     train_file: Text | None = None
+    format: Literal["auto", "chat", "completion", "text"] | None = None
+    heldout_file: Text | None = None
+    heldout_share: Part | None = None
+    selection_share: Part | None = None
     train_rows: PositiveInt | None = None
     heldout_rows: PositiveInt | None = None
     probe_documents: Count | None = None
     questions: Count | None = None
-    prompt: Literal["alpaca", "open-instruct"] | None = None
+    prompt: Literal["auto", "template", "plain", "raw", "alpaca", "open-instruct"] | None = None
     max_length: PositiveInt | None = None
     new_tokens: PositiveInt | None = None
     math_new_tokens: PositiveInt | None = None
+    match: Literal["exact", "contains", "number"] | None = None
+    benchmarks: Benchmarks | None = None
+    benchmark_path: Text | None = None
+    benchmark_limit: PositiveInt | None = None
+    benchmark_shots: Count | None = None
+    benchmark_template: Switch | None = None
     drop_overlap: Switch | None = None
     eval_batch_size: PositiveInt | None = None
 

@@ -23,8 +23,7 @@ def describe() -> dict[str, Any]:
     import torch
 
     return {
-        "code": code_revision(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        **versions(),
         "python": platform.python_version(),
         "hardware": {
             "platform": platform.platform(),
@@ -34,6 +33,12 @@ def describe() -> dict[str, Any]:
         },
         "started_at": now(),
     }
+
+
+def versions() -> dict[str, Any]:
+    """The revision of this project, and the versions of the packages on which numbers depend."""
+    packages = {name: version for name in PACKAGES if (version := _version(name))}
+    return {"code": code_revision(), "packages": packages}
 
 
 def load() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ..data import userfile
 from ..spec import run_config
 from ..spec.run_config import RunConfig
 
@@ -81,10 +82,11 @@ class Task(ABC):
         version: Part of the key of every run. Raise it when data, prompts or scorers change.
         needs: The settings of the section `task` that must have a value.
         metrics: What a run measures at its end, in the order of the columns of a table. A record holds numbers beside
-            these (`<metric>_before`, `<metric>_lm_eval`, `<metric>_floor`), which no column shows.
+            these (`<metric>_before`, `<metric>_lm_eval`, `<metric>_floor`), which no column shows. `metrics_of` says
+            what a run with certain settings measures.
         headline: The metric of the paper that matters most. Smaller scales measure its stand-ins.
         selection: The final metric, a loss, by which learning rates are selected; None: the training loss.
-        paper_model: The model that the paper ran this task on.
+        paper_model: The model that the paper ran this task on; empty for a task that the paper does not have.
     """
 
     name: ClassVar[str]
@@ -102,6 +104,10 @@ class Task(ABC):
             KeyError: The task declares no such metric.
         """
         return {metric.name: metric for metric in self.metrics}[name]
+
+    def metrics_of(self, settings: run_config.TaskSettings) -> tuple[Metric, ...]:
+        """What a run with these settings measures: `metrics`, unless the settings of the task add or remove some."""
+        return self.metrics
 
     @property
     def selection_label(self) -> str:
@@ -131,6 +137,25 @@ class Task(ABC):
             parameters: How many parameters the adapter has, or the model where nothing is adapted.
         """
         return {}
+
+    def check(self, config: RunConfig) -> None:  # noqa: B027 (most tasks have nothing to refuse)
+        """Refuse settings of the task that do not fit one another, before anything is loaded.
+
+        Raises:
+            ConfigError: Two settings do not fit, or a setting has a value that this task does not know.
+        """
+
+    def contents(self, config: RunConfig) -> dict[str, str]:
+        """What is in the files that the settings name, as hashes: part of a run's identity, under these names.
+
+        Raises:
+            ConfigError: A file cannot be read, or a line is wrong.
+        """
+        t = config.task
+        hashes = {"data": userfile.checked(t.train_file, userfile.TRAIN, t.prompt) if t.train_file else ""}
+        if t.heldout_file:  # without such a file the identity has no such entry, as before there was the setting
+            hashes["heldout"] = userfile.checked(t.heldout_file, userfile.HELD_OUT, t.prompt)
+        return hashes
 
     @abstractmethod
     def prepare(self, config: RunConfig, tokenizer: Any) -> TaskData:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..data import corpora, hub, overlap, prompts, questions, reading, sources, userfile
-from ..data.prompts import FORMS, Message, encode
+from ..data.prompts import Message, encode, prompt_of
 from ..data.questions import Benchmark
 from ..data.rows import Rows, fingerprint
 from ..data.windows import packed
+from ..errors import ConfigError
 from ..measure import scorers
 from ..measure.evaluation import Answers, Loss, ask
 from ..spec import run_config
@@ -78,20 +79,20 @@ class Material:
         held_out: Conversations or texts whose loss is measured.
         benchmarks: Questions for lm-eval.
         question_texts: The questions of the benchmarks, for the fingerprint.
-        measured_texts: Everything that is measured, but the general text. No training item may overlap with it.
+        benchmark_texts: The questions of the benchmarks with their answers. No training item may overlap with them.
     """
 
     train: Iterable[Any]
     held_out: Sequence[Any]
     benchmarks: Sequence[Benchmark]
     question_texts: Sequence[str]
-    measured_texts: Sequence[str]
+    benchmark_texts: Sequence[str]
 
     @classmethod
     def of_texts(cls, train: Iterable[Document], held_out: list[str], benchmarks: Sequence[Benchmark]) -> Material:
         """The material of a `TextTask`."""
         question_texts = [question.prompt for benchmark in benchmarks for question in benchmark.questions]
-        return cls(train, held_out, benchmarks, question_texts, [*held_out, *question_texts])
+        return cls(train, held_out, benchmarks, question_texts, question_texts)
 
 
 @dataclass(frozen=True)
@@ -118,15 +119,18 @@ class EvaluationSet:
 def general_text(config: RunConfig) -> list[str]:
     """Held-out C4 documents: the first `task.probe_documents`."""
     count = config.task.probe_documents or 0
+    if not count:
+        return []
     if config.task.data == "hub":
         return [text for _, text in zip(range(count), hub.c4("validation"), strict=False)]
     return corpora.c4(config.paths.cache_folder)[1][:count]
 
 
 def origins(config: RunConfig, packages: Sequence[str]) -> list[str]:
-    """Where the data come from, for the record: pinned packages or the hub, and the user's file if there is one."""
+    """Where the data come from, for the record: pinned packages or the hub, and the user's files if there are any."""
     names = ["hub"] if config.task.data == "hub" else sources.pins(*packages)
-    return [*names, "task.train_file"] if config.task.train_file else names
+    own = {userfile.TRAIN: config.task.train_file, userfile.HELD_OUT: config.task.heldout_file}
+    return [*names, *(setting for setting, file in own.items() if file)]
 
 
 class FineTuning(Task):
@@ -156,8 +160,12 @@ class FineTuning(Task):
         """The training items in the user's file, `task.train_file`."""
 
     @abstractmethod
+    def heldout_of_file(self, settings: run_config.TaskSettings) -> list[Any]:
+        """The held-out items in the user's file, `task.heldout_file`."""
+
+    @abstractmethod
     def text(self, item: Any) -> str:
-        """The text of a training item that is compared with what is measured."""
+        """The text of a training item or of a held-out item, to compare the two."""
 
     @abstractmethod
     def examples(self, items: list[Any], general: list[str], config: RunConfig) -> list[Any]:
@@ -187,16 +195,19 @@ class FineTuning(Task):
 
     def prepare(self, config: RunConfig, tokenizer: Any) -> TaskData:
         t, material, general = config.task, self.material(config), general_text(config)
+        held_out = self.heldout_of_file(t)[: t.heldout_rows] if t.heldout_file else material.held_out
         items, counts = overlap.filtered(
             self.name,
             self.items_of_file(t) if t.train_file else material.train,
             self.text,
-            [*material.measured_texts, *general],
+            [*map(self.text, held_out), *material.benchmark_texts, *general],
             t.drop_overlap,
             t.train_rows,
         )
         examples = self.examples(items, general, config)
-        rows, text_bytes = self.heldout_rows(material.held_out, tokenizer, config)
+        rows, text_bytes = self.heldout_rows(held_out, tokenizer, config)
+        if not len(rows):
+            raise ConfigError(f"task.max_length: no held-out row has at most {t.max_length} tokens")
         probe = packed(general, tokenizer, PROBE_WINDOW, config.paths.cache_folder, keep_rest=True)
         versions = {"scorers": {name: scorers.VERSIONS[name] for name in self.scorers}} if self.scorers else {}
         train = self.training_rows(examples, tokenizer, config)
@@ -204,7 +215,7 @@ class FineTuning(Task):
         return TaskData(
             train,
             EvaluationSet(rows, text_bytes, probe, trained, material.benchmarks, t.eval_batch_size or 1),
-            fingerprint(examples, material.held_out, material.question_texts, general),
+            fingerprint(examples, held_out, material.question_texts, general),
             {
                 **self.form_version(t),
                 "questions": questions.VERSION,
@@ -250,6 +261,15 @@ class AnswerTask(FineTuning):
         assert settings.train_file and settings.prompt
         return userfile.conversations(settings.train_file, settings.prompt)
 
+    def heldout_of_file(self, settings: run_config.TaskSettings) -> list[Any]:
+        assert settings.heldout_file and settings.prompt
+        return userfile.conversations(settings.heldout_file, settings.prompt, userfile.HELD_OUT)
+
+    def check(self, config: RunConfig) -> None:
+        if config.task.prompt not in prompts.PUBLISHED:
+            allowed = ", ".join(prompts.PUBLISHED)
+            raise ConfigError(f"task.prompt must be one of {allowed} for task={self.name}, got {config.task.prompt!r}")
+
     def text(self, item: Sequence[Message]) -> str:
         return prompts.plain(item)
 
@@ -290,8 +310,12 @@ class TextTask(FineTuning):
         assert settings.train_file
         return [Document(text) for text in userfile.documents(settings.train_file)]
 
-    def text(self, item: Document) -> str:
-        return item.text
+    def heldout_of_file(self, settings: run_config.TaskSettings) -> list[Any]:
+        assert settings.heldout_file
+        return userfile.documents(settings.heldout_file, userfile.HELD_OUT)
+
+    def text(self, item: Document | str) -> str:
+        return item if isinstance(item, str) else item.text
 
     def examples(self, items: list[Any], general: list[str], config: RunConfig) -> list[Any]:
         vocabulary = reading.keywords([document.text for document in items], general)
@@ -332,16 +356,16 @@ class TextTask(FineTuning):
 
 
 def answer_rows(
-    conversations: Sequence[Sequence[Message]], form: str, tokenizer: Any, max_length: int
+    conversations: Sequence[Sequence[Message]], name: str, tokenizer: Any, max_length: int
 ) -> tuple[Rows, int]:
     """Rows whose loss counts on the texts of the answers, and the UTF-8 length of these texts.
 
     The loss does not count on end tokens, which have no text. A conversation of more than `max_length` tokens is left
     out, so that no answer is cut.
     """
-    rows, size = [], 0
+    rows, size, prompt = [], 0, prompt_of(name, tokenizer)
     for messages in conversations:
-        transcript = FORMS[form](messages, "")
+        transcript = prompt.transcribe(messages, "")
         ids, counted = encode(transcript, tokenizer, max_length + 1)
         if len(ids) <= max_length and any(counted):
             rows.append((ids, counted))

@@ -49,7 +49,7 @@ class InstructTask(AnswerTask):
             held_out=held_out,
             benchmarks=[questions.mmlu(f"{name}_{shots}shot", test, examples, shots) for shots in (0, 5)],
             question_texts=[question.text for question in test],
-            measured_texts=[*map(prompts.plain, held_out), *map(lettered, test)],
+            benchmark_texts=[*map(lettered, test)],
         )
 
 

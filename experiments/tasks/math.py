@@ -73,7 +73,7 @@ class MathTask(AnswerTask):
                 questions.problems(names[1], competition, t.prompt, questions.MARKED_EXTRACT, t.math_new_tokens),
             ],
             question_texts=[problem.question for problem in measured],
-            measured_texts=[*map(prompts.plain, held_out), *solutions],
+            benchmark_texts=solutions,
         )
 
     def score(self, benchmark: Benchmark, answers: Answers, tokenizer: Any) -> dict[str, float]:

@@ -45,7 +45,9 @@ class PretrainTask(Task):
     def prepare(self, config: RunConfig, tokenizer: Any) -> TaskData:
         t, cache = config.task, config.paths.cache_folder
         assert t.max_length
-        if t.data == "hub":
+        if t.heldout_file:
+            held_out = userfile.documents(t.heldout_file, userfile.HELD_OUT)[: t.heldout_rows]
+        elif t.data == "hub":
             held_out = list(itertools.islice(hub.c4("validation"), t.heldout_rows))
         else:
             held_out = corpora.c4(cache)[1][: t.heldout_rows]

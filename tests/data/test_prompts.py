@@ -126,3 +126,102 @@ def test_a_damaged_cache_file_is_built_again(tmp_path):
     path.write_bytes(path.read_bytes()[:40])
     again = prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 512, tmp_path)
     assert again[0]["input_ids"].tolist() == first[0]["input_ids"].tolist()
+
+
+def with_template(template, tokenizer=None):
+    tokenizer = tokenizer or KINDS["byte_level"]()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def spans(transcript):
+    return [transcript.text[first:last] for first, last in transcript.spans]
+
+
+EACH = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}END\n{% endfor %}"
+LLAMA2 = (
+    "{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content | trim }} </s>"
+    "{% else %}<s>[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
+)
+# As Qwen3: a block for thoughts stands only in front of the last answer.
+THINKING = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}"
+    "{{ m.content }}<|end|>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "answers", "end"),
+    [
+        (EACH, ["Four.END", "Seven.END"], "END"),
+        (LLAMA2, ["Four. </s>", "Seven. </s>"], "</s>"),
+        (THINKING, ["Four.<|end|>", "Seven.<|end|>"], "<|end|>"),
+        ("{% for m in messages %}{{ m.content }} {% endfor %}", ["Four.", "Seven."], ""),
+    ],
+)
+def test_a_template_tells_its_answers(template, answers, end):
+    """The loss counts on the answers and on what stands at their end; a measured loss counts on their texts alone."""
+    tokenizer = with_template(template)
+    prompt = prompts.prompt_of("auto", tokenizer)
+    assert (prompt.name, prompt.end) == ("template", end)
+    transcript = prompt.transcribe(CHAT, tokenizer.eos_token)
+    assert spans(transcript) == answers
+    assert spans(prompt.transcribe(CHAT, "")) == ["Four.", "Seven."]
+    assert transcript.text == tokenizer.apply_chat_template(CHAT, tokenize=False)
+    ids, counted = prompts.encode(transcript, tokenizer, 512)
+    assert ids == tokenizer.apply_chat_template(CHAT)["input_ids"]  # no second first token
+    assert tokenizer.decode([i for i, c in zip(ids, counted, strict=True) if c]) == "".join(answers)
+
+
+def test_an_answer_that_repeats_the_question_is_told_by_its_place():
+    tokenizer = with_template(EACH)
+    transcript = prompts.prompt_of("template", tokenizer).transcribe(pair("same", "same"), tokenizer.eos_token)
+    assert spans(transcript) == ["sameEND"]
+    assert transcript.spans[0][0] == len("<|user|>sameEND\n<|assistant|>")
+
+
+def test_a_real_template_has_its_end_token(tmp_path):
+    tokenizer = KINDS["gpt_style"]()
+    (row,) = prompts.supervised([CHAT], "template", tokenizer, 512, tmp_path)
+    assert counted_text(row, tokenizer) == "Four.<|im_end|>Seven.<|im_end|>"
+    assert tokenizer.decode(row["input_ids"]) == tokenizer.apply_chat_template(CHAT, tokenize=False)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "does not print an answer once and as it is"),
+        ("{{ messages[-1].content }}{{ messages[-1].content }}", "does not print an answer once and as it is"),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + EACH, "no system"),
+        ("{{ messages[1].content if messages | length == 2 else messages | length }}", "cannot be told from the rest"),
+        (None, "the model has no chat template"),
+    ],
+)
+def test_a_template_that_does_not_tell_answers_is_refused_in_one_line(template, message):
+    tokenizer = with_template(template)
+    with pytest.raises(ConfigError, match=message) as error:
+        prompts.prompt_of("template", tokenizer).transcribe(CHAT, tokenizer.eos_token)
+    assert str(error.value).startswith("task.prompt=template: the model")
+    assert "\n" not in str(error.value)
+
+
+def test_the_date_of_a_template_is_the_same_every_day():
+    tokenizer = with_template("{{ strftime_now('%d %b %Y') }} {{ date_string }}" + EACH)
+    prompt = prompts.prompt_of("template", tokenizer)
+    assert prompt.transcribe(CHAT, "").text.startswith("26 Jul 2024 26 Jul 2024<|system|>")
+
+
+def test_the_plain_prompts():
+    tokenizer = KINDS["byte_level"]()
+    plain = prompts.prompt_of("auto", tokenizer)
+    assert plain.name == "plain"
+    assert plain.transcribe(CHAT[1:3], "</s>").text == "User:\nTwo and two?\n\nAssistant:\nFour.</s>"
+    assert spans(plain.transcribe(CHAT, "</s>")) == ["Four.</s>", "Seven.</s>"]
+    raw = prompts.prompt_of("raw", tokenizer).transcribe(pair("2 + 2 =", " 4"), "</s>")
+    assert (raw.text, spans(raw)) == ("2 + 2 = 4</s>", [" 4</s>"])
+
+
+def test_the_version_of_a_template_says_which_template():
+    first, second = (prompts.prompt_of("auto", with_template(t)).version for t in (EACH, LLAMA2))
+    assert first.startswith("template-1-")
+    assert first != second

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.data import prompts, userfile
+from experiments.data import prompts, tables, userfile
 from experiments.errors import ConfigError
 from experiments.train import base_models
 
@@ -45,7 +45,10 @@ TURNS = [{"role": r, "content": "x"} for r in ("user", "assistant", "user", "ass
     ("bad", "message"),
     [
         ({"instruction": "q"}, "line 2: column output is missing; found: instruction"),
-        ({"output": "a"}, "line 2: needs the columns instruction and output; query and response; or messages"),
+        (
+            {"output": "a"},
+            "line 2: needs the columns instruction and output; query and response; prompt and completion",
+        ),
         ({"instruction": "q", "output": ""}, "line 2: column output must be a text that is not empty"),
         ({"instruction": "q", "output": 3}, "line 2: column output must be a text"),
         ({"instruction": "q", "output": "a", "input": 3}, "line 2: column input must be a text"),
@@ -60,7 +63,7 @@ TURNS = [{"role": r, "content": "x"} for r in ("user", "assistant", "user", "ass
         ({"messages": [{"role": "assistant", "content": None}]}, "line 2: column content must be a text"),
         (
             {"two\nlines": 1},
-            r"line 2: needs the columns instruction and output; query and response; or messages; found: two\n",
+            r"question and answer; conversations; or messages; found: two\n",
         ),
         ({"instruction": "q", "output": "\ud800"}, "line 2: column output has half of a surrogate pair"),
         ({"instruction": "q", "output": "a", "input": "\udfff"}, "line 2: column input has half of a surrogate pair"),
@@ -105,9 +108,12 @@ def test_the_line_of_bytes_that_are_no_text_is_named(tmp_path):
 
 
 def test_the_key_depends_on_the_content_of_the_file_and_not_on_its_place(tmp_path):
-    first = userfile.checked(write(tmp_path / "a.jsonl", GOOD), "alpaca")
-    assert userfile.checked(write(tmp_path / "b.jsonl", GOOD), "alpaca") == first
-    assert userfile.checked(write(tmp_path / "a.jsonl", GOOD, GOOD), "alpaca") != first
+    def checked(name, *rows):
+        return userfile.checked(write(tmp_path / name, *rows), userfile.TRAIN, "alpaca")
+
+    first = checked("a.jsonl", GOOD)
+    assert checked("b.jsonl", GOOD) == first
+    assert checked("a.jsonl", GOOD, GOOD) != first
 
 
 def test_a_bad_file_is_refused_before_anything_is_loaded(smoke, tmp_path, monkeypatch):
@@ -140,7 +146,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, end):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(userfile, "LONGEST", 100)
+    monkeypatch.setattr(tables, "LONGEST", 100)
     (tmp_path / "wide.txt").write_text("fine\n" + "x" * 101)
     (tmp_path / "utf16.txt").write_text("fine\n", encoding="utf-16")
     for name, message in (
@@ -153,10 +159,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
             userfile.documents(str(tmp_path / name))
 
 
-def test_a_json_array_is_no_json_lines_file(tmp_path):
+def test_a_json_array_is_read_too(tmp_path):
     path = write(tmp_path / "rows.json", *json.dumps([GOOD, GOOD], indent=1).split("\n"))
-    with pytest.raises(ConfigError, match="line 1: not a JSON object on one line"):
-        userfile.conversations(path, "alpaca")
+    assert len(userfile.conversations(path, "alpaca")) == 2
 
 
 json_values = st.recursive(
@@ -184,16 +189,21 @@ def test_any_bytes_are_read_or_refused(tmp_path, counted):
     contents_read, refusals = [], []
 
     @settings(max_examples=500, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(contents, st.sampled_from(["alpaca", "open-instruct", None]), st.sampled_from([".jsonl", ".txt"]))
-    def check(content, form, suffix):
+    @given(
+        contents,
+        st.sampled_from(["alpaca", "open-instruct", "raw", None]),
+        st.sampled_from([".jsonl", ".csv", ".txt"]),
+        st.sampled_from([None, "auto", "chat", "completion", "text"]),
+    )
+    def check(content, form, suffix, row_format):
         path = tmp_path / f"data{suffix}"
         path.write_bytes(content)
         try:
-            userfile.checked(str(path), form)
+            userfile.checked(str(path), userfile.TRAIN, form, row_format)
         except ConfigError as error:
             refusals.append(str(error))
             return
-        if form:
+        if form and not row_format:
             for conversation in userfile.conversations(str(path), form):
                 transcript = prompts.FORMS[form](conversation, "</s>")
                 transcript.text.encode()
@@ -207,5 +217,5 @@ def test_any_bytes_are_read_or_refused(tmp_path, counted):
         assert message.startswith("task.train_file: ")
         assert "\n" not in message
         assert len(message) < 500
-        assert ", line " in message or message.endswith("is empty")
+        assert ", line " in message or ", row " in message or message.endswith("is empty")
     counted(len(contents_read) + len(refusals), "data files")

@@ -208,3 +208,20 @@ def test_entity_f1_is_the_mean_over_sentences():
 )
 def test_convfinqa_matches_numbers(generated, answer, right):
     assert convfinqa_right(generated, answer) is right
+
+
+@pytest.mark.parametrize(
+    ("kind", "generated", "answer", "matches"),
+    [
+        ("exact", " It is  4.\n", "It is 4.", True),
+        ("exact", "It is 4. Yes.", "It is 4.", False),
+        ("contains", "I think it is 4, or so", "4", True),
+        ("contains", "five", "4", False),
+        ("number", "3 + 1,000 makes $1,003.00.", "The answer: 1003", True),
+        ("number", r"so \frac{1}{2}", "0.5", True),
+        ("number", "It was 4 and is 5", "4", False),
+        ("number", "none", "4", False),
+    ],
+)
+def test_an_answer_matches(kind, generated, answer, matches):
+    assert scorers.answer_matches(kind, generated, answer) is matches

@@ -14,7 +14,7 @@ from ..conftest import compose
 OPERATORS = {
     "uuid": {8: "sharing", 256: "sharing"},
     "pretrain": {128: "sharing"},
-    **{task: {8: "rotation", 256: "sharing"} for task in ("instruct", "math", "biomed", "finance")},
+    **{task: {8: "rotation", 256: "sharing"} for task in ("instruct", "math", "biomed", "finance", "custom")},
 }
 ALPHA_OVER_RANK = {8: 16 / 8, 128: 64 / 128, 256: 128 / 256}
 

@@ -1,0 +1,141 @@
+"""Rows with named columns, from a file of a user or from a data set of the hub. Data are read, and no code is run.
+
+Formats: JSON lines, a JSON array, CSV and TSV, Parquet. Values keep the types that the file gives them: a library that
+guesses types would read the text `007` as a number and the text `2024-05-20` as a date.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, one_line
+from ..spec.checks import is_hub_data
+
+LONGEST = 1 << 24  # characters of a line; a file with a longer line is no file of rows or documents
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+COLUMNS = (".json", ".jsonl", ".parquet", *DELIMITERS)  # the files that have rows with columns, by their suffix
+
+
+def rows(source: str, setting: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a source, each with the words that say where the row stands.
+
+    Args:
+        source: A file, or a data set of the hub: `owner/name`, `owner/name:config` or `owner/name:config:split`.
+        setting: The name of the setting that holds the source, for messages.
+
+    Raises:
+        ConfigError: The source cannot be read, or a row has no columns.
+    """
+    if is_hub_data(source):
+        return _hub(source, setting)
+    suffix = Path(source).suffix.lower()
+    if suffix == ".parquet":
+        return _parquet(source, setting)
+    if suffix in DELIMITERS:
+        return _separated(source, setting, DELIMITERS[suffix])
+    text = lines(source, setting)
+    first = next((line for line in text if line.strip()), "")
+    return (_json_array if first.lstrip().startswith("[") else _json_lines)(source, setting, text)
+
+
+def lines(path: str, setting: str) -> list[str]:
+    """The lines of a UTF-8 text file.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no text.
+    """
+    try:
+        content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors write this mark
+        text = content.decode().replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{setting}: {path}, line {number}: not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{setting}: cannot read {path}: {error.strerror}") from None
+    for number, line in enumerate(text, 1):
+        if "\0" in line:
+            raise ConfigError(f"{setting}: {path}, line {number}: has a zero byte, so the file is no text")
+        if len(line) > LONGEST:
+            raise ConfigError(f"{setting}: {path}, line {number}: longer than {LONGEST:,} characters")
+    return text
+
+
+def _json_lines(path: str, setting: str, text: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(text, 1):
+        where = f"{setting}: {path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{where}: not a JSON object on one line ({error})") from None
+        yield where, _with_columns(row, where)
+
+
+def _json_array(path: str, setting: str, text: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        values = json.loads("\n".join(text))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{setting}: {path}, line {error.lineno}: not a JSON array ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{setting}: {path}, line 1: not a JSON array ({error})") from None
+    for number, row in enumerate(values, 1):
+        where = f"{setting}: {path}, row {number}"
+        yield where, _with_columns(row, where)
+
+
+def _separated(path: str, setting: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    previous = csv.field_size_limit(LONGEST)
+    try:
+        table = csv.DictReader((line + "\n" for line in lines(path, setting)), delimiter=delimiter, strict=True)
+        try:
+            for row in table:
+                where = f"{setting}: {path}, line {table.line_num}"
+                if None in row:
+                    raise ConfigError(f"{where}: has more fields than the first line has names of columns")
+                if any(value and value.strip() for value in row.values()):
+                    yield where, dict(row)
+        except csv.Error as error:
+            raise ConfigError(f"{setting}: {path}, line {table.line_num}: not a row of a table ({error})") from None
+    finally:
+        csv.field_size_limit(previous)
+
+
+def _parquet(path: str, setting: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            batches = [batch.to_pylist() for batch in file.iter_batches()]
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise ConfigError(f"{setting}: {path}: not a Parquet file that can be read ({one_line(str(error))})") from None
+    for number, row in enumerate((row for batch in batches for row in batch), 1):
+        yield f"{setting}: {path}, row {number}", row
+
+
+def _hub(source: str, setting: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    from datasets import load_dataset
+
+    name, _, rest = source.partition(":")
+    config, _, split = rest.partition(":")
+    try:
+        table = load_dataset(name, config or None, split=split or "train")
+    except Exception as error:  # the client raises many unrelated types for a missing data set or network
+        reason = one_line(str(error)) or type(error).__name__
+        raise ConfigError(
+            f"{setting}: there is no file {source}, and the hub gives no data set of this name ({reason})"
+        ) from error
+    for number, row in enumerate(table, 1):
+        yield f"{setting}: {source}, row {number}", dict(row)
+
+
+def _with_columns(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where}: must be a JSON object with named columns, got {repr(row)[:40]}")
+    return row
