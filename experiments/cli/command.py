@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -15,9 +17,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import ConfigError, JobFailedError, StorageError, exit_code
+from ..errors import ConfigError, JobFailedError, StorageError, exit_code, one_line
+from ..identity import identity_of, key_of
 from ..spec import compose, ranks
 from ..spec.parse import parse
+from ..spec.run_config import RunConfig
+from ..store import failures, provenance
+from ..store.records import Store
 from . import overrides
 
 
@@ -79,6 +85,7 @@ def answer(composed: DictConfig) -> tuple[int, float | None]:
 
     compose.register()  # `prepare_environment` was not called in the process of a cluster's job
     compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
+    config = None
     try:
         config = parse(composed)
         if config.dry_run:
@@ -89,12 +96,32 @@ def answer(composed: DictConfig) -> tuple[int, float | None]:
         record = runner.run(config)
     except (ConfigError, OmegaConfBaseException, StorageError, OSError) as error:
         return refuse(error), None
-    except Exception:  # a fault of this project; the next cell of a sweep may run without it
-        traceback.print_exc()
-        return 1, None
+    except Exception as error:  # a fault of this project; the next cell of a sweep may run without it
+        return report(error, composed, config), None
     if ranks.first():
         summary.show(record, config)
     return (0 if record.status == "finished" else 1), summary.headline(record)
+
+
+def report(error: Exception, composed: DictConfig, config: RunConfig | None) -> int:
+    """Print one line about an error that nobody foresaw, write its traceback to a file, and give the exit code.
+
+    Args:
+        error: The error.
+        composed: The composed configuration.
+        config: The same with types; None if the error occurred before.
+    """
+    results, name = "results", f"{provenance.now().replace(':', '')}-{os.getpid()}"
+    with contextlib.suppress(Exception):  # the error may lie in what is called here
+        results = str(composed.paths.results)
+        if config:
+            name = key_of(identity_of(config))
+    path = Store(results).failure(name)
+    if failures.write_traceback(path, f"run.py {shlex.join(sys.argv[1:])}", error):
+        print(f"error: {one_line(f'{type(error).__name__}: {error}')}; traceback: {path}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    return 1
 
 
 def refuse(error: Exception) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ class Recording:
 
     An exception of the run does not leave the block; the record holds its type and message. An interruption does leave
     the block. Before `start` a ConfigError and a StorageError leave the block too, and no record is written.
+    The traceback of a failed run goes to a file, which is removed when the run finishes later.
     """
 
     def __init__(self, config: RunConfig, record: Record, store: Store, tables: Sequence[str] = ()) -> None:
@@ -90,16 +92,31 @@ class Recording:
                 self.mirror.finish(record)
         if record.status == "finished" and ranks.first():
             shutil.rmtree(self.store.checkpoints(record.key), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.store.failure(record.key).unlink(missing_ok=True)
         return isinstance(error, Exception)
 
     def _fail(self, error: Exception) -> None:
         """Write the error into the record, and print it. If several ranks fail, the first to fail prints its error."""
-        own = failures.explain(error, self.config)
-        self.record.status, self.record.error = "failed", ranks.fail(own)
+        record, own = self.record, failures.explain(error, self.config)
+        path = self.store.failure(record.key)
+        if not isinstance(error, ConfigError):  # the message of a ConfigError says all
+            own["traceback"] = f"{path.parent.name}/{path.name}"  # within the results folder
+        record.status, record.error = "failed", ranks.fail(own)
         if self.trainer:
-            self.record.metrics["curve"] = curve(self.trainer.state.log_history)
-        if self.record.error.get("rank", "0") == str(ranks.current().index):
-            print(f"failed: {own['type']}: {own['message']}", file=sys.stderr)
+            record.metrics["curve"] = curve(self.trainer.state.log_history)
+        if record.error.get("rank", "0") == str(ranks.current().index):
+            where = self._write_traceback(path, error) if "traceback" in own else ""
+            print(f"failed: {own['type']}: {own['message']}{where}", file=sys.stderr)
         results = Path(self.config.paths.results)
         if results.is_absolute():  # records are shared, so they do not name the folders of a machine
-            self.record.error["message"] = self.record.error["message"].replace(str(results), "results")
+            record.error["message"] = record.error["message"].replace(str(results), "results")
+
+    def _write_traceback(self, path: Path, error: Exception) -> str:
+        """Write the traceback, and give the end of the printed line, which says where the traceback is."""
+        title = f"{self.record.name} ({self.record.key}) failed at {provenance.now()}"
+        if failures.write_traceback(path, title, error):
+            return f"; traceback: {path}"
+        assert self.record.error
+        self.record.error.pop("traceback", None)
+        return "; its traceback cannot be written"
