@@ -7,7 +7,7 @@ data/        data files and where they come from, prompts, questions, tokenized 
 measure/     loss and perplexity, lm-eval, scores of answers, the spectrum of an update
 tasks/       one file for each task: what to train on, where the loss counts, what to measure
 train/       models and adapters, the Trainer and its callbacks, checkpoints, several ranks, cost
-store/       records, how files are written, provenance, the mirror on W&B
+store/       records, failures and signs of life of runs, provenance, the mirror on W&B
 paper/       the published numbers, and which run stands for which of them
 study/       the cells of a table: which are finished, which are missing, what to run next
 report/      tables, figures, claims and the HTML page, from records

@@ -100,7 +100,8 @@ def answer(composed: DictConfig) -> tuple[int, float | None]:
         return report(error, composed, config), None
     if ranks.first():
         summary.show(record, config)
-    return (0 if record.status == "finished" else 1), summary.headline(record)
+    headline = summary.headline(record)
+    return (0 if record.status == "finished" else 1), headline[1] if headline else None
 
 
 def report(error: Exception, composed: DictConfig, config: RunConfig | None) -> int:

@@ -112,6 +112,10 @@ class Store:
         """The traceback of the run with this key, if the run has failed."""
         return self.results / "failures" / f"{key}.txt"
 
+    def progress(self, key: str) -> Path:
+        """How far the run with this key is, while the run goes on."""
+        return self.results / "progress" / f"{key}.json"
+
     def checkpoints(self, key: str) -> Path:
         """The folder of the checkpoints of the run with this key."""
         return self.results / "checkpoints" / key
@@ -179,7 +183,7 @@ class Store:
                 raise StorageError(message) from None
             raise ConfigError(f"paths.results: {message}") from None
         try:
-            for written in (self.path(key), self.failure(key)):
+            for written in (self.path(key), self.failure(key), self.progress(key)):
                 for temporary in written.parent.glob(f".{written.name}.*.tmp"):  # from a process that was killed
                     temporary.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # the disk may be full, and the run does not need the owner's name

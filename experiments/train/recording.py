@@ -1,4 +1,4 @@
-"""What goes on around a run: its record on the disk, its progress bar, its mirror on W&B."""
+"""What goes on around a run: its record on the disk, its progress bar and progress file, its mirror on W&B."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from ..spec import ranks
 from ..spec.protocol import borrowed
 from ..spec.run_config import RunConfig
 from ..store import failures, provenance
+from ..store.heartbeats import MEASURING, Heartbeat
 from ..store.records import Record, Store, curve
 from ..store.wandb_mirror import WandbMirror
 from ..tasks import Task, TaskData
-from .callbacks import ProgressBar
+from .callbacks import ProgressBar, ProgressFile
 from .cost import adapter_dtype
 from .placement import Placement
 from .trainer import RunTrainer, quiet
@@ -34,6 +35,7 @@ class Recording:
     def __init__(self, config: RunConfig, record: Record, store: Store, tables: Sequence[str] = ()) -> None:
         self.config, self.record, self.store, self.tables = config, record, store, tables
         self.trainer: RunTrainer | None = None
+        self.heartbeat: Heartbeat | None = None
         self.bar: ProgressBar | None = None
         self.mirror: WandbMirror | None = None
 
@@ -44,10 +46,14 @@ class Recording:
             self.record.provenance["borrowed"] = notes
             for note in notes if ranks.first() else ():
                 print(f"note: {note}", file=sys.stderr)
+        if ranks.first():
+            steps = self.config.training.steps if self.config.method.trains else 0
+            self.heartbeat = Heartbeat(self.store.progress(self.record.key), self.record, steps)
+            self.heartbeat.start()
         return self
 
     def start(self, trainer: RunTrainer, task: Task, prepared: TaskData, revision: str) -> None:
-        """Write the record as `running`, and let the progress bar and the mirror follow the trainer."""
+        """Write the record as `running`. The progress bar, the progress file and the mirror follow the trainer."""
         hardware = self.config.hardware
         names = ("precision", "processes", "nodes", "sharding", "compile")
         self.record.provenance |= {
@@ -61,7 +67,9 @@ class Recording:
         }
         self.store.write(self.record)
         self.trainer = trainer
-        if ranks.first():
+        if self.heartbeat:
+            self.heartbeat.beat(stage=MEASURING)
+            trainer.add_callback(ProgressFile(self.heartbeat))
             self.bar = ProgressBar()
             trainer.add_callback(self.bar)
             if self.config.logger.name == "wandb":
@@ -69,6 +77,14 @@ class Recording:
                 trainer.add_callback(self.mirror)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        try:
+            return self._end(error)
+        finally:
+            if self.heartbeat:
+                self.heartbeat.stop()
+
+    def _end(self, error: BaseException | None) -> bool:
+        """Write the record for the last time. Gives whether the error stays within the block."""
         record = self.record
         if self.trainer is None and isinstance(error, ConfigError | StorageError | KeyboardInterrupt | SystemExit):
             return False
