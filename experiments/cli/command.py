@@ -11,20 +11,18 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import ConfigError, JobFailedError, StorageError, exit_code, one_line
+from ..errors import JobFailedError, exit_code, one_line
 from ..identity import identity_of, key_of
 from ..spec import compose, ranks
-from ..spec.parse import parse
 from ..spec.run_config import RunConfig
 from ..store import failures, provenance
 from ..store.records import Store
 from . import overrides
+from .sweep import WRONG, Sweep, configuration
 
 
 class ForgetJobs(Callback):
@@ -49,16 +47,17 @@ def prepare_environment() -> None:
         signal.signal(stop, signal.default_int_handler)
 
 
-def run_cells(job: Callable[[], None], codes: list[int]) -> int:
-    """Let Hydra call `job` for each cell of the command line.
+def run_cells(job: Callable[[], None], sweep: Sweep) -> int:
+    """Let Hydra call `job` for each cell of the command line. Gives the exit code.
 
     Args:
-        job: Hydra's main function.
-        codes: `job` appends the exit code of each cell here.
+        job: Hydra's main function, which calls `answer` with the same `sweep`.
+        sweep: The cells of this command line.
     """
     try:
         overrides.check(sys.argv[1:])
-        job()
+        with sweep.checked_first():
+            job()
     except KeyboardInterrupt:
         if ranks.first():
             print("interrupted: the last checkpoint is kept; the same command continues from it", file=sys.stderr)
@@ -67,34 +66,45 @@ def run_cells(job: Callable[[], None], codes: list[int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     except SystemExit as end:  # after --help, after a flag that Hydra does not know, or from `job`
-        return max(codes, default=2 if end.code else 0)
+        return max(sweep.codes, default=2 if end.code else 0)
     except Exception as error:  # Hydra could not compose a cell: errors of the cells themselves end in `answer`
         return refuse(error)
+    finally:
+        sweep.show()
     ranks.leave()
-    return max(codes, default=0)
+    return max(sweep.codes, default=0)
 
 
-def answer(composed: DictConfig) -> tuple[int, float | None]:
+def answer(composed: DictConfig, sweep: Sweep) -> tuple[int, float | None]:
     """Run one composed cell, or print what the cell would cost.
+
+    Args:
+        composed: What Hydra has composed for the cell.
+        sweep: The sweep to which the cell belongs; it notes the exit code.
 
     Returns:
         The exit code, and the value of the task's headline metric for Hydra's sweepers.
     """
+    with sweep.running():
+        code, headline = _run(composed)
+        sweep.codes.append(code)
+    return code, headline
+
+
+def _run(composed: DictConfig) -> tuple[int, float | None]:
     from .. import runner
     from . import summary
 
-    compose.register()  # `prepare_environment` was not called in the process of a cluster's job
-    compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
     config = None
     try:
-        config = parse(composed)
+        config = configuration(composed)
         if config.dry_run:
             from ..estimate import dry_run
 
             print(dry_run.table(config))
             return 0, None
         record = runner.run(config)
-    except (ConfigError, OmegaConfBaseException, StorageError, OSError) as error:
+    except WRONG as error:
         return refuse(error), None
     except Exception as error:  # a fault of this project; the next cell of a sweep may run without it
         return report(error, composed, config), None

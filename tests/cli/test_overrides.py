@@ -189,7 +189,7 @@ def test_a_fault_of_the_project_leaves_its_traceback_and_the_sweep_continues(cal
         assert path.read_text().startswith("run.py -m scale=smoke ")
         assert path.read_text().endswith("ZeroDivisionError: division by zero\n")
         assert re.fullmatch(r"[0-9a-f]{16}\.txt", path.name)
-    monkeypatch.setattr(command, "parse", lambda composed: 1 / 0)
+    monkeypatch.setattr(command, "configuration", lambda composed: 1 / 0)
     outcome = call("method=none")
     assert outcome.code == 1
     (path,) = {path for path in outcome.files if re.fullmatch(r"\d{4}-\d\d-\d\dT\d{6}Z-\d+\.txt", path.name)}

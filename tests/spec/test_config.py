@@ -8,6 +8,8 @@ import pytest
 from experiments.errors import ConfigError
 from experiments.identity import identity_of, key_of, name_of
 from experiments.spec import hardware
+from experiments.spec.compose import composition
+from experiments.spec.parse import parse
 
 from ..conftest import ROOT, compose
 
@@ -246,6 +248,14 @@ def test_the_key_does_not_change_with_other_settings(no_gpu):
 def test_config_error_is_what_parse_raises():
     with pytest.raises(ConfigError, match=r"method\.rank must be a positive integer"):
         compose("method.rank=-2")
+
+
+def test_a_run_for_another_machine_asks_nothing_of_this_one(no_gpu):
+    composed = composition(["hardware=gpu", "quantization=nf4"])
+    with pytest.raises(ConfigError, match="torch finds no GPU here"):
+        parse(composed)
+    config = parse(composed, elsewhere=True)
+    assert (config.hardware.device, config.dry_run) == ("gpu", False)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
