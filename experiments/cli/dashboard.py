@@ -12,10 +12,10 @@ from rich.live import Live
 from rich.table import Table
 
 from ..errors import one_line
-from ..measure.progress import duration
 from ..store.heartbeats import TRAINING
 from ..store.overview import FAILED, FINISHED, INTERRUPTED, RUNNING, Overview, RunState, missing
 from ..store.records import Store
+from ..study.planning import duration
 from . import summary
 
 REDRAW_EVERY = 2.0  # seconds

@@ -24,7 +24,6 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import tasks
 from ..errors import ConfigError, StorageError, one_line
 from ..identity import identity_of, key_of
-from ..measure.progress import duration
 from ..spec import compose, ranks
 from ..spec.parse import parse
 from ..spec.run_config import RunConfig
@@ -76,7 +75,7 @@ class Sweep:
             else:
                 original(sweeper, batch)
 
-        Sweeper.validate_batch_is_legal = validate  # type: ignore[method-assign]
+        Sweeper.validate_batch_is_legal = validate  # type: ignore[assignment, method-assign]
         try:
             yield
         finally:
@@ -143,6 +142,8 @@ def announcement(number: int, count: int, what: str, seconds: float | None) -> s
         what: The cell in words.
         seconds: How long this cell and the cells after it will take; None if nobody knows.
     """
+    from ..study.planning import duration
+
     left = "" if seconds is None else f", about {duration(seconds)} left"
     return f"cell {number + 1} of {count}: {what}{left}"
 
@@ -155,6 +156,7 @@ def table(cells: Sequence[tuple[str, Record | None, str]]) -> str:
     """
     from tabulate import tabulate
 
+    from ..study.planning import duration
     from . import summary
 
     rows = []
