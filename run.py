@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from experiments import redact
 from experiments.cli import command
+from experiments.cli.sweep import Sweep
 from experiments.errors import JobFailedError
 from experiments.spec import ranks
 from experiments.spec.compose import CONF
@@ -26,22 +27,21 @@ from experiments.spec.compose import CONF
 @redact.streams()
 def main() -> int:
     """Compose the configuration of each cell and run the cell. Gives the exit code."""
-    codes: list[int] = []
+    sweep = Sweep()
     process = os.getpid()
 
-    # A cell that fails appends its exit code and raises nothing: the sweep continues with the next cell.
+    # `answer` raises nothing for a cell that fails: the sweep continues with the next cell.
     @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> float | None:
-        code, headline = command.answer(composed)
-        codes.append(code)
-        if code and os.getpid() != process:  # submitit runs the cell in another process, on a copy of `codes`
+        code, headline = command.answer(composed, sweep)
+        if code and os.getpid() != process:  # submitit runs the cell in another process, on a copy of `sweep`
             raise JobFailedError(code)
         if code and ranks.from_launcher():
             sys.exit(code)  # the other ranks wait for this process and must not wait until the sweep ends
         return headline
 
     command.prepare_environment()
-    return command.run_cells(job, codes)
+    return command.run_cells(job, sweep)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ data/        data files and where they come from, prompts, questions, tokenized 
 measure/     loss and perplexity, lm-eval, scores of answers, the spectrum of an update
 tasks/       one file for each task: what to train on, where the loss counts, what to measure
 train/       models and adapters, the Trainer and its callbacks, checkpoints, several ranks, cost
-store/       records, how files are written, provenance, the mirror on W&B
+store/       records, failures and signs of life of runs, provenance, the mirror on W&B
 paper/       the published numbers, and which run stands for which of them
 study/       the cells of a table: which are finished, which are missing, what to run next
 report/      tables, figures, claims and the HTML page, from records
@@ -22,7 +22,25 @@ A folder imports only from the folders below it: cli > reuse, estimate, runner >
 identity > tasks > measure > data > spec > files > errors, redact.
 """
 
+from __future__ import annotations
+
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # PEFT imports bitsandbytes if it is installed. bitsandbytes then warns of an optional kernel, and of every rounding.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def frame(results: str | Path = "results") -> DataFrame:
+    """All records of a results folder as a pandas DataFrame, a row a record: `store/frames.py` names the columns.
+
+    Raises:
+        ResultsError: `results` is not a folder that can be read.
+    """
+    from .store import frames  # here: run.py needs no pandas, and an error of a user's setting must come fast
+
+    return frames.frame(results)

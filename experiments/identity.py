@@ -145,6 +145,9 @@ def differences(identity: dict[str, Any], other: dict[str, Any]) -> dict[str, tu
 def name_of(config: RunConfig, identity: dict[str, Any] | None = None) -> str:
     """A short name for people: task, scale, method, rank, then what differs from the default of these, rate and seed.
 
+    Runs with different keys have different names. A folder of a model and a data file have their own name and the start
+    of the hash of their content: `model=qwen3-0.6b-1a2b3c4d-data=tickets-5e6f7a8b`.
+
     Args:
         config: The run.
         identity: Its identity, where it is known already.
@@ -153,11 +156,17 @@ def name_of(config: RunConfig, identity: dict[str, Any] | None = None) -> str:
     m, rate = config.method, config.training.learning_rate
     parts = [config.task.name, config.scale, m.name, *([f"r{m.rank}"] if m.rank else [])]
     unlike = {n: v for n, (v, _) in differences(identity, _default(config)).items() if n not in ("seed", RATE)}
+    # A long name leaves settings out, and these three are what a reader looks for first.
+    shown = {n: unlike[n] for n in ("model", "data", "quantization") if n in unlike} | unlike
+    if str(shown.get("model", "")).startswith("folder-"):
+        shown["model"] = f"{Path(config.model).resolve().name}-{shown['model'][7:15]}"
+    if "data" in shown and config.task.train_file:
+        shown["data"] = f"{Path(config.task.train_file).stem}-{shown['data'][:8]}"
     # A setting of the method's file and what it becomes in `peft` are one difference.
-    words = list(dict.fromkeys(f"{_plain(name)}={_word(value)}" for name, value in unlike.items()))
+    words = list(dict.fromkeys(f"{_plain(name, identity, unlike)}={_word(value)}" for name, value in shown.items()))
     if len(words) > LONGEST_NAME:
         words = [*words[:LONGEST_NAME], f"and-{len(words) - LONGEST_NAME}-more-{key_of(unlike)[:6]}"]
-    parts += words + ([f"lr{rate:g}"] if rate is not None else []) + [f"seed{config.seed}"]
+    parts += words + ([f"lr{_word(rate)}"] if rate is not None else []) + [f"seed{config.seed}"]
     return "-".join(parts)
 
 
@@ -185,13 +194,22 @@ def _identity_of_arguments(arguments: tuple[str, ...], folders: tuple[Path, ...]
     return identity_of(typed(compose.composition(list(arguments))))
 
 
-def _plain(name: str) -> str:
+def _plain(name: str, identity: dict[str, Any], unlike: dict[str, Any]) -> str:
     """`method.peft.mora_dropout` -> `dropout`: the last part, without the name of a PEFT method before it."""
-    return re.sub(r"^(lora|mora)_", "", name.rsplit(".", 1)[-1])
+    last = name.rsplit(".", 1)[-1]
+    if name == f"method.peft.{last}" and last in identity["method"] and f"method.{last}" not in unlike:
+        return f"peft.{last}"  # `method.<last>` sets both, and has the plain name
+    return re.sub(r"^(lora|mora)_", "", last)
 
 
 def _word(value: Any) -> str:
+    """A value as a word without spaces. Different values have different words."""
     if isinstance(value, list):
         return "+".join(map(_word, value))
-    text = f"{value:g}" if isinstance(value, float) else Path(str(value)).name
-    return re.sub(r"[^\w.+-]+", "-", text) or "none"
+    text = str(value)
+    if isinstance(value, float):
+        text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    word = re.sub(r"[^\w.+-]+", "-", text.replace("/", "--"))  # `owner/name` of the hub, which has no `--`
+    if word.replace("--", "/") != text:
+        word = f"{word}-{hashlib.sha256(text.encode(errors='backslashreplace')).hexdigest()[:6]}"
+    return word or "none"

@@ -89,8 +89,9 @@ def records(results: Path) -> dict[str, dict]:
 def test_a_job_a_cell_on_this_machine(tmp_path):
     local = ("hydra/launcher=submitit_local", "hardware=cpu", f"paths.results={tmp_path / 'results'}")
     process = run(*local, *SMOKE, "method=lora,mora", cwd=tmp_path)
-    _, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
+    assert [row.split()[1] for row in out.splitlines()[-2:]] == ["finished", "finished"]
     assert {m: r["status"] for m, r in records(tmp_path / "results").items()} == {
         "lora": "finished",
         "mora": "finished",
@@ -100,11 +101,15 @@ def test_a_job_a_cell_on_this_machine(tmp_path):
 
 def test_a_job_that_does_not_end_well_is_an_exit_code(tmp_path):
     local = ("hydra/launcher=submitit_local", "hardware=cpu", f"paths.results={tmp_path}")
-    for wrong, code in (("training.learning_rate=1e30", 1), ("method.rank=-1", 2)):
+    refused = "error: method.rank must be a positive integer, got -1\n"  # before any job is submitted
+    for wrong, code, message in (
+        ("training.learning_rate=1e30", 1, "a job ended with 1"),
+        ("method.rank=-1", 2, refused),
+    ):
         process = run(*local, *SMOKE, wrong, cwd=ROOT)
         _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, err
-        assert f"a job ended with {code}" in err
+        assert message in err
 
 
 @pytest.fixture

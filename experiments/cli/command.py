@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import ConfigError, JobFailedError, StorageError, exit_code
+from ..errors import JobFailedError, exit_code, one_line
+from ..identity import identity_of, key_of
 from ..spec import compose, ranks
-from ..spec.parse import parse
+from ..spec.run_config import RunConfig
+from ..store import failures, provenance
+from ..store.records import Store
 from . import overrides
+from .sweep import WRONG, Sweep, configuration
 
 
 class ForgetJobs(Callback):
@@ -43,16 +47,17 @@ def prepare_environment() -> None:
         signal.signal(stop, signal.default_int_handler)
 
 
-def run_cells(job: Callable[[], None], codes: list[int]) -> int:
-    """Let Hydra call `job` for each cell of the command line.
+def run_cells(job: Callable[[], None], sweep: Sweep) -> int:
+    """Let Hydra call `job` for each cell of the command line. Gives the exit code.
 
     Args:
-        job: Hydra's main function.
-        codes: `job` appends the exit code of each cell here.
+        job: Hydra's main function, which calls `answer` with the same `sweep`.
+        sweep: The cells of this command line.
     """
     try:
         overrides.check(sys.argv[1:])
-        job()
+        with sweep.checked_first():
+            job()
     except KeyboardInterrupt:
         if ranks.first():
             print("interrupted: the last checkpoint is kept; the same command continues from it", file=sys.stderr)
@@ -61,40 +66,73 @@ def run_cells(job: Callable[[], None], codes: list[int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     except SystemExit as end:  # after --help, after a flag that Hydra does not know, or from `job`
-        return max(codes, default=2 if end.code else 0)
+        return max(sweep.codes, default=2 if end.code else 0)
     except Exception as error:  # Hydra could not compose a cell: errors of the cells themselves end in `answer`
         return refuse(error)
+    finally:
+        sweep.show()
     ranks.leave()
-    return max(codes, default=0)
+    return max(sweep.codes, default=0)
 
 
-def answer(composed: DictConfig) -> tuple[int, float | None]:
+def answer(composed: DictConfig, sweep: Sweep) -> tuple[int, float | None]:
     """Run one composed cell, or print what the cell would cost.
+
+    Args:
+        composed: What Hydra has composed for the cell.
+        sweep: The sweep to which the cell belongs; it notes the exit code.
 
     Returns:
         The exit code, and the value of the task's headline metric for Hydra's sweepers.
     """
+    with sweep.running():
+        code, headline = _run(composed)
+        sweep.codes.append(code)
+    return code, headline
+
+
+def _run(composed: DictConfig) -> tuple[int, float | None]:
     from .. import runner
     from . import summary
 
-    compose.register()  # `prepare_environment` was not called in the process of a cluster's job
-    compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
+    config = None
     try:
-        config = parse(composed)
+        config = configuration(composed)
         if config.dry_run:
             from ..estimate import dry_run
 
             print(dry_run.table(config))
             return 0, None
         record = runner.run(config)
-    except (ConfigError, OmegaConfBaseException, StorageError, OSError) as error:
+    except WRONG as error:
         return refuse(error), None
-    except Exception:  # a fault of this project; the next cell of a sweep may run without it
-        traceback.print_exc()
-        return 1, None
+    except Exception as error:  # a fault of this project; the next cell of a sweep may run without it
+        return report(error, composed, config), None
     if ranks.first():
         summary.show(record, config)
-    return (0 if record.status == "finished" else 1), summary.headline(record)
+    headline = summary.headline(record)
+    return (0 if record.status == "finished" else 1), headline[1] if headline else None
+
+
+def report(error: Exception, composed: DictConfig, config: RunConfig | None) -> int:
+    """Print one line about an error that nobody foresaw, write its traceback to a file, and give the exit code.
+
+    Args:
+        error: The error.
+        composed: The composed configuration.
+        config: The same with types; None if the error occurred before.
+    """
+    results, name = "results", f"{provenance.now().replace(':', '')}-{os.getpid()}"
+    with contextlib.suppress(Exception):  # the error may lie in what is called here
+        results = str(composed.paths.results)
+        if config:
+            name = key_of(identity_of(config))
+    path = Store(results).failure(name)
+    if failures.write_traceback(path, f"run.py {shlex.join(sys.argv[1:])}", error):
+        print(f"error: {one_line(f'{type(error).__name__}: {error}')}; traceback: {path}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    return 1
 
 
 def refuse(error: Exception) -> int:

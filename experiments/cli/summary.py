@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from .. import tasks
+from ..errors import ConfigError
 from ..spec.run_config import RunConfig
 from ..store.records import Record, Store
 from ..study.printed import paper_values_of
 
 
-def headline(record: Record) -> float | None:
-    """The value of the task's headline metric, or of the first stand-in for this metric that the record holds."""
+def headline(record: Record) -> tuple[str, float] | None:
+    """Name and value of the task's headline metric, or of the first stand-in for this metric that the record holds.
+
+    None if the record holds neither, or if this project does not have the task.
+    """
     final = record.metrics["final"]
-    return next((final[name] for name in tasks.get(record.cell["task"]).headlines if name in final), None)
+    try:
+        names = tasks.get(record.cell["task"]).headlines
+    except ConfigError:
+        return None
+    return next(((name, final[name]) for name in names if final.get(name) is not None), None)
+
+
+def headline_text(record: Record) -> str:
+    """`char_accuracy 98.2`; empty if the record holds no headline metric."""
+    named = headline(record)
+    return f"{named[0]} {named[1]:.4g}" if named else ""
 
 
 def show(record: Record, config: RunConfig) -> None:

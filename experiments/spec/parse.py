@@ -15,13 +15,17 @@ from . import checks, hardware
 from .run_config import LARGEST, RunConfig
 
 
-def parse(composed: DictConfig) -> RunConfig:
+def parse(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig:
     """Check a composed configuration and give it types.
+
+    Args:
+        composed: The configuration.
+        elsewhere: The run is for another machine, so nothing is asked of this machine.
 
     Raises:
         ConfigError: The first setting that is wrong.
     """
-    return _checked(typed(composed))
+    return _checked(typed(composed), elsewhere)
 
 
 def typed(composed: DictConfig) -> RunConfig:
@@ -53,9 +57,10 @@ def _typed(values: dict[str, Any]) -> RunConfig:
         raise ConfigError(_message(error.errors()[0])) from None
 
 
-def _checked(run: RunConfig) -> RunConfig:
-    run = run.replace(hardware=hardware.hardware_in_force(run.hardware, planned=run.dry_run))
-    checks.together(run)
+def _checked(run: RunConfig, elsewhere: bool = False) -> RunConfig:
+    planned = run.dry_run or elsewhere
+    run = run.replace(hardware=hardware.hardware_in_force(run.hardware, planned=planned))
+    checks.together(run.replace(dry_run=planned))
     return run
 
 

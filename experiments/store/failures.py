@@ -1,7 +1,14 @@
-"""The message of a failed run: one line; if memory ran out, also the settings that lower what the run needs."""
+"""What a failed run leaves: a message of one line, and a file with the traceback.
+
+If memory ran out, the message also names the settings that lower what the run needs.
+"""
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
+from .. import files, redact
 from ..errors import MEMORY_MESSAGES, out_of_memory
 from ..spec.run_config import RunConfig
 
@@ -26,6 +33,20 @@ def remedies(config: RunConfig) -> str:
     advice = [f"the same cell with {' or '.join(same)}"] * bool(same)
     advice += [f"another cell with {' or '.join(other)}"] * bool(other)
     return f"less memory is needed for {', '.join(advice)}" if advice else "only a smaller model or batch needs less"
+
+
+def write_traceback(path: Path, title: str, error: BaseException) -> bool:
+    """Write `title` and the traceback of `error` to a file, with keys and tokens hidden.
+
+    Returns:
+        Whether the disk took the file. The error itself is more important than its traceback, so nothing is raised.
+    """
+    text = f"{title}\n\n{''.join(traceback.format_exception(error))}"
+    try:
+        files.write(path, redact.text(text).encode(errors="backslashreplace"))
+    except OSError:
+        return False
+    return True
 
 
 def _shortage(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from .records import Record, from_json
@@ -11,8 +12,22 @@ class ResultsError(Exception):
     """The results folder cannot be used. The message is one line."""
 
 
-def read_records(results: str | Path) -> tuple[list[Record], list[str]]:
+def read_record(path: Path) -> Record:
+    """The record in a file.
+
+    Raises:
+        OSError: The disk does not give the file.
+        ValueError: The file holds no record of this version.
+    """
+    return from_json(path.read_bytes())
+
+
+def read_records(results: str | Path, read: Callable[[Path], Record] = read_record) -> tuple[list[Record], list[str]]:
     """The records in `results`/runs, in the order of their keys, and one line for each file that is not a record.
+
+    Args:
+        results: The results folder.
+        read: Reads one file.
 
     Raises:
         ResultsError: `results` is not a folder that can be read.
@@ -28,7 +43,7 @@ def read_records(results: str | Path) -> tuple[list[Record], list[str]]:
     records, problems = [], []
     for path in paths:
         try:
-            records.append(from_json(path.read_bytes()))
+            records.append(read(path))
         except (OSError, ValueError) as error:
             problems.append(f"{path.name} is not a readable record and is skipped: {error}")
     return records, problems

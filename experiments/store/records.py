@@ -108,6 +108,14 @@ class Store:
         """The record of the run with this key."""
         return self.results / "runs" / f"{key}.json"
 
+    def failure(self, key: str) -> Path:
+        """The traceback of the run with this key, if the run has failed."""
+        return self.results / "failures" / f"{key}.txt"
+
+    def progress(self, key: str) -> Path:
+        """How far the run with this key is, while the run goes on."""
+        return self.results / "progress" / f"{key}.json"
+
     def checkpoints(self, key: str) -> Path:
         """The folder of the checkpoints of the run with this key."""
         return self.results / "checkpoints" / key
@@ -175,8 +183,9 @@ class Store:
                 raise StorageError(message) from None
             raise ConfigError(f"paths.results: {message}") from None
         try:
-            for temporary in runs.glob(f".{key}.json.*.tmp"):  # from a process that was killed
-                temporary.unlink(missing_ok=True)
+            for written in (self.path(key), self.failure(key), self.progress(key)):
+                for temporary in written.parent.glob(f".{written.name}.*.tmp"):  # from a process that was killed
+                    temporary.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # the disk may be full, and the run does not need the owner's name
                 path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             yield

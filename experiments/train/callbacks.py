@@ -1,4 +1,4 @@
-"""Callbacks of the Trainer: the points of the curve, and the progress bar."""
+"""Callbacks of the Trainer: the points of the curve, the progress bar, and the file that says how far the run is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..measure.progress import bar
 from ..spec.run_config import RunConfig
+from ..store import heartbeats
 from ..store.records import curve
 
 Measure = Callable[[], dict[str, float]]
@@ -76,3 +77,29 @@ class ProgressBar(TrainerCallback):
         """Close the bar, if it is open."""
         if self.bar is not None:
             self.bar.close()
+
+
+class ProgressFile(TrainerCallback):
+    """Keeps the file of a run up to date while the model trains: step, loss, learning rate, time left."""
+
+    def __init__(self, heartbeat: heartbeats.Heartbeat) -> None:
+        self.heartbeat = heartbeat
+        self.first, self.since = 0, time.monotonic()
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.first, self.since = state.global_step, time.monotonic()
+        self.heartbeat.beat(stage=heartbeats.TRAINING, step=state.global_step)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        seconds = time.monotonic() - self.since
+        each = seconds / (state.global_step - self.first)
+        left = each * (state.max_steps - state.global_step)
+        self.heartbeat.beat(step=state.global_step, seconds=seconds, seconds_left=left)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        row = state.log_history[-1]
+        if "loss" in row:  # the last entry, of the whole training, has none
+            self.heartbeat.beat(loss=row["loss"], learning_rate=row.get("learning_rate"))
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.heartbeat.beat(stage=heartbeats.MEASURING, step=state.global_step, seconds_left=None)

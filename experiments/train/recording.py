@@ -1,7 +1,8 @@
-"""What goes on around a run: its record on the disk, its progress bar, its mirror on W&B."""
+"""What goes on around a run: its record on the disk, its progress bar and progress file, its mirror on W&B."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ from ..spec import ranks
 from ..spec.protocol import borrowed
 from ..spec.run_config import RunConfig
 from ..store import failures, provenance
+from ..store.heartbeats import MEASURING, Heartbeat
 from ..store.records import Record, Store, curve
 from ..store.wandb_mirror import WandbMirror
 from ..tasks import Task, TaskData
-from .callbacks import ProgressBar
+from .callbacks import ProgressBar, ProgressFile
 from .cost import adapter_dtype
 from .placement import Placement
 from .trainer import RunTrainer, quiet
@@ -27,11 +29,13 @@ class Recording:
 
     An exception of the run does not leave the block; the record holds its type and message. An interruption does leave
     the block. Before `start` a ConfigError and a StorageError leave the block too, and no record is written.
+    The traceback of a failed run goes to a file, which is removed when the run finishes later.
     """
 
     def __init__(self, config: RunConfig, record: Record, store: Store, tables: Sequence[str] = ()) -> None:
         self.config, self.record, self.store, self.tables = config, record, store, tables
         self.trainer: RunTrainer | None = None
+        self.heartbeat: Heartbeat | None = None
         self.bar: ProgressBar | None = None
         self.mirror: WandbMirror | None = None
 
@@ -42,10 +46,14 @@ class Recording:
             self.record.provenance["borrowed"] = notes
             for note in notes if ranks.first() else ():
                 print(f"note: {note}", file=sys.stderr)
+        if ranks.first():
+            steps = self.config.training.steps if self.config.method.trains else 0
+            self.heartbeat = Heartbeat(self.store.progress(self.record.key), self.record, steps)
+            self.heartbeat.start()
         return self
 
     def start(self, trainer: RunTrainer, task: Task, prepared: TaskData, revision: str) -> None:
-        """Write the record as `running`, and let the progress bar and the mirror follow the trainer."""
+        """Write the record as `running`. The progress bar, the progress file and the mirror follow the trainer."""
         hardware = self.config.hardware
         names = ("precision", "processes", "nodes", "sharding", "compile")
         self.record.provenance |= {
@@ -59,7 +67,9 @@ class Recording:
         }
         self.store.write(self.record)
         self.trainer = trainer
-        if ranks.first():
+        if self.heartbeat:
+            self.heartbeat.beat(stage=MEASURING)
+            trainer.add_callback(ProgressFile(self.heartbeat))
             self.bar = ProgressBar()
             trainer.add_callback(self.bar)
             if self.config.logger.name == "wandb":
@@ -67,6 +77,14 @@ class Recording:
                 trainer.add_callback(self.mirror)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        try:
+            return self._end(error)
+        finally:
+            if self.heartbeat:
+                self.heartbeat.stop()
+
+    def _end(self, error: BaseException | None) -> bool:
+        """Write the record for the last time. Gives whether the error stays within the block."""
         record = self.record
         if self.trainer is None and isinstance(error, ConfigError | StorageError | KeyboardInterrupt | SystemExit):
             return False
@@ -90,16 +108,31 @@ class Recording:
                 self.mirror.finish(record)
         if record.status == "finished" and ranks.first():
             shutil.rmtree(self.store.checkpoints(record.key), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.store.failure(record.key).unlink(missing_ok=True)
         return isinstance(error, Exception)
 
     def _fail(self, error: Exception) -> None:
         """Write the error into the record, and print it. If several ranks fail, the first to fail prints its error."""
-        own = failures.explain(error, self.config)
-        self.record.status, self.record.error = "failed", ranks.fail(own)
+        record, own = self.record, failures.explain(error, self.config)
+        path = self.store.failure(record.key)
+        if not isinstance(error, ConfigError):  # the message of a ConfigError says all
+            own["traceback"] = f"{path.parent.name}/{path.name}"  # within the results folder
+        record.status, record.error = "failed", ranks.fail(own)
         if self.trainer:
-            self.record.metrics["curve"] = curve(self.trainer.state.log_history)
-        if self.record.error.get("rank", "0") == str(ranks.current().index):
-            print(f"failed: {own['type']}: {own['message']}", file=sys.stderr)
+            record.metrics["curve"] = curve(self.trainer.state.log_history)
+        if record.error.get("rank", "0") == str(ranks.current().index):
+            where = self._write_traceback(path, error) if "traceback" in own else ""
+            print(f"failed: {own['type']}: {own['message']}{where}", file=sys.stderr)
         results = Path(self.config.paths.results)
         if results.is_absolute():  # records are shared, so they do not name the folders of a machine
-            self.record.error["message"] = self.record.error["message"].replace(str(results), "results")
+            record.error["message"] = record.error["message"].replace(str(results), "results")
+
+    def _write_traceback(self, path: Path, error: Exception) -> str:
+        """Write the traceback, and give the end of the printed line, which says where the traceback is."""
+        title = f"{self.record.name} ({self.record.key}) failed at {provenance.now()}"
+        if failures.write_traceback(path, title, error):
+            return f"; traceback: {path}"
+        assert self.record.error
+        self.record.error.pop("traceback", None)
+        return "; its traceback cannot be written"

@@ -74,6 +74,7 @@ def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Re
         store.write(written)
     finally:
         stop(context.processes)
+        store.progress(record.key).unlink(missing_ok=True)  # rank 0 may have been killed
     written = store.read(record.key)
     assert written
     return written

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -173,13 +174,37 @@ def test_a_right_command_line_runs(call):
     assert [c.method.name for c in call("-m", "method=glob(lora*)").configs] == ["lora", "lora_plus"]
 
 
-def test_a_fault_of_the_project_shows_its_traceback_and_the_sweep_continues(call, monkeypatch):
+def test_a_fault_of_the_project_leaves_its_traceback_and_the_sweep_continues(call, monkeypatch, tmp_path):
+    """Where the key is known, it names the file."""
+    from experiments import runner
     from experiments.cli import command
 
-    monkeypatch.setattr(command, "parse", lambda composed: 1 / 0)
+    monkeypatch.setattr(runner, "run", lambda config: 1 / 0)
     outcome = call("-m", "method=lora,fft")
     assert outcome.code == 1
-    assert outcome.err.count("ZeroDivisionError: ") == 2
+    lines = outcome.err.splitlines()
+    assert len(lines) == len(outcome.files) == 2
+    for line, path in zip(sorted(lines), sorted(outcome.files), strict=True):
+        assert line == f"error: ZeroDivisionError: division by zero; traceback: {path}"
+        assert path.read_text().startswith("run.py -m scale=smoke ")
+        assert path.read_text().endswith("ZeroDivisionError: division by zero\n")
+        assert re.fullmatch(r"[0-9a-f]{16}\.txt", path.name)
+    monkeypatch.setattr(command, "configuration", lambda composed: 1 / 0)
+    outcome = call("method=none")
+    assert outcome.code == 1
+    (path,) = {path for path in outcome.files if re.fullmatch(r"\d{4}-\d\d-\d\dT\d{6}Z-\d+\.txt", path.name)}
+    assert str(path) in outcome.err
+
+
+def test_a_fault_shows_its_traceback_where_no_file_can_be_written(call, monkeypatch, tmp_path):
+    from experiments import runner
+
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "failures").touch()
+    monkeypatch.setattr(runner, "run", lambda config: 1 / 0)
+    outcome = call("method=none")
+    assert outcome.code == 1
+    assert outcome.err.startswith("Traceback (most recent call last)")
 
 
 def test_no_heavy_package_is_imported_and_nothing_written_before_an_error(tmp_path):

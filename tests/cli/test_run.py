@@ -102,10 +102,18 @@ def test_a_run_that_fails_leaves_a_record_and_exit_code_1(tmp_path):
     (path,) = (tmp_path / "runs").glob("*.json")
     record = json.loads(path.read_text())
     assert record["status"] == "failed"
-    assert record["error"] == {"type": "ZeroDivisionError", "message": "division by zero"}
-    # The same command continues from the checkpoint and finishes.
+    traceback = f"failures/{record['key']}.txt"
+    assert record["error"] == {"type": "ZeroDivisionError", "message": "division by zero", "traceback": traceback}
+    lines = [line for line in done.stderr.splitlines() if line and "step/s" not in line]
+    assert lines == [f"failed: ZeroDivisionError: division by zero; traceback: {tmp_path / traceback}"]
+    text = (tmp_path / traceback).read_text()
+    assert text.startswith(f"{record['name']} ({record['key']}) failed at ")
+    assert "Traceback (most recent call last)" in text
+    assert text.endswith("ZeroDivisionError: division by zero\n")
+    # The same command continues from the checkpoint and finishes. The traceback would now mislead, and is gone.
     assert run(*arguments).returncode == 0
     assert json.loads(path.read_text())["status"] == "finished"
+    assert list((tmp_path / "failures").iterdir()) == []
 
 
 def test_a_run_that_diverges_fails_and_says_at_which_step(tmp_path):

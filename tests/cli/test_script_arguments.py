@@ -26,6 +26,7 @@ FIXED = {
     "evaluate": [],
     "export_adapter": [],
     "prepare_data": ["--check"],
+    "status": [],
 }
 REFUSED = [
     ("export_adapter", ["0" * 16, "out", "--tolerance", "nan"], "argument --tolerance: invalid"),
@@ -58,6 +59,7 @@ REFUSED = [
     ("plan", ["protocol=3"], "task and scale choose the protocol"),
     ("make_tables", ["--results", "a" * 5000], "cannot be read"),
     ("make_tables", ["--results", "a\nb"], "is not a folder"),
+    ("status", ["--results", "nowhere"], "nowhere is not a folder"),
     ("prepare_data", ["nosuch"], "no source 'nosuch'; allowed: smollm2-135m"),
     ("prepare_data", ["--foo"], "unrecognized arguments: --foo"),
 ]

@@ -62,5 +62,5 @@ def test_the_results_are_shown_with_and_without_records(tmp_path):
     ]
     synthetic.write(records, tmp_path)
     for scale, count in (("smoke", len(records)), ("paper", 0)):
-        assertions = f"assert len(results.records) == {count}"
+        assertions = f"assert len(results.records) == {count} and len(runs) == {len(records)}"
         execute("results.ipynb", assertions, MORA_RESULTS=str(tmp_path), MORA_SCALE=scale)

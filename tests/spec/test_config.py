@@ -1,5 +1,6 @@
 """Wrong configurations end in one line that says what was wrong and what is allowed, with exit code 2, and no file."""
 
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import pytest
 from experiments.errors import ConfigError
 from experiments.identity import identity_of, key_of, name_of
 from experiments.spec import hardware
+from experiments.spec.compose import composition
+from experiments.spec.parse import parse
 
 from ..conftest import ROOT, compose
 
@@ -248,6 +251,14 @@ def test_config_error_is_what_parse_raises():
         compose("method.rank=-2")
 
 
+def test_a_run_for_another_machine_asks_nothing_of_this_one(no_gpu):
+    composed = composition(["hardware=gpu", "quantization=nf4"])
+    with pytest.raises(ConfigError, match="torch finds no GPU here"):
+        parse(composed)
+    config = parse(composed, elsewhere=True)
+    assert (config.hardware.device, config.dry_run) == ("gpu", False)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_composes_and_names_its_command(path, main, monkeypatch, capsys):
     text = path.read_text()
@@ -273,3 +284,43 @@ def test_every_experiment_composes_and_names_its_command(path, main, monkeypatch
 )
 def test_the_name_of_a_run_names_the_settings_that_are_not_the_defaults(overrides, name):
     assert name_of(compose(*overrides)) == name
+
+
+def test_different_runs_have_different_names(tmp_path):
+    """The name tells models, data and quantization apart, and other settings that are nearly the same."""
+    models, files = [], []
+    for i, folder in enumerate(("a", "b")):
+        models.append(tmp_path / folder / "my model")
+        models[i].mkdir(parents=True)
+        (models[i] / "config.json").write_text(f'{{"vocab_size": {i}}}')
+        files.append(tmp_path / folder / "tickets.jsonl")
+        files[i].write_text(f'{{"instruction": "Say {i}.", "output": "{i}"}}\n')
+    instruct, lora = ["task=instruct", "method=lora"], ["method=lora"]
+    arguments = [
+        lora,
+        *([*lora, f"model={model}"] for model in ("owner/name", "other/name", "own/er-name", *models)),
+        instruct,
+        *([*instruct, f"task.train_file={file}"] for file in files),
+        *([*lora, f"quantization={form}"] for form in ("nf4", "int8")),
+        *([*lora, f"training.learning_rate={rate}"] for rate in ("0.00123456", "0.001234567")),
+        *([*lora, f"method.alpha={alpha}"] for alpha in ("7", "7.000001")),
+        [*lora, "method.target_modules=[q_proj]"],
+        [*lora, "method.peft.target_modules=[q_proj]"],
+        *([*lora, f"+method.peft.runtime_config={text}"] for text in ("'a b'", "'a-b'", "'a c'")),
+    ]
+    configs = [parse(composition(settings), elsewhere=True) for settings in arguments]
+    names = {name_of(config): key_of(identity_of(config)) for config in configs}
+    assert len(names) == len(set(names.values())) == len(arguments)
+    for name in names:
+        assert re.fullmatch(r"[\w.+=-]+", name)
+    text = " ".join(names)
+    for word in ("model=owner--name-", "model=my-model-", "data=tickets-", "quantization=nf4-", "lr0.001234567-"):
+        assert word in text
+
+
+def test_the_model_the_data_and_the_quantization_stay_in_a_long_name():
+    many = ["training.steps=5", "training.batch_size=2", "training.weight_decay=0.5", "task.pairs=9"]
+    config = parse(composition([*many, "training.warmup_steps=1", "quantization=nf4", "model=a/b"]), elsewhere=True)
+    name = name_of(config)
+    assert "-model=a--b-quantization=nf4-" in name
+    assert re.search(r"-and-3-more-[0-9a-f]{6}-", name)

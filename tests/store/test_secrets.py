@@ -11,6 +11,7 @@ import pytest
 from experiments import redact, runner
 from experiments.cli import script
 from experiments.errors import ConfigError
+from experiments.store.records import Store
 from experiments.train import trainer
 from scripts import make_report, make_tables
 
@@ -61,8 +62,8 @@ def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, mon
     for writer in (make_report, make_tables):
         assert script.guarded(lambda: writer.main(["--results", str(tmp_path / "results")])) == 0  # noqa: B023
     out, err = capsys.readouterr()
-    files = [p for p in (tmp_path / "results").rglob("*") if p.suffix in (".html", ".md", ".csv", ".tex")]
-    assert (tmp_path / "results" / "report.html") in files
+    files = [p for p in (tmp_path / "results").rglob("*") if p.suffix in (".html", ".md", ".csv", ".tex", ".txt")]
+    assert {tmp_path / "results" / "report.html", Store(tmp_path / "results").failure(record.key)} <= {*files}
     texts = [path.read_text(), out, err, *(p.read_text() for p in files)]
     for text in texts:
         for secret in (WANDB_KEY, HF_TOKEN, LOGIN, "correct-horse-battery"):

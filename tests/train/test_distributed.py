@@ -134,7 +134,10 @@ def test_the_error_of_any_rank_is_the_error_of_the_run(tmp_path):
     assert done.returncode == 1, done.stderr
     record = only_record(tmp_path)
     assert record.status == "failed"
-    assert record.error == {"type": "ArithmeticError", "message": "of rank 1 alone", "rank": "1"}
+    traceback = f"failures/{record.key}.txt"
+    expected = {"type": "ArithmeticError", "message": "of rank 1 alone", "traceback": traceback, "rank": "1"}
+    assert record.error == expected
+    assert (tmp_path / traceback).read_text().endswith("ArithmeticError: of rank 1 alone\n")
 
 
 def test_torchrun_gives_the_ranks(alone, tmp_path):

@@ -18,7 +18,9 @@ def test_from_the_step_to_the_table(tmp_path, counted):
     done = launch(*arguments, log=tmp_path / "log")
     assert done.code == 1
     (message,) = done.messages
-    assert re.fullmatch(r"failed: FloatingPointError: diverged at step \d+: the loss is (nan|inf)", message)
+    assert re.fullmatch(
+        r"failed: FloatingPointError: diverged at step \d+: the loss is (nan|inf); traceback: .*\.txt", message
+    )
     assert make_tables.main(["--results", str(results), "--scale", "smoke"]) == 0
     tables = {p.name: p.read_text() for p in (results / "tables" / "smoke").glob("table2.*")}
     assert "1 diverged" in tables["table2.md"]

@@ -1,0 +1,230 @@
+"""A sweep of run.py: all cells are checked before the first one runs, each is announced, and a table ends the sweep.
+
+Hydra composes all cells before it starts the first, to see whether they can be composed. The check takes the place of
+this step, so no cell is composed once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from .. import tasks
+from ..errors import ConfigError, StorageError, one_line
+from ..identity import identity_of, key_of
+from ..spec import compose, ranks
+from ..spec.parse import parse
+from ..spec.run_config import RunConfig
+from ..store.records import Record, Store
+from . import overrides
+
+WRONG = (ConfigError, OmegaConfBaseException, StorageError, OSError)  # errors of a user or of the machine
+LONGEST = 200  # characters of a cell's settings in a line
+HEADER = ("cell", "state", "result", "training")
+
+
+@dataclass
+class Cell:
+    """One cell of a sweep.
+
+    Attributes:
+        settings: The arguments that not all cells share.
+        results: The folder of the record.
+        key: The key of the run; None for a dry run, and where the key could not be computed.
+        finished: Whether the cell was finished before the sweep began.
+        code: The exit code of the cell; None before the cell has ended in this process.
+    """
+
+    settings: str
+    results: Path
+    key: str | None = None
+    finished: bool = False
+    code: int | None = None
+
+
+class Sweep:
+    """The cells of a command line. A command line without a sweep has no cells here, and nothing is printed."""
+
+    def __init__(self) -> None:
+        self.cells: list[Cell] = []
+        self.codes: list[int] = []  # of the cells that have ended in this process
+        self.seconds: list[float] = []  # of the cells that ran in this process
+
+    @contextlib.contextmanager
+    def checked_first(self) -> Iterator[None]:
+        """Within the block, Hydra's sweeper calls `check` where it would test that all cells can be composed."""
+        original = Sweeper.validate_batch_is_legal
+
+        def validate(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+            # Hydra loads the class of its sweeper anew, so `isinstance` would not know it. Another sweeper chooses its
+            # cells while they run.
+            if type(sweeper).__name__ == "BasicSweeper":
+                self.check(sweeper)
+            else:
+                original(sweeper, batch)
+
+        Sweeper.validate_batch_is_legal = validate  # type: ignore[assignment, method-assign]
+        try:
+            yield
+        finally:
+            Sweeper.validate_batch_is_legal = original  # type: ignore[method-assign]
+
+    def check(self, sweeper: Any) -> None:
+        """Compose and check every cell of Hydra's own sweeper.
+
+        Raises:
+            SystemExit: Cells are wrong; one line was printed for each.
+        """
+        if self.cells:  # Hydra starts a later batch
+            return
+        elsewhere = "slurm" in str(sweeper.config.hydra.launcher.get("_target_")).lower()
+        cells = [list(arguments) for batch in sweeper.overrides for arguments in batch]
+        shared = set(cells[0]).intersection(*cells) if len(cells) > 1 else set()
+        refused = False
+        for i, arguments in enumerate(cells):
+            settings = " ".join(argument for argument in arguments if argument not in shared)[:LONGEST]
+            try:
+                self.cells.append(_checked(settings, _composed(sweeper, arguments, i), elsewhere))
+            except Exception as error:
+                refused = True
+                which = f"cell {i + 1} of {len(cells)} ({settings}): " if len(cells) > 1 else ""
+                if ranks.first():
+                    print(f"error: {one_line(which + overrides.explain(error, arguments))}", file=sys.stderr)
+        if refused:
+            self.cells = []
+            raise SystemExit(2)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Print which cell of how many the block runs, and about how long the sweep will still take."""
+        cell, number = None, 0
+        if self.cells:
+            number = HydraConfig.get().job.num
+            cell = self.cells[number]
+            if len(self.cells) > 1 and ranks.first():
+                print(announcement(number, len(self.cells), cell.settings, self.left(number)), flush=True)
+        start, before = time.monotonic(), len(self.codes)
+        yield
+        if cell and len(self.codes) > before:
+            cell.code = self.codes[-1]
+            if not cell.finished:
+                self.seconds.append(time.monotonic() - start)
+
+    def left(self, number: int) -> float | None:
+        """Seconds until the sweep ends, from cell `number` on; None before a cell has run."""
+        unfinished = sum(not cell.finished for cell in self.cells[number:])
+        return fmean(self.seconds) * unfinished if self.seconds else None
+
+    def show(self) -> None:
+        """Print the table of the cells at the end of a sweep."""
+        if len(self.cells) > 1 and any(cell.key for cell in self.cells) and ranks.first():
+            print(table([(cell.settings, _record(cell), _state(cell)) for cell in self.cells]))
+
+
+def announcement(number: int, count: int, what: str, seconds: float | None) -> str:
+    """`cell 3 of 12: method=lora seed=0, about 12 min left`.
+
+    Args:
+        number: How many cells come before this one.
+        count: The number of all cells.
+        what: The cell in words.
+        seconds: How long this cell and the cells after it will take; None if nobody knows.
+    """
+    from ..study.planning import duration
+
+    left = "" if seconds is None else f", about {duration(seconds)} left"
+    return f"cell {number + 1} of {count}: {what}{left}"
+
+
+def table(cells: Sequence[tuple[str, Record | None, str]]) -> str:
+    """A row for each cell: its name, its state, its result or what went wrong, the seconds of its training.
+
+    Args:
+        cells: What stands for the name where there is no record, the record, the state.
+    """
+    from tabulate import tabulate
+
+    from ..study.planning import duration
+    from . import summary
+
+    rows = []
+    for settings, record, state in cells:
+        result, seconds = "", None
+        if record:
+            result = summary.headline_text(record) or (record.error or {}).get("type", "")
+            seconds = record.cost.get("seconds")
+        rows.append((record.name if record else settings, state, result, "" if seconds is None else duration(seconds)))
+    return tabulate(rows, HEADER, disable_numparse=True)
+
+
+def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig:
+    """The typed and checked configuration of a cell that Hydra has composed.
+
+    Args:
+        composed: What Hydra has composed.
+        elsewhere: The cell will run on another machine.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        OmegaConfBaseException: A value cannot be resolved.
+    """
+    compose.register()  # the process of a cluster's job has not done it
+    compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
+    return parse(composed, elsewhere=elsewhere)
+
+
+def _composed(sweeper: Any, arguments: list[str], number: int) -> DictConfig:
+    """What Hydra will compose for a cell. Afterwards `HydraConfig` is that of the cell, as when the cell runs."""
+    composed: DictConfig = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, arguments)
+    with read_write(composed), open_dict(composed):
+        composed.hydra.job.num = composed.hydra.job.id = number
+        composed.hydra.runtime.output_dir = os.path.abspath(str(composed.hydra.sweep.dir))
+        HydraConfig.instance().set_config(composed)
+        del composed["hydra"]
+    return composed
+
+
+def _checked(settings: str, composed: DictConfig, elsewhere: bool) -> Cell:
+    """The cell of a composed configuration.
+
+    Raises:
+        ConfigError, OmegaConfBaseException, OSError: Something in the configuration is wrong.
+    """
+    cell = Cell(settings, Path("results"))
+    try:
+        config = configuration(composed, elsewhere=elsewhere)
+        cell.results = Path(config.paths.results)
+        tasks.of(config)
+        if not config.dry_run:
+            cell.key = key_of(identity_of(config))
+            record = _record(cell)
+            cell.finished = record is not None and record.status == "finished"
+    except WRONG:
+        raise
+    except Exception:  # a fault of this project, which the cell reports when its turn comes
+        cell.key = None
+    return cell
+
+
+def _record(cell: Cell) -> Record | None:
+    with contextlib.suppress(OSError):  # the cell itself says that its record cannot be read
+        return Store(cell.results).read(cell.key, quietly=True) if cell.key else None
+    return None
+
+
+def _state(cell: Cell) -> str:
+    if record := _record(cell):
+        return record.status
+    return {None: "not run", 0: "finished", 1: "failed", 2: "refused"}.get(cell.code, "failed")

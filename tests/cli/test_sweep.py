@@ -1,0 +1,181 @@
+"""A sweep of run.py: its cells are checked before the first one runs, each is announced, a table ends the sweep."""
+
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from experiments import runner
+from experiments.cli.sweep import Cell, Sweep, announcement
+from experiments.errors import ConfigError
+
+from ..conftest import ROOT
+
+OWN = ("scale=smoke", "logger=none", "hardware=cpu")
+
+
+@pytest.fixture
+def sweep(monkeypatch, tmp_path, capsys):
+    """Arguments -> exit code, lines on stdout, lines on stderr, and the configurations that ran. Nothing is trained."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from hydra.core.global_hydra import GlobalHydra
+
+    import run
+
+    ran = []
+
+    def execute(config, record, store):
+        ran.append(config)
+        if config.seed == 1:
+            raise ConfigError("the model is too small")
+        record.status, record.cost = "finished", {"seconds": 61.0, "trainable_parameters": 4}
+        record.metrics = {"final": {"char_accuracy": 12.34}, "curve": []}
+        if config.seed == 2:
+            record.status, record.error = "failed", {"type": "FloatingPointError", "message": "diverged"}
+            record.metrics = {"final": {}, "curve": []}
+        store.write(record)
+        return record
+
+    monkeypatch.setattr(runner, "execute", execute)
+
+    def call(*arguments):
+        GlobalHydra.instance().clear()
+        ran.clear()
+        results = f"paths.results={tmp_path / 'results'}"
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *OWN, results])
+        code = run.main()
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err.splitlines(), list(ran)
+
+    return call
+
+
+def announced(lines: list[str]) -> list[str]:
+    return [re.sub(r", about \d+ s left$", " (time left)", line) for line in lines if re.match(r"cell \d", line)]
+
+
+def test_each_cell_is_announced_and_a_table_ends_the_sweep(sweep):
+    code, out, err, ran = sweep("-m", "method=lora", "seed=0,1,2")
+    assert code == 2
+    assert len(ran) == 3
+    assert err == ["error: the model is too small"]
+    assert announced(out) == [
+        "cell 1 of 3: seed=0",
+        "cell 2 of 3: seed=1 (time left)",
+        "cell 3 of 3: seed=2 (time left)",
+    ]
+    header, _, *rows = (re.split(r"  +", line.strip()) for line in out[-5:])
+    assert header == ["cell", "state", "result", "training"]
+    assert rows == [
+        ["uuid-smoke-lora-r8-lr0.003-seed0", "finished", "char_accuracy 12.34", "61 s"],
+        ["seed=1", "refused"],
+        ["uuid-smoke-lora-r8-lr0.003-seed2", "failed", "FloatingPointError", "61 s"],
+    ]
+    # Finished cells do not run again, and are in the table.
+    code, out, _, ran = sweep("-m", "method=lora,mora", "seed=0")
+    assert (code, [config.method.name for config in ran]) == (0, ["mora"])
+    assert [row.split()[:2] for row in out[-2:]] == [
+        ["uuid-smoke-lora-r8-lr0.003-seed0", "finished"],
+        ["uuid-smoke-mora-r8-lr0.003-seed0", "finished"],
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("method=lora",), ("-m", "method=lora")], ids=" ".join)
+def test_one_cell_is_not_announced(arguments, sweep):
+    code, out, err, ran = sweep(*arguments)
+    assert (code, err, len(ran)) == (0, [], 1)
+    assert out[0].startswith("uuid-smoke-lora-r8-lr0.003-seed0: char_accuracy 12.34")
+    assert not any("cell" in line and "finished" in line for line in out)
+
+
+def test_a_dry_run_has_no_table(sweep, monkeypatch):
+    monkeypatch.setattr("experiments.estimate.dry_run", SimpleNamespace(table=lambda config: "4 GiB"), raising=False)
+    code, out, _, ran = sweep("-m", "method=lora", "seed=0,1", "dry_run=true")
+    assert (code, ran) == (0, [])
+    assert [re.sub(", about.*", "", line) for line in out] == [
+        "cell 1 of 2: seed=0",
+        "4 GiB",
+        "cell 2 of 2: seed=1",
+        "4 GiB",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ("method=lora,nope,mora", "seed=0,-1"),
+            [
+                "cell 2 of 6 (method=lora seed=-1): seed must be an integer from 0 to ",
+                "cell 3 of 6 (method=nope seed=0): method must be one of asylora, dora",
+                "cell 4 of 6 (method=nope seed=-1): method must be one of asylora, dora",
+                "cell 6 of 6 (method=mora seed=-1): seed must be an integer from 0 to ",
+            ],
+        ),
+        # Settings that do not fit each other, and a task without a setting that it needs.
+        (("method=lora", "method.rank=8,9999"), ["cell 2 of 2 (method.rank=9999): method.rank is too large"]),
+        (("task.pairs=16,null",), ["cell 2 of 2 (task.pairs=null): task.pairs is missing; task=uuid"]),
+        # Hydra starts these cells in batches of one.
+        (("hydra.sweeper.max_batch_size=1", "seed=0,-1"), ["cell 2 of 2 (seed=-1): seed must be"]),
+        (("seed=-1",), ["seed must be an integer"]),
+    ],
+    ids=str,
+)
+def test_a_bad_cell_is_found_before_the_first_one_runs(arguments, lines, sweep, tmp_path):
+    code, out, err, ran = sweep("-m", *arguments)
+    assert (code, out, ran) == (2, [], [])
+    assert len(err) == len(lines)
+    for line, expected in zip(err, lines, strict=True):
+        assert line.startswith(f"error: {expected}")
+    assert not (tmp_path / "results" / "runs").exists()
+
+
+def test_a_bad_data_file_is_found_before_the_first_cell_runs(sweep, tmp_path):
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    good.write_text('{"instruction": "Say a.", "output": "a"}\n')
+    bad.write_text('{"instruction": "Say a."}\n')
+    code, _, err, ran = sweep("-m", "task=instruct", f"task.train_file={good},{bad}")
+    assert (code, ran) == (2, [])
+    (line,) = err
+    assert re.match(r"error: cell 2 of 2 .*bad\.jsonl, line 1: column output is missing", line)
+
+
+def test_a_fault_in_the_check_is_left_to_the_cell(sweep, monkeypatch, tmp_path):
+    """A fault of this project in one cell must not stop the other cells."""
+    from experiments.cli import sweep as module
+
+    monkeypatch.setattr(module, "identity_of", lambda config: 1 / 0)
+    code, _, err, ran = sweep("-m", "method=lora", "seed=0,3")
+    assert (code, err, len(ran)) == (0, [], 2)
+
+
+def test_the_time_left_is_that_of_the_cells_that_were_not_finished_before():
+    sweep = Sweep()
+    assert sweep.left(0) is None
+    sweep.cells = [Cell("", Path(), finished=i in (1, 4)) for i in range(5)]
+    assert sweep.left(0) is None
+    sweep.seconds = [10.0, 20.0]
+    assert sweep.left(2) == 30.0
+    assert announcement(2, 5, "seed=2", 30.0) == "cell 3 of 5: seed=2, about 30 s left"
+    assert announcement(0, 5, "seed=0", None) == "cell 1 of 5: seed=0"
+
+
+def test_another_sweeper_is_checked_by_hydra(monkeypatch):
+    """Its cells are not known before they run."""
+    from hydra.plugins.sweeper import Sweeper
+
+    class OtherSweeper(Sweeper):
+        def setup(self, **_): ...
+
+        def sweep(self, arguments): ...
+
+    batches = []
+    monkeypatch.setattr(Sweeper, "validate_batch_is_legal", lambda sweeper, batch: batches.append(batch))
+    own = Sweep()
+    with own.checked_first():
+        OtherSweeper().validate_batch_is_legal([["seed=0"]])
+    assert (batches, own.cells) == ([[["seed=0"]]], [])
+    OtherSweeper().validate_batch_is_legal([])
+    assert batches[1:] == [[]]
