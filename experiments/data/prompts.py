@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .rows import Rows, cached, fingerprint, tokenizer_fingerprint
+from .rows import Rows, cached, end_token, fingerprint, tokenizer_fingerprint
 
 # Records hold the version of the prompt. Raise a version when the text of the prompt changes.
 VERSIONS = {"alpaca": "alpaca-1", "open-instruct": "open-instruct-1"}
@@ -108,11 +108,12 @@ def supervised(
     A conversation whose first `max_length` tokens reach no answer is left out.
 
     Raises:
-        ConfigError: Every conversation is left out, or the tokenizer does not say which characters a token covers.
+        ConfigError: Every conversation is left out, or the tokenizer does not say which characters a token covers, or
+            it has no end token.
     """
     if not tokenizer.is_fast:
         raise ConfigError(f"task.prompt: {form} needs a fast tokenizer, which gives offsets; this model has a slow one")
-    transcribe, eos = FORMS[form], tokenizer.eos_token
+    transcribe, eos = FORMS[form], end_token(tokenizer)
 
     def build() -> Rows:
         encoded = (encode(transcribe(messages, eos), tokenizer, max_length) for messages in conversations)
