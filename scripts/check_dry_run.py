@@ -93,7 +93,8 @@ def comparison(model: str, name: str, checkpointing: bool) -> dict[str, float]:
     from experiments.train.placement import Placement
 
     config = config_of(model, METHODS[name], checkpointing)
-    step = trace.step(config, Placement("cpu", "fp32"), *SIZES[model])
+    placement = Placement("cpu", "fp32")
+    step = trace.step(trace.adapted(config, placement).model, placement, *SIZES[model])
     command = [sys.executable, __file__, "--measure", model, name, str(int(checkpointing))]
     # malloc puts each tensor in its own pages and returns the pages, so the measurement holds live tensors only.
     pages = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

@@ -93,9 +93,9 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
 
     notes = list(adapted.notes)
     try:
-        step = trace.step(config, placement, rows, length)
+        step = trace.step(adapted.model, placement, rows, length)
     except trace.UntracedError as error:
-        notes.append(f"activations, peak and FLOPs of {config.model} are not known: {error}")
+        notes.append(f"activations, peak memory and FLOPs are not known: {error}")
         step = trace.Step(trace.UNKNOWN, trace.UNKNOWN)
     # For each product the weights of a quantized layer are unpacked.
     extra = max(matrices.values()) * placement.dtype.itemsize if config.quantization != "none" else 0
@@ -210,12 +210,13 @@ def table(config: RunConfig) -> str:
     if kinds := columns[m.name].adapted:
         header = ("adapted layers", "layers", *(f"parameters, {name}" for name in columns))
         lines += [tabulate(adapted_layers(kinds, columns), header, disable_numparse=True), ""]
-    lines += [f"note: {note}" for note in dict.fromkeys(note for e in columns.values() for note in e.notes)]
+    if notes := dict.fromkeys(note for e in columns.values() for note in e.notes):
+        lines += [*(f"note: {note}" for note in notes), ""]
     if run_ratios := ratios.beside_paper(config):
         texts = [[r.name, ratios.text(r.value), "-" if r.paper is None else ratios.text(r.paper)] for r in run_ratios]
         lines += [tabulate(texts, ("ratio", "this run", "the paper's"), disable_numparse=True), ""]
     if math.isnan(columns[m.name].flops[0]):
-        return "\n".join(lines)
+        return "\n".join(lines).rstrip()
     if h.device == "cpu":
         return "\n".join([*lines, "hours are estimated for GPUs only: add hardware=gpu; a dry run needs no GPU"])
     mine, way = columns[m.name], int(h.activation_checkpointing)

@@ -151,21 +151,19 @@ def adapted(config: RunConfig, placement: Placement) -> adapt.AdaptedModel:
     return model
 
 
-def step(config: RunConfig, placement: Placement, rows: int, length: int) -> Step:
-    """A step of `rows` x `length` tokens of the run's model.
+def step(network: nn.Module, placement: Placement, rows: int, length: int) -> Step:
+    """A step of `rows` x `length` tokens of a model on the meta device, such as `adapted` gives.
 
     Raises:
         UntracedError: The model cannot compute on tensors without contents.
     """
 
     def demand(*chosen: int, small: bool = False) -> Demand:
-        network = adapted(config, placement).model
-        keep_blocks(network, chosen)
+        copied = with_blocks(network, chosen)
         if small:
-            shrink_vocabulary(network)
-        return _step(network, placement, rows, length)
+            shrink_vocabulary(copied)
+        return _step(copied, placement, rows, length)
 
-    network = adapted(config, placement).model
     if skeletons.stacked_weights(network):
         raise UntracedError("how many tokens each expert gets depends on the contents")
     alike = groups(blocks(network))
@@ -218,13 +216,14 @@ def groups(layers: nn.ModuleList) -> dict[int, int]:
     return {signatures.index(s): signatures.count(s) for s in signatures}
 
 
-def keep_blocks(network: nn.Module, chosen: tuple[int, ...]) -> None:
-    """Leave only the chosen blocks in the model."""
+def with_blocks(network: nn.Module, chosen: tuple[int, ...]) -> nn.Module:
+    """A copy of the model that has only the chosen blocks, one above the other."""
     layers = blocks(network)
-    kept = [layers[i] for i in chosen]
-    if len(set(chosen)) < len(chosen):
-        kept = [kept[0], *map(copy.deepcopy, kept[1:])]
-    layers._modules = {str(i): block for i, block in enumerate(kept)}
+    whole, layers._modules = layers._modules, {str(i): copy.deepcopy(layers[k]) for i, k in enumerate(chosen)}
+    try:
+        return copy.deepcopy(network)
+    finally:
+        layers._modules = whole
 
 
 def shrink_vocabulary(network: nn.Module, size: int = 8) -> None:

@@ -131,7 +131,7 @@ def at_hand(model: str, cache: Path) -> Shape | None:
         return shape
     try:
         values = json.loads(_file(digest, cache).read_text()) if digest else {}
-        linears = {name: (int(k), int(d)) for name, (k, d) in values["linears"].items()}
+        linears = {str(name): (int(k), int(d)) for name, k, d in values["linears"]}
         return Shape(**(values | {"linears": linears, "uncalled": tuple(values["uncalled"])}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -143,7 +143,8 @@ def keep(shape: Shape, model: str, cache: Path) -> None:
     _built[digest or model] = shape
     if digest:
         with contextlib.suppress(OSError):  # without the file the next process builds the model again
-            files.write_json(_file(digest, cache), asdict(shape))
+            linears = [[name, *size] for name, size in shape.linears.items()]  # a list keeps the order of the model
+            files.write_json(_file(digest, cache), asdict(shape) | {"linears": linears})
 
 
 def _digest(model: str) -> str | None:

@@ -65,8 +65,8 @@ def of(
         )
     if missing:
         note = (
-            f"{config.model} has no linear layer {', '.join(missing)}, which the protocol adapts: "
-            f"method.target_modules={ALL_LINEAR} is in force, which adapts {', '.join(kinds(layers))}"
+            f"the model has no linear layer {', '.join(missing)}, which the protocol names: all its linear layers are "
+            f"adapted in place of these, as with method.target_modules={ALL_LINEAR}: {', '.join(kinds(layers))}"
         )
     return Targets(tuple(layers), note)
 

@@ -83,7 +83,7 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         if part in name
     }
     left = {name: p for name, p in stacked.items() if targets.kind(name) not in in_stacks and not p.requires_grad}
-    notes = (chosen.note if chosen else "", _of_experts(left, config.model))
+    notes = (chosen.note if chosen else "", _of_experts(left))
     return AdaptedModel(wrapped, rates, tuple(filter(None, notes)))
 
 
@@ -109,14 +109,14 @@ def _named(method: Method, chosen: targets.Targets | None, model: nn.Module) -> 
     return method.replace(peft=(method.peft or {}) | {"target_modules": names})
 
 
-def _of_experts(left: dict[str, nn.Parameter], model: str) -> str:
+def _of_experts(left: dict[str, nn.Parameter]) -> str:
     """A line about weights that no adapter changes although most of the model may lie in them; empty without these."""
     if not left:
         return ""
     names = ", ".join(dict.fromkeys(".".join(name.split(".")[-2:]) for name in left))
     return (
-        f"no adapter changes {names} of {model} ({sum(p.numel() for p in left.values()):,} parameters): these weights "
-        "are stacks of the experts' matrices, not linear layers"
+        f"no adapter changes {names} ({sum(p.numel() for p in left.values()):,} parameters): these weights are stacks "
+        "of the experts' matrices, not linear layers"
     )
 
 

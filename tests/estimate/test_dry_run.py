@@ -26,6 +26,10 @@ def plan(*arguments: str):
     return compose("dry_run=true", "task=math", "scale=paper", *arguments)
 
 
+def step_of(config, placement, rows: int, length: int) -> trace.Step:
+    return trace.step(trace.adapted(config, placement).model, placement, rows, length)
+
+
 def trainable(network) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
@@ -89,7 +93,7 @@ def saved_bytes(model, rows: int, length: int) -> int:
 )
 def test_what_is_kept_for_the_backward_pass_is_what_real_steps_keep(arguments):
     config = plan("model=tiny", *arguments)
-    step = trace.step(config, CPU, rows=4, length=128).plain
+    step = step_of(config, CPU, rows=4, length=128).plain
     real = saved_bytes(adapt.adapt(tiny_model(), config).model.train(), 4, 128)
     assert step.saved == pytest.approx(real, rel=0.1)
     assert step.peak > step.saved
@@ -98,7 +102,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_real_steps_keep(arguments):
 def test_sharing_keeps_less_than_lora_and_checkpointing_less_than_all():
     shape, saved = shapes.NAMED[SEVEN_B], {}
     for name, extra in (("lora", ()), ("mora", ("method.operator=sharing",))):
-        step = trace.step(plan(f"method={name}", "method.dropout=0", *extra), GPU, 8, 512)
+        step = step_of(plan(f"method={name}", "method.dropout=0", *extra), GPU, 8, 512)
         saved[name] = step.plain.saved
         assert step.checkpointed.peak < step.plain.peak / 4
         recomputed = step.checkpointed.backward - step.plain.backward
@@ -111,7 +115,7 @@ def test_sharing_keeps_less_than_lora_and_checkpointing_less_than_all():
 def test_flops_are_those_of_the_products():
     """Full fine-tuning, without embedding and attention: for each parameter and token two forwards, four backwards."""
     shape, rows, length = shapes.NAMED["smollm2-135m"], 2, 64
-    step = trace.step(plan("method=fft", "model=smollm2-135m"), CPU, rows, length).plain
+    step = step_of(plan("method=fft", "model=smollm2-135m"), CPU, rows, length).plain
     products = shape.layers * sum(k * d for k, d in shape.linears().values()) + shape.hidden * shape.vocabulary
     attention = shape.layers * 2 * 2 * rows * length**2 * shape.hidden
     assert step.forward == 2 * products * rows * length + attention
