@@ -85,6 +85,7 @@ def merged(record: Record, store: Store, out: Path, dtype: str | None = None) ->
 
     model, tokenizer = load.restore(record, store)
     if isinstance(model, PeftModel):
+        untie_adapted_head(model)
         model = model.merge_and_unload(safe_merge=True)
     dtype = dtype or base_models.stored_format(record.config["model"])
     model = model.to(getattr(torch, dtype))
@@ -93,6 +94,19 @@ def merged(record: Record, store: Store, out: Path, dtype: str | None = None) ->
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return f"a whole model, in {dtype}, with its tokenizer: AutoModelForCausalLM.from_pretrained loads it"
+
+
+def untie_adapted_head(model: Any) -> None:
+    """Give an adapted head weights of its own, in place: merged into tied weights, its update would change the embedding."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base = model.get_base_model()
+    head = base.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer) and base.config.tie_word_embeddings:
+        layer = head.get_base_layer()
+        layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+        base.config.tie_word_embeddings = False
 
 
 def adapter(record: Record, store: Store, out: Path) -> str:

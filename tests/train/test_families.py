@@ -110,6 +110,19 @@ def test_targets_are_names_all_linear_or_an_expression(folder_of, smoke):
             adapted(targets)
 
 
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`", "ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("method", ["lora", "mora"])
+@pytest.mark.parametrize("family", ["phi3", "gpt2"])  # with a head of its own, and with a head that is the embedding
+def test_an_adapter_on_the_head_is_saved_and_exported(family, method, folder_of, smoke, tmp_path):
+    own = (f"model={folder_of(family)}", f"method={method}", "method.rank=4", "method.target_modules=[lm_head]")
+    record = runner.run(smoke(*own, *SHORT, "training.learning_rate=0.1"))
+    assert record.provenance["adapted"].keys() == {"lm_head"}
+    out = tmp_path / "out"
+    arguments = [record.key, str(out), "--results", str(tmp_path / "results")]
+    assert script.guarded(lambda: export_adapter.main(arguments)) == 0
+    assert_same_logits(out, record, tmp_path)
+
+
 def test_some_layers_of_any_model_train_without_adapters(folder_of, smoke):
     arguments = (f"model={folder_of('gpt_neox')}", "method=fft", "method.target_modules=[dense]", "dry_run=true")
     assert dry_run.estimate(smoke(*arguments)).adapted == {"dense": {"layers": 2, "parameters": 2 * 64 * 65}}
