@@ -97,7 +97,7 @@ def merged(record: Record, store: Store, out: Path, dtype: str | None = None) ->
 
 
 def untie_adapted_head(model: Any) -> None:
-    """Give an adapted head weights of its own, in place: merged into tied weights, its update would change the embedding."""
+    """Give an adapted head weights of its own, in place, so that merging its update does not change the embedding."""
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
