@@ -69,7 +69,7 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
 
     from .measure import update_spectrum
     from .measure.evaluation import weights_on_every_rank
-    from .train import adapt, base_models, cost
+    from .train import adapt, base_models, cost, fit
     from .train import trainer as training
     from .train.placement import base_dtype, prepare_device
     from .train.recording import Recording
@@ -78,10 +78,13 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
     tables = tables_of(record.identity) if config.logger.name == "wandb" else ()
     with Recording(config, record, store, tables) as recording:
         placement = prepare_device(config)
+        fit.model(config)
         dtype = base_dtype(config, placement)
         with ranks.one_first():
             network, tokenizer, revision = base_models.of_run(config, dtype, placement.device)
+            fit.tokenizer(config, tokenizer, network)
             prepared = task.prepare(config, tokenizer)
+            fit.data(config, prepared, tokenizer, network)
         set_seed(config.seed)  # adapters may start at random
         adapted = adapt.adapt(network, config)
         model = adapted.model
@@ -89,7 +92,7 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
         measure = functools.partial(task.measure, model, tokenizer, prepared)
         folder = store.checkpoints(record.key)
         trainer = training.build(adapted, prepared.train, measure, config, placement, folder)
-        recording.start(trainer, task, prepared, revision)
+        recording.start(trainer, task, prepared, revision, adapted.notes)
 
         final: dict[str, float] = {}
         if trains:

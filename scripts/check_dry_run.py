@@ -57,7 +57,7 @@ def measure(config: RunConfig) -> dict[str, float]:
     training.quiet()
     shape, saved = shapes.NAMED[config.model], dict[int, int]()
 
-    def train(shape: shapes.Shape, rows: int, length: int) -> None:
+    def train(shape: shapes.Llama, rows: int, length: int) -> None:
         network = scratch.llama(shape, 0, bos=0, eos=1, pad=2)
         model: Any = adapt.adapt(network, config).model.train()
         if config.hardware.activation_checkpointing:
@@ -90,11 +90,11 @@ def measure(config: RunConfig) -> dict[str, float]:
 def comparison(model: str, name: str, checkpointing: bool) -> dict[str, float]:
     """The estimate, and the measurement in a new process, in bytes."""
     from experiments.estimate import trace
-    from experiments.spec import shapes
     from experiments.train.placement import Placement
 
     config = config_of(model, METHODS[name], checkpointing)
-    step = trace.step(config, shapes.NAMED[model], Placement("cpu", "fp32"), *SIZES[model])
+    placement = Placement("cpu", "fp32")
+    step = trace.step(trace.adapted(config, placement).model, placement, *SIZES[model])
     command = [sys.executable, __file__, "--measure", model, name, str(int(checkpointing))]
     # malloc puts each tensor in its own pages and returns the pages, so the measurement holds live tensors only.
     pages = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

@@ -1,6 +1,7 @@
 """Export the model of a finished run for use without this project.
 
     python scripts/export_adapter.py KEY OUT                        a whole transformers model with the update merged in
+    python scripts/export_adapter.py KEY OUT --dtype bfloat16       the same in bfloat16, not in the format of the base
     python scripts/export_adapter.py KEY OUT --format lora          a LoRA for PEFT; exact for truncation and sharing
     python scripts/export_adapter.py KEY OUT --format lora --rank 64 --force      the closest LoRA of rank 64
     python scripts/export_adapter.py KEY OUT --format adapter --push owner/name   the trained adapter, uploaded
@@ -32,6 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
     parser.add_argument("--format", choices=export.FORMATS, default="merged")
+    parser.add_argument(
+        "--dtype",
+        choices=export.DTYPES,
+        help="number format (default: merged: that of the base model; lora: as trained)",
+    )
     parser.add_argument("--rank", type=positive, help="lora: rank of the approximation")
     loss = parser.add_mutually_exclusive_group()
     loss.add_argument(
@@ -46,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     store = Store(options.results)
     record = load.finished(store, options.key)
     limits = export.LoraLimits(options.rank, options.tolerance, options.force)
-    summary = export.export(record, store, options.out, options.format, limits)
+    summary = export.export(record, store, options.out, options.format, limits, options.dtype)
     print(f"{options.out}: {summary}")
     if options.push:
         print(f"uploaded: {export.push(options.out, options.push)}")

@@ -274,7 +274,8 @@ class StudyPlan:
 def _seconds_at(config: RunConfig | None, record: Record) -> float | None:
     """The seconds of a record's run, scaled to the steps, batch and model of `config`."""
     seconds = measures.number(record.cost.get("seconds"))
-    shape, sizes = shapes.of(config.model) if config else None, _sizes(record)
+    shape = shapes.at_hand(config.model, config.paths.cache_folder) if config else None
+    sizes = _sizes(record)
     if seconds is None or config is None or shape is None or sizes is None:
         return seconds
     return seconds * shape.parameters * config.training.steps * config.training.batch_size / math.prod(sizes)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import ConfigError, one_line
-from .rows import Rows, cached, fingerprint, tokenizer_fingerprint
+from .rows import Rows, cached, end_token, fingerprint, tokenizer_fingerprint
 
 # Records hold the version of the prompt. Raise a version when the text of the prompt changes.
 VERSIONS = {
@@ -266,11 +266,12 @@ def supervised(
     A conversation whose first `max_length` tokens reach no answer is left out.
 
     Raises:
-        ConfigError: Every conversation is left out, or the tokenizer does not say which characters a token covers.
+        ConfigError: Every conversation is left out, or the tokenizer does not say which characters a token covers, or
+            it has no end token.
     """
     if not tokenizer.is_fast:
         raise ConfigError(f"task.prompt: {name} needs a fast tokenizer, which gives offsets; this model has a slow one")
-    prompt, eos = prompt_of(name, tokenizer), tokenizer.eos_token
+    prompt, eos = prompt_of(name, tokenizer), end_token(tokenizer)
 
     def build() -> Rows:
         encoded = (encode(prompt.transcribe(messages, eos), tokenizer, max_length) for messages in conversations)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import files
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,20 @@ class Rows(Sequence[dict[str, Any]]):
     def lengths(self) -> np.ndarray:
         """The number of tokens of each row: (rows,)."""
         return np.diff(self.ends, prepend=0)
+
+
+def end_token(tokenizer: Any) -> str:
+    """The end token of a tokenizer.
+
+    Raises:
+        ConfigError: The tokenizer has none.
+    """
+    if tokenizer.eos_token is None or tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "the tokenizer of this model has no end token, which closes an answer or a document of this task; "
+            "allowed: a model whose tokenizer_config.json names an eos_token, or task=uuid"
+        )
+    return str(tokenizer.eos_token)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .rows import Rows, cached, fingerprint, tokenizer_fingerprint
+from .rows import Rows, cached, end_token, fingerprint, tokenizer_fingerprint
 
 
 def windows(documents: Iterable[str], tokenizer: Any, length: int, *, keep_rest: bool) -> Iterator[list[int]]:
@@ -18,7 +18,11 @@ def windows(documents: Iterable[str], tokenizer: Any, length: int, *, keep_rest:
         tokenizer: A tokenizer that has an end token. It adds no special tokens of its own.
         length: Tokens a window.
         keep_rest: Whether the last tokens, which do not fill a window, become a shorter window.
+
+    Raises:
+        ConfigError: The tokenizer has no end token.
     """
+    end_token(tokenizer)
     buffer: list[int] = []
     for document in documents:
         buffer += tokenizer.encode(document, add_special_tokens=False)
@@ -34,8 +38,10 @@ def packed(documents: list[str], tokenizer: Any, length: int, cache: Path, *, ke
     """The windows of documents as rows, cached. The loss counts on every token.
 
     Raises:
-        ConfigError: The documents do not fill one window.
+        ConfigError: The documents do not fill one window, or the tokenizer has no end token.
     """
+    if documents:
+        end_token(tokenizer)
     key = fingerprint("packed", documents, tokenizer_fingerprint(tokenizer), length, keep_rest)
     rows = cached(
         cache,

@@ -1,14 +1,17 @@
-"""What a run would need and cost. Nothing is loaded, downloaded or written for the estimate."""
+"""What a run would need and cost. For the estimate no weight is loaded or downloaded.
+
+Of a model on the hub config.json is downloaded, and the shape of a model folder is kept in the cache.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
 from .. import tasks
 from ..errors import ConfigError
-from ..spec import shapes
 from ..spec.run_config import Method, RunConfig
 from . import ratios
 from .cards import CARDS, UTILISATION
@@ -32,6 +35,8 @@ class Estimate:
         peak: The most memory at any moment: (without, with) activation checkpointing.
         tokens: Training tokens, at most.
         flops: FLOPs of training, without evaluation: (without, with) activation checkpointing.
+        adapted: Kind of layer -> how many `layers` are adapted, and their trainable `parameters`.
+        notes: Lines that say what is adapted or not known. `activations`, `peak` and `flops` are NaN if not known.
     """
 
     total: int
@@ -44,21 +49,8 @@ class Estimate:
     peak: tuple[float, float]
     tokens: int
     flops: tuple[float, float]
-
-
-def shape_of(config: RunConfig) -> shapes.Shape:
-    """The shape of the run's model.
-
-    Raises:
-        ConfigError: The shape cannot be known without loading the model.
-    """
-    shape = shapes.of(config.model)
-    if shape is None:
-        raise ConfigError(
-            f"dry_run: the shape of {config.model} is not known here; allowed: {', '.join(shapes.NAMED)}, "
-            "or a folder with a LLaMA-like config.json"
-        )
-    return shape
+    adapted: dict[str, dict[str, int]]
+    notes: tuple[str, ...]
 
 
 def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = frozenset()) -> Estimate:
@@ -71,33 +63,42 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
             other parts whole.
 
     Raises:
-        ConfigError: Nothing trains, or the model's shape is not known.
+        ConfigError: Nothing trains, or the run does not fit its model.
     """
+    from ..spec.skeletons import silent
+    from ..train import cost, fit
     from ..train.placement import Placement
     from . import trace
 
     if not config.method.trains:
         raise ConfigError(f"dry_run: method={config.method.name} trains nothing, there is nothing to estimate")
-    t, h, shape = config.training, config.hardware, shape_of(config)
+    t, h, shape = config.training, config.hardware, fit.model(config)
     placement = Placement.of(h)
     share = max(1, t.batch_size // devices)
     rows = min(h.device_batch_size or share, share)
     length = tasks.of(config).row_tokens(config)
 
-    parameters = [*trace.adapted(config, shape, placement).named_parameters()]
+    with silent():
+        adapted = trace.adapted(config, placement)
+    parameters = [*adapted.model.named_parameters()]
+    matrices = {name: k * d for name, (k, d) in shape.linears.items() if name != shape.head}
     training = [p for _, p in parameters if p.requires_grad]
     trained = sum(p.numel() * p.element_size() for p in training)
     parts = {
-        "weights": sum(stored(name, p, config.quantization) for name, p in parameters),
+        "weights": sum(stored(name, p, config.quantization, matrices) for name, p in parameters),
         "gradients": trained,
         "optimizer": ADAM_STATES * trained,
     }
     held = {name: size / (devices if name in sharded else 1) for name, size in parts.items()}
 
-    step = trace.step(config, shape, placement, rows, length)
+    notes = list(adapted.notes)
+    try:
+        step = trace.step(adapted.model, placement, rows, length)
+    except trace.UntracedError as error:
+        notes.append(f"activations, peak memory and FLOPs are not known: {error}")
+        step = trace.Step(trace.UNKNOWN, trace.UNKNOWN)
     # For each product the weights of a quantized layer are unpacked.
-    unpacked = max(k * d for k, d in shape.linears().values()) * placement.dtype.itemsize
-    extra = unpacked if config.quantization != "none" else 0
+    extra = max(matrices.values()) * placement.dtype.itemsize if config.quantization != "none" else 0
     ways = (step.plain, step.checkpointed)
     activations = [way.peak + extra for way in ways]
 
@@ -123,19 +124,21 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
             micro_batches * (step.plain.forward + step.plain.backward),
             micro_batches * (step.checkpointed.forward + step.checkpointed.backward),
         ),
+        adapted=cost.adapted_kinds(adapted.model),
+        notes=tuple(notes),
     )
 
 
 def lora_of(method: Method) -> Method:
     """The LoRA whose parameters a method spends: of the same rank, on the same layers."""
-    peft = {"peft_type": "LORA", "r": method.rank, "target_modules": method.target_modules}
+    peft = {"peft_type": "LORA", "r": method.rank, "target_modules": method.targets}
     return method.replace(name="lora", peft=peft, initialisation=None, rate_ratios=None)
 
 
-def stored(name: str, parameter: Any, quantization: str) -> float:
-    """Bytes of a parameter of the adapted model. Only projections are quantized."""
-    is_projection = name.removesuffix(".weight").removesuffix(".base_layer").rsplit(".", 1)[-1] in shapes.PROJECTIONS
-    if quantization == "none" or not is_projection:
+def stored(name: str, parameter: Any, quantization: str, matrices: Container[str]) -> float:
+    """Bytes of a parameter of the adapted model. Only the `matrices`, the linear layers but the head, are quantized."""
+    layer = name.removeprefix("base_model.model.").removesuffix(".weight").removesuffix(".base_layer")
+    if quantization == "none" or layer not in matrices:
         size: int = parameter.numel() * parameter.element_size()
         return size
     if quantization == "nf4":
@@ -174,7 +177,10 @@ def table(config: RunConfig) -> str:
         return [what, *map(of, columns.values())]
 
     def gib(what: str, of: Callable[[Estimate], float]) -> list[str]:
-        return row(what, lambda e: f"{of(e) / GIB:.2f} GiB")
+        return row(what, lambda e: UNKNOWN if math.isnan(of(e)) else f"{of(e) / GIB:.2f} GiB")
+
+    def flops(what: str, way: int) -> list[str]:
+        return row(what, lambda e: UNKNOWN if math.isnan(e.flops[way]) else f"{e.flops[way]:.3g}")
 
     numbers = [
         row("parameters", lambda e: f"{e.total:,}"),
@@ -188,8 +194,8 @@ def table(config: RunConfig) -> str:
         gib("peak", lambda e: e.peak[0]),
         gib("peak, checkpointed", lambda e: e.peak[1]),
         row("tokens, at most", lambda e: f"{e.tokens:,}"),
-        row("FLOPs", lambda e: f"{e.flops[0]:.3g}"),
-        row("FLOPs, checkpointed", lambda e: f"{e.flops[1]:.3g}"),
+        flops("FLOPs", 0),
+        flops("FLOPs, checkpointed", 1),
     ]
     where = f"{devices} device{'s' if devices > 1 else ''} ({h.device}) in {h.precision}"
     base = f"{config.model}, base weights {config.quantization if config.quantization != 'none' else 'not quantized'}"
@@ -201,9 +207,16 @@ def table(config: RunConfig) -> str:
         tabulate(numbers, ("", *columns), disable_numparse=True, colalign=("left", *("right" for _ in columns))),
         "",
     ]
+    if kinds := columns[m.name].adapted:
+        header = ("adapted layers", "layers", *(f"parameters, {name}" for name in columns))
+        lines += [tabulate(adapted_layers(kinds, columns), header, disable_numparse=True), ""]
+    if notes := dict.fromkeys(note for e in columns.values() for note in e.notes):
+        lines += [*(f"note: {note}" for note in notes), ""]
     if run_ratios := ratios.beside_paper(config):
         texts = [[r.name, ratios.text(r.value), "-" if r.paper is None else ratios.text(r.paper)] for r in run_ratios]
         lines += [tabulate(texts, ("ratio", "this run", "the paper's"), disable_numparse=True), ""]
+    if math.isnan(columns[m.name].flops[0]):
+        return "\n".join(lines).rstrip()
     if h.device == "cpu":
         return "\n".join([*lines, "hours are estimated for GPUs only: add hardware=gpu; a dry run needs no GPU"])
     mine, way = columns[m.name], int(h.activation_checkpointing)
@@ -212,6 +225,15 @@ def table(config: RunConfig) -> str:
     )
 
 
+def adapted_layers(kinds: dict[str, dict[str, int]], columns: dict[str, Estimate]) -> list[list[str]]:
+    """A row for each kind of layer: how many layers are adapted, and their trainable parameters by method."""
+    return [
+        [kind, f"{counts['layers']:,}", *(f"{e.adapted[kind]['parameters']:,}" for e in columns.values())]
+        for kind, counts in kinds.items()
+    ]
+
+
+UNKNOWN = "not known"
 CARD_HEADER = ("card", "memory", "peak TFLOPS", "hours", "fits")
 NOTE = f"""
 hours: FLOPs at {UTILISATION:.0%} of the card's peak TFLOPS (an assumption), without loading, evaluation and network.

@@ -8,7 +8,7 @@ from functools import cache
 from mora.operators import square_size
 
 from .. import tasks
-from ..spec import protocol, shapes
+from ..spec import protocol, shapes, targets
 from ..spec.compose import choices, composition
 from ..spec.parse import typed
 from ..spec.run_config import RunConfig
@@ -37,9 +37,9 @@ def of(config: RunConfig) -> dict[str, float]:
     A run without a rank has no ratios of an adapter. The shapes of the model must be known without loading the model.
     """
     ratios: dict[str, float] = {}
-    m, t, shape = config.method, config.training, shapes.of(config.model)
-    if m.rank is not None and shape and m.target_modules:
-        layers = [shape.linears()[name] for name in m.target_modules if name in shape.linears()]
+    m, t, shape = config.method, config.training, shapes.at_hand(config.model, config.paths.cache_folder)
+    if m.rank is not None and shape and m.targets:
+        layers = [shape.linears[n] for n in targets.of(config, shape.linears, shape.head, shape.uncalled).layers]
         parameters = sum((k + d) * m.rank for k, d in layers)
         ratios["rank / width"] = m.rank / shape.hidden
         ratios["r_hat / width"] = square_size(shape.hidden, shape.hidden, m.rank) / shape.hidden
@@ -47,7 +47,7 @@ def of(config: RunConfig) -> dict[str, float]:
         ratios["adapter / adapted weights"] = parameters / sum(k * d for k, d in layers)
         if (alpha := m.setting("alpha")) is not None:
             ratios["alpha / rank"] = alpha / m.rank
-        ratios |= tasks.of(config).ratios(config, parameters * shape.layers)
+        ratios |= tasks.of(config).ratios(config, parameters)
     elif shape:
         ratios |= tasks.of(config).ratios(config, shape.parameters)
     if m.restart_every:

@@ -15,7 +15,7 @@ FLOPS = {False: 4, True: 6}
 
 def flops(config: RunConfig) -> float | None:
     """The FLOPs of training, at most; None where the shape of the model is not known or nothing trains."""
-    shape = shapes.of(config.model)
+    shape = shapes.at_hand(config.model, config.paths.cache_folder)
     if shape is None or not config.method.trains:
         return None
     tokens = config.training.steps * config.training.batch_size * tasks.of(config).row_tokens(config)

@@ -1,28 +1,32 @@
 """One training step on tensors that have a shape and no contents: the memory and the FLOPs that it would need.
 
 The step runs real code: the model of transformers, the adapters of PEFT and of this project, and autograd. So the
-memory of a method is counted, not taken from a formula. All layers of a model are alike: a model of one layer and a
-model of two layers tell what each further layer adds.
+memory of a method is counted, not taken from a formula. Many blocks of a model are alike: the model with one block and
+the model with two blocks tell what each further block of a kind adds.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ..spec import shapes
+from ..errors import one_line
+from ..spec import skeletons
 from ..spec.run_config import RunConfig
-from ..train import adapt, scratch
+from ..train import adapt
 from ..train.placement import Placement, base_dtype
 
 # FLOPs of operations that torch does not count. A product of (n, a, b) and (n, b, c) takes n a b c multiplications and
@@ -34,6 +38,10 @@ FLOPS = {
         sdpa_backward_flop_count(grad, q, k, v)
     ),
 }
+
+
+class UntracedError(Exception):
+    """A model cannot compute a step on tensors without contents. The message is one line that says why."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,9 @@ class Demand:
         """`self` + `times` x `other`, number by number."""
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return Demand(*(a + times * b for a, b in pairs))
+
+
+UNKNOWN = Demand(math.nan, math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -127,39 +138,108 @@ class DeviceDropout(nn.Module):
         return torch.native_dropout(x, self.p, self.training)[0]
 
 
-def adapted(config: RunConfig, shape: shapes.Shape, placement: Placement) -> nn.Module:
-    """The model with its adapter, on the meta device."""
+def adapted(config: RunConfig, placement: Placement) -> adapt.AdaptedModel:
+    """The model with its adapter, on the meta device.
+
+    Raises:
+        ConfigError: transformers cannot build the model, or the method does not fit the model.
+    """
     with torch.device("meta"):
-        network = scratch.llama(shape, 0, bos=0, eos=1, pad=2).to(base_dtype(config, placement))
-        return adapt.adapt(network, config).model.train()
+        network = skeletons.built(config.model).to(base_dtype(config, placement))
+        model = adapt.adapt(network, config)
+    model.model.train()
+    return model
 
 
-def step(config: RunConfig, shape: shapes.Shape, placement: Placement, rows: int, length: int) -> Step:
-    """A step of `rows` x `length` tokens on a model of this shape."""
+def step(network: nn.Module, placement: Placement, rows: int, length: int) -> Step:
+    """A step of `rows` x `length` tokens of a model on the meta device, such as `adapted` gives.
 
-    def demand(layers: int, vocabulary: int = shape.vocabulary) -> Demand:
-        smaller = dataclasses.replace(shape, layers=layers, vocabulary=vocabulary)
-        return _step(config, smaller, placement, rows, length)
+    Raises:
+        UntracedError: The model cannot compute on tensors without contents.
+    """
 
-    one, two = demand(1), demand(2)
-    layer = two.plus(-1, one)
-    plain = one.plus(shape.layers - 1, layer)
-    inputs = rows * length * shape.hidden * placement.dtype.itemsize
-    recomputed = inputs * (shape.layers - 1) + demand(1, vocabulary=8).peak
-    freed = shape.layers * (layer.saved - inputs)
+    def demand(*chosen: int, small: bool = False) -> Demand:
+        copied = with_blocks(network, chosen)
+        if small:
+            shrink_vocabulary(copied)
+        return _step(copied, placement, rows, length)
+
+    if skeletons.stacked_weights(network):
+        raise UntracedError("how many tokens each expert gets depends on the contents")
+    alike = groups(blocks(network))
+    inputs = rows * length * base_of(network).config.get_text_config().hidden_size * placement.dtype.itemsize
+    try:
+        with skeletons.silent():
+            one = demand(0)
+            layers = {first: demand(0, first).plus(-1, one) for first in alike}
+            recomputed = max(demand(first, small=True).peak for first in alike)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise UntracedError(one_line(str(error)) or type(error).__name__) from error
+    plain, extra, freed = one.plus(-1, layers[0]), 0.0, 0.0
+    for first, count in alike.items():
+        plain = plain.plus(count, layers[first])
+        freed += count * (layers[first].saved - inputs)
+        extra += count * layers[first].forward
     checkpointed = Demand(
         saved=plain.saved - freed,
-        peak=max(plain.peak - freed, recomputed),
+        peak=max(plain.peak - freed, inputs * (sum(alike.values()) - 1) + recomputed),
         forward=plain.forward,
-        backward=plain.backward + shape.layers * layer.forward,
+        backward=plain.backward + extra,
     )
     return Step(plain, checkpointed)
 
 
-def _step(config: RunConfig, shape: shapes.Shape, placement: Placement, rows: int, length: int) -> Demand:
-    network, gpu = adapted(config, shape, placement), placement.device != "cpu"
+def base_of(network: nn.Module) -> Any:
+    """The model of transformers inside a model with adapters."""
+    return network.get_base_model() if isinstance(network, PeftModel) else network
+
+
+def blocks(network: nn.Module) -> nn.ModuleList:
+    """The blocks of a model, one above the other: its list of modules with the most parameters.
+
+    Raises:
+        UntracedError: The model has no list of modules.
+    """
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    if not lists:
+        raise UntracedError("the model has no list of blocks")
+    return max(lists, key=lambda module: sum(p.numel() for p in module.parameters()))
+
+
+def groups(layers: nn.ModuleList) -> dict[int, int]:
+    """Blocks that are alike: the index of the first of them -> how many there are."""
+
+    def signature(block: nn.Module) -> tuple[Any, ...]:
+        return type(block), *((name, p.shape, p.requires_grad) for name, p in block.named_parameters())
+
+    signatures = [signature(block) for block in layers]
+    return {signatures.index(s): signatures.count(s) for s in signatures}
+
+
+def with_blocks(network: nn.Module, chosen: tuple[int, ...]) -> nn.Module:
+    """A copy of the model that has only the chosen blocks, one above the other."""
+    layers = blocks(network)
+    whole, layers._modules = layers._modules, {str(i): copy.deepcopy(layers[k]) for i, k in enumerate(chosen)}
+    try:
+        return copy.deepcopy(network)
+    finally:
+        layers._modules = whole
+
+
+def shrink_vocabulary(network: nn.Module, size: int = 8) -> None:
+    """Leave so many tokens, so that the embedding and the head hardly count."""
+    base = base_of(network)
+    for module in (base.get_input_embeddings(), base.get_output_embeddings()):
+        if type(module) in (nn.Embedding, nn.Linear):
+            module.weight = nn.Parameter(module.weight[:size].detach(), requires_grad=module.weight.requires_grad)
+            module.padding_idx = None
+    base.config.get_text_config().vocab_size = size
+
+
+def _step(network: nn.Module, placement: Placement, rows: int, length: int) -> Demand:
+    gpu = placement.device != "cpu"
     with FakeTensorMode(allow_non_fake_inputs=True):
-        _give_memory(network)
+        skeletons.give_memory(network)
         if gpu:
             _device_dropout(network)
         ids = torch.zeros(rows, length, dtype=torch.long)
@@ -179,23 +259,6 @@ def _step(config: RunConfig, shape: shapes.Shape, placement: Placement, rows: in
             saved, forward = memory.now, flops.get_total_flops()
             loss.backward()
     return Demand(saved, memory.peak, forward, flops.get_total_flops() - forward)
-
-
-def _give_memory(network: nn.Module) -> None:
-    """Replace meta tensors by fake CPU tensors: attention keeps the same tensors for them as on a GPU."""
-    fakes: dict[int, tuple[Tensor, Tensor]] = {}  # id of the meta tensor -> (meta, fake): shared weights stay shared
-    for module in network.modules():
-        stores: list[dict[str, Any]] = [module._parameters, module._buffers]
-        for store in stores:
-            for name, tensor in store.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in fakes:
-                    fake: Tensor = torch.empty(tensor.shape, dtype=tensor.dtype)
-                    if isinstance(tensor, nn.Parameter):
-                        fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
-                    fakes[id(tensor)] = tensor, fake
-                store[name] = fakes[id(tensor)][1]
 
 
 def _device_dropout(network: nn.Module) -> None:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from mora.restart import base_weight
 from mora.spectrum import spectra
 
-from ..spec.shapes import PROJECTIONS
+from ..spec.skeletons import linear_layers
 
 
 def of_run(model: nn.Module, start: nn.Module) -> dict[str, dict[str, float]]:
-    """The spectrum of the weights of `model` minus those of `start`, by projection.
+    """The spectrum of the weights of `model` minus those of `start`, by the kind of a linear layer; without the head.
 
     Args:
         model: The trained model. Its adapters are merged into its weights, so it cannot be trained further.
@@ -25,9 +25,10 @@ def of_run(model: nn.Module, start: nn.Module) -> dict[str, dict[str, float]]:
         model = model.get_base_model()
 
     def changes() -> Iterator[tuple[str, Tensor]]:
-        for name, module in start.named_modules():
-            if name.rsplit(".", 1)[-1] in PROJECTIONS:
-                weight = base_weight(model.get_submodule(name))
-                yield name, weight.detach().cpu().float() - base_weight(module).detach().cpu().float()
+        linears, head = linear_layers(start)
+        for name in linears:
+            if name != head:
+                weight, before = (base_weight(network.get_submodule(name)) for network in (model, start))
+                yield name, weight.detach().cpu().float() - before.detach().cpu().float()
 
     return spectra(changes())

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import files
 from ..errors import ConfigError
 from ..store.records import Record, Store
+from ..train import base_models
 from . import load
 
 FORMATS = ("merged", "lora", "adapter")
+DTYPES = ("float32", "bfloat16", "float16")
+SERVED = (16, 32, 64, 128, 256, 320, 512)  # the values of vLLM's --max-lora-rank from its default on
 ROUNDING = 1e-6  # a relative error up to this is that of float32 itself
 
 
@@ -31,8 +36,17 @@ class LoraLimits:
     force: bool = False
 
 
-def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimits) -> str:
+def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimits, dtype: str | None = None) -> str:
     """Write the model of `record` to the new folder `out`, in one of `FORMATS`.
+
+    Args:
+        record: The record of the finished run.
+        store: The results folder with the model of the run.
+        out: The new folder.
+        form: One of `FORMATS`.
+        limits: How far a LoRA may be from the update.
+        dtype: The number format of the weights, one of `DTYPES`. None: a whole model has the format of the base model's
+            files, an adapter has the format in which it was trained.
 
     Returns:
         One line that says what was written and how to load it.
@@ -48,10 +62,14 @@ def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimit
         except OSError as error:
             raise ConfigError(f"OUT cannot be written: {out}: {error.strerror}") from None
         if form == "merged":
-            return merged(record, store, folder)
-        if form == "lora":
-            return lora(record, store, folder, limits)
-        return adapter(record, store, folder)
+            return merged(record, store, folder, dtype)
+        if form == "adapter" and dtype:
+            raise ConfigError("--dtype: an adapter is exported as it was saved; allowed: --format merged or lora")
+        summary = lora(record, store, folder, limits) if form == "lora" else adapter(record, store, folder)
+        unname_base(folder, record)
+        if dtype:
+            convert(folder / "adapter_model.safetensors", dtype)
+        return summary + word_on_rank(folder)
 
 
 def peft_type(record: Record) -> str | None:
@@ -60,16 +78,35 @@ def peft_type(record: Record) -> str | None:
     return None if peft is None else str(peft["peft_type"])
 
 
-def merged(record: Record, store: Store, out: Path) -> str:
-    """The whole model with its update in the base weights, in float32, and its tokenizer."""
+def merged(record: Record, store: Store, out: Path, dtype: str | None = None) -> str:
+    """The whole model with its update in the base weights, and its tokenizer; merged in float32, and then rounded."""
+    import torch
     from peft import PeftModel
 
     model, tokenizer = load.restore(record, store)
     if isinstance(model, PeftModel):
+        untie_adapted_head(model)
         model = model.merge_and_unload(safe_merge=True)
+    dtype = dtype or base_models.stored_format(record.config["model"])
+    model = model.to(getattr(torch, dtype))
+    for name, parameter in model.named_parameters():
+        _check_finite(parameter, name, dtype)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return "a whole model, in float32, with its tokenizer: AutoModelForCausalLM.from_pretrained loads it"
+    return f"a whole model, in {dtype}, with its tokenizer: AutoModelForCausalLM.from_pretrained loads it"
+
+
+def untie_adapted_head(model: Any) -> None:
+    """Give an adapted head weights of its own, in place, so that merging its update does not change the embedding."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base = model.get_base_model()
+    head = base.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer) and base.config.tie_word_embeddings:
+        layer = head.get_base_layer()
+        layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+        base.config.tie_word_embeddings = False
 
 
 def adapter(record: Record, store: Store, out: Path) -> str:
@@ -148,6 +185,52 @@ def copy_adapter(folder: Path, out: Path) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors", BASE_FILE):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
+
+
+def unname_base(out: Path, record: Record) -> None:
+    """Let adapter_config.json name the base model only by its id on the hub: other machines lack this one's folders."""
+    path, model = out / "adapter_config.json", record.config["model"]
+    settings = load.adapter_settings(out)
+    on_hub = record.identity.get("model") == model and "/" in model
+    name = model if on_hub else None
+    if settings.get("base_model_name_or_path") not in (name, "", None):
+        path.write_text(json.dumps(settings | {"base_model_name_or_path": name}, indent=2, sort_keys=True))
+
+
+def convert(path: Path, dtype: str) -> None:
+    """Write the tensors of a safetensors file again, in another number format.
+
+    Raises:
+        ConfigError: The format cannot hold a number.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(path).items()}
+    for name, tensor in weights.items():
+        _check_finite(tensor, name, dtype)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _check_finite(tensor: Any, name: str, dtype: str) -> None:
+    import torch
+
+    if not torch.isfinite(tensor).all():
+        raise ConfigError(f"--dtype {dtype} cannot hold the numbers of {name}; allowed: float32, bfloat16")
+
+
+def word_on_rank(out: Path) -> str:
+    """What a server has to be told about the rank of a LoRA; empty for other adapters and for small ranks."""
+    settings = load.adapter_settings(out)
+    if settings.get("peft_type") != "LORA":
+        return ""
+    rank = max(settings["r"], *(settings.get("rank_pattern") or {}).values(), 0)
+    if rank <= SERVED[0]:
+        return ""
+    sufficient = next((size for size in SERVED if size >= rank), None)
+    if sufficient is None:
+        return f"; vLLM serves ranks up to {SERVED[-1]}, this one is {rank}: --rank exports a smaller one"
+    return f"; its rank {rank} is above vLLM's default of {SERVED[0]}: vllm serve --max-lora-rank {sufficient}"
 
 
 def push(out: Path, repository: str) -> str:

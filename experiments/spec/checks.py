@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from . import shapes
+from . import shapes, targets
 from .run_config import Method, RunConfig
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
@@ -38,7 +38,7 @@ def together(run: RunConfig) -> None:
         ConfigError: Two settings do not fit; the message names the first such pair.
     """
     _method(run.method)
-    t, shape = run.training, shapes.of(run.model)
+    t = run.training
     if t.learning_rate is None and run.method.trains:
         raise ConfigError("training.learning_rate must be a positive number, got None")
     for name in ("train_file", "heldout_file"):
@@ -60,8 +60,8 @@ def together(run: RunConfig) -> None:
         )
     if _there(run.model, Path.is_dir) and not (Path(run.model) / "config.json").is_file():
         raise ConfigError(f"model is a folder without a config.json: {run.model}")
-    if shape and run.method.target_modules:
-        _adapters(run.method, shape, run.model)
+    if shape := shapes.at_hand(run.model, run.paths.cache_folder):
+        adapters(run, shape)
     if run.method.restart_every:
         _restarts(run)
     if run.quantization != "none":
@@ -186,18 +186,21 @@ def _restarts(run: RunConfig) -> None:
         )
 
 
-def _adapters(method: Method, shape: shapes.Shape, model: str) -> None:
-    """The targets are layers of the model, and the rank's parameters are no more than a layer has."""
-    linears = shape.linears()
-    for target in method.target_modules or []:
-        if target not in linears:
-            raise ConfigError(f"method.target_modules: {model} has no layer {target!r}; allowed: {', '.join(linears)}")
-        if method.rank is None:
-            continue
-        k, d = linears[target]
-        if (spent := (k + d) * method.rank) > k * d:
+def adapters(run: RunConfig, shape: shapes.Shape) -> None:
+    """Check that the targets are linear layers of the model, and that no layer is smaller than its adapter.
+
+    Raises:
+        ConfigError: A target is no layer, or the LoRA of `method.rank` has more parameters than a target.
+    """
+    if not run.method.targets:
+        return
+    uncalled = shape.uncalled if run.method.peft else ()
+    for name in targets.of(run, shape.linears, shape.head, uncalled).layers:
+        k, d = shape.linears[name]
+        rank = run.method.rank or 0
+        if (spent := (k + d) * rank) > k * d:
             raise ConfigError(
-                f"method.rank is too large for {target} of {model}: a LoRA of rank {method.rank} has {spent:,} "
-                f"parameters there, the layer itself (in={k}, out={d}) has {k * d:,}; "
-                f"allowed: at most {k * d // (k + d)}"
+                f"method.rank is too large for {targets.kind(name)} of {run.model}: a LoRA of rank {rank} has "
+                f"{spent:,} parameters there, the layer itself (in={k}, out={d}) has {k * d:,}; "
+                f"allowed: at most {k * d // (k + d)}, or a list method.target_modules without this layer"
             )

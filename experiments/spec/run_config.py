@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
 LARGEST = 2**32 - 1  # the largest integer of any setting; a larger one overflows in torch or numpy
 
@@ -21,10 +21,18 @@ def _benchmarks(names: list[str]) -> list[str]:
     return names
 
 
-def _different(names: list[str]) -> list[str]:
-    if not names or not all(names) or len(set(names)) < len(names):
+def different_names(value: Any) -> Any:
+    """A text, or a list of different texts, as it is.
+
+    Raises:
+        ValueError: `value` is something else.
+    """
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("neither a text nor a list of texts")
+    if not names or len(set(names)) < len(names):
         raise ValueError("names repeat, or are empty")
-    return names
+    return value
 
 
 # The description completes the sentence "<setting> must be ...".
@@ -39,8 +47,11 @@ Share = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
 Part = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
 Text = Annotated[str, Field(min_length=1, description="a text")]
 Switch = Annotated[bool, Field(description="true or false")]
-Names = Annotated[
-    list[str], AfterValidator(_different), Field(description="a list of different names, such as [q_proj, v_proj]")
+# One validator for the list and for the text: an error of a union of types would not name the setting alone.
+Targets = Annotated[
+    list[str] | str,
+    PlainValidator(different_names),
+    Field(description="a list of different names, such as [q_proj, v_proj], all-linear, or a regular expression"),
 ]
 Benchmarks = Annotated[
     list[str],
@@ -70,7 +81,7 @@ class Method(Section):
         looks: Rank of the paper, or `any` -> the look in figures.
         rates: The learning-rate grid in the protocol; None where nothing trains.
         rank: The rank of the LoRA whose trainable parameters may be spent.
-        target_modules: The layers that are adapted.
+        target_modules: The layers that are adapted: names, `all-linear`, or a regular expression for whole names.
         peft: `peft_type` and the settings of that PEFT method; None for a method without an adapter.
         train_rest: Whether everything but the adapted weights trains beside the adapters.
         rate_ratios: Part of a parameter's name -> the factor of the learning rate for parameters with this part.
@@ -87,7 +98,7 @@ class Method(Section):
     looks: dict[str, int] | None = None
     rates: Text | None
     rank: PositiveInt | None = None
-    target_modules: Names | None = None
+    target_modules: Targets | None = None
     peft: dict[str, Any] | None = None
     train_rest: Switch | None = None
     rate_ratios: dict[str, Positive] | None = None
@@ -113,6 +124,12 @@ class Method(Section):
     def trains_base(self) -> bool:
         """Whether weights of the base model train: all of them, or all but the adapted ones."""
         return self.trains and (self.peft is None or bool(self.train_rest))
+
+    @property
+    def targets(self) -> list[str] | str | None:
+        """The layers that are adapted, as PEFT is told: `method.peft.target_modules` overrides `target_modules`."""
+        targets: list[str] | str | None = (self.peft or {}).get("target_modules", self.target_modules)
+        return targets
 
     def setting(self, name: str) -> Any:
         """A setting of the method's file by name; None where the file has no such setting."""

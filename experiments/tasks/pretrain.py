@@ -37,7 +37,7 @@ class PretrainTask(Task):
     paper_model = "LLaMA 250M"
 
     def ratios(self, config: RunConfig, parameters: int) -> dict[str, float]:
-        shape, t = shapes.of(config.model), config.training
+        shape, t = shapes.at_hand(config.model, config.paths.cache_folder), config.training
         if shape is None:
             return {}
         return {"tokens / parameter": t.steps * t.batch_size * self.row_tokens(config) / shape.parameters}

@@ -167,7 +167,8 @@ class UuidTask(Task):
         import torch
 
         count = min(count, len(data.pairs))
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        # The attention mask hides the padding, so any token will do where the tokenizer has none for padding.
+        pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         longest = max(map(len, data.answers[:count]))
 
         def summed_accuracy(first: int) -> float:

@@ -7,19 +7,21 @@ another way (`initialisation`). Restarts are in `restarts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_config, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_config, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, _check_lora_target_modules_mamba
 from torch import nn
 
 import mora  # noqa: F401  (registers MoRA with PEFT)
 
 from ..errors import ConfigError, one_line
+from ..spec import skeletons, targets
 from ..spec.run_config import Method, RunConfig
 
 
@@ -30,10 +32,12 @@ class AdaptedModel:
     Attributes:
         model: The model, with its adapter if the method has one; what does not train has requires_grad False.
         rates: Parameter name -> what the learning rate of the run is multiplied by, where that is not 1.
+        notes: Lines that say what is adapted, where that is not what the run asked for.
     """
 
     model: nn.Module
-    rates: dict[str, float]
+    rates: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def adapt(model: Any, config: RunConfig) -> AdaptedModel:
@@ -44,19 +48,32 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
     """
     m = config.method
     if m.peft is None:
-        return AdaptedModel(_without_adapter(model, m), {})
+        return _without_adapter(model, config)
+    linears, head = skeletons.linear_layers(model)
+    chosen = targets.of(config, linears, head, _without_effect(model, linears, config)) if m.targets else None
+    stacked = skeletons.stacked_weights(model)
     # PEFT keeps adapters of half-precision models in float32 unless it is told not to.
     policy = config.training.adapter_dtype
     in_float32 = policy == "float32" or (policy == "official" and m.official_dtype == "float32")
     try:
-        wrapped = get_peft_model(model, adapter_config(m), autocast_adapter_dtype=in_float32)
+        with warnings.catch_warnings():
+            # LoRA sets the layout of Conv1D's weights by itself, and warns about that.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            wrapped = get_peft_model(model, adapter_config(_named(m, chosen, model)), autocast_adapter_dtype=in_float32)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"method={m.name} does not fit the model: {one_line(str(error))}") from error
+    adapted = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
+    in_stacks = {str(layer.parameter_name) for layer in adapted if hasattr(layer, "parameter_name")}
+    if in_stacks and not m.peft.get("target_parameters"):
+        raise ConfigError(
+            f"method={m.name}: for {config.model} PEFT adapts {', '.join(sorted(in_stacks))} in place of layers that "
+            "method.target_modules names, because the experts once had layers of these names; "
+            "allowed: a list method.target_modules of layers outside the experts"
+        )
     if m.initialisation is not None:
         _initialisation(m)(wrapped)
     if m.train_rest:
-        adapted = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
-        frozen = {id(layer.get_base_layer().weight) for layer in adapted}
+        frozen = {id(getattr(layer.get_base_layer(), "weight", None)) for layer in adapted}
         for parameter in wrapped.parameters():
             parameter.requires_grad_(id(parameter) not in frozen)
     rates = {
@@ -65,7 +82,42 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         for part, ratio in (m.rate_ratios or {}).items()
         if part in name
     }
-    return AdaptedModel(wrapped, rates)
+    left = {name: p for name, p in stacked.items() if targets.kind(name) not in in_stacks and not p.requires_grad}
+    notes = (chosen.note if chosen else "", _of_experts(left))
+    return AdaptedModel(wrapped, rates, tuple(filter(None, notes)))
+
+
+def _without_effect(model: nn.Module, layers: Iterable[str], config: RunConfig) -> set[str]:
+    """The layers whose weights the model reads without calling the layers, on a CPU or in the fast code for GPUs."""
+
+    def refused_by_peft(layer: str) -> bool:
+        try:
+            _check_lora_target_modules_mamba(LoraConfig(), model, targets.kind(layer))
+        except ValueError:
+            return True
+        return False
+
+    shape = skeletons.shape_of(config.model, config.paths.cache_folder)
+    return {*shape.uncalled, *filter(refused_by_peft, layers)}
+
+
+def _named(method: Method, chosen: targets.Targets | None, model: nn.Module) -> Method:
+    """The method with the names of the layers that are adapted, where its targets are no list, or not in force."""
+    if chosen is None or (isinstance(method.targets, list) and not chosen.note):
+        return method
+    names = targets.shortest(chosen.layers, (name for name, _ in model.named_modules()))
+    return method.replace(peft=(method.peft or {}) | {"target_modules": names})
+
+
+def _of_experts(left: dict[str, nn.Parameter]) -> str:
+    """A line about weights that no adapter changes although most of the model may lie in them; empty without these."""
+    if not left:
+        return ""
+    names = ", ".join(dict.fromkeys(".".join(name.split(".")[-2:]) for name in left))
+    return (
+        f"no adapter changes {names} ({sum(p.numel() for p in left.values()):,} parameters): these weights are stacks "
+        "of the experts' matrices, not linear layers"
+    )
 
 
 def adapter_config(method: Method) -> PeftConfig:
@@ -84,18 +136,16 @@ def adapter_config(method: Method) -> PeftConfig:
         raise ConfigError(f"method.peft of method={method.name}: {one_line(str(error))}") from error
 
 
-def _without_adapter(model: nn.Module, method: Method) -> nn.Module:
+def _without_adapter(model: nn.Module, config: RunConfig) -> AdaptedModel:
     """The model itself: all of it trains, or the weights of `target_modules`, or nothing."""
-    targets = method.target_modules
-    if not method.trains or targets is None:
-        return model.requires_grad_(method.trains)
+    m = config.method
+    if not m.trains or m.targets is None:
+        return AdaptedModel(model.requires_grad_(m.trains))
+    chosen = targets.of(config, *skeletons.linear_layers(model))
     model.requires_grad_(False)
-    chosen = [layer for name, layer in model.named_modules() if name.rsplit(".", 1)[-1] in targets]
-    if not chosen:
-        raise ConfigError(f"method.target_modules: the model has no layer {', '.join(targets)}")
-    for layer in chosen:
-        layer.requires_grad_(True)
-    return model
+    for name in chosen.layers:
+        model.get_submodule(name).requires_grad_(True)
+    return AdaptedModel(model, notes=tuple(filter(None, [chosen.note])))
 
 
 def orthonormal(model: PeftModel) -> None:

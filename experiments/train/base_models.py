@@ -100,6 +100,23 @@ def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) ->
     return network, tokenizer
 
 
+def stored_format(model: str) -> str:
+    """The number format of the weights in the files of a model, such as bfloat16; float32 for models of this project.
+
+    Raises:
+        ConfigError: The config of the model cannot be read.
+    """
+    from transformers import AutoConfig
+
+    if model in shapes.NAMED and "/" not in model:
+        return "float32"
+    try:
+        dtype = AutoConfig.from_pretrained(model, trust_remote_code=False).dtype
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {model} cannot be loaded: {one_line(str(error))}") from error
+    return str(dtype or "float32").removeprefix("torch.")
+
+
 def tiny_model() -> Any:
     """A LLaMA of 1.7 million random weights, the same on every machine and for every seed: a model for tests."""
     shape = shapes.NAMED["tiny"]

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import TrainerState
 
 from ..spec.run_config import RunConfig
+from ..spec.skeletons import linear_layers
+from ..spec.targets import kind
 from ..tasks import TaskData
 from . import peak_memory
 from .placement import Placement
@@ -52,6 +56,27 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     """How many parameters train, and how many there are in all; each counts once."""
     parameters = list(model.parameters())
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def adapted_kinds(model: nn.Module) -> dict[str, dict[str, int]]:
+    """What trains, by the kind of its layer: kind -> how many `layers` and how many trainable `parameters` they have.
+
+    Counted are the layers with an adapter, or without adapters the linear layers that train where others do not. The
+    result is empty where all of the model trains, or nothing.
+    """
+    layers: dict[str, Any] = {}
+    if isinstance(model, PeftModel):
+        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+    elif not all(p.requires_grad for p in model.parameters()):
+        layers = {name: model.get_submodule(name) for name in linear_layers(model)[0]}
+    kinds: dict[str, dict[str, int]] = {}
+    for name, layer in layers.items():
+        own = [p for part, p in layer.named_parameters() if p.requires_grad and not part.startswith("base_layer.")]
+        if own:
+            counts = kinds.setdefault(getattr(layer, "parameter_name", kind(name)), {"layers": 0, "parameters": 0})
+            counts["layers"] += 1
+            counts["parameters"] += sum(p.numel() for p in own)
+    return kinds
 
 
 def adapter_dtype(model: nn.Module) -> str:

@@ -19,7 +19,7 @@ from ..store.records import Record, Store, curve
 from ..store.wandb_mirror import WandbMirror
 from ..tasks import Task, TaskData
 from .callbacks import ProgressBar, ProgressFile
-from .cost import adapter_dtype
+from .cost import adapted_kinds, adapter_dtype
 from .placement import Placement
 from .trainer import RunTrainer, quiet
 
@@ -42,19 +42,34 @@ class Recording:
     def __enter__(self) -> Recording:
         quiet()
         self.record.provenance = provenance.describe()
-        if notes := borrowed(self.config):
-            self.record.provenance["borrowed"] = notes
-            for note in notes if ranks.first() else ():
-                print(f"note: {note}", file=sys.stderr)
+        self._note("borrowed", borrowed(self.config))
         if ranks.first():
             steps = self.config.training.steps if self.config.method.trains else 0
             self.heartbeat = Heartbeat(self.store.progress(self.record.key), self.record, steps)
             self.heartbeat.start()
         return self
 
-    def start(self, trainer: RunTrainer, task: Task, prepared: TaskData, revision: str) -> None:
-        """Write the record as `running`. The progress bar, the progress file and the mirror follow the trainer."""
+    def _note(self, name: str, notes: Sequence[str]) -> None:
+        """Print notes, and keep them in the record as `provenance.<name>`."""
+        if notes:
+            self.record.provenance[name] = list(notes)
+        for note in notes if ranks.first() else ():
+            print(f"note: {note}", file=sys.stderr)
+
+    def start(
+        self, trainer: RunTrainer, task: Task, prepared: TaskData, revision: str, notes: Sequence[str] = ()
+    ) -> None:
+        """Write the record as `running`. The progress bar, the progress file and the mirror follow the trainer.
+
+        Args:
+            trainer: The trainer of the run.
+            task: The task of the run.
+            prepared: The data of the run.
+            revision: What tells two versions of the base model apart.
+            notes: What the record says about the adapted layers, beside their kinds.
+        """
         hardware = self.config.hardware
+        self._note("targets", notes)
         names = ("precision", "processes", "nodes", "sharding", "compile")
         self.record.provenance |= {
             "model_revision": revision,
@@ -62,6 +77,7 @@ class Recording:
             "task_version": task.version,
             "device": Placement.of(hardware).device,
             "adapter_dtype": adapter_dtype(trainer.network),
+            **({"adapted": kinds} if (kinds := adapted_kinds(trainer.network)) else {}),
             **{name: getattr(hardware, name) for name in names},
             **prepared.notes,
         }

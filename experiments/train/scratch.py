@@ -25,25 +25,12 @@ T5 = "google-t5/t5-base"
 TOKENIZER_VERSION = 1  # raise the number when the text or a setting changes from which a tokenizer is learned
 
 
-def llama(shape: shapes.Shape, seed: int, *, bos: int | None, eos: int, pad: int, spread: float = 0.02) -> Any:
+def llama(shape: shapes.Llama, seed: int, *, bos: int | None, eos: int, pad: int, spread: float = 0.02) -> Any:
     """A LLaMA with random weights of standard deviation `spread`; the same seed gives the same weights everywhere."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=2048,
-        initializer_range=spread,
-        bos_token_id=bos,
-        eos_token_id=eos,
-        pad_token_id=pad,
-        tie_word_embeddings=shape.tied,
-    )
+    config = shape.config(initializer_range=spread, bos_token_id=bos, eos_token_id=eos, pad_token_id=pad)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
@@ -62,7 +49,7 @@ def load(name: str, cache: Path, seed: int) -> tuple[Any, Any]:
     return llama(shape, seed, spread=spread, **ids), tokenizer
 
 
-def head_spread(shape: shapes.Shape) -> float:
+def head_spread(shape: shapes.Llama) -> float:
     """The standard deviation of the weights of a model whose head is never trained, instead of the usual 0.02.
 
     A model that memorises UUIDs is never pretrained, and adapters do not change its head. After the final RMSNorm, a

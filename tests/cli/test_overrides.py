@@ -233,12 +233,21 @@ def test_no_heavy_package_is_imported_and_nothing_written_before_an_error(tmp_pa
     assert not (tmp_path / "results").exists()
 
 
+def is_target(value) -> bool:
+    """Names of LLaMA's layers, or a text that chooses some of its layers."""
+    if type(value) is list:
+        return bool(value) and all(n.endswith("_proj") or n == "lm_head" for n in value)
+    layers = (f"self_attn.{p}_proj" for p in "qkvo")
+    names = [*(f"model.layers.0.{layer}" for layer in (*layers, "mlp.up_proj", "mlp.gate_proj", "mlp.down_proj"))]
+    return value == "all-linear" or any(re.fullmatch(value, name) for name in [*names, "lm_head"])
+
+
 # What the settings of a run must be, written independently of experiments/spec.
 TYPES = {
     "method.rank": lambda v: v is None or (type(v) is int and 0 < v <= 128),
     "method.dropout": lambda v: v is None or 0 <= v < 1,
     "method.alpha": lambda v: v is None or (0 < v < math.inf),
-    "method.target_modules": lambda v: v is None or (type(v) is list and v and all(n.endswith("_proj") for n in v)),
+    "method.target_modules": lambda v: v is None or is_target(v),
     "task.pairs": lambda v: v is None or (type(v) is int and v > 0),
     "training.steps": lambda v: type(v) is int and 0 < v < 2**32,
     "training.batch_size": lambda v: type(v) is int and v > 0,

@@ -26,6 +26,10 @@ def plan(*arguments: str):
     return compose("dry_run=true", "task=math", "scale=paper", *arguments)
 
 
+def step_of(config, placement, rows: int, length: int) -> trace.Step:
+    return trace.step(trace.adapted(config, placement).model, placement, rows, length)
+
+
 def trainable(network) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
@@ -41,13 +45,13 @@ def trainable(network) -> int:
     ],
 )
 def test_the_shapes_have_the_parameters_of_the_models(model, total):
-    network = trace.adapted(plan("method=fft", f"model={model}"), shapes.NAMED[model], GPU)
+    network = trace.adapted(plan("method=fft", f"model={model}"), GPU).model
     assert sum(p.numel() for p in network.parameters()) == total
     assert all(p.is_meta for p in network.parameters())
 
 
 def test_lora_on_all_projections_of_llama_2_7b_has_the_known_count():
-    assert trainable(trace.adapted(plan("method=lora", "method.rank=8"), shapes.NAMED[SEVEN_B], GPU)) == 19_988_480
+    assert trainable(trace.adapted(plan("method=lora", "method.rank=8"), GPU).model) == 19_988_480
 
 
 @pytest.mark.parametrize("rank", [8, 256])
@@ -55,7 +59,7 @@ def test_mora_has_the_largest_squares_within_loras_count(rank):
     shape = shapes.NAMED[SEVEN_B]
     config = plan("method=mora", f"method.rank={rank}", "method.operator=sharing")
     squares = shape.layers * sum(math.isqrt((k + d) * rank) ** 2 for k, d in shape.linears().values())
-    assert trainable(trace.adapted(config, shape, GPU)) == squares
+    assert trainable(trace.adapted(config, GPU).model) == squares
 
 
 def saved_bytes(model, rows: int, length: int) -> int:
@@ -89,7 +93,7 @@ def saved_bytes(model, rows: int, length: int) -> int:
 )
 def test_what_is_kept_for_the_backward_pass_is_what_real_steps_keep(arguments):
     config = plan("model=tiny", *arguments)
-    step = trace.step(config, shapes.NAMED["tiny"], CPU, rows=4, length=128).plain
+    step = step_of(config, CPU, rows=4, length=128).plain
     real = saved_bytes(adapt.adapt(tiny_model(), config).model.train(), 4, 128)
     assert step.saved == pytest.approx(real, rel=0.1)
     assert step.peak > step.saved
@@ -98,7 +102,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_real_steps_keep(arguments):
 def test_sharing_keeps_less_than_lora_and_checkpointing_less_than_all():
     shape, saved = shapes.NAMED[SEVEN_B], {}
     for name, extra in (("lora", ()), ("mora", ("method.operator=sharing",))):
-        step = trace.step(plan(f"method={name}", "method.dropout=0", *extra), shape, GPU, 8, 512)
+        step = step_of(plan(f"method={name}", "method.dropout=0", *extra), GPU, 8, 512)
         saved[name] = step.plain.saved
         assert step.checkpointed.peak < step.plain.peak / 4
         recomputed = step.checkpointed.backward - step.plain.backward
@@ -111,7 +115,7 @@ def test_sharing_keeps_less_than_lora_and_checkpointing_less_than_all():
 def test_flops_are_those_of_the_products():
     """Full fine-tuning, without embedding and attention: for each parameter and token two forwards, four backwards."""
     shape, rows, length = shapes.NAMED["smollm2-135m"], 2, 64
-    step = trace.step(plan("method=fft", "model=smollm2-135m"), shape, CPU, rows, length).plain
+    step = step_of(plan("method=fft", "model=smollm2-135m"), CPU, rows, length).plain
     products = shape.layers * sum(k * d for k, d in shape.linears().values()) + shape.hidden * shape.vocabulary
     attention = shape.layers * 2 * 2 * rows * length**2 * shape.hidden
     assert step.forward == 2 * products * rows * length + attention
@@ -128,6 +132,8 @@ def test_the_saved_adapter_has_the_size_that_was_said(trained):
         estimate = dry_run.estimate(compose(*arguments))
         assert estimate.trainable == record.cost["trainable_parameters"]
         assert estimate.total == record.cost["total_parameters"]
+        assert estimate.adapted == record.provenance["adapted"]
+        assert sum(kind["parameters"] for kind in estimate.adapted.values()) == estimate.trainable
         assert estimate.saved <= record.cost["adapter_bytes"] < estimate.saved + 10_000
         # The estimate is for the longest row that any tokenizer gives.
         assert record.cost["tokens"] <= estimate.tokens < 1.02 * record.cost["tokens"]
@@ -171,7 +177,7 @@ def test_a_dry_run_has_the_key_of_the_run():
 def test_what_cannot_be_estimated_is_one_line():
     with pytest.raises(ConfigError, match="method=none trains nothing"):
         dry_run.estimate(plan("method=none"))
-    with pytest.raises(ConfigError, match=r"the shape of owner/name is not known here; allowed: tiny, "):
+    with pytest.raises(ConfigError, match=r"model owner/name cannot be loaded: "):
         dry_run.estimate(plan("model=owner/name"))
 
 

@@ -1,5 +1,6 @@
 """Exported models compute the same as the trained models, in processes that do not import this project."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,12 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from experiments import runner
 from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.reuse import export, load
 from experiments.store.records import Store
 from experiments.train import base_models, scratch
 from scripts import export_adapter
+
+from .. import families
+from ..conftest import compose
 
 TOKENS = torch.arange(3, 43).view(2, 20)
 # Loads each export with stock transformers and PEFT, and writes its logits. Arguments: {name: [folder of the base,
@@ -151,7 +156,7 @@ def test_an_existing_folder_is_left_alone(trained, tmp_path, capsys):
 
 
 def test_an_export_that_breaks_off_leaves_nothing(trained, tmp_path, monkeypatch):
-    def interrupted(record, store, folder):
+    def interrupted(record, store, folder, dtype):
         save_file({"half": torch.zeros(1)}, folder / "model.safetensors")
         raise KeyboardInterrupt
 
@@ -159,6 +164,70 @@ def test_an_export_that_breaks_off_leaves_nothing(trained, tmp_path, monkeypatch
     monkeypatch.setattr(export, "merged", interrupted)
     assert call(records["mora"].key, tmp_path / "out", "--results", results) == 130
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def of_a_folder(tmp_path_factory):
+    """The record of a LoRA on a model folder whose files hold bfloat16, its results folder, and the model folder."""
+    folder = tmp_path_factory.mktemp("named-folder")
+    base = families.write("phi3", folder / "base", dtype="bfloat16")
+    own = ["scale=smoke", "logger=none", "hardware=cpu", f"paths.results={folder / 'results'}", f"model={base}"]
+    steps = ["training.steps=2", "training.warmup_steps=1", "training.checkpoint_every=2", "training.evaluate_every=2"]
+    return runner.run(compose(*own, *steps, "method=lora", "method.rank=32")), folder / "results", base
+
+
+@pytest.mark.promise("An export names no folder of the machine that trained.")
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_an_export_names_no_folder(of_a_folder, tmp_path, form):
+    record, results, _ = of_a_folder
+    assert call(record.key, tmp_path / "out", "--results", results, "--format", form) == 0
+    files = list((tmp_path / "out").iterdir())
+    assert files
+    for file in files:
+        assert b"named-folder" not in file.read_bytes(), file
+    if form != "merged":
+        assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+
+
+def test_an_export_names_a_model_of_the_hub(tmp_path, trained):
+    settings = {"base_model_name_or_path": "owner/name", "r": 8}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    _, records = trained
+    record = dataclasses.replace(records["lora"], config={"model": "owner/name"}, identity={"model": "owner/name"})
+    export.unname_base(tmp_path, record)
+    assert load.adapter_settings(tmp_path) == settings
+    export.unname_base(tmp_path, dataclasses.replace(record, identity={"model": "folder-0123456789abcdef"}))
+    assert load.adapter_settings(tmp_path) == settings | {"base_model_name_or_path": None}
+
+
+def test_an_export_has_the_number_format_of_the_base_or_the_one_that_was_asked_for(of_a_folder, tmp_path, capsys):
+    record, results, _ = of_a_folder
+
+    def formats(name: str, *arguments: str) -> set[torch.dtype]:
+        assert call(record.key, tmp_path / name, "--results", results, *arguments) == 0
+        weights: dict[str, torch.Tensor] = {}
+        for path in (tmp_path / name).glob("*.safetensors"):
+            weights |= load_file(path)
+        return {tensor.dtype for tensor in weights.values()}
+
+    assert formats("base") == {torch.bfloat16}
+    assert "a whole model, in bfloat16" in capsys.readouterr().out
+    assert formats("wide", "--dtype", "float32") == {torch.float32}
+    assert formats("lora", "--format", "lora") == {torch.float32}
+    assert formats("half", "--format", "lora", "--dtype", "float16") == {torch.float16}
+    assert call(record.key, tmp_path / "no", "--results", results, "--format", "adapter", "--dtype", "float16") == 2
+    assert "an adapter is exported as it was saved" in capsys.readouterr().err
+
+
+def test_a_rank_that_servers_refuse_by_default_is_named(trained, of_a_folder, tmp_path, capsys):
+    record, results, _ = of_a_folder
+    assert call(record.key, tmp_path / "own", "--results", results, "--format", "lora") == 0
+    assert "its rank 32 is above vLLM's default of 16: vllm serve --max-lora-rank 32" in capsys.readouterr().out
+    results, records = trained
+    assert call(records["mora"].key, tmp_path / "exact", "--results", results, "--format", "lora") == 0
+    assert "its rank 86 is above vLLM's default of 16: vllm serve --max-lora-rank 128" in capsys.readouterr().out
+    assert call(records["lora"].key, tmp_path / "small", "--results", results, "--format", "lora") == 0
+    assert "vllm" not in capsys.readouterr().out
 
 
 def test_pushing_without_a_hub_is_one_line(tmp_path, monkeypatch):

@@ -1,0 +1,87 @@
+"""Whether a model, its tokenizer and the data of a task fit together. What does not fit is found before the training.
+
+On a GPU a token without a row in the embedding, or a position without an entry, is an assertion of the device, which
+names neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .. import tasks
+from ..data.rows import Rows
+from ..errors import ConfigError
+from ..spec import checks, skeletons
+from ..spec.run_config import RunConfig
+from ..spec.shapes import Shape
+from ..tasks import TaskData
+
+
+def model(config: RunConfig) -> Shape:
+    """The shape of the run's model, checked against the settings before any weight is loaded.
+
+    Raises:
+        ConfigError: transformers cannot build the model, a target is no layer of the model, the rank is too large for
+            a layer, or a row may be longer than the model's longest sequence.
+    """
+    shape = skeletons.shape_of(config.model, config.paths.cache_folder)
+    checks.adapters(config, shape)
+    tokens = tasks.of(config).row_tokens(config)
+    if shape.positions is not None and tokens > shape.positions:
+        allowed = f"task.max_length up to {shape.positions}" if config.task.max_length else "another model"
+        raise ConfigError(
+            f"model {config.model} takes sequences of at most {shape.positions:,} tokens, and rows of "
+            f"task={config.task.name} have up to {tokens:,}; allowed: {allowed}"
+        )
+    return shape
+
+
+def tokenizer(config: RunConfig, tokenizer: Any, network: Any) -> None:
+    """Check that each token that a text can have has a row in the embedding.
+
+    Special tokens that stand in no ordinary text are not looked at: models such as Gemma 3 have such a token without a
+    row. `data` finds them where they do occur.
+
+    Raises:
+        ConfigError: A token has no row.
+    """
+    added = tokenizer.added_tokens_decoder
+    ids = {i for i in tokenizer.get_vocab().values() if not (i in added and added[i].special)}
+    named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+    _has_rows(max(ids | {i for i in named if i is not None}), config, tokenizer, network)
+
+
+def data(config: RunConfig, prepared: TaskData, tokenizer: Any, network: Any) -> None:
+    """Check the rows that train and that are measured. Streamed rows are not looked at.
+
+    Raises:
+        ConfigError: A token has no row in the embedding, or a row is longer than the model's longest sequence.
+    """
+    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    for largest, longest in _extremes(prepared):
+        _has_rows(largest, config, tokenizer, network)
+        if positions is not None and longest > positions:
+            raise ConfigError(
+                f"model {config.model} takes sequences of at most {positions:,} tokens, and a row of "
+                f"task={config.task.name} has {longest:,}; allowed: a model that takes so many"
+            )
+
+
+def _has_rows(largest: int, config: RunConfig, tokenizer: Any, network: Any) -> None:
+    rows = len(network.get_input_embeddings().weight)
+    if largest >= rows:
+        raise ConfigError(
+            f"model {config.model}: the embedding has {rows:,} rows, and the tokenizer gives "
+            f"{tokenizer.convert_ids_to_tokens(largest)!r} the id {largest:,}; "
+            "allowed: the tokenizer that belongs to the model, or a model with a row for each token"
+        )
+
+
+def _extremes(prepared: TaskData) -> Iterator[tuple[int, int]]:
+    """(The largest token id, the tokens of the longest row) of each set of rows."""
+    for rows in (prepared.train, *getattr(prepared.evaluation, "__dict__", {}).values()):
+        if isinstance(rows, Rows) and len(rows):
+            yield int(rows.ids.max()), int(rows.lengths.max())
+        elif rows is prepared.train and isinstance(rows, list):
+            yield max(int(row["input_ids"].max()) for row in rows), max(len(row["input_ids"]) for row in rows)
