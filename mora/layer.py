@@ -59,10 +59,18 @@ class MoraLayer(BaseTunerLayer):
             raise TypeError(f"MoRA adapts linear layers, got {type(base_layer).__name__}")
         self.in_features, self.out_features = in_features, out_features
 
-    def update_layer(self, adapter_name: str, config: MoraConfig, inference_mode: bool = False, **kwargs: Any) -> None:
-        """Add the adapter `adapter_name` with an M of shape (q, q)."""
-        operator = config.build_operator(self.in_features, self.out_features)
-        self.mora_r[adapter_name] = config.r
+    def update_layer(
+        self,
+        adapter_name: str,
+        config: MoraConfig,
+        r: int | None = None,
+        inference_mode: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Add the adapter `adapter_name` with an M of shape (q, q), for the rank `r` (default: that of `config`)."""
+        r = r or config.r
+        operator = config.build_operator(self.in_features, self.out_features, r)
+        self.mora_r[adapter_name] = r
         self.mora_operator[adapter_name] = operator
         self.mora_dropout[adapter_name] = nn.Dropout(config.mora_dropout) if config.mora_dropout else nn.Identity()
         self.mora_M[adapter_name] = nn.Parameter(torch.zeros(operator.r_hat, operator.r_hat))

@@ -44,7 +44,12 @@ class MoraModel(BaseTuner):
         **optional_kwargs: Any,
     ) -> None:
         if isinstance(target, MoraLayer):
-            target.update_layer(adapter_name, config=mora_config, inference_mode=mora_config.inference_mode)
+            target.update_layer(
+                adapter_name,
+                config=mora_config,
+                r=mora_config.rank_of(current_key),
+                inference_mode=mora_config.inference_mode,
+            )
             return
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         backend = resolve_quantization_backend(base)
@@ -58,6 +63,7 @@ class MoraModel(BaseTuner):
             target,
             adapter_name,
             config=mora_config,
+            r=mora_config.rank_of(current_key),
             inference_mode=mora_config.inference_mode,
             **get_quantization_kwargs(self),
         )

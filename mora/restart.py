@@ -181,7 +181,9 @@ def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "d
     config.in_groups, config.out_groups = in_groups, out_groups
     for _, layer in adapted_layers(model, adapter):
         assert isinstance(layer, MoraLinear)
-        layer.mora_operator[adapter] = config.build_operator(layer.in_features, layer.out_features)
+        layer.mora_operator[adapter] = config.build_operator(
+            layer.in_features, layer.out_features, layer.mora_r[adapter]
+        )
 
 
 def pending_update(name: str, layer: MoraLinear | LoraLinear, config: Any, adapter: str = "default") -> Update:

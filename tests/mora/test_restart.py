@@ -125,6 +125,15 @@ def test_the_groupings_alternate_in_the_layers_and_in_the_config():
     assert groupings == [("contiguous",) * 2, ("strided",) * 2] * 2
 
 
+def test_a_restart_keeps_the_rank_of_each_layer():
+    model = with_mora(rank_pattern={"up_proj": 3})
+    before = logits(model)
+    restart.restart(model)
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
+    for _, layer in restart.adapted_layers(model):
+        assert layer.mora_operator["default"].r_hat == len(layer.mora_M["default"])
+
+
 def test_the_cycle_of_four_groupings():
     model, groupings = with_mora(), []
     for _ in range(5):

@@ -112,6 +112,28 @@ def test_the_options_reach_the_operator():
     assert config.build_operator(12, 9) == expected
 
 
+def test_a_pattern_gives_some_layers_another_rank(case, tmp_path):
+    target = case.targets[-1]
+    model = case.adapted(rank_pattern={target: 5})
+    for name, layer in case.layers(model).items():
+        r = 5 if name.endswith(f".{target}") else 2
+        assert layer.mora_r["default"] == r
+        assert layer.mora_operator["default"] == case.config(r=r).build_operator(layer.in_features, layer.out_features)
+    assert {layer.mora_r["default"] for layer in case.layers(model).values()} == {2, 5}
+    model.save_pretrained(tmp_path)
+    assert torch.equal(case.logits(PeftModel.from_pretrained(case.base(), tmp_path)), case.logits(model))
+
+
+def test_a_pattern_that_matches_no_layer_is_named(llama):
+    with pytest.warns(RuntimeWarning, match=r"rank_pattern keys did not match any.*\['nowhere'\]"):
+        llama.adapted(rank_pattern={"nowhere": 3})
+
+
+def test_all_layers_have_the_operator_that_auto_means_at_r(llama):
+    model = llama.adapted(operator="auto", rank_pattern={"q_proj": 33})
+    assert {layer.mora_operator["default"].name for layer in llama.layers(model).values()} == {"rotation"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -120,6 +142,9 @@ def test_the_options_reach_the_operator():
         ({"out_groups": "x"}, "out_groups must be one of strided, contiguous, got 'x'"),
         ({"surplus": "x"}, "surplus must be one of drop, fold, got 'x'"),
         ({"bias": "lora_only"}, "bias must be one of none, all, mora_only, got 'lora_only'"),
+        ({"rounding": "up"}, "rounding must be one of floor, nearest, got 'up'"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern must map names of layers to positive integers"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern must map names of layers to positive integers"),
         ({"r": 0}, "r must be a positive integer, got 0"),
         ({"r": -8}, "r must be a positive integer, got -8"),
         ({"r": 2.5}, "r must be a positive integer, got 2.5"),
