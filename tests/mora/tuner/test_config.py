@@ -161,10 +161,26 @@ def test_values_that_are_refused(options, message):
         MoraConfig(**options)
 
 
-def test_layers_that_are_not_linear_are_refused():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2))
-    with pytest.raises(TypeError, match=r"0 is a Conv2d: MoRA adapts torch.nn.Linear"):
-        get_peft_model(model, MoraConfig(target_modules=["0"]))
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.Conv2d(3, 4, 3), "Conv2d: MoRA adapts torch.nn.Linear.* one matrix for each position of its kernel"),
+        (nn.Embedding(3, 4), "Embedding: MoRA adapts torch.nn.Linear.* looks up a row of its weight"),
+        (nn.MultiheadAttention(4, 2), "MultiheadAttention: MoRA adapts torch.nn.Linear.* without calling the layers"),
+        (nn.LayerNorm(4), "LayerNorm: MoRA adapts torch.nn.Linear.* backend that PEFT supports$"),
+    ],
+)
+def test_layers_that_are_not_linear_are_refused(layer, reason):
+    with pytest.raises(TypeError, match=f"0 is a {reason}"):
+        get_peft_model(nn.Sequential(layer), MoraConfig(target_modules=["0"]))
+
+
+@pytest.mark.parametrize("target", ["out_proj", "linear1", "linear2"])
+def test_layers_that_the_model_does_not_call_are_refused(target):
+    """In evaluation mode torch reads the weights of an encoder layer, so an adapter would be silently ignored."""
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+    with pytest.raises(ValueError, match=f"{target}: a .* reads the weight of this layer without calling the layer"):
+        get_peft_model(model, MoraConfig(target_modules=[target]))
 
 
 def test_targets_that_do_not_exist_are_refused(llama):
