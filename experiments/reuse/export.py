@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import files
 from ..errors import ConfigError
@@ -66,10 +67,28 @@ def merged(record: Record, store: Store, out: Path) -> str:
 
     model, tokenizer = load.restore(record, store)
     if isinstance(model, PeftModel):
+        untie(model)
         model = model.merge_and_unload(safe_merge=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return "a whole model, in float32, with its tokenizer: AutoModelForCausalLM.from_pretrained loads it"
+
+
+def untie(model: Any) -> None:
+    """Give each adapted layer a base weight of its own, in place.
+
+    A head can share its weight with the embedding. Merging the update of the head would change the embedding too.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    from mora.restart import sharers
+
+    base = model.get_base_model()
+    for layer in [module.get_base_layer() for module in base.modules() if isinstance(module, BaseTunerLayer)]:
+        if sharers(base, layer):
+            layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+            base.config.tie_word_embeddings = False
 
 
 def adapter(record: Record, store: Store, out: Path) -> str:
