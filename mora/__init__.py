@@ -12,8 +12,18 @@ from ._version import __version__
 from .config import MoraConfig
 from .layer import MoraLayer, MoraLinear
 from .model import MoraModel
+from .official import convert_official, official_config
 from .register import register
 
 register()
 
-__all__ = ["MoraConfig", "MoraLayer", "MoraLinear", "MoraModel", "__version__", "register"]
+__all__ = [
+    "MoraConfig",
+    "MoraLayer",
+    "MoraLinear",
+    "MoraModel",
+    "__version__",
+    "convert_official",
+    "official_config",
+    "register",
+]

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import sharded
-from .restart import Update, adapted_layers, base_weight
+from .restart import Update, adapted_layers, base_weight, plain_name
 
 BASE_FILE = "base.safetensors"
 
@@ -151,11 +151,6 @@ def trained_rest(model: PeftModel) -> list[tuple[str, nn.Parameter]]:
         for name, p in model.get_base_model().named_parameters()
         if p.requires_grad and prefix not in name
     ]
-
-
-def plain_name(name: str) -> str:
-    """The name of a parameter in the base model: without the part `base_layer` that a tuner layer adds."""
-    return name.replace(".base_layer.", ".")
 
 
 def size(tensor: Tensor) -> int:

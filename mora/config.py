@@ -7,6 +7,7 @@ from typing import Any
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
+from peft.utils.other import get_pattern_key
 
 from . import operators
 
@@ -21,7 +22,7 @@ class MoraConfig(PeftConfig):
     """Configuration of a `MoraModel` (MoRA, arXiv 2405.12130).
 
     Each adapted layer gets one trainable square matrix M of side ``r_hat = floor(sqrt((k + d) r))``, where k is the
-    number of inputs and d the number of outputs of the layer. M never has more parameters than a LoRA of rank `r`.
+    number of inputs and d the number of outputs of the layer. M has no more parameters than a LoRA of rank `r`.
     There is no `alpha`: the update is added at scale 1, as in the paper.
 
     Args:
@@ -37,6 +38,10 @@ class MoraConfig(PeftConfig):
             authors' code. False: with zeros, as in the paper's equations.
         surplus: Only for decouple and rotation, on layers with more inputs than outputs. `drop`, as in the authors'
             code: some inputs get no update. `fold`: all inputs get an update.
+        rounding: How r_hat is rounded. `floor`, as in the paper. `nearest`, as in the authors' code: M can then have
+            more parameters than the LoRA, by at most one row of M.
+        rank_pattern: Other values of `r` for some layers, as in PEFT's LoRA: {name of a layer or regex: r}. A regex
+            must match the end of the layer's name. All layers have the same operator: `auto` looks at `r` alone.
         mora_dropout: The probability that an input feature is set to zero before the input is compressed. The authors
             use 0.05.
         init_weights: True: M starts at zero, so that training starts with the function of the base model. False: M is
@@ -59,6 +64,8 @@ class MoraConfig(PeftConfig):
     out_groups: str = field(default="strided", metadata={"help": "Sharing: groups of outputs, strided or contiguous."})
     wrap: bool = field(default=True, metadata={"help": "Pad inputs with their own first entries."})
     surplus: str = field(default="drop", metadata={"help": "Decouple and rotation: drop or fold surplus blocks."})
+    rounding: str = field(default="floor", metadata={"help": "Rounding of the side of M: floor or nearest."})
+    rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Layer name or regex -> other r."})
     mora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter."})
     init_weights: bool = field(default=True, metadata={"help": "True: M starts at zero. False: at random, for tests."})
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers to adapt."})
@@ -74,8 +81,10 @@ class MoraConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             setattr(self, name, set(value) if isinstance(value, list) else value)
-        if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
+        if not is_rank(self.r):
             raise ValueError(f"r must be a positive integer, got {self.r!r}")
+        if not isinstance(self.rank_pattern, dict) or not all(map(is_rank, self.rank_pattern.values())):
+            raise ValueError(f"rank_pattern must map names of layers to positive integers, got {self.rank_pattern!r}")
         if type(self.mora_dropout) not in (int, float) or not 0.0 <= self.mora_dropout < 1.0:
             raise ValueError(f"mora_dropout must be in [0, 1), got {self.mora_dropout!r}")
         for name in ("wrap", "init_weights"):
@@ -86,6 +95,7 @@ class MoraConfig(PeftConfig):
             ("in_groups", operators.GROUPS),
             ("out_groups", operators.GROUPS),
             ("surplus", operators.SURPLUS),
+            ("rounding", operators.ROUNDINGS),
             ("bias", ("none", "all", "mora_only")),
         ):
             if getattr(self, name) not in allowed:
@@ -110,16 +120,31 @@ class MoraConfig(PeftConfig):
         """
         return {**super().to_dict(), "operator": self.operator_in_force}
 
-    def build_operator(self, in_features: int, out_features: int) -> operators.Operator:
-        """The operator for a layer with `in_features` inputs and `out_features` outputs."""
+    def rank_of(self, layer: str) -> int:
+        """The value of `r` for the layer with this name: that of the first matching entry of `rank_pattern`, or `r`."""
+        return self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), layer), self.r)
+
+    def build_operator(self, in_features: int, out_features: int, r: int | None = None) -> operators.Operator:
+        """The operator for a layer with `in_features` inputs and `out_features` outputs.
+
+        Args:
+            in_features: k.
+            out_features: d.
+            r: The rank of the layer, `rank_of(...)`. None: `r` of the configuration.
+        """
         name = self.operator_in_force
         return operators.build(
             name,
             in_features,
             out_features,
-            operators.square_size(in_features, out_features, self.r, even=name == "rotation"),
+            operators.square_size(in_features, out_features, r or self.r, name == "rotation", self.rounding),
             in_groups=self.in_groups,
             out_groups=self.out_groups,
             wrap=self.wrap,
             surplus=self.surplus,
         )
+
+
+def is_rank(value: Any) -> bool:
+    """Whether the value is an integer of at least 1. True is no integer here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

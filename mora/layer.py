@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,10 +60,18 @@ class MoraLayer(BaseTunerLayer):
             raise TypeError(f"MoRA adapts linear layers, got {type(base_layer).__name__}")
         self.in_features, self.out_features = in_features, out_features
 
-    def update_layer(self, adapter_name: str, config: MoraConfig, inference_mode: bool = False, **kwargs: Any) -> None:
-        """Add the adapter `adapter_name` with an M of shape (q, q)."""
-        operator = config.build_operator(self.in_features, self.out_features)
-        self.mora_r[adapter_name] = config.r
+    def update_layer(
+        self,
+        adapter_name: str,
+        config: MoraConfig,
+        r: int | None = None,
+        inference_mode: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Add the adapter `adapter_name` with an M of shape (q, q), for the rank `r` (default: that of `config`)."""
+        r = r or config.r
+        operator = config.build_operator(self.in_features, self.out_features, r)
+        self.mora_r[adapter_name] = r
         self.mora_operator[adapter_name] = operator
         self.mora_dropout[adapter_name] = nn.Dropout(config.mora_dropout) if config.mora_dropout else nn.Identity()
         self.mora_M[adapter_name] = nn.Parameter(torch.zeros(operator.r_hat, operator.r_hat))
@@ -111,10 +120,23 @@ class MoraLinear(nn.Module, MoraLayer):
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config=config, **kwargs)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute h = W x + the updates of the active adapters: (..., k) -> (..., d)."""
+    def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
+        """Compute h = W x + the updates of the active adapters: (..., k) -> (..., d).
+
+        Args:
+            x: (..., k).
+            args: Further arguments of the base layer.
+            adapter_names: The name of the adapter for each row x[i], instead of the active adapters, or `__base__` for
+                no adapter.
+            kwargs: Further arguments of the base layer.
+
+        Raises:
+            ValueError: `adapter_names` does not have one name for each row, or an adapter is merged.
+        """
         if self.disable_adapters and self.merged:
             self.unmerge()
+        if adapter_names is not None and not self.disable_adapters:
+            return self._mixed_forward(x, adapter_names, *args, **kwargs)
         names = [name for name in self.active_adapters if name in self.mora_M]
         if self.disable_adapters or self.merged or not names:
             return self.base_layer(x, *args, **kwargs)
@@ -138,6 +160,25 @@ class MoraLinear(nn.Module, MoraLayer):
         for name in names:
             inputs, M = self.mora_dropout[name](x), self.mora_M[name]
             result = fused.add_update(result, inputs, M, self.mora_operator[name])
+        return result
+
+    def _mixed_forward(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        if len(adapter_names) != len(x):
+            raise ValueError(
+                f"adapter_names must have one name for each of the {len(x)} rows, got {len(adapter_names)}"
+            )
+        if self.merged:
+            raise ValueError(
+                f"adapter_names cannot be used while {self.merged_adapters} are merged; unmerge them first"
+            )
+        result = self.base_layer(x, *args, **kwargs)
+        for name in dict.fromkeys(adapter_names):
+            if name not in self.mora_M:  # `__base__`, or an adapter that other layers have
+                continue
+            rows = torch.tensor([i for i, own in enumerate(adapter_names) if own == name], device=x.device)
+            M = self.mora_M[name]
+            update = self.mora_operator[name].apply(self._cast_input_dtype(x[rows], M.dtype), M)
+            result = result.index_add(0, rows, update.to(result.dtype))
         return result
 
     def _dropout_is_active(self, name: str) -> bool:

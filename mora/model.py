@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _check_lora_target_modules_mamba
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    AuxiliaryTrainingWrapper,
     get_quantization_kwargs,
     resolve_quantization_backend,
 )
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from .config import MoraConfig
 from .layer import MoraLayer, MoraLinear
+from .operators import Operator
+
+# Modules that read the weights of their own linear layers without calling these layers: the attention always, the
+# encoder layer in evaluation mode.
+READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+# Layers that PEFT's LoRA adapts and MoRA does not adapt.
+REASONS = {
+    nn.Embedding: "An embedding looks up a row of its weight: it has no input vector that an operator could compress",
+    _ConvNd: "A convolution has one matrix for each position of its kernel",
+    nn.MultiheadAttention: "It reads the weights of its layers without calling the layers",
+}
+
+
+class NotCalledError(ValueError):
+    """A model reads the weight of a target layer without calling the layer, so an adapter would have no effect."""
+
+    def __init__(self, layer: str, reader: str) -> None:
+        super().__init__(
+            f"{layer}: a {reader} reads the weight of this layer without calling the layer, so an adapter would have "
+            "no effect; leave the layer out of target_modules"
+        )
 
 
 class MoraModel(BaseTuner):
@@ -44,8 +71,15 @@ class MoraModel(BaseTuner):
         **optional_kwargs: Any,
     ) -> None:
         if isinstance(target, MoraLayer):
-            target.update_layer(adapter_name, config=mora_config, inference_mode=mora_config.inference_mode)
+            target.update_layer(
+                adapter_name,
+                config=mora_config,
+                r=mora_config.rank_of(current_key),
+                inference_mode=mora_config.inference_mode,
+            )
             return
+        if isinstance(parent, READERS):
+            raise NotCalledError(current_key, type(parent).__name__)
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         backend = resolve_quantization_backend(base)
         supported = backend.layer_type == "linear" if backend else isinstance(base, (nn.Linear, Conv1D))
@@ -53,17 +87,122 @@ class MoraModel(BaseTuner):
             raise TypeError(
                 f"{current_key} is a {type(base).__name__}: MoRA adapts torch.nn.Linear, transformers' Conv1D, "
                 "and linear layers quantized by a backend that PEFT supports"
+                + next((f". {reason}" for kind, reason in REASONS.items() if isinstance(base, kind)), "")
             )
         module = MoraLinear(
             target,
             adapter_name,
             config=mora_config,
+            r=mora_config.rank_of(current_key),
             inference_mode=mora_config.inference_mode,
             **get_quantization_kwargs(self),
         )
         if adapter_name not in self.active_adapters:
             module.requires_grad_(False)
         self._replace_module(parent, target_name, module, target)
+
+    def _check_target_module_compatiblity(self, peft_config: PeftConfig, model: nn.Module, target_name: str) -> None:
+        """Refuse the layers that PEFT refuses for LoRA: Mamba reads their weights without calling the layers.
+
+        Raises:
+            ValueError: An adapter on this layer would have no effect.
+        """
+        try:
+            _check_lora_target_modules_mamba(LoraConfig(), model, target_name)  # the list of PEFT is for LoRA
+        except ValueError:
+            raise NotCalledError(target_name, f"model of type {model.config.model_type!r}") from None
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Give each layer the `adapter_names` of a mixed batch. PEFT calls this around `forward` and `generate`.
+
+        Raises:
+            ValueError: The model is in training mode, or a name is no adapter, or PEFT's other argument of this kind,
+                `alora_offsets`, is used: it belongs to a variant of LoRA.
+        """
+        if kwargs.get("alora_offsets") is not None:
+            raise ValueError("alora_offsets belongs to a variant of LoRA, which MoRA does not have")
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        self._check_adapter_names(names)
+        copies = _copies_of_a_row(self.model, kwargs)
+
+        def add_names(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            # `generate` repeats each row for the decoder, not for an encoder.
+            repeat = copies if inputs and len(inputs[0]) != len(names) else 1
+            return inputs, options | {"adapter_names": [name for name in names for _ in range(repeat)]}
+
+        with contextlib.ExitStack() as stack:
+            for module in self.modules():
+                if isinstance(module, MoraLayer | AuxiliaryTrainingWrapper):
+                    stack.callback(module.register_forward_pre_hook(add_names, with_kwargs=True).remove)
+            yield
+
+    def _check_adapter_names(self, names: Sequence[str]) -> None:
+        if self.training:
+            raise ValueError("adapter_names is for inference: call model.eval() first")
+        unknown = set(names) - {"__base__"} - self.peft_config.keys()
+        if unknown:
+            allowed = ", ".join(["__base__", *self.peft_config])
+            raise ValueError(f"adapter_names has the unknown name {min(unknown)!r}; allowed: {allowed}")
+
+    @torch.no_grad()
+    def add_weighted_adapter(
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float],
+        adapter_name: str,
+        combination_type: str = "linear",
+    ) -> None:
+        """Add an adapter whose update is the weighted sum of the updates of other adapters.
+
+        The sum is exact, because an update is linear in M. It exists only if all adapters have the same operator and
+        the same r_hat in the same layers. The new adapter is not active, and its M has the dtype of the first adapter.
+
+        Args:
+            adapters: The names of the adapters.
+            weights: The weight of each adapter.
+            adapter_name: The name of the new adapter.
+            combination_type: Only `linear`. PEFT's other ways of combining LoRAs change the ranks of their factors.
+
+        Raises:
+            ValueError: The sum is no MoRA adapter, or a name or `combination_type` is not allowed.
+        """
+        if combination_type != "linear":
+            raise ValueError(f"combination_type must be linear, got {combination_type!r}")
+        if not adapters or len(adapters) != len(weights):
+            raise ValueError(f"each adapter needs one weight, got {len(adapters)} adapters and {len(weights)} weights")
+        for name in adapters:
+            if name not in self.peft_config:
+                raise ValueError(f"there is no adapter {name!r}; allowed: {', '.join(self.peft_config)}")
+            config: Any = self.peft_config[name]
+            if config.bias != "none" or config.modules_to_save:
+                raise ValueError(f"adapter {name!r} has trained biases or modules_to_save, which have no weighted sum")
+        if adapter_name in self.peft_config:
+            raise ValueError(f"there is an adapter {adapter_name!r} already")
+        first = self._operators(adapters[0])
+        for name in adapters[1:]:
+            if self._operators(name) != first:
+                raise ValueError(
+                    f"adapters {adapters[0]!r} and {name!r} differ in their layers, their operator or their r_hat: the "
+                    "sum of their updates is no MoRA adapter. Merge the adapters one after the other instead"
+                )
+        self.peft_config[adapter_name] = replace(self.peft_config[adapters[0]])
+        self.inject_adapter(self.model, adapter_name)
+        for layer in self.modules():
+            if isinstance(layer, MoraLayer) and adapter_name in layer.mora_M:
+                total = sum(weight * layer.mora_M[name] for name, weight in zip(adapters, weights, strict=True))
+                layer.mora_M[adapter_name] = nn.Parameter(total, requires_grad=False)
+
+    def _operators(self, adapter: str) -> dict[str, Operator]:
+        """The operator of the adapter in each layer, by the name of the layer."""
+        return {
+            name: module.mora_operator[adapter]
+            for name, module in self.model.named_modules()
+            if isinstance(module, MoraLayer) and adapter in module.mora_M
+        }
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -99,3 +238,10 @@ class MoraModel(BaseTuner):
 def plain(name: str) -> str:
     """The name of a tensor without the prefix that a PeftModel adds."""
     return name.removeprefix("base_model.model.")
+
+
+def _copies_of_a_row(model: nn.Module, options: dict[str, Any]) -> int:
+    """How often `generate` repeats each row of its input: once for each beam, or for each sequence that it returns."""
+    settings = options.get("generation_config") or getattr(model, "generation_config", None)
+    counts = (options.get(name) or getattr(settings, name, None) for name in ("num_beams", "num_return_sequences"))
+    return max(count or 1 for count in counts)

@@ -71,36 +71,40 @@ class Operator(Protocol):
         ...
 
 
-def square_size(in_features: int, out_features: int, r: int, even: bool = False) -> int:
-    """The side q of the largest square matrix with no more parameters than a LoRA of rank `r`.
+NAMES = ("truncation", "sharing", "decouple", "rotation")
+GROUPS = ("strided", "contiguous")
+SURPLUS = ("drop", "fold")
+ROUNDINGS = ("floor", "nearest")
 
-    The result is ``floor(sqrt((d + k) r))``.
+
+def square_size(in_features: int, out_features: int, r: int, even: bool = False, rounding: str = "floor") -> int:
+    """The side q of the square matrix that has about as many parameters as a LoRA of rank `r`: ``sqrt((d + k) r)``.
 
     Args:
         in_features: k.
         out_features: d.
         r: The rank of the LoRA, which has ``(d + k) r`` parameters.
         even: Whether to round q down to an even number. Rotation needs an even q, because it turns pairs of entries.
+        rounding: `floor`, as in the paper: M never has more parameters than the LoRA. `nearest`, as in the authors'
+            code: M can have more parameters than the LoRA, by at most one row of M.
 
     Raises:
-        ValueError: `in_features`, `out_features` or `r` is below 1.
-
-    Note:
-        The authors' code rounds to the nearest integer instead. It can therefore use more parameters than the LoRA, by
-        at most one row of M.
+        ValueError: `in_features`, `out_features` or `r` is below 1, or `rounding` is unknown.
 
     >>> square_size(4096, 4096, 8), square_size(4096, 4096, 256), square_size(4096, 11008, 8, even=True)
     (256, 1448, 346)
+    >>> square_size(768, 768, 8), square_size(768, 768, 8, rounding="nearest")
+    (110, 111)
     """
     if min(in_features, out_features, r) < 1:
         raise ValueError(f"in_features, out_features and r must be positive, got {in_features}, {out_features}, {r}")
-    q = math.isqrt((in_features + out_features) * r)
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+    parameters = (in_features + out_features) * r
+    q = math.isqrt(parameters)
+    if rounding == "nearest" and parameters > q * q + q:  # the root is above q + 1/2
+        q += 1
     return q - q % 2 if even and q > 1 else q
-
-
-NAMES = ("truncation", "sharing", "decouple", "rotation")
-GROUPS = ("strided", "contiguous")
-SURPLUS = ("drop", "fold")
 
 
 def build(
@@ -161,14 +165,23 @@ OFFICIAL_TYPES: dict[int, tuple[str, dict[str, Any]]] = {
 }
 
 
+def official_options(mora_type: Any) -> tuple[str, dict[str, Any]]:
+    """The name and the options for `build` that equal `mora_type` 1, 2, 3, 4 or 6 of the authors' code.
+
+    Raises:
+        ValueError: `mora_type` has another value.
+    """
+    if mora_type not in tuple(OFFICIAL_TYPES):
+        allowed = ", ".join(map(str, OFFICIAL_TYPES))
+        raise ValueError(f"mora_type must be one of {allowed}, got {mora_type!r}")
+    return OFFICIAL_TYPES[mora_type]
+
+
 def build_official(mora_type: int, in_features: int, out_features: int, r_hat: int) -> Operator:
     """Build the operator that equals `mora_type` 1, 2, 3, 4 or 6 of the authors' code.
 
     Raises:
         ValueError: `mora_type` has another value, or a size is below 1.
     """
-    if mora_type not in OFFICIAL_TYPES:
-        allowed = ", ".join(map(str, OFFICIAL_TYPES))
-        raise ValueError(f"mora_type must be one of {allowed}, got {mora_type!r}")
-    name, options = OFFICIAL_TYPES[mora_type]
+    name, options = official_options(mora_type)
     return build(name, in_features, out_features, r_hat, **options)

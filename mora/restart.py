@@ -19,6 +19,7 @@ Legend: k = in_features, d = out_features, q = r_hat, r = rank of LoRA. M: (q, q
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -87,7 +88,7 @@ def check(model: PeftModel, adapter: str = "default") -> None:
 
     Raises:
         ValueError: No layer has the adapter, the adapter is neither plain LoRA nor MoRA with the sharing operator, or a
-            base weight is quantized.
+            base weight is quantized or belongs to another module too.
     """
     config: Any = model.peft_config.get(adapter)
     for name, module in model.get_base_model().named_modules():
@@ -105,6 +106,11 @@ def check(model: PeftModel, adapter: str = "default") -> None:
                 f"{name}: a quantized base weight would be rounded again at every merge; "
                 "restarts need base weights in fp32, bf16 or fp16"
             )
+        if others := sharers(model.get_base_model(), layer.get_base_layer()):
+            raise ValueError(
+                f"{name}: its weight is also the weight of {', '.join(others)}; a merge would change both, and so the "
+                "function of the model. Leave this layer out of target_modules"
+            )
         if isinstance(layer, MoraLinear) and config.operator_in_force != "sharing":
             raise ValueError(
                 f"{name}: a restart changes the grouping, and {config.operator_in_force} has no second grouping; "
@@ -114,6 +120,20 @@ def check(model: PeftModel, adapter: str = "default") -> None:
             raise ValueError(f"{name}: only plain LoRA can be restarted, not DoRA or LoRA with a bias")
     if not layers:
         raise ValueError(f"no layer has a LoRA or MoRA adapter named {adapter!r}")
+
+
+def sharers(model: nn.Module, layer: nn.Module) -> list[str]:
+    """The names of the other modules of `model` that hold the weight of `layer`: the embedding, for a tied head."""
+    return [
+        plain_name(name)
+        for name, module in model.named_modules()
+        if module is not layer and any(own is layer.weight for own in module._parameters.values())
+    ]
+
+
+def plain_name(name: str) -> str:
+    """The name of a module or a parameter in the base model: without the part `base_layer` that a tuner layer adds."""
+    return re.sub(r"\.base_layer(?=\.|$)", "", name)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -181,7 +201,9 @@ def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "d
     config.in_groups, config.out_groups = in_groups, out_groups
     for _, layer in adapted_layers(model, adapter):
         assert isinstance(layer, MoraLinear)
-        layer.mora_operator[adapter] = config.build_operator(layer.in_features, layer.out_features)
+        layer.mora_operator[adapter] = config.build_operator(
+            layer.in_features, layer.out_features, layer.mora_r[adapter]
+        )
 
 
 def pending_update(name: str, layer: MoraLinear | LoraLinear, config: Any, adapter: str = "default") -> Update:

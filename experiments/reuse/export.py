@@ -85,7 +85,7 @@ def merged(record: Record, store: Store, out: Path, dtype: str | None = None) ->
 
     model, tokenizer = load.restore(record, store)
     if isinstance(model, PeftModel):
-        untie_adapted_head(model)
+        untie(model)
         model = model.merge_and_unload(safe_merge=True)
     dtype = dtype or base_models.stored_format(record.config["model"])
     model = model.to(getattr(torch, dtype))
@@ -96,17 +96,21 @@ def merged(record: Record, store: Store, out: Path, dtype: str | None = None) ->
     return f"a whole model, in {dtype}, with its tokenizer: AutoModelForCausalLM.from_pretrained loads it"
 
 
-def untie_adapted_head(model: Any) -> None:
-    """Give an adapted head weights of its own, in place, so that merging its update does not change the embedding."""
-    import torch
+def untie(model: Any) -> None:
+    """Give each adapted layer a base weight of its own, in place.
+
+    A head can share its weight with the embedding. Merging the update of the head would change the embedding too.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    from mora.restart import sharers
 
     base = model.get_base_model()
-    head = base.get_output_embeddings()
-    if isinstance(head, BaseTunerLayer) and base.config.tie_word_embeddings:
-        layer = head.get_base_layer()
-        layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
-        base.config.tie_word_embeddings = False
+    for layer in [module.get_base_layer() for module in base.modules() if isinstance(module, BaseTunerLayer)]:
+        if sharers(base, layer):
+            layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+            base.config.tie_word_embeddings = False
 
 
 def adapter(record: Record, store: Store, out: Path) -> str:

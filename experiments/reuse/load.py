@@ -114,10 +114,9 @@ def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
             model.load_state_dict(trained.state_dict())
             return
         weights = finite_weights(folder / ADAPTER_FILE)
-        expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-        # With an adapter on the head PEFT saves the base weights of the head as well.
-        optional = get_peft_model_state_dict(model, save_embedding_layers=True).keys() - expected
-        if odd := (weights.keys() ^ expected) - optional:
+        own, with_base = (get_peft_model_state_dict(model, save_embedding_layers=x).keys() for x in (False, True))
+        # If the head or the embedding is adapted, PEFT saves its base weight beside the adapter.
+        if odd := (weights.keys() - (with_base - own)) ^ own:
             raise ConfigError(
                 f"{folder} does not hold the adapter of this model: {sorted(odd)[0]} is in only one of the two"
             )

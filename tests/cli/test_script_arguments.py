@@ -25,6 +25,7 @@ FIXED = {
     "make_report": [],
     "evaluate": [],
     "export_adapter": [],
+    "import_official": [],
     "prepare_data": ["--check"],
     "status": [],
 }
@@ -34,6 +35,8 @@ REFUSED = [
     ("export_adapter", ["0" * 16, "out", "--rank", "9" * 30], "argument --rank: invalid"),
     ("export_adapter", ["0" * 16, "out", "--rank", "9" * 5000], "argument --rank: invalid"),
     ("export_adapter", ["../../x", "out"], "KEY must be the name of a record"),
+    ("import_official", ["nosuch", "out"], "FOLDER is not a folder: nosuch"),
+    ("import_official", ["nosuch"], "the following arguments are required: OUT"),
     ("evaluate", ["../runs/" + "0" * 16], "KEY must be the name of a record"),
     ("evaluate", ["0" * 5000], "KEY must be the name of a record"),
     ("evaluate", ["0" * 16, "--tolerance", "inf"], "argument --tolerance: invalid"),

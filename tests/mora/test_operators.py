@@ -236,6 +236,11 @@ def test_square_size_is_the_largest_within_the_budget_of_lora(k, d, r, even):
     assert not even or q == 1 or q % 2 == 0
 
 
+@given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(1, 512))
+def test_square_size_rounds_to_the_nearest_integer(k, d, r):
+    assert operators.square_size(k, d, r, rounding="nearest") == int(math.sqrt((k + d) * r) + 0.5)
+
+
 # (k, d) -> r_hat in the authors' code at r = 8, 128, 256. The authors' code rounds to the nearest integer.
 OFFICIAL_R_HAT = {
     (4096, 4096): (256, 1024, 1448),
@@ -253,6 +258,7 @@ def test_square_size_rounds_down_where_the_authors_code_rounds(shape):
         exact = math.sqrt(sum(shape) * r)
         assert official == int(exact + 0.5)
         assert operators.square_size(*shape, r) == operators.square_size(*reversed(shape), r) == math.floor(exact)
+        assert operators.square_size(*shape, r, rounding="nearest") == official
         assert official - operators.square_size(*shape, r) in (0, 1)
 
 
@@ -285,6 +291,8 @@ def test_other_errors():
         operators.build_official(5, 6, 4, 3)
     with pytest.raises(ValueError, match=r"must be positive, got 6, 4, 0"):
         operators.square_size(6, 4, 0)
+    with pytest.raises(ValueError, match="rounding must be one of floor, nearest, got 'up'"):
+        operators.square_size(6, 4, 1, rounding="up")
 
 
 def test_docstrings():

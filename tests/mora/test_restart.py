@@ -18,10 +18,10 @@ TOKENS = torch.arange(24).view(2, 12) % 64
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def llama() -> LlamaForCausalLM:
+def llama(**options) -> LlamaForCausalLM:
     torch.manual_seed(0)
     sizes = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=64, pad_token_id=0, **sizes)).eval()
+    return LlamaForCausalLM(LlamaConfig(vocab_size=64, pad_token_id=0, **sizes, **options)).eval()
 
 
 def gpt2() -> GPT2LMHeadModel:
@@ -123,6 +123,15 @@ def test_the_groupings_alternate_in_the_layers_and_in_the_config():
         assert layer.mora_operator["default"] == config.build_operator(layer.in_features, layer.out_features)
         groupings.append((config.in_groups, config.out_groups))
     assert groupings == [("contiguous",) * 2, ("strided",) * 2] * 2
+
+
+def test_a_restart_keeps_the_rank_of_each_layer():
+    model = with_mora(rank_pattern={"up_proj": 3})
+    before = logits(model)
+    restart.restart(model)
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
+    for _, layer in restart.adapted_layers(model):
+        assert layer.mora_operator["default"].r_hat == len(layer.mora_M["default"])
 
 
 def test_the_cycle_of_four_groupings():
@@ -272,6 +281,24 @@ def test_quantized_layers_are_refused(monkeypatch):
     monkeypatch.setattr(type(model.get_base_model()), "named_modules", lambda self: [("layers.0.q_proj", quantized())])
     with pytest.raises(ValueError, match=r"layers\.0\.q_proj: only plain LoRA and MoRA.*not bnb\.Linear4bit"):
         restart.check(model)
+
+
+@pytest.mark.parametrize("adapted", [with_mora, lambda base, target_modules: with_lora(base, target_modules)])
+def test_a_weight_that_another_module_holds_too_is_refused(adapted):
+    """A merge into a head that is tied to the embedding would change the embedding, and so the function."""
+    base = llama(tie_word_embeddings=True)
+    with pytest.warns(UserWarning, match="tie_word_embeddings=True"):
+        model = adapted(base, target_modules=["lm_head", "q_proj"])
+    with pytest.raises(ValueError, match=r"^lm_head: its weight is also the weight of model\.embed_tokens; a merge"):
+        restart.check(model)
+    restart.check(with_mora(llama(), target_modules=["lm_head", "q_proj"]))
+
+
+def test_a_restart_of_an_untied_head_keeps_the_function():
+    model = with_mora(llama(), target_modules=["lm_head", "q_proj"])
+    before = logits(model)
+    restart.restart(model)
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
 
 
 def test_an_optimizer_of_zero_is_refused():

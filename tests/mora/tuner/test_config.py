@@ -112,6 +112,28 @@ def test_the_options_reach_the_operator():
     assert config.build_operator(12, 9) == expected
 
 
+def test_a_pattern_gives_some_layers_another_rank(case, tmp_path):
+    target = case.targets[-1]
+    model = case.adapted(rank_pattern={target: 5})
+    for name, layer in case.layers(model).items():
+        r = 5 if name.endswith(f".{target}") else 2
+        assert layer.mora_r["default"] == r
+        assert layer.mora_operator["default"] == case.config(r=r).build_operator(layer.in_features, layer.out_features)
+    assert {layer.mora_r["default"] for layer in case.layers(model).values()} == {2, 5}
+    model.save_pretrained(tmp_path)
+    assert torch.equal(case.logits(PeftModel.from_pretrained(case.base(), tmp_path)), case.logits(model))
+
+
+def test_a_pattern_that_matches_no_layer_is_named(llama):
+    with pytest.warns(RuntimeWarning, match=r"rank_pattern keys did not match any.*\['nowhere'\]"):
+        llama.adapted(rank_pattern={"nowhere": 3})
+
+
+def test_all_layers_have_the_operator_that_auto_means_at_r(llama):
+    model = llama.adapted(operator="auto", rank_pattern={"q_proj": 33})
+    assert {layer.mora_operator["default"].name for layer in llama.layers(model).values()} == {"rotation"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -120,6 +142,9 @@ def test_the_options_reach_the_operator():
         ({"out_groups": "x"}, "out_groups must be one of strided, contiguous, got 'x'"),
         ({"surplus": "x"}, "surplus must be one of drop, fold, got 'x'"),
         ({"bias": "lora_only"}, "bias must be one of none, all, mora_only, got 'lora_only'"),
+        ({"rounding": "up"}, "rounding must be one of floor, nearest, got 'up'"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern must map names of layers to positive integers"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern must map names of layers to positive integers"),
         ({"r": 0}, "r must be a positive integer, got 0"),
         ({"r": -8}, "r must be a positive integer, got -8"),
         ({"r": 2.5}, "r must be a positive integer, got 2.5"),
@@ -136,10 +161,26 @@ def test_values_that_are_refused(options, message):
         MoraConfig(**options)
 
 
-def test_layers_that_are_not_linear_are_refused():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2))
-    with pytest.raises(TypeError, match=r"0 is a Conv2d: MoRA adapts torch.nn.Linear"):
-        get_peft_model(model, MoraConfig(target_modules=["0"]))
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.Conv2d(3, 4, 3), "Conv2d: MoRA adapts torch.nn.Linear.* one matrix for each position of its kernel"),
+        (nn.Embedding(3, 4), "Embedding: MoRA adapts torch.nn.Linear.* looks up a row of its weight"),
+        (nn.MultiheadAttention(4, 2), "MultiheadAttention: MoRA adapts torch.nn.Linear.* without calling the layers"),
+        (nn.LayerNorm(4), "LayerNorm: MoRA adapts torch.nn.Linear.* backend that PEFT supports$"),
+    ],
+)
+def test_layers_that_are_not_linear_are_refused(layer, reason):
+    with pytest.raises(TypeError, match=f"0 is a {reason}"):
+        get_peft_model(nn.Sequential(layer), MoraConfig(target_modules=["0"]))
+
+
+@pytest.mark.parametrize("target", ["out_proj", "linear1", "linear2"])
+def test_layers_that_the_model_does_not_call_are_refused(target):
+    """In evaluation mode torch reads the weights of an encoder layer, so an adapter would be silently ignored."""
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+    with pytest.raises(ValueError, match=f"{target}: a .* reads the weight of this layer without calling the layer"):
+        get_peft_model(model, MoraConfig(target_modules=[target]))
 
 
 def test_targets_that_do_not_exist_are_refused(llama):

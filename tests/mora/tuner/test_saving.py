@@ -168,6 +168,8 @@ def test_config_round_trip(tmp_path):
         out_groups="contiguous",
         wrap=False,
         surplus="fold",
+        rounding="nearest",
+        rank_pattern={"q": 3},
         mora_dropout=0.05,
         target_modules=["q", "v"],
         exclude_modules=["k"],
