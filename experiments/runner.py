@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from pathlib import Path
 from typing import Any
 
 from . import tasks
+from .data import userfile
+from .errors import ConfigError
 from .identity import cell_of, identity_of, key_of, name_of
 from .spec import ranks
 from .spec.run_config import RunConfig
@@ -28,7 +31,8 @@ def run(config: RunConfig) -> Record:
     if ranks.from_launcher():
         ranks.join(config.hardware.device)
         config = ranks.broadcast(config)
-    store, identity = Store(config.paths.results), identity_of(config)
+    # The files of rank 0 count: they may change while other ranks start.
+    store, identity = Store(config.paths.results), ranks.broadcast(identity_of(config))
     key = key_of(identity)
     tasks.of(config)  # refuses a configuration that lacks a setting of its task
     # Read before the claim as well: a finished cell is then recognised in a folder where nothing can be written.
@@ -63,6 +67,19 @@ def finished(record: Record | None) -> Record | None:
     return record
 
 
+def same_model(config: RunConfig, record: Record, revision: str) -> None:
+    """Refuse a model folder whose content has changed between the hash in the run's key and the loading.
+
+    Raises:
+        ConfigError: The hash of the folder, taken after the loading, is not the hash in the key.
+    """
+    if Path(config.model).is_dir() and revision != record.identity["model"]:
+        raise ConfigError(
+            f"model: {config.model} has changed since this run began: its content is not the content in the key of "
+            "the run; give the command again"
+        )
+
+
 def execute(config: RunConfig, record: Record, store: Store) -> Record:
     """Load, prepare, adapt, train, measure, save. Every rank calls this function; the caller holds the cell's claim."""
     from transformers import set_seed
@@ -79,8 +96,9 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
     with Recording(config, record, store, tables) as recording:
         placement = prepare_device(config)
         dtype = base_dtype(config, placement)
-        with ranks.one_first():
+        with ranks.one_first(), userfile.unchanged(config.task.train_file, record.identity["data"]):
             network, tokenizer, revision = base_models.of_run(config, dtype, placement.device)
+            same_model(config, record, revision)
             prepared = task.prepare(config, tokenizer)
         set_seed(config.seed)  # adapters may start at random
         adapted = adapt.adapt(network, config)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import hashlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import files
 from ..errors import ConfigError
 from .prompts import Message, pair
 
@@ -28,11 +29,57 @@ def checked(path: str, form: str | None) -> str:
     Raises:
         ConfigError: The file cannot be read, or a line is wrong.
     """
-    if form:
-        conversations(path, form)
-    else:
-        documents(path)
-    return files.sha256(Path(path))[:16]
+    digest = _short_sum(content(path))
+    with unchanged(path, digest):
+        if form:
+            conversations(path, form)
+        else:
+            documents(path)
+    return digest
+
+
+_expected: dict[str, str] = {}  # file -> the hash of the only content that may be read
+
+
+@contextlib.contextmanager
+def unchanged(path: str | None, expected: str) -> Iterator[None]:
+    """Within the block, refuse to read other bytes from the file `path` than those whose hash is `expected`.
+
+    The key of a run holds the hash of the training file. The file is read again when the run trains, and may have been
+    replaced by then. The bytes that are read are hashed, so no change between two reads goes unnoticed.
+    """
+    if path is None:
+        yield
+        return
+    before = dict(_expected)
+    _expected[path] = expected
+    try:
+        yield
+    finally:
+        _expected.clear()
+        _expected.update(before)
+
+
+def content(path: str) -> bytes:
+    """The bytes of a user's file.
+
+    Raises:
+        ConfigError: The file cannot be read, or has changed; see `unchanged`.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"task.train_file: cannot read {path}: {error.strerror}") from None
+    if path in _expected and _short_sum(raw) != _expected[path]:
+        raise ConfigError(
+            f"task.train_file: {path} has changed since this run began: its content is not the content in the key of "
+            "the run; give the command again"
+        )
+    return raw
+
+
+def _short_sum(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()[:16]
 
 
 def conversations(path: str, form: str) -> list[list[Message]]:
@@ -73,14 +120,12 @@ def _not_empty(rows: list[Any], path: str) -> list[Any]:
 
 
 def _lines(path: str) -> list[str]:
+    raw = content(path).removeprefix(codecs.BOM_UTF8)  # some editors write this mark
     try:
-        content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors write this mark
-        lines = content.decode().replace("\r\n", "\n").split("\n")
+        lines = raw.decode().replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        line = raw[: error.start].count(b"\n") + 1
         raise ConfigError(f"task.train_file: {path}, line {line}: not UTF-8 text") from None
-    except OSError as error:
-        raise ConfigError(f"task.train_file: cannot read {path}: {error.strerror}") from None
     for number, text in enumerate(lines, 1):
         if "\0" in text:
             raise ConfigError(f"task.train_file: {path}, line {number}: has a zero byte, so the file is no text")
