@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 from .records import Record, from_json
@@ -12,7 +13,9 @@ class ResultsError(Exception):
 
 
 def read_records(results: str | Path) -> tuple[list[Record], list[str]]:
-    """The records in `results`/runs, in the order of their keys, and one line for each file that is not a record.
+    """The records in `results`/runs, in the order of their keys, and one line for each file that is not used.
+
+    A file is not used if it is no readable record, if its name is not its key, or if another file holds the same key.
 
     Raises:
         ResultsError: `results` is not a folder that can be read.
@@ -28,7 +31,15 @@ def read_records(results: str | Path) -> tuple[list[Record], list[str]]:
     records, problems = [], []
     for path in paths:
         try:
-            records.append(from_json(path.read_bytes()))
+            records.append((path.name, from_json(path.read_bytes())))
         except (OSError, ValueError) as error:
             problems.append(f"{path.name} is not a readable record and is skipped: {error}")
-    return records, problems
+    holders = defaultdict(list)
+    for name, record in records:
+        holders[record.key].append(name)
+    for key, names in holders.items():
+        if len(names) > 1:
+            problems.append(f"{' and '.join(names)} hold the same key {key}: none of them is used")
+        elif names != [f"{key}.json"]:
+            problems.append(f"{names[0]} is not a readable record and is skipped: it holds the key of {key}.json")
+    return [record for name, record in records if holders[record.key] == [name] == [f"{record.key}.json"]], problems

