@@ -14,6 +14,7 @@ from .identity import cell_of, identity_of, key_of, name_of
 from .spec import ranks
 from .spec.run_config import RunConfig
 from .store.records import Record, Store, curve
+from .store.schema import is_number
 from .study.cells import tables_of
 
 
@@ -80,6 +81,17 @@ def same_model(config: RunConfig, record: Record, revision: str) -> None:
         )
 
 
+def check_finite(final: dict[str, float], step: int) -> None:
+    """Refuse final metrics that are no finite numbers: the last update may have diverged, and no loss follows it.
+
+    Raises:
+        FloatingPointError: The first such metric.
+    """
+    for name, value in final.items():
+        if not is_number(value):
+            raise FloatingPointError(f"diverged at step {step}: {name} is {value}")
+
+
 def execute(config: RunConfig, record: Record, store: Store) -> Record:
     """Load, prepare, adapt, train, measure, save. Every rank calls this function; the caller holds the cell's claim."""
     from transformers import set_seed
@@ -114,6 +126,7 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
             final |= task.baseline(model, tokenizer, prepared)
             training.train(trainer)
         final |= task.evaluate(model, tokenizer, prepared)
+        check_finite(final, trainer.state.global_step)
         record.metrics = {"final": final, "curve": curve(trainer.state.log_history)}
         if trains:
             training.save(trainer, store.model(record.key))
