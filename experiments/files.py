@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,52 @@ def sha256(path: Path) -> str:
     """The sum of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_sums: dict[str, list[Any]] = {}  # path -> its state (see `_state`) and its sum, for this process
+SETTLED = 2.0  # seconds. A file that is younger may change again without a change of its times
+
+
+def sums(paths: Iterable[Path], memory: Path | None = None) -> dict[Path, str]:
+    """The sums of several files. A sum is computed anew only if the size or a time of the file has changed.
+
+    Args:
+        paths: The files.
+        memory: A JSON file that keeps the sums for later processes; None, or a file that cannot be written: only this
+            process remembers them.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    remembered = _remembered(memory) if memory else {}
+    known = _sums | remembered
+    computed: dict[str, list[Any]] = {}
+    for path in paths:
+        name, state = str(path.absolute()), _state(path)
+        entry = known.get(name)
+        if not (isinstance(entry, list) and entry[:-1] == state and isinstance(entry[-1], str)):
+            entry = [*state, sha256(path)]
+        computed[name] = entry
+    settled = {name: entry for name, entry in computed.items() if time.time() - max(entry[1:3]) / 1e9 > SETTLED}
+    _sums.update(settled)
+    if memory and any(remembered.get(name) != entry for name, entry in settled.items()):
+        with contextlib.suppress(OSError):  # the sums are computed again next time
+            write_json(memory, settled)
+    return {Path(name): entry[-1] for name, entry in computed.items()}
+
+
+def _state(path: Path) -> list[Any]:
+    """What changes when a file changes: size, times in nanoseconds, and number on the disk."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _remembered(memory: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(memory.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
 
 
 def replace(folder: Path, final: Path) -> None:

@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from . import tasks
+from . import files, tasks
 from .errors import ConfigError
 from .spec import compose
 from .spec.parse import typed
-from .spec.run_config import RunConfig
+from .spec.run_config import Paths, RunConfig
 
 TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny` changes
 NOT_IN_IDENTITY = {
@@ -54,7 +54,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         "scale": config.scale,
         "quantization": config.quantization,
         "seed": config.seed,
-        "model": fingerprint(config.model),
+        "model": fingerprint(config.model, config.paths),
         "task_version": task.version,
         **task.contents(config),
     }
@@ -82,10 +82,11 @@ def cell_key_of(identity: dict[str, Any]) -> str:
     return key_of({k: v for k, v in identity.items() if k not in ("seed", "hardware")} | {"training": training})
 
 
-def fingerprint(model: str) -> str:
-    """What stands for the model in a run's identity: independent of where a folder lies, quick to compute.
+def fingerprint(model: str, paths: Paths) -> str:
+    """What stands for the model in a run's identity: independent of where a folder lies.
 
-    For a folder it covers every file's name and size, all of config.json, and the ends of the weight files.
+    For a folder it covers the names and all bytes of its files. The cache remembers the sums of the files, so that a
+    folder is read once and not at each start.
 
     Raises:
         ConfigError: A file in the folder cannot be read.
@@ -95,20 +96,13 @@ def fingerprint(model: str) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return model
-    digest = hashlib.sha256()
     try:
-        for path in sorted(p for p in folder.iterdir() if p.is_file()):
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-            with path.open("rb") as file:
-                if path.suffix == ".json":
-                    digest.update(file.read())
-                else:
-                    digest.update(file.read(1 << 20))
-                    file.seek(max(0, path.stat().st_size - (1 << 20)))
-                    digest.update(file.read())
+        inside = sorted(p for p in folder.iterdir() if p.is_file())
+        sums = files.sums(inside, paths.sums(folder))
     except OSError as error:
         raise ConfigError(f"model {model} cannot be read: {error.strerror}") from None
-    return "folder-" + digest.hexdigest()[:16]
+    lines = "".join(f"{path.name} {digest}\n" for path, digest in sums.items())
+    return "folder-" + hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def cell_of(config: RunConfig) -> dict[str, Any]:

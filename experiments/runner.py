@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from pathlib import Path
 from typing import Any
 
 from . import tasks
+from .data import userfile
+from .errors import ConfigError
 from .identity import cell_of, identity_of, key_of, name_of
 from .spec import ranks
 from .spec.run_config import RunConfig
 from .store.records import Record, Store, curve
+from .store.schema import is_number
 from .study.printed import tables_of
 
 
@@ -29,7 +33,8 @@ def run(config: RunConfig) -> Record:
         ranks.join(config.hardware.device)
         config = ranks.broadcast(config)
     tasks.of(config).check(config)
-    store, identity = Store(config.paths.results), identity_of(config)
+    # The files of rank 0 count: they may change while other ranks start.
+    store, identity = Store(config.paths.results), ranks.broadcast(identity_of(config))
     key = key_of(identity)
     # Read before the claim as well: a finished cell is then recognised in a folder where nothing can be written.
     if previous := finished(ranks.broadcast(store.read(key, quietly=True))):
@@ -63,6 +68,30 @@ def finished(record: Record | None) -> Record | None:
     return record
 
 
+def same_model(config: RunConfig, record: Record, revision: str) -> None:
+    """Refuse a model folder whose content has changed between the hash in the run's key and the loading.
+
+    Raises:
+        ConfigError: The hash of the folder, taken after the loading, is not the hash in the key.
+    """
+    if Path(config.model).is_dir() and revision != record.identity["model"]:
+        raise ConfigError(
+            f"model: {config.model} has changed since this run began: its content is not the content in the key of "
+            "the run; give the command again"
+        )
+
+
+def check_finite(final: dict[str, float], step: int) -> None:
+    """Refuse final metrics that are no finite numbers: the last update may have diverged, and no loss follows it.
+
+    Raises:
+        FloatingPointError: The first such metric.
+    """
+    for name, value in final.items():
+        if not is_number(value):
+            raise FloatingPointError(f"diverged at step {step}: {name} is {value}")
+
+
 def execute(config: RunConfig, record: Record, store: Store) -> Record:
     """Load, prepare, adapt, train, measure, save. Every rank calls this function; the caller holds the cell's claim."""
     from transformers import set_seed
@@ -80,9 +109,10 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
         placement = prepare_device(config)
         fit.model(config)
         dtype = base_dtype(config, placement)
-        with ranks.one_first():
+        with ranks.one_first(), userfile.unchanged(config.task, record.identity):
             network, tokenizer, revision = base_models.of_run(config, dtype, placement.device)
             fit.tokenizer(config, tokenizer, network)
+            same_model(config, record, revision)
             prepared = task.prepare(config, tokenizer)
             fit.data(config, prepared, tokenizer, network)
         set_seed(config.seed)  # adapters may start at random
@@ -99,6 +129,7 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
             final |= task.baseline(model, tokenizer, prepared)
             training.train(trainer)
         final |= task.evaluate(model, tokenizer, prepared)
+        check_finite(final, trainer.state.global_step)
         record.metrics = {"final": final, "curve": curve(trainer.state.log_history)}
         if trains:
             training.save(trainer, store.model(record.key))

@@ -24,7 +24,7 @@ from experiments.data import userfile
 from experiments.errors import ConfigError
 from experiments.identity import fingerprint, identity_of, key_of, name_of
 from experiments.spec.compose import composition
-from experiments.spec.run_config import RunConfig
+from experiments.spec.run_config import Paths, RunConfig
 
 NOT_IN_OLD_KEY = {
     "task": {"train_file", "eval_batch_size"},
@@ -92,7 +92,11 @@ def old_identity(config: dict[str, Any], task_version: int) -> dict[str, Any]:
         identity[section] = {k: v for k, v in identity[section].items() if v is not None}
     file, form = config["task"].get("train_file"), config["task"].get("prompt")
     data = userfile.checked(file, userfile.TRAIN, form) if file else ""
-    return identity | {"model": fingerprint(config["model"]), "task_version": task_version, "data": data}
+    return identity | {
+        "model": fingerprint(config["model"], Paths(results="results")),
+        "task_version": task_version,
+        "data": data,
+    }
 
 
 def new_config(old: dict[str, Any]) -> RunConfig:

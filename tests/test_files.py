@@ -5,6 +5,8 @@ import os
 import pytest
 
 from experiments import files
+from experiments.identity import fingerprint
+from experiments.spec.run_config import Paths
 
 
 @pytest.fixture
@@ -65,3 +67,49 @@ def test_a_folder_that_exists_is_left_as_it_is(tmp_path):
         pass
     assert os.listdir(tmp_path) == ["model"]
     assert (tmp_path / "model" / "mine").read_text() == "precious"
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Files count as unchanged from the start, not only after two seconds."""
+    monkeypatch.setattr(files, "SETTLED", -1.0)
+    monkeypatch.setattr(files, "_sums", {})
+
+
+def test_a_sum_is_computed_once_and_remembered_for_later_processes(tmp_path, settled, monkeypatch):
+    (tmp_path / "a").write_bytes(b"one")
+    memory = tmp_path / "memory" / "sums.json"
+    first = files.sums([tmp_path / "a"], memory)
+    monkeypatch.setattr(files, "_sums", {})  # a later process
+    monkeypatch.setattr(files, "sha256", lambda path: pytest.fail("computed again"))
+    assert files.sums([tmp_path / "a"], memory) == first
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 3}', "[" * 100_000])
+def test_a_damaged_memory_of_sums_is_ignored(tmp_path, settled, content):
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "sums.json").write_text(content)
+    assert files.sums([tmp_path / "a"], tmp_path / "sums.json") == {tmp_path / "a": files.sha256(tmp_path / "a")}
+
+
+def test_a_change_of_equal_size_gives_another_sum(tmp_path, settled):
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    first = files.sums([path], tmp_path / "sums.json")
+    path.write_bytes(b"two")
+    os.utime(path, ns=times)  # the time of the change of the file's data on the disk, ctime, cannot be set
+    assert files.sums([path], tmp_path / "sums.json") != first
+
+
+def test_the_fingerprint_of_a_model_covers_all_bytes(tmp_path):
+    """Two models that differ in one byte in the middle of the weights are two models, wherever their folders lie."""
+    paths = Paths(results="results", cache=str(tmp_path / "cache"))
+    weights = bytes(5 << 20)
+    prints = []
+    for name, content in (("a", weights), ("b", weights), ("c", weights[: 2 << 20] + b"x" + weights[(2 << 20) + 1 :])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+        prints.append(fingerprint(str(tmp_path / name), paths))
+    assert prints[0] == prints[1] != prints[2]

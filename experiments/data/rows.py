@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import files
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 IGNORED = -100  # the label of a token on which no loss counts
-FORMAT = 1  # part of the names of the cache's files: raise it when rows are built or stored in another way
+FORMAT = 2  # part of the names of the cache's files: raise it when rows are built or stored in another way
 
 
 class Rows(Sequence[dict[str, Any]]):
@@ -65,6 +65,20 @@ class Rows(Sequence[dict[str, Any]]):
         return self.ids[first:last], self.counted[first:last]
 
     @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The three arrays by name."""
+        return {"ids": self.ids, "counted": self.counted, "ends": self.ends}
+
+    @property
+    def sum(self) -> str:
+        """The sha256 of the three arrays."""
+        digest = hashlib.sha256()
+        for name, array in self.arrays.items():
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    @property
     def lengths(self) -> np.ndarray:
         """The number of tokens of each row: (rows,)."""
         return np.diff(self.ends, prepend=0)
@@ -106,22 +120,46 @@ def fingerprint(*parts: Any) -> str:
 
 
 def cached(cache: Path, key: str, build: Callable[[], Rows]) -> Rows:
-    """The rows of a key: read from the disk, or built and stored there. The key covers all that the rows depend on."""
+    """The rows of a key: read from the disk, or built and stored there. The key covers all that the rows depend on.
+
+    The file holds the sum of its rows. Rows that are damaged are built again.
+    """
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import save_file
 
     path = cache / "rows" / f"v{FORMAT}-{key}.safetensors"
-    with contextlib.suppress(FileNotFoundError, SafetensorError):
-        return Rows(**load_file(path))
+    with contextlib.suppress(FileNotFoundError):
+        if (stored := _stored(path)) is not None:
+            return stored
+        print(f"warning: {path} is damaged; the rows are tokenised again", file=sys.stderr)
     rows = build()
     if not len(rows):
         return rows
     try:
         with files.new_file(path) as temporary:
-            save_file({"ids": rows.ids, "counted": rows.counted, "ends": rows.ends}, temporary)
-    except OSError as error:
-        print(f"warning: tokenised rows are not kept in {path.parent}: {error.strerror}", file=sys.stderr)
+            save_file(rows.arrays, temporary, {"sha256": rows.sum})
+    except (OSError, SafetensorError) as error:  # safetensors raises its own error for a full disk
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(str(error))
+        print(f"warning: tokenised rows are not kept in {path.parent}: {reason}", file=sys.stderr)
     return rows
+
+
+def _stored(path: Path) -> Rows | None:
+    """The rows in a file of the cache; None where the file is damaged.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            rows = Rows(*(file.get_tensor(name) for name in ("ids", "counted", "ends")))
+            return rows if rows.sum == (file.metadata() or {}).get("sha256") else None
+    except FileNotFoundError:
+        raise
+    except (OSError, SafetensorError, ValueError, TypeError):
+        return None
 
 
 def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

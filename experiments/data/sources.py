@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import hashlib
 import json
 import lzma
 import re
@@ -40,11 +41,13 @@ def fetch(name: str, cache: Path) -> dict[str, Path]:
     """
     source = SOURCES[name]
     folder = _folder(name, cache)
-    if not _complete(folder):
+    if not _complete(name, cache):
         with _stored(name, cache), files.lock(folder.with_name(f".{folder.name}.lock")):
-            if not _complete(folder):
+            if not _complete(name, cache):
                 _install(name, source, folder)
-    return {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "origin.json"}
+                if not _complete(name, cache):
+                    raise ConfigError(f"source {name}: the files of {source.package} are not those that are expected")
+    return {str(path.relative_to(folder)): path for path in _unpacked(folder)}
 
 
 def pins(*names: str) -> list[str]:
@@ -54,20 +57,34 @@ def pins(*names: str) -> list[str]:
 
 def state(name: str, cache: Path) -> str:
     """`ready` or `absent`."""
-    return "ready" if _complete(_folder(name, cache)) else "absent"
+    return "ready" if _complete(name, cache) else "absent"
 
 
 def _folder(name: str, cache: Path) -> Path:
     return cache / "sources" / f"{name}-{SOURCES[name].version}"
 
 
-def _complete(folder: Path) -> bool:
-    """Whether the folder holds all files of the source, and each file has the size that it had when it was unpacked."""
+def _unpacked(folder: Path) -> list[Path]:
+    """The files of a source, without the file that says where they come from."""
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "origin.json"]
+
+
+def _complete(name: str, cache: Path) -> bool:
+    """Whether the cache holds the files of a source, with all their bytes and no other file."""
+    folder = _folder(name, cache)
     try:
-        sizes = json.loads((folder / "origin.json").read_text())["files"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
+        sums = files.sums(_unpacked(folder), cache / "sums" / f"{folder.name}.json")
+    except OSError:
         return False
+    return content_sum({path.relative_to(folder).as_posix(): digest for path, digest in sums.items()}) == (
+        SOURCES[name].content
+    )
+
+
+def content_sum(sums: dict[str, str]) -> str:
+    """The sum of several files, from the name and the sum of each."""
+    lines = "".join(f"{name} {digest}\n" for name, digest in sums.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @contextlib.contextmanager

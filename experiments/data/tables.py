@@ -7,9 +7,12 @@ guesses types would read the text `007` as a number and the text `2024-05-20` as
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
+import hashlib
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ from ..spec.checks import is_hub_data
 
 LONGEST = 1 << 24  # characters of a line; a file with a longer line is no file of rows or documents
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-COLUMNS = (".json", ".jsonl", ".parquet", *DELIMITERS)  # the files that have rows with columns, by their suffix
+JSON_LINES = (".json", ".jsonl", ".ndjson", ".jsonlines", ".jl")
+COLUMNS = (*JSON_LINES, ".parquet", *DELIMITERS)  # the files that have rows with columns, by their suffix
 
 
 def rows(source: str, setting: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -43,20 +47,60 @@ def rows(source: str, setting: str) -> Iterator[tuple[str, dict[str, Any]]]:
     return (_json_array if first.lstrip().startswith("[") else _json_lines)(source, setting, text)
 
 
+_expected: dict[str, str] = {}  # file -> the hash of the only content that may be read
+
+
+@contextlib.contextmanager
+def unchanged(expected: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, refuse to read other bytes from a file than those with this hash (file -> hash).
+
+    The key of a run holds the hashes of its data files. A file is read again when the run trains, and may have been
+    replaced by then. The bytes that are read are hashed, so no change between two reads goes unnoticed.
+    """
+    before = dict(_expected)
+    _expected.update(expected)
+    try:
+        yield
+    finally:
+        _expected.clear()
+        _expected.update(before)
+
+
+def content(path: str, setting: str) -> bytes:
+    """The bytes of a user's file.
+
+    Raises:
+        ConfigError: The file cannot be read, or has changed; see `unchanged`.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{setting}: cannot read {path}: {error.strerror}") from None
+    if path in _expected and short_sum(raw) != _expected[path]:
+        raise ConfigError(
+            f"{setting}: {path} has changed since this run began: its content is not the content in the key of the "
+            "run; give the command again"
+        )
+    return raw
+
+
+def short_sum(raw: bytes) -> str:
+    """A hash of bytes: 16 hexadecimal digits."""
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
 def lines(path: str, setting: str) -> list[str]:
     """The lines of a UTF-8 text file.
 
     Raises:
         ConfigError: The file cannot be read, or is no text.
     """
+    raw = content(path, setting).removeprefix(codecs.BOM_UTF8)  # some editors write this mark
     try:
-        content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors write this mark
-        text = content.decode().replace("\r\n", "\n").split("\n")
+        text = raw.decode().replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
-        number = content[: error.start].count(b"\n") + 1
+        number = raw[: error.start].count(b"\n") + 1
         raise ConfigError(f"{setting}: {path}, line {number}: not UTF-8 text") from None
-    except OSError as error:
-        raise ConfigError(f"{setting}: cannot read {path}: {error.strerror}") from None
     for number, line in enumerate(text, 1):
         if "\0" in line:
             raise ConfigError(f"{setting}: {path}, line {number}: has a zero byte, so the file is no text")
@@ -110,8 +154,9 @@ def _parquet(path: str, setting: str) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    raw = content(path, setting)
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(io.BytesIO(raw)) as file:
             batches = [batch.to_pylist() for batch in file.iter_batches()]
     except (OSError, pa.ArrowException, ValueError) as error:
         raise ConfigError(f"{setting}: {path}: not a Parquet file that can be read ({one_line(str(error))})") from None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import files
 from ..errors import ConfigError
 from ..spec.checks import is_hub_data
+from ..spec.run_config import TaskSettings
 from . import tables
 from .prompts import PUBLISHED, Message, pair
 
@@ -87,12 +89,10 @@ def checked(source: str, setting: str, form: str | None, row_format: str | None 
     """
     if is_hub_data(source):
         return source
-    try:
-        content = files.sha256(Path(source))
-    except OSError as error:
-        raise ConfigError(f"{setting}: cannot read {source}: {error.strerror}") from None
-    _check(source, setting, form, row_format, content)
-    return content[:16]
+    digest = tables.short_sum(tables.content(source, setting))
+    with tables.unchanged({source: digest}):
+        _check(source, setting, form, row_format, digest)
+    return digest
 
 
 @functools.lru_cache(maxsize=64)
@@ -104,6 +104,12 @@ def _check(source: str, setting: str, form: str | None, row_format: str | None, 
         conversations(source, form, setting)
     else:
         documents(source, setting)
+
+
+def unchanged(settings: TaskSettings, identity: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Within the block, the files of a run may only be read with the content that the run's identity has."""
+    files = ((settings.train_file, "data"), (settings.heldout_file, "heldout"))
+    return tables.unchanged({file: identity[name] for file, name in files if file and not is_hub_data(file)})
 
 
 def conversations(source: str, form: str, setting: str = TRAIN) -> list[list[Message]]:

@@ -27,9 +27,10 @@ def windows(documents: Iterable[str], tokenizer: Any, length: int, *, keep_rest:
     for document in documents:
         buffer += tokenizer.encode(document, add_special_tokens=False)
         buffer.append(tokenizer.eos_token_id)
-        while len(buffer) >= length:
-            yield buffer[:length]
-            buffer = buffer[length:]
+        full = len(buffer) // length * length
+        for start in range(0, full, length):
+            yield buffer[start : start + length]
+        del buffer[:full]  # once for each document: once for each window would take quadratic time
     if keep_rest and len(buffer) > 1:
         yield buffer
 

@@ -136,7 +136,7 @@ class Loss:
     @property
     def perplexity(self) -> float:
         """The exponential of the mean loss over all tokens of all rows. Every table uses this definition."""
-        return math.exp(min(self.mean, 700.0))  # the exponential of more overflows a float
+        return math.exp(min(self.mean, 340.0))  # a larger number is no number of a record
 
     @property
     def bits(self) -> float:

@@ -15,7 +15,7 @@ from .run_config import Method, RunConfig
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 HUB_DATA = re.compile(HUB_ID.pattern + r"(:[\w.-]*){0,2}", re.ASCII)  # owner/name, perhaps a configuration and a split
-DATA_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md")
+DATA_FILES = (".json", ".jsonl", ".ndjson", ".jsonlines", ".jl", ".csv", ".tsv", ".parquet", ".txt", ".md")
 RESTARTS = ("restart_warmup", "restart_schedule", "restart_floor", "optimizer_reset", "reset_scope", "reset_ratio")
 
 

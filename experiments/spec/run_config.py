@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -229,6 +230,11 @@ class Paths(Section):
         if self.cache:
             return Path(self.cache).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mora"
+
+    def sums(self, folder: Path) -> Path:
+        """The file that remembers the sums of the files in `folder`."""
+        name = hashlib.sha256(str(folder.absolute()).encode(errors="surrogateescape")).hexdigest()[:16]
+        return self.cache_folder / "sums" / f"{name}.json"
 
 
 class RunConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def read_record(path: Path) -> Record:
 
 
 def read_records(results: str | Path, read: Callable[[Path], Record] = read_record) -> tuple[list[Record], list[str]]:
-    """The records in `results`/runs, in the order of their keys, and one line for each file that is not a record.
+    """The records in `results`/runs, in the order of their keys, and one line for each file that is not used.
+
+    A file is not used if it is no readable record, if its name is not its key, or if another file holds the same key.
 
     Args:
         results: The results folder.
@@ -43,7 +46,15 @@ def read_records(results: str | Path, read: Callable[[Path], Record] = read_reco
     records, problems = [], []
     for path in paths:
         try:
-            records.append(read(path))
+            records.append((path.name, read(path)))
         except (OSError, ValueError) as error:
             problems.append(f"{path.name} is not a readable record and is skipped: {error}")
-    return records, problems
+    holders = defaultdict(list)
+    for name, record in records:
+        holders[record.key].append(name)
+    for key, names in holders.items():
+        if len(names) > 1:
+            problems.append(f"{' and '.join(names)} hold the same key {key}: none of them is used")
+        elif names != [f"{key}.json"]:
+            problems.append(f"{names[0]} is not a readable record and is skipped: it holds the key of {key}.json")
+    return [record for name, record in records if holders[record.key] == [name] == [f"{record.key}.json"]], problems

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import math
 import os
 import socket
 import sys
@@ -21,19 +19,16 @@ from typing import Any
 from .. import files, redact
 from ..errors import ConfigError, StorageError, exit_code
 from ..spec import ranks
-
-SCHEMA = 2
-STATUSES = ("running", "finished", "failed", "interrupted")
-CELL_FIELDS = {"method", "rank", "operator", "task", "scale", "model", "learning_rate", "seed"}
+from . import schema
 
 
 @dataclass
 class Record:
-    """What a run leaves behind (schema 2)."""
+    """What a run leaves behind; `schema` says what each section holds."""
 
     key: str
     name: str
-    status: str  # one of STATUSES
+    status: str  # running, finished, failed or interrupted
     cell: dict[str, Any]
     config: dict[str, Any]
     identity: dict[str, Any]  # the settings whose hash is the key
@@ -41,61 +36,31 @@ class Record:
     cost: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     error: dict[str, str] | None = None
-    schema: int = SCHEMA
+    schema: int = schema.VERSION
 
 
 def finite(value: Any) -> Any:
-    """`value` with None in place of every number that is not finite: JSON has no such numbers."""
+    """`value` as a record may hold it.
+
+    None stands in place of every number that is not finite or larger than a record may hold. An escape stands in place
+    of half a character, such as the path of a file may have.
+    """
     if isinstance(value, dict):
-        return {name: finite(v) for name, v in value.items()}
+        return {finite(name): finite(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
         return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return None if isinstance(value, float) and not schema.is_number(value) else value
 
 
 def from_json(text: bytes) -> Record:
-    """The record that a file holds.
+    """The record that a file holds, checked as `schema` says.
 
     Raises:
         ValueError: The file holds no record, or a record of another schema.
     """
-    try:
-        values = json.loads(text, parse_constant=_refuse)
-        if values["schema"] != SCHEMA:
-            raise ValueError(
-                f"schema {values['schema']}, this version reads {SCHEMA} (scripts/migrate_records.py migrates 1 to 2)"
-            )
-        record = Record(**values)
-        _check(record)
-    except (TypeError, KeyError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
-    return record
-
-
-def _check(record: Record) -> None:
-    for name in ("cell", "config", "identity", "metrics", "cost", "provenance"):
-        _expect({name: getattr(record, name)}, {name: dict}, "record")
-    if record.status not in STATUSES:
-        raise ValueError(f"status {record.status!r}")
-    if lacking := CELL_FIELDS - record.cell.keys():
-        raise ValueError(f"cell lacks {', '.join(sorted(lacking))}")
-    if odd := [name for name, value in record.cell.items() if isinstance(value, (list, dict))]:
-        raise ValueError(f"cell.{odd[0]} is not one value")
-    if type(record.cell["seed"]) is not int or type(record.cell["learning_rate"]) not in (int, float, type(None)):
-        raise ValueError("cell.seed or cell.learning_rate is not a number")
-    _expect(record.metrics, {"final": dict, "curve": list}, "metrics")
-    if not all(type(row) is dict and type(row.get("step")) is int for row in record.metrics["curve"]):
-        raise ValueError("a row of metrics.curve has no step")
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _expect(section: dict[str, Any], kinds: dict[str, type], where: str) -> None:
-    for name, kind in kinds.items():
-        if type(section[name]) is not kind:
-            raise ValueError(f"{where}.{name} is not a {kind.__name__}")
+    return Record(**schema.checked(text))
 
 
 class Store:
@@ -131,7 +96,10 @@ class Store:
             OSError: The record exists, but the disk fails to read it. With None, the run would start again.
         """
         try:
-            return from_json(self.path(key).read_bytes())
+            record = from_json(self.path(key).read_bytes())
+            if record.key != key:
+                raise ValueError(f"it holds the key of {record.key}.json")
+            return record
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:

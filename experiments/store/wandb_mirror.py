@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from .. import redact
 from ..identity import group_of
 from ..spec.run_config import RunConfig
 from .records import Record, curve
@@ -44,7 +45,8 @@ class WandbMirror(TrainerCallback):
     """Sends the configuration, each row of the curve, and at the end the final metrics and the cost.
 
     With WANDB_API_KEY or a login the mirror is online, otherwise it is a folder below `results/wandb`. The id of the
-    run is the key of the record, so a resumed run continues on the same page of W&B.
+    run is the key of the record, so a resumed run continues on the same page of W&B. W&B gets nothing that is printed,
+    except for the error of a run that fails, without the secrets in its message.
     """
 
     def __init__(self, config: RunConfig, record: Record, tables: Sequence[str] = ()) -> None:
@@ -67,6 +69,9 @@ class WandbMirror(TrainerCallback):
                 dir=str(folder),
                 mode=mode,  # type: ignore[arg-type]
                 resume="allow" if mode == "online" else None,
+                # W&B would copy what is printed before `redact` hides the secrets in it, and the address of the git
+                # remote, which may hold a token.
+                settings=wandb.Settings(console="off", disable_git=True),
             )
 
         self._guard(start)
@@ -81,6 +86,8 @@ class WandbMirror(TrainerCallback):
     def finish(self, record: Record) -> None:
         """Send the summary, and close the run of W&B."""
         self._guard(lambda: self.run.summary.update(summary(record)))
+        if error := record.error:
+            self._guard(lambda: self.run.write_logs(redact.text(f"{error['type']}: {error['message']}")))
         self._guard(lambda: self.run.finish(exit_code=0 if record.status == "finished" else 1))
 
     @staticmethod

@@ -10,6 +10,7 @@ from typing import Any
 from .. import tasks
 from ..identity import cell_key_of, fingerprint
 from ..paper import Cell, Quantity, Side, published, quantities
+from ..spec.run_config import Paths
 from . import study_file
 from .cells import UnavailableError, protocols
 from .layout import Column, Row, Study
@@ -127,7 +128,7 @@ def _fills(identity: dict[str, Any], key: str, cell: Cell) -> bool:
     # What follows is known without a composition, which takes tens of milliseconds.
     if cell.operator not in (None, (method.get("peft") or {}).get("operator")):
         return False
-    if cell.model is not None and fingerprint(cell.model) != identity["model"]:
+    if cell.model is not None and fingerprint(cell.model, Paths(results="results")) != identity["model"]:
         return False
     known = protocols(identity["scale"])
     try:

@@ -20,7 +20,7 @@ class InstructTask(AnswerTask):
     """Instruction tuning."""
 
     name = "instruct"
-    version = 2
+    version = 3
     headline = "mmlu_5shot"
     packages = ("llamafactory", "benchmarks")
     metrics = (

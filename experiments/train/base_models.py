@@ -11,7 +11,7 @@ from .. import files
 from ..errors import ConfigError, one_line, out_of_memory
 from ..identity import fingerprint
 from ..spec import shapes
-from ..spec.run_config import RunConfig
+from ..spec.run_config import Paths, RunConfig
 from . import scratch
 
 TINY_SEED = 0
@@ -59,16 +59,19 @@ def load(
     """
     from .quantization import keep_trainable, loading_options, reloaded
 
+    paths = Paths(results="results", cache=str(cache))
     options = loading_options(quantization, dtype, device)
     if model == "tiny":
-        network, tokenizer, revision = tiny_model(), scratch.byte_tokenizer(), fingerprint(model)
+        network, tokenizer, revision = tiny_model(), scratch.byte_tokenizer(), fingerprint(model, paths)
     elif model in scratch.NAMES:
         network, tokenizer, revision = *scratch.load(model, cache, seed), f"{model}-seed{seed}"
     else:
         own = {"smollm2-135m": smollm2, BASE: pretrained_base}
         source = str(own[model](cache)) if model in own else model
         network, tokenizer = _pretrained(model, source, dtype, options)
-        revision = getattr(network.config, "_commit_hash", None) or fingerprint(source)
+        # The configuration of a folder may hold the commit of another model.
+        commit = None if Path(source).is_dir() else getattr(network.config, "_commit_hash", None)
+        revision = commit or fingerprint(source, paths)
         return BaseModel(keep_trainable(network) if options else network.to(device), tokenizer, revision)
     network = network.to(dtype)
     if options:

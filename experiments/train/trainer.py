@@ -90,6 +90,13 @@ class RunTrainer(Trainer):
             return SingleProcessOrder(self.train_dataset, self.config.seed)
         return super()._get_train_sampler(train_dataset)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        # From a checkpoint of the last step within an epoch, transformers would train one step more.
+        if self.state.global_step >= self.args.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Zero: nothing reads the number, and the method of transformers goes through all parameters at every step."""
         return 0

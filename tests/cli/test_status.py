@@ -15,7 +15,8 @@ from rich.console import Console
 
 from experiments.cli import dashboard
 from experiments.store.overview import Overview
-from experiments.store.records import CELL_FIELDS, Record, Store
+from experiments.store.records import Record, Store
+from experiments.store.schema import Cell
 from scripts import status
 
 from ..conftest import ROOT
@@ -64,7 +65,7 @@ def test_the_page_beside_a_running_sweep(tmp_path):
 
 
 def write(store: Store, key: str, status: str, **changes) -> None:
-    cell = dict.fromkeys(CELL_FIELDS) | {"seed": 0, "task": "uuid"}
+    cell = dict.fromkeys(Cell.model_fields) | {"seed": 0, "task": "uuid"}
     store.write(Record(key=key, name=f"run-{key}", status=status, cell=cell, config={}, identity={}, **changes))
 
 
@@ -98,7 +99,7 @@ def test_the_page_names_reasons_files_results_and_what_is_missing(folder):
 
 
 def test_a_task_that_is_not_here_has_no_result(folder):
-    cell = dict.fromkeys(CELL_FIELDS) | {"seed": 0, "task": "somebody's"}
+    cell = dict.fromkeys(Cell.model_fields) | {"seed": 0, "task": "somebody's"}
     Store(folder).write(Record("other", "run-other", "finished", cell, {}, {}))
     out = io.StringIO()
     Console(file=out, width=200).print(dashboard.page(Overview(folder)))

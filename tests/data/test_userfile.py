@@ -116,6 +116,44 @@ def test_the_key_depends_on_the_content_of_the_file_and_not_on_its_place(tmp_pat
     assert checked("a.jsonl", GOOD, GOOD) != first
 
 
+SWAPPED = "A training file or a model folder that changes between the hash in the key and the training is refused."
+
+
+def swap(monkeypatch, path, content):
+    """Replace a file when the run loads its model: after the key was computed, and before the data are read."""
+    load = base_models.of_run
+
+    def loading(*arguments):
+        path.write_bytes(content)
+        return load(*arguments)
+
+    monkeypatch.setattr(base_models, "of_run", loading)
+
+
+@pytest.mark.promise(SWAPPED)
+def test_a_file_that_is_swapped_before_the_training_is_refused(smoke, tmp_path, monkeypatch, counted):
+    from experiments import runner
+
+    path = tmp_path / "rows.txt"
+    path.write_bytes(b"word " * 3000)
+    swap(monkeypatch, path, b"other words " * 3000)
+    with pytest.raises(ConfigError, match=r"rows\.txt has changed since this run began"):
+        runner.run(smoke("task=pretrain", "method=fft", "model=tiny", f"task.train_file={path}"))
+    assert not list((tmp_path / "results" / "runs").glob("*.json"))
+    counted(1, "swapped files")
+
+
+def test_only_the_bytes_of_the_hash_are_read(tmp_path):
+    path = write(tmp_path / "rows.jsonl", GOOD)
+    digest = userfile.checked(path, userfile.TRAIN, "alpaca")
+    with tables.unchanged({path: digest}):
+        assert len(userfile.conversations(path, "alpaca")) == 1
+        write(tmp_path / "rows.jsonl", GOOD, GOOD)
+        with pytest.raises(ConfigError, match="give the command again"):
+            userfile.conversations(path, "alpaca")
+    assert len(userfile.conversations(path, "alpaca")) == 2
+
+
 def test_a_bad_file_is_refused_before_anything_is_loaded(smoke, tmp_path, monkeypatch):
     from experiments import runner
 

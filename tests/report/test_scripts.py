@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli.script import guarded
+from experiments.identity import key_of
 from experiments.paper import Cell
 from experiments.report import latex, output
 from experiments.study import study_file
@@ -167,12 +168,12 @@ def test_runs_in_no_table_are_mentioned(results, tmp_path):
     folder = shutil.copytree(results, tmp_path / "results")
     setting = Protocols("smoke").setting(Cell("uuid", "mora", 8))
     identity = setting.run_identity(1e-2, 0) | {"model": "mine"}
-    other = synthetic.record(setting, 1e-2, 0, key="0" * 16, name="mine", identity=identity)
+    other = synthetic.record(setting, 1e-2, 0, key=key_of(identity), name="mine", identity=identity)
     synthetic.write([other], folder)
     done = script("make_tables", "--results", folder, "--scale", "smoke")
     assert done.returncode == 0
     assert "1 finished runs at scale smoke are in no table or figure" in done.stderr
-    assert "mine (0000000000000000)" in done.stderr
+    assert f"mine ({key_of(identity)})" in done.stderr
 
 
 def test_plan_shows_states_and_prints_commands(results):
@@ -245,8 +246,8 @@ def test_files_appear_whole(tmp_path, monkeypatch):
 def test_plan_names_the_nearest_record_of_a_cell_without_runs(tmp_path):
     setting = Protocols("smoke").setting(Cell("uuid", "mora", 8))
     identity = setting.run_identity(1e-2, 0) | {"model": "mine"}
-    synthetic.write([synthetic.record(setting, 1e-2, 0, key="0" * 16, identity=identity)], tmp_path)
+    synthetic.write([synthetic.record(setting, 1e-2, 0, key=key_of(identity), identity=identity)], tmp_path)
     done = script("plan", "--results", tmp_path, "--scale", "smoke", "--table", "2", "--method", "mora")
     assert done.returncode == 0
-    parted = "0000000000000000: model mine, this cell wants tiny-v1"
+    parted = f"{key_of(identity)}: model mine, this cell wants tiny-v1"
     assert f"no run of MoRA, r = 8 on uuid; the nearest record is {parted}" in done.stdout

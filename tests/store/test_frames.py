@@ -8,11 +8,12 @@ import pytest
 
 import experiments
 from experiments.store.folder import ResultsError
-from experiments.store.records import CELL_FIELDS, Record, Store
+from experiments.store.records import Record, Store
+from experiments.store.schema import Cell
 
 from ..conftest import ROOT
 
-CELL = dict.fromkeys(CELL_FIELDS) | {"seed": 0}
+CELL = dict.fromkeys(Cell.model_fields) | {"seed": 0}
 
 
 def write(results, key, status="finished", config=None, **sections):
@@ -27,7 +28,7 @@ def test_a_record_is_a_row(tmp_path):
     frame = experiments.frame(tmp_path)
     first, *others = (column.partition(".")[0] for column in frame.columns)
     assert [first, *dict.fromkeys(others)] == ["key", "name", "status", "cell", "metrics", "cost", "config"]
-    assert {c for c in frame.columns if c.startswith("cell.")} == {f"cell.{name}" for name in CELL_FIELDS}
+    assert {c for c in frame.columns if c.startswith("cell.")} == {f"cell.{name}" for name in Cell.model_fields}
     assert list(frame["key"]) == ["a", "b"]
     assert list(frame["status"]) == ["finished", "failed"]
     assert list(frame["config.training.steps"]) == [5, 7]

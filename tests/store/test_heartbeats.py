@@ -11,13 +11,14 @@ import pytest
 
 from experiments.store import heartbeats, overview
 from experiments.store.heartbeats import SILENCE, Heartbeat, read
-from experiments.store.records import CELL_FIELDS, Record, Store
+from experiments.store.records import Record, Store
+from experiments.store.schema import Cell
 
 HERE = socket.gethostname()
 
 
 def record(key="k", status="running") -> Record:
-    cell = dict.fromkeys(CELL_FIELDS) | {"seed": 0, "task": "uuid"}
+    cell = dict.fromkeys(Cell.model_fields) | {"seed": 0, "task": "uuid"}
     return Record(key=key, name=f"run-{key}", status=status, cell=cell, config={}, identity={})
 
 

@@ -1,5 +1,6 @@
 """The store: a file is whole or absent, one process runs a cell, an unreadable record is named and skipped."""
 
+import dataclasses
 import errno
 import json
 import multiprocessing
@@ -15,26 +16,36 @@ from experiments.errors import ConfigError
 from experiments.files import write_json
 from experiments.identity import cell_key_of, group_of, identity_of, key_of
 from experiments.spec.parse import from_record
+from experiments.store import schema
 from experiments.store.folder import read_records
-from experiments.store.records import CELL_FIELDS, SCHEMA, Record, Store
+from experiments.store.records import Record, Store
 
 from ..conftest import ROOT, compose
 from ..processes import SMOKE, begin, half_written, launch, outcome, printed, the_record
 
-CELL = dict.fromkeys(CELL_FIELDS) | {"seed": 0}
+CELL = {
+    **{"method": "mora", "rank": 8, "operator": "sharing", "task": "uuid", "scale": "smoke", "model": "tiny"},
+    **{"learning_rate": 0.001, "seed": 0},
+}
+COST = {"trainable_parameters": 1, "seconds": 1.0}
 
 
-def record(key: str = "k") -> Record:
-    return Record(key=key, name="n", status="finished", cell=CELL, config={}, identity={})
+def record(seed: int = 0) -> Record:
+    sections = {"method": {"name": "mora", "rank": 8}, "task": {"name": "uuid"}, "training": {"learning_rate": 0.001}}
+    identity = {**sections, "hardware": {}, "scale": "smoke", "seed": seed}
+    return Record(key_of(identity), "n", "finished", CELL | {"seed": seed}, {}, identity, cost=COST)
+
+
+KEY = record().key
 
 
 def test_what_is_written_is_read(tmp_path):
     store = Store(tmp_path)
     path = store.write(record())
-    assert path == tmp_path / "runs" / "k.json"
-    assert store.read("k") == record()
+    assert path == tmp_path / "runs" / f"{KEY}.json"
+    assert store.read(KEY) == record()
     assert store.read("other") is None
-    assert json.loads(path.read_text())["schema"] == SCHEMA
+    assert json.loads(path.read_text())["schema"] == schema.VERSION
 
 
 UNREADABLE = (
@@ -43,17 +54,90 @@ UNREADABLE = (
 
 
 @pytest.mark.promise(UNREADABLE)
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 99}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 99}', "\x00", "[" * 100_000])
 def test_an_unreadable_record_is_named_and_skipped(text, tmp_path, capsys, counted):
-    store = Store(tmp_path)
-    store.write(record("whole"))
-    store.path("k").write_text(text)
-    assert store.read("k") is None
-    assert str(store.path("k")) in capsys.readouterr().err
-    records, problems = read_records(tmp_path)
-    assert records == [record("whole")]
-    assert [p.split()[0] for p in problems] == ["k.json"]
+    refused(tmp_path, text.encode(), "", capsys)
     counted(1, "unreadable records")
+
+
+def refused(results, text, words, capsys):
+    """The file is named and not used, by a run and by the readers of the folder; other records are read."""
+    store = Store(results)
+    store.write(record(seed=1))
+    store.path(KEY).write_bytes(text)
+    assert store.read(KEY) is None
+    warning = capsys.readouterr().err
+    records, problems = read_records(results)
+    assert records == [record(seed=1)]
+    assert [p.split()[0] for p in problems] == [f"{KEY}.json"]
+    for message in (warning, *problems):
+        assert f"{KEY}.json" in message
+        assert words in message
+        assert len(message.splitlines()) == 1
+
+
+def values(**changes):
+    """The file of a record with other values."""
+    return json.dumps(dataclasses.asdict(record()) | changes).encode()
+
+
+LONG = 10**4000
+ODD = {
+    "a section that is no mapping": (values(config=[]), "config: "),
+    "settings that are no mapping": (values(config={"training": 3}), "config.training: "),
+    "an identity without a section": (values(identity={}), "identity.method: "),
+    "infinity": (values().replace(b'"seconds": 1.0', b'"seconds": 1e999'), "seconds: a number beyond"),
+    "a number whose square overflows": (values(cost=COST | {"seconds": 1e308}), "seconds: a number beyond"),
+    "an integer of thousands of digits": (values(cost=COST | {"seconds": LONG}), "seconds: a number beyond"),
+    "an integer of too many digits": (values().replace(b'"seconds": 1.0', b'"seconds": 1' + b"0" * 9000), "number out"),
+    "a list as key": (values(key=[1]), "key: "),
+    "half a character": (values(name="\ud800"), "hex escape"),
+    "no cost": (values(cost={}), "cost.trainable_parameters is missing"),
+    "a text as metric": (values(metrics={"final": {"char_accuracy": "9"}, "curve": []}), "metrics.final.char_accuracy"),
+    "true as metric": (values(metrics={"final": {"char_accuracy": True}, "curve": []}), "metrics.final.char_accuracy"),
+    "a text in the curve": (values(metrics={"final": {}, "curve": [{"step": 1, "loss": "x"}]}), "metrics.curve.0.loss"),
+    "a step that is no integer": (values(metrics={"final": {}, "curve": [{"step": 0.5}]}), "has no step"),
+    "a headline that is not finite": (values(metrics={"final": {"char_accuracy": None}, "curve": []}), "char_accuracy"),
+    "another status": (values(status="done"), "status: "),
+    "a scale that is a path": (values(cell=CELL | {"scale": "../.."}), "cell.scale: "),
+    "another task": (values(cell=CELL | {"task": "none"}), "cell.task is 'none'"),
+    "the cell of another run": (values(cell=CELL | {"seed": 3}), "cell.seed is 3, and its identity says 0"),
+    "the identity of another run": (values(identity=record(seed=2).identity), "is not that of its identity"),
+    "the key of another file": (values(**dataclasses.asdict(record(seed=2))), f"{record(seed=2).key}.json"),
+    "a learning rate of zero": (values(cell=CELL | {"learning_rate": 0}), "cell.learning_rate"),
+    "an error without a type": (values(status="failed", error={"message": "x"}), "error.type"),
+    "deep nesting": (values(provenance={"a": json.loads("[" * 100 + "]" * 100)}), "within one another"),
+}
+
+
+@pytest.mark.promise("A record that breaks its schema is named with the first fault and skipped.")
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_record_is_named_and_skipped(odd, tmp_path, capsys, counted):
+    refused(tmp_path, *ODD[odd], capsys)
+    counted(1, "odd records")
+
+
+@pytest.mark.promise("If two files hold the same key, both are named and neither is used.")
+def test_two_files_with_one_key(tmp_path, counted):
+    store = Store(tmp_path)
+    for seed in (0, 1):
+        store.write(record(seed))
+    better = dataclasses.replace(record(), metrics={"final": {"char_accuracy": 99.9}, "curve": []})
+    (tmp_path / "runs" / "copy.json").write_text(json.dumps(dataclasses.asdict(better)))
+    records, problems = read_records(tmp_path)
+    assert records == [record(seed=1)]
+    (problem,) = problems
+    assert "copy.json" in problem
+    assert f"{KEY}.json" in problem
+    counted(1, "pairs of files")
+
+
+def test_a_record_that_json_cannot_hold_is_written_so_that_it_is_read(tmp_path):
+    """Paths may hold half characters, and a loss may be infinite."""
+    written = record()
+    written.config = {"model": "/models/\udcff", "x": [float("inf"), 1e300]}
+    Store(tmp_path).write(written)
+    assert Store(tmp_path).read(KEY).config == {"model": "/models/\\udcff", "x": [None, None]}
 
 
 @pytest.mark.promise(
@@ -70,7 +154,7 @@ def test_an_unreadable_record_is_kept_aside(tmp_path, counted):
     assert done.code == 0
     assert len(done.messages) == 1
     assert f"{path} is not a readable record (schema 3, this version reads 2" in done.messages[0]
-    assert json.loads(path.read_text())["schema"] == SCHEMA
+    assert json.loads(path.read_text())["schema"] == schema.VERSION
     assert path.with_suffix(".unreadable").read_text() == newer
     counted(1, "records of a newer schema")
 
@@ -104,7 +188,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 def test_a_folder_that_cannot_be_written_is_a_config_error():
     with (
         pytest.raises(ConfigError, match=r"paths\.results: cannot write to /proc/nowhere"),
-        Store("/proc/nowhere").claim("k"),
+        Store("/proc/nowhere").claim(KEY),
     ):
         pass
 
@@ -115,12 +199,12 @@ def test_a_file_system_without_locks_is_a_config_error(number, tmp_path, monkeyp
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(ConfigError, match="cannot lock a file in"), Store(tmp_path).claim("k"):
+    with pytest.raises(ConfigError, match="cannot lock a file in"), Store(tmp_path).claim(KEY):
         pass
 
 
 def _count_owners(folder, inside, worst):
-    with Store(folder).claim("k"):
+    with Store(folder).claim(KEY):
         with inside.get_lock():
             inside.value += 1
             worst.value = max(worst.value, inside.value)
@@ -147,7 +231,7 @@ FREE_LOCK = "The lock of a process that dies is free at once, and the half-writt
 
 
 def _hold(folder, held):
-    with Store(folder).claim("k"):
+    with Store(folder).claim(KEY):
         held.set()
         time.sleep(60)
 
@@ -161,11 +245,11 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path, counted):
     assert held.wait(30)
     os.kill(process.pid, signal.SIGKILL)
     process.join(30)
-    half = tmp_path / "runs" / ".k.json.abc.tmp"
+    half = tmp_path / "runs" / f".{KEY}.json.abc.tmp"
     half.write_text("{")
     other = half.with_name(".other.json.abc.tmp")
     other.touch()
-    with Store(tmp_path).claim("k"):
+    with Store(tmp_path).claim(KEY):
         assert not half.exists()
         assert other.exists()  # the process that writes this file may be alive
     counted(1, "kills")
@@ -239,7 +323,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path, capsys, counted):
         process.start()
         until = time.monotonic() + draw.uniform(0.02, 0.3)
         while time.monotonic() < until:
-            one = store.read("k")
+            one = store.read(KEY)
             assert one.metrics["final"].get("rows", 0) == len(one.metrics["curve"])
             records, problems = read_records(tmp_path)
             assert (len(records), problems) == (1, [])
@@ -247,8 +331,8 @@ def test_a_reader_never_sees_half_a_record(tmp_path, capsys, counted):
         process.kill()
         process.join(30)
     assert capsys.readouterr().err == ""
-    with store.claim("k"):
-        assert os.listdir(tmp_path / "runs") == ["k.json"]
+    with store.claim(KEY):
+        assert os.listdir(tmp_path / "runs") == [f"{KEY}.json"]
     counted(reads, "reads")
     counted(kills, "kills")
 

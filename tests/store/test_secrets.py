@@ -1,6 +1,7 @@
 """Keys and tokens are in no record, no printed line, no report and no tracked file."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from experiments import redact, runner
 from experiments.cli import script
 from experiments.errors import ConfigError
+from experiments.identity import key_of
 from experiments.store.records import Store
 from experiments.train import trainer
 from scripts import make_report, make_tables
@@ -56,8 +58,10 @@ def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, mon
     values = json.loads(path.read_text())
     assert (record.status, values["status"]) == ("failed", "failed")
     # A record from another machine that holds the secret.
-    other = values | {"key": "0" * 16, "name": f"by {HF_TOKEN}", "error": {"type": "E", "message": message}}
-    (path.parent / f"{'0' * 16}.json").write_text(json.dumps(other))
+    identity = values["identity"] | {"seed": 7}
+    other = values | {"key": key_of(identity), "identity": identity, "cell": values["cell"] | {"seed": 7}}
+    other |= {"name": f"by {HF_TOKEN}", "error": {"type": "E", "message": message}}
+    (path.parent / f"{other['key']}.json").write_text(json.dumps(other))
     (path.parent / "broken.json").write_text(f'{{"schema": "{HF_TOKEN}"}}')
     for writer in (make_report, make_tables):
         assert script.guarded(lambda: writer.main(["--results", str(tmp_path / "results")])) == 0  # noqa: B023
@@ -71,6 +75,30 @@ def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, mon
     assert redact.HIDDEN in values["error"]["message"]
     assert COMMIT in values["error"]["message"]
     assert "failed: RuntimeError: 401 for [secret]" in err
+
+
+@pytest.mark.promise("What a run prints reaches W&B with its secrets hidden.")
+def test_a_secret_that_is_printed_is_in_no_file_of_wandb(tmp_path, counted):
+    """The run prints a secret while W&B listens, and fails with the secret in its error."""
+    probe = (
+        "import sys, run; from experiments.tasks import uuid\n"
+        "def fail(*a):\n"
+        "    print('correct-horse-battery', flush=True)\n"
+        "    raise RuntimeError('401 for correct-horse-battery')\n"
+        "uuid.UuidTask.evaluate = fail; sys.exit(run.main())"
+    )
+    environment = os.environ | {"WANDB_API_KEY": "", "WANDB_MODE": "offline"}
+    environment["MY_" + "SECRET"] = "correct-horse-battery"
+    arguments = ["method=none", "scale=smoke", "hardware=cpu", "logger=wandb", f"paths.results={tmp_path / 'results'}"]
+    environment["HOME"] = str(tmp_path)
+    command = [sys.executable, "-c", probe, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "failed: RuntimeError: 401 for [secret]" in done.stderr
+    files = [p for p in (tmp_path / "results").rglob("*") if p.is_file()]
+    assert any(p.suffix == ".wandb" and b"401 for [secret]" in p.read_bytes() for p in files)
+    assert [p for p in files if b"correct-horse-battery" in p.read_bytes()] == []
+    counted(len(files), "files of W&B and the store")
 
 
 @pytest.mark.promise("Keys and tokens reach no record, no line that is printed, and no report.")

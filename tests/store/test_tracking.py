@@ -11,7 +11,7 @@ from experiments import runner
 from experiments.identity import identity_of
 from experiments.store.records import Record
 from experiments.store.wandb_mirror import grouping
-from experiments.study.cells import tables_of
+from experiments.study.printed import tables_of
 
 from ..conftest import ROOT, compose
 from .wandb_file import messages

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from experiments import runner
+from experiments.cli import summary
 from scripts import make_tables
 
 from ..processes import SMOKE, launch
@@ -25,3 +27,17 @@ def test_from_the_step_to_the_table(tmp_path, counted):
     tables = {p.name: p.read_text() for p in (results / "tables" / "smoke").glob("table2.*")}
     assert "1 diverged" in tables["table2.md"]
     counted(1, "diverged runs")
+
+
+@pytest.mark.promise("A run whose last update diverges fails, and the same command fails again in the same way.")
+def test_the_last_update(smoke, capsys, counted):
+    """No loss follows the last update, so only the final metrics show that the update diverged."""
+    config = smoke("method=lora", "training.steps=1", "training.warmup_steps=0", "training.learning_rate=1e25")
+    for _ in range(2):
+        record = runner.run(config)
+        assert record.status == "failed"
+        assert re.fullmatch(r"diverged at step 1: \w+ is (nan|inf)", record.error["message"])
+        assert record.error["type"] == "FloatingPointError"
+        summary.show(record, config)
+    assert "failed: FloatingPointError" in capsys.readouterr().err
+    counted(2, "diverged runs")

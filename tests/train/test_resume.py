@@ -133,6 +133,22 @@ def test_killed_after_the_last_step(method, at, count, uninterrupted, tmp_path, 
 
 
 @pytest.mark.promise(SAME_BITS)
+def test_failed_after_a_last_step_within_an_epoch(smoke, tmp_path, monkeypatch, counted):
+    """An epoch has two steps and the run has three. transformers would train a fourth step from the last checkpoint."""
+    from experiments import runner
+    from experiments.tasks.uuid import UuidTask
+
+    arguments = ["method=lora", *COMMON[:4], "training.steps=3", "training.warmup_steps=1", "training.log_every=1"]
+    assert runner.run(smoke(*arguments, f"paths.results={tmp_path / 'whole'}")).status == "finished"
+    with monkeypatch.context() as patch:
+        patch.setattr(UuidTask, "evaluate", lambda *_: 1 / 0)
+        assert runner.run(smoke(*arguments)).status == "failed"
+    assert runner.run(smoke(*arguments)).status == "finished"
+    assert outcome(tmp_path / "results") == outcome(tmp_path / "whole")
+    counted(1, "failures")
+
+
+@pytest.mark.promise(SAME_BITS)
 @pytest.mark.parametrize("method", ["mora", "remora", PRETRAINING])
 def test_killed_again_and_again(method, uninterrupted, tmp_path, counted):
     expected, _ = uninterrupted(method)

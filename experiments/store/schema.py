@@ -1,0 +1,176 @@
+"""What the file of a record may hold. Each record is checked when it is read, so its readers rely on all of this.
+
+A record has the sections and the types of `Schema`; its numbers are finite and not too large for sums of squares; its
+texts have no half characters; its key is the hash of its identity, and its cell is that of its identity. A finished run
+has a finite headline and a cost.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .. import tasks
+from ..errors import one_line
+from ..identity import key_of
+
+VERSION = 2
+LARGEST = 1e150  # the square of a larger number may overflow
+DEEPEST = 40  # sections within sections
+
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Numbers = dict[str, Number | None]
+Name = Annotated[str, Field(pattern=r"^[\w-]{1,100}$")]  # a part of the names of files
+Settings = dict[str, Any]
+
+
+class Section(BaseModel):
+    """A part of a record, in which further entries may stand."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Cell(Section):
+    """`record.cell`."""
+
+    method: Name
+    rank: int | None
+    operator: str | None
+    task: Name
+    scale: Name
+    model: str
+    learning_rate: Annotated[Number, Field(gt=0)] | None
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Config(Section):
+    """`record.config`: the sections that are read."""
+
+    method: Settings = {}
+    task: Settings = {}
+    training: Settings = {}
+    hardware: Settings = {}
+
+
+class Identity(Section):
+    """`record.identity`."""
+
+    method: Settings
+    task: Settings
+    training: Settings
+    hardware: Settings
+    scale: str
+    seed: int
+
+
+class Metrics(Section):
+    """`record.metrics`."""
+
+    final: Numbers
+    curve: list[Numbers]
+    spectrum: dict[str, Numbers] = {}
+
+
+class Error(Section):
+    """`record.error`."""
+
+    __pydantic_extra__: dict[str, str]
+    type: str
+    message: str
+
+
+class Schema(BaseModel):
+    """A record of `VERSION`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    version: Annotated[Literal[2], Field(alias="schema")]
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    name: Annotated[str, Field(max_length=1000)]
+    status: Literal["running", "finished", "failed", "interrupted"]
+    cell: Cell
+    config: Config
+    identity: Identity
+    metrics: Metrics
+    cost: Numbers
+    provenance: Settings
+    error: Error | None
+
+
+def checked(text: bytes) -> dict[str, Any]:
+    """The values in the file of a record.
+
+    Raises:
+        ValueError: The file holds no record, or a record of another version. The message is one line.
+    """
+    values = pydantic_core.from_json(text, allow_inf_nan=False)
+    if not isinstance(values, dict):
+        raise ValueError("it holds no JSON object")
+    if (version := values.get("schema")) != VERSION:
+        known = json.dumps(version)[:20] if isinstance(version, int | str) else "none"
+        raise ValueError(f"schema {known}, this version reads {VERSION} (scripts/migrate_records.py migrates 1 to 2)")
+    _check_numbers(values, "record", DEEPEST)
+    try:
+        Schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")) from None
+    _check_curve(values["metrics"]["curve"])
+    _check_identity(values)
+    if values["status"] == "finished":
+        _check_finished(values)
+    return values
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that a record may hold."""
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
+
+
+def _check_numbers(value: dict[str, Any] | list[Any], where: str, depth: int) -> None:
+    if not depth:
+        raise ValueError(f"it has more than {DEEPEST} sections within one another")
+    for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(part, dict | list):
+            _check_numbers(part, name if isinstance(name, str) else where, depth - 1)
+        elif type(part) in (int, float) and not is_number(part):
+            raise ValueError(one_line(f"{name}: a number beyond {LARGEST:g}"))
+
+
+def _check_curve(rows: list[dict[str, Any]]) -> None:
+    steps = [row.get("step") for row in rows]
+    if not all(type(step) is int and step >= 0 for step in steps):
+        raise ValueError("a row of metrics.curve has no step")
+
+
+def _check_identity(values: dict[str, Any]) -> None:
+    """The key is the hash of the identity, and the cell says the same as the identity."""
+    identity, cell = values["identity"], values["cell"]
+    if key_of(identity) != values["key"]:
+        raise ValueError(f"its key {values['key']} is not that of its identity, {key_of(identity)}")
+    said = {
+        "task": identity["task"].get("name"),
+        "method": identity["method"].get("name"),
+        "rank": identity["method"].get("rank"),
+        "learning_rate": identity["training"].get("learning_rate"),
+        "scale": identity["scale"],
+        "seed": identity["seed"],
+    }
+    for name, value in said.items():
+        if value is not None and value != cell[name]:
+            raise ValueError(one_line(f"cell.{name} is {cell[name]!r}, and its identity says {value!r}"))
+    if cell["task"] not in tasks.NAMES:
+        raise ValueError(f"cell.task is {cell['task']!r}; known: {', '.join(tasks.NAMES)}")
+
+
+def _check_finished(values: dict[str, Any]) -> None:
+    final, cost = values["metrics"]["final"], values["cost"]
+    headlines = [name for name in tasks.get(values["cell"]["task"]).headlines if name in final]
+    if any(final[name] is None for name in headlines):
+        raise ValueError(f"its run is finished, and {headlines[0]} is no finite number")
+    for name in ("trainable_parameters", "seconds"):
+        if cost.get(name) is None:
+            raise ValueError(f"its run is finished, and cost.{name} is missing")
