@@ -49,7 +49,7 @@ def training_curves(study: Study, results: Results) -> Figure | None:
     metric = {m.name: m for m in task.metrics}.get(study.curve)
     if metric:
         draw_floor(axes, metric, [curve.filled for curve in drawn])
-    axes.set_title(f"ours, scale {results.scale}: mean, band ± 1 sd")
+    axes.set_title(f"{'ours, ' if study.is_of_paper else ''}scale {results.scale}: mean, band ± 1 sd")
     if not has_runs:
         axes.text(0.5, 0.5, "not run", ha="center", va="center", transform=axes.transAxes)
     for panel in panels:
