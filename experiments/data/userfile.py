@@ -11,7 +11,7 @@ from typing import Any
 from .. import files
 from ..errors import ConfigError
 from ..spec.checks import is_hub_data
-from . import tables
+from . import tabular
 from .prompts import PUBLISHED, Message, pair
 
 TRAIN, HELD_OUT = "task.train_file", "task.heldout_file"
@@ -45,7 +45,7 @@ def read(source: str, setting: str, form: str | None, row_format: str) -> UserDa
     """The rows of a source as conversations, or as texts.
 
     Args:
-        source: A file, or a data set of the hub; see `tables.rows`. A file with another suffix than those of tables
+        source: A file, or a data set of the hub; see `tabular.rows`. A file with another suffix than those of tables
             holds texts with blank lines between them.
         setting: The name of the setting that holds the source, for messages.
         form: `task.prompt`.
@@ -58,7 +58,7 @@ def read(source: str, setting: str, form: str | None, row_format: str) -> UserDa
         return UserData(documents(source, setting), True, 0)
     items: list[Any] = []
     empty = 0
-    for where, row in tables.rows(source, setting):
+    for where, row in tabular.rows(source, setting):
         if row_format == "auto":
             row_format = "text" if _format_of(row, where) == "text" else "any columns of answers"
         try:
@@ -115,7 +115,7 @@ def conversations(source: str, form: str, setting: str = TRAIN) -> list[list[Mes
     Raises:
         ConfigError: The source is empty, or a row has other columns or wrong values.
     """
-    rows = [_conversation(row, where, form) for where, row in tables.rows(source, setting)]
+    rows = [_conversation(row, where, form) for where, row in tabular.rows(source, setting)]
     return _not_empty(rows, source, setting)
 
 
@@ -126,13 +126,13 @@ def documents(source: str, setting: str = TRAIN) -> list[str]:
         ConfigError: The source is empty, or a row has no text.
     """
     if is_hub_data(source) or not _is_plain_text(source):
-        return _not_empty([_text(row, "text", where) for where, row in tables.rows(source, setting)], source, setting)
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(tables.lines(source, setting)))]
+        return _not_empty([_text(row, "text", where) for where, row in tabular.rows(source, setting)], source, setting)
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(tabular.lines(source, setting)))]
     return _not_empty([text for text in paragraphs if text], source, setting)
 
 
 def _is_plain_text(path: str) -> bool:
-    return Path(path).suffix.lower() not in tables.COLUMNS
+    return Path(path).suffix.lower() not in tabular.COLUMNS
 
 
 def _not_empty(rows: list[Any], source: str, setting: str) -> list[Any]:

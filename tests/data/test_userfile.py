@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.data import prompts, tables, userfile
+from experiments.data import prompts, tabular, userfile
 from experiments.errors import ConfigError
 from experiments.train import base_models
 
@@ -146,7 +146,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, end):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "LONGEST", 100)
+    monkeypatch.setattr(tabular, "LONGEST", 100)
     (tmp_path / "wide.txt").write_text("fine\n" + "x" * 101)
     (tmp_path / "utf16.txt").write_text("fine\n", encoding="utf-16")
     for name, message in (
