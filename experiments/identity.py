@@ -21,11 +21,11 @@ from .spec.parse import typed
 from .spec.run_config import Paths, RunConfig
 
 TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny` changes
+FILES = {"train_file", "heldout_file", "benchmark_path"}  # what is in a file counts (`Task.contents`), not its place
 NOT_IN_IDENTITY = {
     # What the file of a method says to the harness or to a reader. A method's further settings act through `peft`.
     "method": {"label", "looks", "rates", "quantizable", "official_dtype", "allowed"},
-    # What is in a file counts (`Task.contents`), not where the file lies.
-    "task": {"train_file", "heldout_file", "benchmark_path", "eval_batch_size"},
+    "task": {*FILES, "eval_batch_size"},
     "training": {"checkpoint_every", "keep_checkpoints"},
     "hardware": {
         *("name", "device", "device_batch_size", "activation_checkpointing", "threads"),
@@ -67,6 +67,8 @@ def makes_another_cell(setting: str) -> bool:
         setting: The name of a setting or of a group of settings, such as `training.steps` or `hardware`.
     """
     section, _, name = setting.lstrip("+~").partition(".")
+    if section == "task" and name in FILES:
+        return True
     # The number format and other settings of the hardware are no part of a cell.
     return section.split("/")[0] not in (*NOT_HASHED, "hardware") and name not in NOT_IN_IDENTITY.get(section, ())
 

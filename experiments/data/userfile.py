@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..spec.checks import is_hub_data
 from ..spec.run_config import TaskSettings
-from . import tables
+from . import tabular
 from .prompts import PUBLISHED, Message, pair
 
 TRAIN, HELD_OUT = "task.train_file", "task.heldout_file"
@@ -47,7 +47,7 @@ def read(source: str, setting: str, form: str | None, row_format: str) -> UserDa
     """The rows of a source as conversations, or as texts.
 
     Args:
-        source: A file, or a data set of the hub; see `tables.rows`. A file with another suffix than those of tables
+        source: A file, or a data set of the hub; see `tabular.rows`. A file with another suffix than those of tables
             holds texts with blank lines between them.
         setting: The name of the setting that holds the source, for messages.
         form: `task.prompt`.
@@ -60,7 +60,7 @@ def read(source: str, setting: str, form: str | None, row_format: str) -> UserDa
         return UserData(documents(source, setting), True, 0)
     items: list[Any] = []
     empty = 0
-    for where, row in tables.rows(source, setting):
+    for where, row in tabular.rows(source, setting):
         if row_format == "auto":
             row_format = "text" if _format_of(row, where) == "text" else "any columns of answers"
         try:
@@ -89,8 +89,8 @@ def checked(source: str, setting: str, form: str | None, row_format: str | None 
     """
     if is_hub_data(source):
         return source
-    digest = tables.short_sum(tables.content(source, setting))
-    with tables.unchanged({source: digest}):
+    digest = tabular.short_sum(tabular.content(source, setting))
+    with tabular.unchanged({source: digest}):
         _check(source, setting, form, row_format, digest)
     return digest
 
@@ -109,7 +109,7 @@ def _check(source: str, setting: str, form: str | None, row_format: str | None, 
 def unchanged(settings: TaskSettings, identity: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Within the block, the files of a run may only be read with the content that the run's identity has."""
     files = ((settings.train_file, "data"), (settings.heldout_file, "heldout"))
-    return tables.unchanged({file: identity[name] for file, name in files if file and not is_hub_data(file)})
+    return tabular.unchanged({file: identity[name] for file, name in files if file and not is_hub_data(file)})
 
 
 def conversations(source: str, form: str, setting: str = TRAIN) -> list[list[Message]]:
@@ -121,7 +121,7 @@ def conversations(source: str, form: str, setting: str = TRAIN) -> list[list[Mes
     Raises:
         ConfigError: The source is empty, or a row has other columns or wrong values.
     """
-    rows = [_conversation(row, where, form) for where, row in tables.rows(source, setting)]
+    rows = [_conversation(row, where, form) for where, row in tabular.rows(source, setting)]
     return _not_empty(rows, source, setting)
 
 
@@ -132,13 +132,13 @@ def documents(source: str, setting: str = TRAIN) -> list[str]:
         ConfigError: The source is empty, or a row has no text.
     """
     if is_hub_data(source) or not _is_plain_text(source):
-        return _not_empty([_text(row, "text", where) for where, row in tables.rows(source, setting)], source, setting)
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(tables.lines(source, setting)))]
+        return _not_empty([_text(row, "text", where) for where, row in tabular.rows(source, setting)], source, setting)
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(tabular.lines(source, setting)))]
     return _not_empty([text for text in paragraphs if text], source, setting)
 
 
 def _is_plain_text(path: str) -> bool:
-    return Path(path).suffix.lower() not in tables.COLUMNS
+    return Path(path).suffix.lower() not in tabular.COLUMNS
 
 
 def _not_empty(rows: list[Any], source: str, setting: str) -> list[Any]:

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import paper
+from .. import paper, tasks
 from ..errors import ConfigError
 from ..identity import RATE, cell_key_of, identity_of, key_of
 from ..paper import Cell
@@ -143,6 +143,7 @@ class Protocols:
             OmegaConf.update(composed, RATE, search[RATE][0])
         try:
             parsed = parse(composed)
+            tasks.of(parsed).check(parsed)
             identity = identity_of(parsed)
             rates = self._candidates(parsed, cell)
         except (ConfigError, OmegaConfBaseException) as error:

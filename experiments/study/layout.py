@@ -49,8 +49,10 @@ class Column:
     @property
     def info(self) -> tasks.Metric:
         """What the task declares about the metric; of a metric that it does not declare, the name."""
-        declared = {metric.name: metric for metric in tasks.get(self.task).metrics}
-        return declared.get(self.metric) or tasks.Metric(self.metric, self.metric, unit="")
+        try:
+            return tasks.metric(self.task, self.metric)
+        except KeyError:
+            return tasks.Metric(self.metric, self.metric, unit="")
 
 
 @dataclass(frozen=True)

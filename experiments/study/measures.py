@@ -48,6 +48,12 @@ def count_of(record: Record, setting: int | str | None) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
+def question_count(record: Record, metric: tasks.Metric) -> int | None:
+    """Over how many questions a metric of a record is a mean: the record's own number, else what the task declares."""
+    own = final(record, f"{metric.name}_questions")
+    return count_of(record, metric.questions) if own is None else int(own)
+
+
 def nearest(record: Record, name: str, fraction: float) -> tuple[int, float] | None:
     """The point of a curve nearest to a fraction of the training; the earlier of two equally near."""
     points, total = curve(record, name), steps(record)

@@ -26,7 +26,7 @@ def known(
     """
     if not metric.has_fixed_questions:
         return interval, ""
-    counts = [measures.count_of(run, metric.questions) for run in runs]
+    counts = [measures.question_count(run, metric) for run in runs]
     numbers = [count for count in counts if count is not None]
     if not numbers or len(numbers) < len(counts):
         return interval, f"it is not known over how many questions {metric.label} is a mean"

@@ -10,6 +10,7 @@ from .. import tasks
 from ..errors import ConfigError
 from ..identity import cell_key_of, flat, key_of
 from ..spec import methods
+from ..spec.run_config import TaskSettings
 from ..store.records import Record
 from .cells import CellSetting
 from .fill import FilledCell, Results
@@ -43,7 +44,8 @@ def _study(key: str, cells: dict[str, list[Record]], results: Results) -> Study 
     first = next(iter(cells.values()))[0]
     task, model = first.cell["task"], first.cell["model"]
     try:
-        metrics = tasks.get(task).metrics
+        settings = TaskSettings.model_construct(**first.config.get("task", {}))
+        metrics = tasks.get(task).metrics_of(settings)
     except ConfigError:
         return None  # the task of the runs is not here any more
     order = sorted(cells, key=lambda cell: (cells[cell][0].cell["method"] != REFERENCE, cells[cell][0].name))

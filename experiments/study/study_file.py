@@ -37,6 +37,7 @@ from ..errors import ConfigError, one_line
 from ..paper import published
 from ..spec import compose, methods, scales
 from ..spec.protocol import rank_number
+from ..spec.run_config import TaskSettings
 from ..tasks import Metric
 from .layout import FIGURES, TRAINING_LOSS, Column, Row, Study, published_in
 
@@ -323,9 +324,19 @@ def _all_metrics(base: Settings) -> tuple[Column, ...]:
     if "task" not in base:
         raise ConfigError(f"base.task is missing; allowed: {', '.join(tasks.NAMES)}")
     task = tasks.get(base["task"])
-    metrics: dict[str, Metric] = {metric.name: metric for metric in task.metrics}
+    given = {n.removeprefix("task."): _value(v) for n, v in base.items() if n.startswith("task.")}
+    settings = TaskSettings.model_construct(name=task.name, **given)
+    metrics: dict[str, Metric] = {metric.name: metric for metric in task.metrics_of(settings)}
     order = list(dict.fromkeys([*task.headlines, *metrics]))
     return tuple(Column(name, metrics[name].label, name, base, ours=True) for name in order)
+
+
+def _value(argument: Any) -> Any:
+    """The value of an argument of run.py, which a command line gives as text: `[gsm8k]` is a list."""
+    try:
+        return yaml.safe_load(argument) if isinstance(argument, str) else argument
+    except yaml.YAMLError:
+        return argument
 
 
 def changed(study: Study, arguments: Settings, name: str = "") -> Study:

@@ -20,7 +20,7 @@ from ..data.rows import Rows, fingerprint
 from ..data.userfile import HELD_OUT, TRAIN
 from ..data.windows import packed
 from ..errors import ConfigError
-from ..measure import benchmarks, generation, scorers
+from ..measure import benchmarks, continuations, scorers
 from ..measure.benchmarks import BenchmarkName, LmEvalBenchmarks
 from ..measure.evaluation import Loss
 from ..spec import ranks, run_config
@@ -28,6 +28,7 @@ from ..spec.run_config import RunConfig
 from .base import Metric, Task, TaskData
 from .finetuning import CURVE_ROWS, GENERAL_PERPLEXITY, PROBE_WINDOW, answer_rows, general_text, text_rows
 
+LOGGED = ("loss", "learning_rate", "grad_norm")  # what the curve of every run holds: no names of benchmarks
 HELDOUT_SHARE = 0.1  # of train_file, where the user gives neither a share nor a file
 
 
@@ -65,7 +66,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Question:
+class HeldOutQuestion:
     """A held-out row whose answer is generated: the token ids before the answer, and the right answer."""
 
     ids: list[int]
@@ -91,7 +92,7 @@ class CustomSet:
     text_bytes: int
     selection: Rows
     general: Rows
-    questions: list[Question]
+    questions: list[HeldOutQuestion]
     end: str
     benchmarks: LmEvalBenchmarks | None
     settings: run_config.TaskSettings
@@ -110,11 +111,13 @@ class CustomTask(Task):
 
     def metrics_of(self, settings: run_config.TaskSettings) -> tuple[Metric, ...]:
         answers = (MATCH,) if settings.match else ()
-        probe = (GENERAL_PERPLEXITY,) if settings.probe_documents else ()
+        probe = () if settings.probe_documents == 0 else (GENERAL_PERPLEXITY,)
         return (*LOSSES, *answers, *map(benchmark_metric, settings.benchmarks or ()), *probe, SELECTION)
 
     def metric(self, name: str) -> Metric:
         declared = {metric.name: metric for metric in self.metrics}
+        if name in LOGGED:
+            raise KeyError(name)
         return declared[name] if name in declared else benchmark_metric(name)
 
     def check(self, config: RunConfig) -> None:
@@ -133,8 +136,8 @@ class CustomTask(Task):
             raise ConfigError("task.match must be null for task.format=text, which has no answers")
         if t.benchmark_path and not t.benchmarks:
             raise ConfigError("task.benchmark_path is given, and task.benchmarks names no task")
-        if taken := {metric.name for metric in self.metrics} & set(t.benchmarks or ()):
-            raise ConfigError(f"task.benchmarks: {sorted(taken)[0]} is the name of a metric of task=custom")
+        if taken := {*LOGGED, *(metric.name for metric in self.metrics)} & set(t.benchmarks or ()):
+            raise ConfigError(f"task.benchmarks: {sorted(taken)[0]} is the name of another number of every run")
 
     def contents(self, config: RunConfig) -> dict[str, str]:
         t = config.task
@@ -223,7 +226,7 @@ class CustomTask(Task):
         if t.match:
             assert t.new_tokens
             ids = [question.ids for question in measured.questions]
-            generated = generation.answers(model, tokenizer, ids, measured.end, t.new_tokens, t.eval_batch_size or 1)
+            generated = continuations.answers(model, tokenizer, ids, measured.end, t.new_tokens, t.eval_batch_size or 1)
             pairs = zip(generated, measured.questions, strict=True)
             right = [scorers.answer_matches(t.match, text, question.answer) for text, question in pairs]
             metrics |= {"answer_match": 100 * sum(right) / len(right), "answer_match_questions": len(right)}
@@ -353,14 +356,14 @@ def without_repetitions(rows: Split, measured: Sequence[str], t: run_config.Task
 
 def questions_of(
     conversations: Sequence[Any], prompt: prompts.Prompt, tokenizer: Any, t: run_config.TaskSettings
-) -> list[Question]:
+) -> list[HeldOutQuestion]:
     """The held-out rows whose last answer is generated: as many as `task.questions` says.
 
     Raises:
         ConfigError: There is no question, or a right answer has no number for `task.match=number`.
     """
     assert t.max_length
-    questions: list[Question] = []
+    questions: list[HeldOutQuestion] = []
     for messages in conversations:
         if len(questions) == t.questions:
             break
@@ -369,7 +372,7 @@ def questions_of(
         question = replace(transcript, text=transcript.text[:first], spans=())
         ids, _ = prompts.encode(question, tokenizer, t.max_length + 1)
         if len(ids) <= t.max_length:
-            questions.append(Question(ids, transcript.text[first:last]))
+            questions.append(HeldOutQuestion(ids, transcript.text[first:last]))
     if not questions:
         raise ConfigError(
             "task.match: no held-out answer is generated; task.questions must be at least 1, or null for all"

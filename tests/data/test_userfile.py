@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.data import prompts, tables, userfile
+from experiments.data import prompts, tabular, userfile
 from experiments.errors import ConfigError
 from experiments.train import base_models
 
@@ -146,7 +146,7 @@ def test_a_file_that_is_swapped_before_the_training_is_refused(smoke, tmp_path, 
 def test_only_the_bytes_of_the_hash_are_read(tmp_path):
     path = write(tmp_path / "rows.jsonl", GOOD)
     digest = userfile.checked(path, userfile.TRAIN, "alpaca")
-    with tables.unchanged({path: digest}):
+    with tabular.unchanged({path: digest}):
         assert len(userfile.conversations(path, "alpaca")) == 1
         write(tmp_path / "rows.jsonl", GOOD, GOOD)
         with pytest.raises(ConfigError, match="give the command again"):
@@ -184,7 +184,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, end):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "LONGEST", 100)
+    monkeypatch.setattr(tabular, "LONGEST", 100)
     (tmp_path / "wide.txt").write_text("fine\n" + "x" * 101)
     (tmp_path / "utf16.txt").write_text("fine\n", encoding="utf-16")
     for name, message in (

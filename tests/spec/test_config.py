@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from experiments.errors import ConfigError
-from experiments.identity import identity_of, key_of, name_of
+from experiments.identity import identity_of, key_of, makes_another_cell, name_of
 from experiments.spec import hardware
 from experiments.spec.compose import composition
 from experiments.spec.parse import parse
@@ -328,3 +328,9 @@ def test_the_model_the_data_and_the_quantization_stay_in_a_long_name():
     name = name_of(config)
     assert "-model=a--b-quantization=nf4-" in name
     assert re.search(r"-and-3-more-[0-9a-f]{6}-", name)
+
+
+@pytest.mark.parametrize("setting", ["task.train_file", "task.heldout_file", "task.benchmark_path", "task.questions"])
+def test_the_files_of_a_user_make_another_cell(setting):
+    assert makes_another_cell(setting)
+    assert not makes_another_cell("task.eval_batch_size")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from experiments import tasks
 from experiments.paper import Cell
 from experiments.study import measures
 
@@ -86,3 +87,11 @@ def test_spectrum_ignores_what_it_does_not_know(run):
     run.metrics["spectrum"] = {"q_proj": {"above": 4.0}, "k_proj": {"above": 2.0}, "v_proj": "odd", "o_proj": {}}
     assert measures.spectrum(run) == {"q_proj": 4.0, "k_proj": 2.0}
     assert measures.large_singular_values(run) == 3.0
+
+
+def test_a_record_knows_how_many_questions_it_asked(run):
+    metric = tasks.get("custom").metric("gsm8k")
+    run.config["task"] = {"benchmark_limit": 200}
+    assert measures.question_count(run, metric) == 200
+    run.metrics["final"]["gsm8k_questions"] = 150
+    assert measures.question_count(run, metric) == 150

@@ -165,3 +165,18 @@ def test_a_users_folder_may_hold_studies(tmp_path, monkeypatch):
 def test_an_argument_reads_back_as_its_value(value):
     (back,) = settings([argument("x", value)]).values()
     assert (back, type(back)) == (value, type(value))
+
+
+@pytest.mark.parametrize("named", ["[gsm8k, 'wikitext:word_perplexity']", ["gsm8k", "wikitext:word_perplexity"]])
+def test_a_study_of_ones_own_data_has_the_columns_of_its_benchmarks(named):
+    base = {"task": "custom", "scale": "smoke", "task.train_file": "a.jsonl", "task.benchmarks": named}
+    made = study(base=base, columns=[])
+    assert [column.name for column in made.columns] == [
+        *("heldout_loss", "heldout_bits_per_byte", "heldout_perplexity", "gsm8k", "wikitext:word_perplexity"),
+        *("general_perplexity", "selection_loss"),
+    ]
+    assert not made.columns[4].info.higher_is_better
+    (column,) = study(base=base, columns=["gsm8k"]).columns
+    assert (column.label, column.info.unit) == ("gsm8k", "%")
+    (loss,) = study(base=base, columns=["loss"]).columns
+    assert loss.info.unit == ""

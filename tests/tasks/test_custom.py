@@ -14,7 +14,7 @@ from experiments.errors import ConfigError
 from experiments.identity import identity_of, key_of
 from experiments.measure import benchmarks
 from experiments.store.folder import read_records
-from experiments.store.records import Store
+from experiments.store.records import CELL_FIELDS, Record, Store
 from experiments.tasks import custom
 from experiments.tasks.base import Metric
 from experiments.train import base_models, scratch
@@ -246,12 +246,15 @@ def call(*arguments):
     return script.guarded(lambda: evaluate.main(list(arguments)))
 
 
-def test_scores_are_added_only_under_names_of_their_own(copied, own_tasks, capsys):
-    results, key = copied
-    path = results / "runs" / f"{key}.json"
+def test_scores_are_added_only_under_names_of_their_own(own_tasks, tmp_path, capsys):
+    cell = dict.fromkeys(CELL_FIELDS) | {"task": "uuid", "seed": 0}
+    measured = {"final": {"key_loss": 1.0}, "curve": []}
+    path = Store(tmp_path).write(Record("0" * 16, "a run", "finished", cell, {}, {}, measured))
     (own_tasks / "adds.yaml").write_text(ADDS.replace("task: adds", "task: key_loss"))
     assert call(str(path), "--benchmarks", "key_loss", "--benchmark-path", str(own_tasks), "--add") == 2
     assert "the record holds key_loss already" in capsys.readouterr().err
+    assert call(str(path), "--benchmarks", "char_accuracy", "--add") == 2
+    assert "char_accuracy is the name of a metric that task=uuid measures in its own way" in capsys.readouterr().err
     for arguments, message in (
         (("--add",), "--add needs --benchmarks"),
         (("--limit", "0", "--benchmarks", "a"), "argument --limit: invalid positive value: '0'"),
@@ -261,8 +264,8 @@ def test_scores_are_added_only_under_names_of_their_own(copied, own_tasks, capsy
         err = capsys.readouterr().err
         assert message in err
         assert err.count("\n") == 1
-    shutil.copy(path, results / "record.json")
-    assert call(str(results / "record.json")) == 2
+    shutil.copy(path, tmp_path / "record.json")
+    assert call(str(tmp_path / "record.json")) == 2
     assert "is not in a folder runs/ of a results folder" in capsys.readouterr().err
 
 
@@ -343,7 +346,7 @@ def test_the_keys_of_the_committed_records_are_those_of_their_settings(monkeypat
         (["task.heldout_share=0.96"], "task.heldout_share and task.selection_share must be less than 1 together"),
         (["task.match=exact", "task.format=text"], "task.match must be null for task.format=text"),
         (["task.benchmark_path=."], "task.benchmark_path is given, and task.benchmarks names no task"),
-        (["task.benchmarks=[heldout_loss]"], "task.benchmarks: heldout_loss is the name of a metric of task=custom"),
+        (["task.benchmarks=[heldout_loss]"], "task.benchmarks: heldout_loss is the name of another number"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_a_file_is_read(own, overrides, message, monkeypatch):
@@ -432,8 +435,9 @@ def test_the_name_of_a_benchmark_says_the_unit_and_the_direction():
     assert (perplexity.unit, perplexity.higher_is_better) == ("", False)
     assert task.metric("arc_easy:acc_norm").unit == "%"
     assert task.metric("heldout_loss") in task.metrics
-    with pytest.raises(KeyError):
-        task.metric("a:b:c:d")
+    for other in ("a:b:c:d", "loss"):
+        with pytest.raises(KeyError):
+            task.metric(other)
 
 
 @pytest.mark.parametrize("task", ["instruct", "biomed", "pretrain"])

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.data import tables, userfile
+from experiments.data import tabular, userfile
 from experiments.errors import ConfigError
 
 ROWS = [
@@ -50,7 +50,7 @@ FILES = {
 def test_a_text_is_read_as_it_is_from_every_format(tmp_path, name):
     """A date, a number with zeros in front, and `NA` stay texts."""
     FILES[name](tmp_path / name)
-    assert [row for _, row in tables.rows(str(tmp_path / name), userfile.TRAIN)] == ROWS
+    assert [row for _, row in tabular.rows(str(tmp_path / name), userfile.TRAIN)] == ROWS
 
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -155,8 +155,8 @@ def test_the_rows_of_a_data_set_are_those_of_its_split(tmp_path, monkeypatch):
     for split in ("train", "test"):
         (folder / f"{split}.jsonl").write_text(json.dumps({"prompt": split, "completion": "a"}))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tables, "is_hub_data", lambda source: True)
+    monkeypatch.setattr(tabular, "is_hub_data", lambda source: True)
     for source, split in (("owner/name", "train"), ("owner/name::test", "test")):
-        (where, row) = next(tables.rows(source, userfile.HELD_OUT))
+        (where, row) = next(tabular.rows(source, userfile.HELD_OUT))
         assert row == {"prompt": split, "completion": "a"}
         assert where == f"task.heldout_file: {source}, row 1"
