@@ -207,7 +207,7 @@ def _checked(settings: str, composed: DictConfig, elsewhere: bool) -> SweepCell:
     try:
         config = configuration(composed, elsewhere=elsewhere)
         cell.results = Path(config.paths.results)
-        tasks.of(config)
+        tasks.of(config).check(config)
         if not config.dry_run:
             cell.key = key_of(identity_of(config))
             record = _record(cell)
