@@ -34,6 +34,7 @@ NOT_IN_IDENTITY = {
 }
 NOT_HASHED = ("logger", "paths", "hydra")  # sections of a configuration that are no part of an identity
 LONGEST_NAME = 4  # differences from the default that a name spells out
+FIRST = ("model", "data", "heldout", "quantization")  # of these differences, what a reader looks for first
 
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
@@ -152,12 +153,12 @@ def name_of(config: RunConfig, identity: dict[str, Any] | None = None) -> str:
     m, rate = config.method, config.training.learning_rate
     parts = [config.task.name, config.scale, m.name, *([f"r{m.rank}"] if m.rank else [])]
     unlike = {n: v for n, (v, _) in differences(identity, _default(config)).items() if n not in ("seed", RATE)}
-    # A long name leaves settings out, and these three are what a reader looks for first.
-    shown = {n: unlike[n] for n in ("model", "data", "quantization") if n in unlike} | unlike
+    shown = {n: unlike[n] for n in FIRST if n in unlike} | unlike
     if str(shown.get("model", "")).startswith("folder-"):
         shown["model"] = f"{Path(config.model).resolve().name}-{shown['model'][7:15]}"
-    if "data" in shown and config.task.train_file:
-        shown["data"] = f"{Path(config.task.train_file).stem}-{shown['data'][:8]}"
+    for name, path in (("data", config.task.train_file), ("heldout", config.task.heldout_file)):
+        if path and re.fullmatch("[0-9a-f]{16}", str(shown.get(name))):  # a file; a data set of the hub is its name
+            shown[name] = f"{Path(path).stem}-{shown[name][:8]}"
     # A setting of the method's file and what it becomes in `peft` are one difference.
     words = list(dict.fromkeys(f"{_plain(name, identity, unlike)}={_word(value)}" for name, value in shown.items()))
     if len(words) > LONGEST_NAME:

@@ -36,7 +36,7 @@ HEADER = ("cell", "state", "result", "training")
 
 
 @dataclass
-class Cell:
+class SweepCell:
     """One cell of a sweep.
 
     Attributes:
@@ -58,7 +58,7 @@ class Sweep:
     """The cells of a command line. A command line without a sweep has no cells here, and nothing is printed."""
 
     def __init__(self) -> None:
-        self.cells: list[Cell] = []
+        self.cells: list[SweepCell] = []
         self.codes: list[int] = []  # of the cells that have ended in this process
         self.seconds: list[float] = []  # of the cells that ran in this process
 
@@ -92,7 +92,7 @@ class Sweep:
         elsewhere = "slurm" in str(sweeper.config.hydra.launcher.get("_target_")).lower()
         cells = [list(arguments) for batch in sweeper.overrides for arguments in batch]
         shared = set(cells[0]).intersection(*cells) if len(cells) > 1 else set()
-        refused = False
+        refused, before = False, HydraConfig.instance().cfg
         for i, arguments in enumerate(cells):
             settings = " ".join(argument for argument in arguments if argument not in shared)[:LONGEST]
             try:
@@ -102,6 +102,7 @@ class Sweep:
                 which = f"cell {i + 1} of {len(cells)} ({settings}): " if len(cells) > 1 else ""
                 if ranks.first():
                     print(f"error: {one_line(which + overrides.explain(error, arguments))}", file=sys.stderr)
+        HydraConfig.instance().cfg = before
         if refused:
             self.cells = []
             raise SystemExit(2)
@@ -186,7 +187,7 @@ def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig
 
 
 def _composed(sweeper: Any, arguments: list[str], number: int) -> DictConfig:
-    """What Hydra will compose for a cell. Afterwards `HydraConfig` is that of the cell, as when the cell runs."""
+    """What Hydra will compose for a cell. Afterwards `HydraConfig` is the cell's, as it will be when the cell runs."""
     composed: DictConfig = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, arguments)
     with read_write(composed), open_dict(composed):
         composed.hydra.job.num = composed.hydra.job.id = number
@@ -196,13 +197,13 @@ def _composed(sweeper: Any, arguments: list[str], number: int) -> DictConfig:
     return composed
 
 
-def _checked(settings: str, composed: DictConfig, elsewhere: bool) -> Cell:
+def _checked(settings: str, composed: DictConfig, elsewhere: bool) -> SweepCell:
     """The cell of a composed configuration.
 
     Raises:
         ConfigError, OmegaConfBaseException, OSError: Something in the configuration is wrong.
     """
-    cell = Cell(settings, Path("results"))
+    cell = SweepCell(settings, Path("results"))
     try:
         config = configuration(composed, elsewhere=elsewhere)
         cell.results = Path(config.paths.results)
@@ -218,13 +219,13 @@ def _checked(settings: str, composed: DictConfig, elsewhere: bool) -> Cell:
     return cell
 
 
-def _record(cell: Cell) -> Record | None:
+def _record(cell: SweepCell) -> Record | None:
     with contextlib.suppress(OSError):  # the cell itself says that its record cannot be read
         return Store(cell.results).read(cell.key, quietly=True) if cell.key else None
     return None
 
 
-def _state(cell: Cell) -> str:
+def _state(cell: SweepCell) -> str:
     if record := _record(cell):
         return record.status
     return {None: "not run", 0: "finished", 1: "failed", 2: "refused"}.get(cell.code, "failed")

@@ -25,10 +25,10 @@ from ..processes import SMOKE, begin, half_written
 LIMIT = 240
 
 
-def shown(results) -> str:
+def shown(results, *arguments: str) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        assert status.main(["--results", str(results), "--watch"]) == 0  # without a terminal it prints once
+        assert status.main(["--results", str(results), "--watch", *arguments]) == 0  # no terminal: it prints once
     return out.getvalue()
 
 
@@ -96,6 +96,19 @@ def test_the_page_names_reasons_files_results_and_what_is_missing(folder):
     assert "run-good1 " not in text  # only the last ten
     assert "... and 2 more" in text
     assert "warning: broken.json is not a readable record" in text
+
+
+def test_the_page_shows_what_a_study_lacks(tmp_path):
+    (tmp_path / "runs").mkdir()
+    cell = "LoRA, r = 8, learning rate 0.003, seed 0"
+    before = shown(tmp_path, "--table", "2", "--scale", "smoke")
+    count = int(re.search(r"(\d+) missing\n", before)[1])
+    key = line_of(before, cell).split()[-1]
+    write(Store(tmp_path), key, "failed", error={"type": "ValueError", "message": "a fault"})
+    after = shown(tmp_path, "--study", "table2", "--scale", "smoke")
+    assert f"1 failed, 0 interrupted, 0 finished, {count - 1} missing\n" in after
+    assert key in before
+    assert key not in after.partition("missing\n")[2].replace(line_of(after, f"run-{key}"), "")
 
 
 def test_a_task_that_is_not_here_has_no_result(folder):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import runner
-from experiments.cli.sweep import Cell, Sweep, announcement
+from experiments.cli.sweep import Sweep, SweepCell, announcement
 from experiments.errors import ConfigError
 
 from ..conftest import ROOT
@@ -154,7 +154,7 @@ def test_a_fault_in_the_check_is_left_to_the_cell(sweep, monkeypatch, tmp_path):
 def test_the_time_left_is_that_of_the_cells_that_were_not_finished_before():
     sweep = Sweep()
     assert sweep.left(0) is None
-    sweep.cells = [Cell("", Path(), finished=i in (1, 4)) for i in range(5)]
+    sweep.cells = [SweepCell("", Path(), finished=i in (1, 4)) for i in range(5)]
     assert sweep.left(0) is None
     sweep.seconds = [10.0, 20.0]
     assert sweep.left(2) == 30.0
