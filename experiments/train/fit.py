@@ -23,16 +23,17 @@ def model(config: RunConfig) -> Shape:
 
     Raises:
         ConfigError: transformers cannot build the model, a target is no layer of the model, the rank is too large for
-            a layer, or a row may be longer than the model's longest sequence.
+            a layer, or a sequence of the task may be longer than the model's longest sequence.
     """
     shape = skeletons.shape_of(config.model, config.paths.cache_folder)
     checks.adapters(config, shape)
-    tokens = tasks.of(config).row_tokens(config)
+    tokens, length = tasks.of(config).sequence_tokens(config), config.task.max_length
     if shape.positions is not None and tokens > shape.positions:
-        allowed = f"task.max_length up to {shape.positions}" if config.task.max_length else "another model"
+        room = shape.positions - (tokens - length) if length else 0
         raise ConfigError(
-            f"model {config.model} takes sequences of at most {shape.positions:,} tokens, and rows of "
-            f"task={config.task.name} have up to {tokens:,}; allowed: {allowed}"
+            f"model {config.model} takes sequences of at most {shape.positions:,} tokens, and task={config.task.name} "
+            f"has sequences of up to {tokens:,}; allowed: "
+            + (f"task.max_length up to {room}" if room > 0 else "a model that takes so many")
         )
     return shape
 
