@@ -107,14 +107,14 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
     tables = tables_of(record.identity) if config.logger.name == "wandb" else ()
     with Recording(config, record, store, tables) as recording:
         placement = prepare_device(config)
-        fit.model(config)
+        shape = fit.model(config)
         dtype = base_dtype(config, placement)
         with ranks.one_first(), userfile.unchanged(config.task, record.identity):
             network, tokenizer, revision = base_models.of_run(config, dtype, placement.device)
-            fit.tokenizer(config, tokenizer, network)
             same_model(config, record, revision)
+            fit.tokenizer(config, tokenizer, shape)
             prepared = task.prepare(config, tokenizer)
-            fit.data(config, prepared, tokenizer, network)
+            fit.data(config, prepared, tokenizer, shape)
         set_seed(config.seed)  # adapters may start at random
         adapted = adapt.adapt(network, config)
         model = adapted.model

@@ -167,8 +167,8 @@ def step(network: nn.Module, placement: Placement, rows: int, length: int) -> St
     if skeletons.stacked_weights(network):
         raise UntracedError("how many tokens each expert gets depends on the contents")
     alike = groups(blocks(network))
-    inputs = rows * length * base_of(network).config.get_text_config().hidden_size * placement.dtype.itemsize
     try:
+        inputs = rows * length * base_of(network).config.get_text_config().hidden_size * placement.dtype.itemsize
         with skeletons.silent():
             one = demand(0)
             layers = {first: demand(0, first).plus(-1, one) for first in alike}

@@ -29,11 +29,18 @@ def shape_of(model: str, cache: Path) -> Shape:
         cache: The folder in which the shapes of folders are kept.
 
     Raises:
-        ConfigError: transformers cannot build the model.
+        ConfigError: transformers cannot build the model, or the model has no embedding of tokens.
     """
     shape = shapes.at_hand(model, cache)
     if shape is None:
-        shape = of_network(built(model))
+        network = built(model)
+        try:
+            shape = of_network(network)
+        except (AttributeError, NotImplementedError) as error:
+            raise ConfigError(
+                f"model {model} is no language model that can be adapted: {one_line(str(error))}; "
+                "allowed: models with an embedding of tokens"
+            ) from error
         shapes.keep(shape, model, cache)
     return shape
 
@@ -63,12 +70,13 @@ def built(model: str) -> Any:
 
 def of_network(network: Any) -> Shape:
     """The shape of a model on the meta device without adapters. Its weights become fake tensors of torch."""
-    config = network.config.get_text_config()
+    config, embedding = network.config.get_text_config(), network.get_input_embeddings().weight
     linears, head = linear_layers(network)
+    positions = getattr(config, "max_position_embeddings", None)
     return Shape(
-        hidden=config.hidden_size,
-        vocabulary=len(network.get_input_embeddings().weight),
-        positions=getattr(config, "max_position_embeddings", None),
+        hidden=getattr(config, "hidden_size", embedding.shape[1]),
+        vocabulary=len(embedding),
+        positions=positions if isinstance(positions, int) and positions > 0 else None,
         parameters=sum(p.numel() for p in network.parameters()),
         linears=linears,
         head=head,

@@ -129,6 +129,10 @@ class Task(ABC):
         assert config.task.max_length
         return config.task.max_length
 
+    def sequence_tokens(self, config: RunConfig) -> int:
+        """Tokens of the longest sequence that the model sees, at most: a row, or a prompt with its generated answer."""
+        return self.row_tokens(config)
+
     def ratios(self, config: RunConfig, parameters: int) -> dict[str, float]:
         """Ratios of a run that only the task knows, by name: a smaller scale keeps those of the paper.
 

@@ -148,6 +148,10 @@ class CustomTask(Task):
             hashes["benchmarks"] = benchmarks.folder_fingerprint(t.benchmark_path)
         return hashes
 
+    def sequence_tokens(self, config: RunConfig) -> int:
+        generated = config.task.new_tokens if config.task.match else None
+        return self.row_tokens(config) + (generated or 0)
+
     def prepare(self, config: RunConfig, tokenizer: Any) -> TaskData:
         self.check(config)
         t, cache = config.task, config.paths.cache_folder

@@ -23,21 +23,22 @@ def model(config: RunConfig) -> Shape:
 
     Raises:
         ConfigError: transformers cannot build the model, a target is no layer of the model, the rank is too large for
-            a layer, or a row may be longer than the model's longest sequence.
+            a layer, or a sequence of the task may be longer than the model's longest sequence.
     """
     shape = skeletons.shape_of(config.model, config.paths.cache_folder)
     checks.adapters(config, shape)
-    tokens = tasks.of(config).row_tokens(config)
+    tokens, length = tasks.of(config).sequence_tokens(config), config.task.max_length
     if shape.positions is not None and tokens > shape.positions:
-        allowed = f"task.max_length up to {shape.positions}" if config.task.max_length else "another model"
+        room = shape.positions - (tokens - length) if length else 0
         raise ConfigError(
-            f"model {config.model} takes sequences of at most {shape.positions:,} tokens, and rows of "
-            f"task={config.task.name} have up to {tokens:,}; allowed: {allowed}"
+            f"model {config.model} takes sequences of at most {shape.positions:,} tokens, and task={config.task.name} "
+            f"has sequences of up to {tokens:,}; allowed: "
+            + (f"task.max_length up to {room}" if room > 0 else "a model that takes so many")
         )
     return shape
 
 
-def tokenizer(config: RunConfig, tokenizer: Any, network: Any) -> None:
+def tokenizer(config: RunConfig, tokenizer: Any, shape: Shape) -> None:
     """Check that each token that a text can have has a row in the embedding.
 
     Special tokens that stand in no ordinary text are not looked at: models such as Gemma 3 have such a token without a
@@ -49,30 +50,28 @@ def tokenizer(config: RunConfig, tokenizer: Any, network: Any) -> None:
     added = tokenizer.added_tokens_decoder
     ids = {i for i in tokenizer.get_vocab().values() if not (i in added and added[i].special)}
     named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
-    _has_rows(max(ids | {i for i in named if i is not None}), config, tokenizer, network)
+    _has_rows(max(ids | {i for i in named if i is not None}), config, tokenizer, shape)
 
 
-def data(config: RunConfig, prepared: TaskData, tokenizer: Any, network: Any) -> None:
+def data(config: RunConfig, prepared: TaskData, tokenizer: Any, shape: Shape) -> None:
     """Check the rows that train and that are measured. Streamed rows are not looked at.
 
     Raises:
         ConfigError: A token has no row in the embedding, or a row is longer than the model's longest sequence.
     """
-    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     for largest, longest in _extremes(prepared):
-        _has_rows(largest, config, tokenizer, network)
-        if positions is not None and longest > positions:
+        _has_rows(largest, config, tokenizer, shape)
+        if shape.positions is not None and longest > shape.positions:
             raise ConfigError(
-                f"model {config.model} takes sequences of at most {positions:,} tokens, and a row of "
+                f"model {config.model} takes sequences of at most {shape.positions:,} tokens, and a row of "
                 f"task={config.task.name} has {longest:,}; allowed: a model that takes so many"
             )
 
 
-def _has_rows(largest: int, config: RunConfig, tokenizer: Any, network: Any) -> None:
-    rows = len(network.get_input_embeddings().weight)
-    if largest >= rows:
+def _has_rows(largest: int, config: RunConfig, tokenizer: Any, shape: Shape) -> None:
+    if largest >= shape.vocabulary:
         raise ConfigError(
-            f"model {config.model}: the embedding has {rows:,} rows, and the tokenizer gives "
+            f"model {config.model}: the embedding has {shape.vocabulary:,} rows, and the tokenizer gives "
             f"{tokenizer.convert_ids_to_tokens(largest)!r} the id {largest:,}; "
             "allowed: the tokenizer that belongs to the model, or a model with a row for each token"
         )
