@@ -164,7 +164,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         ConfigError: The file holds another JSON value than an object.
     """
     path = folder / "adapter_config.json"
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no settings")
     return values

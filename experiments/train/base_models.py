@@ -158,7 +158,9 @@ def _convert_smollm2(cache: Path, folder: Path) -> None:
     with files.new_folder(folder) as temporary:
         rebuilt.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        (temporary / "origin.json").write_text(json.dumps({"from": gguf.name, "weights": "dequantised from Q4_1"}))
+        (temporary / "origin.json").write_text(
+            json.dumps({"from": gguf.name, "weights": "dequantised from Q4_1"}), encoding="utf-8"
+        )
 
 
 def base_folder(cache: Path) -> Path:
@@ -175,7 +177,7 @@ def pretrained_base(cache: Path) -> Path:
     folder = base_folder(cache)
     if not (folder / "origin.json").is_file():
         raise ConfigError(f"model={BASE} is pretrained once on each machine: run `make base` first ({folder})")
-    expected = json.loads((folder / "origin.json").read_text())["sha256"]
+    expected = json.loads((folder / "origin.json").read_text(encoding="utf-8"))["sha256"]
     if files.sha256(folder / WEIGHTS) != expected:
         raise ConfigError(f"model={BASE}: {folder / WEIGHTS} is damaged: remove the folder, and run `make base` again")
     return folder
