@@ -24,7 +24,7 @@ from experiments.spec import ranks
 from experiments.spec.compose import CONF
 
 
-@redact.streams()
+@redact.streams(best_effort=True)
 def main() -> int:
     """Compose the configuration of each cell and run the cell. Gives the exit code."""
     sweep = Sweep()

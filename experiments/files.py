@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 
+UMASK = os.umask(0o022)  # the system tells the mask only when it is set
+os.umask(UMASK)
+
+
 def lock(path: Path) -> BaseFileLock:
     """A lock between processes, held on the file `path`. The system frees it when its process dies.
 
@@ -48,7 +52,7 @@ def new_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         flush(temporary)
-        temporary.chmod(0o644)  # mkstemp lets the owner alone read the file
+        temporary.chmod(0o666 & ~UMASK)  # mkstemp lets the owner alone read the file
         os.replace(temporary, path)
         flush(path.parent)
     finally:

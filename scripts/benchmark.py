@@ -73,7 +73,7 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: The file holds something else.
     """
     try:
-        measurements: dict[str, Any] = json.loads(path.read_text())
+        measurements: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if measurements["schema"] != SCHEMA or not isinstance(measurements["parts"], dict):
             raise ValueError(f"schema {measurements['schema']}, this version reads {SCHEMA}")
     except FileNotFoundError:

@@ -98,7 +98,7 @@ def comparison(model: str, name: str, checkpointing: bool) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", model, name, str(int(checkpointing))]
     # malloc puts each tensor in its own pages and returns the pages, so the measurement holds live tensors only.
     pages = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=pages)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=pages, encoding="utf-8")
     real = json.loads(done.stdout.splitlines()[-1])
     return {
         "saved": step.plain.saved,

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from ..errors import JobFailedError, exit_code, one_line
 from ..identity import identity_of, key_of
-from ..spec import compose, ranks
+from ..spec import compose, ranks, signals
 from ..spec.run_config import RunConfig
 from ..store import failures, provenance
 from ..store.records import Store
@@ -43,7 +43,7 @@ def prepare_environment() -> None:
     # A job on a cluster imports this project from any folder.
     project = str(compose.CONF.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([project, *filter(None, [os.environ.get("PYTHONPATH")])])
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for stop in signals.handled():
         signal.signal(stop, signal.default_int_handler)
 
 
@@ -60,7 +60,7 @@ def run_cells(job: Callable[[], None], sweep: Sweep) -> int:
             job()
     except KeyboardInterrupt:
         if ranks.first():
-            print("interrupted: the last checkpoint is kept; the same command continues from it", file=sys.stderr)
+            print("interrupted: the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return 130
     except JobFailedError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -182,13 +182,16 @@ def check_overrides(arguments: list[str]) -> None:
 def guarded(main: Callable[[], int]) -> int:
     """Run a script's main function. A user's mistake ends in one line and exit code 2, a full disk in exit code 1."""
     try:
-        return main()
+        code = main()
+        sys.stdout.flush()
+        return code
     except (ConfigError, ResultsError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {overrides.explain(error, [])}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
+        where = error.filename or "cannot write"  # a failed write to a stream or an open file names no file
+        print(f"error: {one_line(f'{where}: {error.strerror}')}", file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

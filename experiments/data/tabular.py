@@ -109,6 +109,14 @@ def lines(path: str, setting: str) -> list[str]:
     return text
 
 
+def is_json_object(line: str) -> bool:
+    """Whether a line is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _json_lines(path: str, setting: str, text: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(text, 1):
         where = f"{setting}: {path}, line {number}"

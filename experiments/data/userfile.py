@@ -129,11 +129,17 @@ def documents(source: str, setting: str = TRAIN) -> list[str]:
     """The documents of a text file, with blank lines between them, or of a source with a column `text`.
 
     Raises:
-        ConfigError: The source is empty, or a row has no text.
+        ConfigError: The source is empty, or a row has no text; or a file of JSON lines has the name of a text file.
     """
     if is_hub_data(source) or not _is_plain_text(source):
         return _not_empty([_text(row, "text", where) for where, row in tabular.rows(source, setting)], source, setting)
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(tabular.lines(source, setting)))]
+    lines = tabular.lines(source, setting)
+    if tabular.is_json_object(next((line for line in lines if line.strip()), "")):
+        raise ConfigError(
+            f"{setting}: {source} holds JSON, and its name is that of a text; allowed for JSON lines: "
+            f"{', '.join(tabular.JSON_LINES)}"
+        )
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(lines))]
     return _not_empty([text for text in paragraphs if text], source, setting)
 
 

@@ -68,7 +68,9 @@ def generate(cache: Path, each: int) -> list[tuple[str, Problem]]:
     code = json.dumps([_checked(path) for path in fetch("gsm-symbolic", cache).values()])
     command = [sys.executable, "-I", "-c", _CHILD, str(each)]
     environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    child = subprocess.run(command, input=code, capture_output=True, text=True, check=True, env=environment)
+    child = subprocess.run(
+        command, input=code, capture_output=True, text=True, check=True, env=environment, encoding="utf-8"
+    )
     problems = []
     for line in child.stdout.splitlines():
         template, question, steps, answer = json.loads(line)

@@ -103,16 +103,17 @@ class LmEvalBenchmarks:
             raise ConfigError("task.benchmark_template must be false: the model has no chat template")
 
     def scores(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, float]:
-        """The score of each name, `<name>_questions`, and each further number of lm-eval under its whole name."""
+        """The score of each name, `<name>_questions`, further numbers under their whole names, `<task>_cut`."""
         self.check(tokenizer)
-        from .evaluation import as_lm, evaluation_mode, quiet
+        from .evaluation import as_lm, cut_questions, evaluation_mode, quiet
 
         with evaluation_mode(model), quiet():
             from lm_eval import simple_evaluate
             from lm_eval.tasks import TaskManager
 
+            lm = as_lm(model, tokenizer, batch_size, template=self.template)
             output = simple_evaluate(
-                model=as_lm(model, tokenizer, batch_size, template=self.template),
+                model=lm,
                 tasks=self.tasks,
                 task_manager=TaskManager(include_defaults=False),
                 num_fewshot=self.shots,
@@ -122,7 +123,8 @@ class LmEvalBenchmarks:
                 log_samples=False,
             )
         # lm-eval returns results on the first rank of a node only.
-        return ranks.broadcast(self._scores(output["results"]) if output else {})
+        cut = {f"{name}_cut": float(count) for name, count in cut_questions(lm).items()}
+        return ranks.broadcast(self._scores(output["results"]) | cut if output else {})
 
     def _scores(self, results: dict[str, dict[str, Any]]) -> dict[str, float]:
         scores: dict[str, float] = {}

@@ -10,6 +10,7 @@ import math
 import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +32,13 @@ class Answers:
         lm_eval: lm-eval's own score, a fraction: `acc` for choices, `exact_match` for generated texts.
         likelihoods: The log-likelihood of every choice of every question, in nats.
         texts: The generated texts.
+        cut: How many questions were longer than the model reads, so that lm-eval cut their first tokens off.
     """
 
     lm_eval: float
     likelihoods: list[list[float]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    cut: int = 0
 
     @property
     def chosen(self) -> list[int]:
@@ -163,16 +166,30 @@ def ask(model: Any, tokenizer: Any, benchmarks: Sequence[Benchmark], batch_size:
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
 
+        lm = as_lm(model, tokenizer, batch_size)
         output = simple_evaluate(
-            model=as_lm(model, tokenizer, batch_size),
+            model=lm,
             tasks=[b.as_task(Path(folder)) for b in benchmarks],
             task_manager=TaskManager(include_path=folder, include_defaults=False),
             num_fewshot=0,
             bootstrap_iters=0,
             log_samples=True,
         )
+    cut = cut_questions(lm)
     # lm-eval returns results on the first rank of a node only.
-    return ranks.broadcast({b.name: _answers(b, output) for b in benchmarks} if output else {})
+    return ranks.broadcast({b.name: _answers(b, output, cut[b.name]) for b in benchmarks} if output else {})
+
+
+def cut_questions(lm: Any) -> Counter[str]:
+    """Task of lm-eval -> how many of its questions were longer than the model reads. A warning names each such task."""
+    cut = Counter(name for name, _ in lm.cut)
+    for name, count in sorted(cut.items()) if ranks.first() else ():
+        print(
+            f"warning: {name}: {count} questions are longer than the {lm.max_length} tokens that the model reads; "
+            f"their first tokens were cut off, and the record says so ({name}_cut)",
+            file=sys.stderr,
+        )
+    return cut
 
 
 def as_lm(model: Any, tokenizer: Any, batch_size: int, *, template: bool = False) -> Any:
@@ -195,13 +212,14 @@ def as_lm(model: Any, tokenizer: Any, batch_size: int, *, template: bool = False
     )
 
 
-def _answers(benchmark: Benchmark, output: dict[str, Any]) -> Answers:
+def _answers(benchmark: Benchmark, output: dict[str, Any], cut: int) -> Answers:
     samples = sorted(output["samples"][benchmark.name], key=lambda sample: sample["doc_id"])
     scores = output["results"][benchmark.name]
     if isinstance(benchmark.questions[0], ChoiceQuestion):
         likelihoods = [[float(choice[0][0]) for choice in sample["resps"]] for sample in samples]
-        return Answers(float(scores["acc,none"]), likelihoods=likelihoods)
-    return Answers(float(scores["exact_match,extract"]), texts=[str(sample["resps"][0][0]) for sample in samples])
+        return Answers(float(scores["acc,none"]), likelihoods=likelihoods, cut=cut)
+    texts = [str(sample["resps"][0][0]) for sample in samples]
+    return Answers(float(scores["exact_match,extract"]), texts=texts, cut=cut)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ def between_marks(path: Path, name: str, content: str) -> bytes:
     text, count = re.subn(
         rf"(^{first}[^\n]* -->\n).*?(^{last}$)",
         lambda marks: f"{marks[1]}{content}{marks[2]}",
-        path.read_text(),
+        path.read_text(encoding="utf-8"),
         flags=re.DOTALL | re.MULTILINE,
     )
     if count != 1:

@@ -198,7 +198,9 @@ def unname_base(out: Path, record: Record) -> None:
     on_hub = record.identity.get("model") == model and "/" in model
     name = model if on_hub else None
     if settings.get("base_model_name_or_path") not in (name, "", None):
-        path.write_text(json.dumps(settings | {"base_model_name_or_path": name}, indent=2, sort_keys=True))
+        path.write_text(
+            json.dumps(settings | {"base_model_name_or_path": name}, indent=2, sort_keys=True), encoding="utf-8"
+        )
 
 
 def convert(path: Path, dtype: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,7 +77,7 @@ def settings(record: Record, store: Store) -> RunConfig:
     if record.provenance.get("precision") not in ("fp32", "bf16", "fp16"):
         raise ConfigError(f"{store.path(record.key)} does not say which precision the run had")
     return config.replace(
-        paths=Paths(results=str(store.results), cache=os.environ.get("MORA_CACHE")),
+        paths=Paths(results=str(store.results), cache=None),
         hardware=config.hardware.replace(precision=record.provenance["precision"]),
     )
 
@@ -164,7 +163,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         ConfigError: The file holds another JSON value than an object.
     """
     path = folder / "adapter_config.json"
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no settings")
     return values

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 LARGEST = 2**32 - 1  # the largest integer of any setting; a larger one overflows in torch or numpy
 
@@ -36,6 +36,15 @@ def different_names(value: Any) -> Any:
     return value
 
 
+NO_CACHE = Path(os.devnull) / "the home folder is not known, set MORA_CACHE"
+
+
+def _path(path: str) -> str:
+    if not path.strip() or path.startswith("~"):
+        raise ValueError("blank, or with a ~ that nobody has replaced")
+    return path
+
+
 # The description completes the sentence "<setting> must be ...".
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST, description="a positive integer")]
 Count = Annotated[int, Field(ge=0, le=LARGEST, description="an integer of at least 0")]
@@ -47,6 +56,9 @@ Fraction = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
 Share = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
 Part = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
 Text = Annotated[str, Field(min_length=1, description="a text")]
+PathText = Annotated[
+    str, AfterValidator(_path), Field(description="a path; a ~ is not replaced here, so write $HOME in its place")
+]
 Switch = Annotated[bool, Field(description="true or false")]
 # One validator for the list and for the text: an error of a union of types would not name the setting alone.
 Targets = Annotated[
@@ -144,9 +156,9 @@ class TaskSettings(Section):
     pairs: PositiveInt | None = None
     eval_pairs: PositiveInt | None = None
     data: Literal["packages", "hub"] | None = None
-    train_file: Text | None = None
+    train_file: PathText | None = None
     format: Literal["auto", "chat", "completion", "text"] | None = None
-    heldout_file: Text | None = None
+    heldout_file: PathText | None = None
     heldout_share: Part | None = None
     selection_share: Part | None = None
     train_rows: PositiveInt | None = None
@@ -159,7 +171,7 @@ class TaskSettings(Section):
     math_new_tokens: PositiveInt | None = None
     match: Literal["exact", "contains", "number"] | None = None
     benchmarks: Benchmarks | None = None
-    benchmark_path: Text | None = None
+    benchmark_path: PathText | None = None
     benchmark_limit: PositiveInt | None = None
     benchmark_shots: Count | None = None
     benchmark_template: Switch | None = None
@@ -221,15 +233,22 @@ class Logger(Section):
 class Paths(Section):
     """The folders of a run."""
 
-    results: Text
-    cache: Text | None = None
+    results: PathText
+    cache: Annotated[Text | None, BeforeValidator(lambda value: value or None)] = None  # an empty MORA_CACHE is none
 
     @property
     def cache_folder(self) -> Path:
-        """`paths.cache`, else MORA_CACHE, else the user's cache folder."""
-        if self.cache:
-            return Path(self.cache).expanduser()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mora"
+        """`paths.cache`, else MORA_CACHE, else the user's cache folder.
+
+        For a user without a home folder: a folder that cannot exist. Most runs need no cache, and an error of a run that
+        needs the cache names this folder, which says what to do.
+        """
+        try:
+            if cache := self.cache or os.environ.get("MORA_CACHE"):
+                return Path(cache).expanduser()
+            return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mora"
+        except RuntimeError:
+            return NO_CACHE
 
     def sums(self, folder: Path) -> Path:
         """The file that remembers the sums of the files in `folder`."""
@@ -243,7 +262,7 @@ class RunConfig(Section):
     method: Method
     task: TaskSettings
     scale: Text
-    model: Text
+    model: PathText
     quantization: Literal["none", "nf4", "int8"]
     seed: Seed
     dry_run: Switch = False  # a dry run leaves no record, so records do not hold this setting

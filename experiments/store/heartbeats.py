@@ -179,7 +179,7 @@ def birth(pid: int) -> int | None:
     None where the system does not say it, and for a process that has ended and waits for its parent.
     """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
     state, *fields = text.rpartition(")")[2].split()  # the fields from the third on; the second may hold spaces

@@ -140,7 +140,7 @@ class Store:
             try:
                 lock.acquire(blocking=False)
             except TimeoutError:
-                owner = path.read_text(errors="replace") or "another process"
+                owner = path.read_text(errors="replace", encoding="utf-8") or "another process"
                 print(f"cell {key} is being run by {owner}; waiting", file=sys.stderr)
                 lock.acquire()
         except OSError as error:
@@ -155,7 +155,7 @@ class Store:
                 for temporary in written.parent.glob(f".{written.name}.*.tmp"):  # from a process that was killed
                     temporary.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # the disk may be full, and the run does not need the owner's name
-                path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+                path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             yield
         finally:
             lock.release()

@@ -26,7 +26,15 @@ from ..measure.evaluation import Loss
 from ..spec import ranks, run_config
 from ..spec.run_config import RunConfig
 from .base import Metric, Task, TaskData
-from .finetuning import CURVE_ROWS, GENERAL_PERPLEXITY, PROBE_WINDOW, answer_rows, general_text, text_rows
+from .finetuning import (
+    CURVE_ROWS,
+    GENERAL_PERPLEXITY,
+    PROBE_WINDOW,
+    answer_rows,
+    check_trained,
+    general_text,
+    text_rows,
+)
 
 LOGGED = ("loss", "learning_rate", "grad_norm")  # what the curve of every run holds: no names of benchmarks
 HELDOUT_SHARE = 0.1  # of train_file, where the user gives neither a share nor a file
@@ -169,6 +177,8 @@ class CustomTask(Task):
         reported, text_bytes = self.measured_rows(rows.reported, rows.are_texts, tokenizer, config)
         selection, _ = self.measured_rows(rows.selection, rows.are_texts, tokenizer, config)
         questions = questions_of(rows.reported, prompt, tokenizer, t) if prompt and t.match else []
+        if not rows.are_texts:
+            check_trained(len(rows.train), len(train), config)
         counts = summary(rows, train, reported, selection)
         if ranks.first():
             passes = config.training.steps * config.training.batch_size / len(train)

@@ -6,6 +6,7 @@ tasks that train on conversations and learn the answers, `TextTask` for tasks th
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,11 @@ from ..data.windows import packed
 from ..errors import ConfigError
 from ..measure import scorers
 from ..measure.evaluation import Answers, Loss, ask
-from ..spec import run_config
+from ..spec import ranks, run_config
 from ..spec.run_config import RunConfig
 from .base import Metric, Task, TaskData
 
+LEAST_TRAINED = 0.5  # of the training rows; a run on fewer is refused
 CURVE_ROWS = 8  # a point of the curve measures so many held-out rows
 PROBE_WINDOW = 512  # tokens of a window of general text
 
@@ -179,6 +181,19 @@ class FineTuning(Task):
     def heldout_rows(self, held_out: Sequence[Any], tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:
         """The held-out rows, and the UTF-8 length of the text on which their loss counts."""
 
+    def left_out(self, train: tuple[int, int], held_out: tuple[int, int], config: RunConfig) -> dict[str, Any]:
+        """How many items are used and how many are too long, for the record; nothing where no item is left out.
+
+        Args:
+            train: The number of training items, and of their rows.
+            held_out: The same of the held-out items.
+            config: The run.
+
+        Raises:
+            ConfigError: Too few training items are used.
+        """
+        return {}
+
     def remembered_rows(self, train: Rows, count: int) -> Rows:
         """The training rows whose loss is measured after the training too: none, unless a task says so."""
         return train[:0]
@@ -211,6 +226,7 @@ class FineTuning(Task):
         probe = packed(general, tokenizer, PROBE_WINDOW, config.paths.cache_folder, keep_rest=True)
         versions = {"scorers": {name: scorers.VERSIONS[name] for name in self.scorers}} if self.scorers else {}
         train = self.training_rows(examples, tokenizer, config)
+        left_out = self.left_out((len(examples), len(train)), (len(held_out), len(rows)), config)
         trained = self.remembered_rows(train, len(rows))
         return TaskData(
             train,
@@ -221,6 +237,7 @@ class FineTuning(Task):
                 "questions": questions.VERSION,
                 **versions,
                 "overlap": counts,
+                **left_out,
                 "sources": origins(config, self.packages),
             },
         )
@@ -244,6 +261,8 @@ class FineTuning(Task):
         for benchmark in evaluation.benchmarks:
             if benchmark.name in answers:
                 metrics |= self.score(benchmark, answers[benchmark.name], tokenizer)
+                if answers[benchmark.name].cut:
+                    metrics[f"{benchmark.name}_cut"] = answers[benchmark.name].cut
         return metrics
 
     def score(self, benchmark: Benchmark, answers: Answers, tokenizer: Any) -> dict[str, float]:
@@ -280,6 +299,18 @@ class AnswerTask(FineTuning):
         t = config.task
         assert t.prompt and t.max_length
         return prompts.supervised(examples, t.prompt, tokenizer, t.max_length, config.paths.cache_folder)
+
+    def left_out(self, train: tuple[int, int], held_out: tuple[int, int], config: RunConfig) -> dict[str, Any]:
+        (rows, trained), longest = train, config.task.max_length
+        check_trained(rows, trained, config)
+        if trained < rows and ranks.first():
+            print(
+                f"{self.name}: {trained} of {rows} rows train; in the others no answer begins within {longest} tokens "
+                "(task.max_length)",
+                file=sys.stderr,
+            )
+        used = {"train": train, "heldout": held_out}
+        return {"rows": {name: {"used": n, "too_long": items - n} for name, (items, n) in used.items()}}
 
     def heldout_rows(self, held_out: Sequence[Any], tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:
         t = config.task
@@ -353,6 +384,19 @@ class TextTask(FineTuning):
         if all(name in metrics for name in self.averaged):
             metrics[self.headline] = sum(metrics[name] for name in self.averaged) / len(self.averaged)
         return metrics
+
+
+def check_trained(rows: int, trained: int, config: RunConfig) -> None:
+    """Refuse a run that trains on few of its rows, because the others are too long.
+
+    Raises:
+        ConfigError: Fewer than `LEAST_TRAINED` of the rows train.
+    """
+    if trained < LEAST_TRAINED * rows:
+        raise ConfigError(
+            f"task.max_length: only {trained} of {rows} rows have an answer that begins within {config.task.max_length} "
+            f"tokens; at least {LEAST_TRAINED:.0%} must: raise task.max_length, or leave long rows out"
+        )
 
 
 def answer_rows(

@@ -80,12 +80,14 @@ def load(
 
 
 def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
         # False, not None: then Python code in a model folder is never run, and the user is not asked whether to run it.
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        without_kernels(config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
+            source, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
         )
         network, loading = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -118,6 +120,15 @@ def stored_format(model: str) -> str:
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {model} cannot be loaded: {one_line(str(error))}") from error
     return str(dtype or "float32").removeprefix("torch.")
+
+
+def without_kernels(config: Any) -> None:
+    """Let transformers choose how a model computes. Its configuration may name kernels, which are code to download."""
+    parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))]
+    for part in parts:
+        for setting in ("_attn_implementation_internal", "_experts_implementation_internal"):
+            if getattr(part, setting, None) is not None:
+                setattr(part, setting, None)
 
 
 def tiny_model() -> Any:
@@ -155,10 +166,12 @@ def _convert_smollm2(cache: Path, folder: Path) -> None:
     rebuilt = LlamaForCausalLM(config)
     rebuilt.load_state_dict(read.state_dict(), strict=True)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    with files.new_folder(folder) as temporary:
+    with files.writing("the model smollm2-135m", folder.parent), files.new_folder(folder) as temporary:
         rebuilt.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        (temporary / "origin.json").write_text(json.dumps({"from": gguf.name, "weights": "dequantised from Q4_1"}))
+        (temporary / "origin.json").write_text(
+            json.dumps({"from": gguf.name, "weights": "dequantised from Q4_1"}), encoding="utf-8"
+        )
 
 
 def base_folder(cache: Path) -> Path:
@@ -175,7 +188,7 @@ def pretrained_base(cache: Path) -> Path:
     folder = base_folder(cache)
     if not (folder / "origin.json").is_file():
         raise ConfigError(f"model={BASE} is pretrained once on each machine: run `make base` first ({folder})")
-    expected = json.loads((folder / "origin.json").read_text())["sha256"]
+    expected = json.loads((folder / "origin.json").read_text(encoding="utf-8"))["sha256"]
     if files.sha256(folder / WEIGHTS) != expected:
         raise ConfigError(f"model={BASE}: {folder / WEIGHTS} is damaged: remove the folder, and run `make base` again")
     return folder

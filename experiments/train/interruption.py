@@ -11,11 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ..spec import ranks
+from ..spec import ranks, signals
 from ..spec.run_config import RunConfig
-
-# Ctrl-C of a user; the end of a job; and the warnings of SLURM that a job's time is nearly over or its node is needed.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopWithCheckpoint(TrainerCallback):
@@ -35,7 +32,7 @@ class StopWithCheckpoint(TrainerCallback):
     def listening(self) -> Iterator[None]:
         """Handle signals within a block, in the main thread; Python delivers no signal to other threads."""
         if threading.current_thread() is threading.main_thread():
-            self.handlers = {number: signal.signal(number, self.handle) for number in SIGNALS}
+            self.handlers = {number: signal.signal(number, self.handle) for number in signals.handled()}
         try:
             yield
         finally:
@@ -51,7 +48,8 @@ class StopWithCheckpoint(TrainerCallback):
         self.pending = number
         message = f"{signal.Signals(number).name}: stops with a checkpoint, within {self.log_every} steps"
         # Not through sys.stderr: the signal may have interrupted a write to sys.stderr.
-        os.write(2, f"\n{message}; once more stops at once\n".encode())
+        with contextlib.suppress(OSError):  # nobody may read it any more
+            os.write(2, f"\n{message}; once more stops at once\n".encode())
 
     def stop(self, number: int) -> None:
         """Do what the signal would have done outside the block."""

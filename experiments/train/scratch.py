@@ -9,6 +9,7 @@ nearly all of their weights would be embeddings of pieces that hardly ever occur
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +106,16 @@ def learned_tokenizer(pieces: int, cache: Path) -> Any:
     """The tokenizer of a small model: byte-level BPE pieces, learned from the packaged text and kept in the cache."""
     from transformers import PreTrainedTokenizerFast
 
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     path = cache / "models" / f"tokenizer-{pieces}-v{TOKENIZER_VERSION}.json"
     if not path.is_file():
         learned = learn_tokenizer(pieces, cache)
-        with files.new_file(path) as temporary:
-            learned.save(str(temporary))
-    return PreTrainedTokenizerFast(
-        tokenizer_file=str(path), bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    )
+        try:
+            files.write(path, learned.to_str(pretty=True).encode())
+        except OSError as error:
+            print(f"warning: the tokenizer is not kept in {path.parent}: {error.strerror}", file=sys.stderr)
+            return PreTrainedTokenizerFast(tokenizer_object=learned, **special)
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
 
 
 def learn_tokenizer(pieces: int, cache: Path) -> Any:

@@ -45,7 +45,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
     with tempfile.TemporaryDirectory(prefix="mora-profile-") as folder:
         path = Path(folder) / "trace.json"
         recorded.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     now = peak = 0
     for event in sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"]):
         now += int(event["args"]["Bytes"])

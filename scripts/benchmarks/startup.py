@@ -39,6 +39,6 @@ def call(arguments: list[str], code: int) -> None:
     Raises:
         RuntimeError: It did not end with `code`.
     """
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, encoding="utf-8")
     if done.returncode != code:
         raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}, not {code}: {done.stderr[-500:]}")

@@ -101,6 +101,37 @@ def test_documents_of_json_lines_have_a_text(tmp_path):
         userfile.documents(write(tmp_path / "a.jsonl", {"body": "x"}))
 
 
+@pytest.mark.parametrize("suffix", [*tables.JSON_LINES, ".JSONL", ".NdJson"])
+def test_every_name_of_json_lines_is_known(tmp_path, suffix):
+    assert userfile.documents(write(tmp_path / f"a{suffix}", {"text": "x"})) == ["x"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.jsonlx"])
+def test_json_lines_under_the_name_of_a_text_are_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="holds JSON, and its name is that of a text"):
+        userfile.documents(write(tmp_path / name, "", {"text": "x"}))
+    assert userfile.documents(write(tmp_path / name, "{x} and y")) == ["{x} and y"]
+
+
+def test_rows_that_are_too_long_are_counted_and_most_of_them_are_refused(smoke, tmp_path, capsys):
+    from experiments import tasks
+
+    from .tokenizers_of import byte_level
+
+    def prepared(long):
+        rows = [{"query": "q" * (2000 if i < long else 1), "response": f"answer {i}"} for i in range(20)]
+        path = write(tmp_path / "rows.jsonl", *rows)
+        arguments = ("task=math", "task.train_rows=20", f"task.train_file={path}")
+        return tasks.get("math").prepare(smoke(*arguments), byte_level())
+
+    assert prepared(3).notes["rows"]["train"] == {"used": 17, "too_long": 3}
+    assert "math: 17 of 20 rows train" in capsys.readouterr().err
+    assert prepared(0).notes["rows"]["train"] == {"used": 20, "too_long": 0}
+    assert "rows train" not in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"only 1 of 20 rows have an answer .*; at least 50% must"):
+        prepared(19)
+
+
 def test_the_line_of_bytes_that_are_no_text_is_named(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"fine\n\xff\n")
     with pytest.raises(ConfigError, match="line 2: not UTF-8 text"):

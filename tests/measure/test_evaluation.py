@@ -96,6 +96,18 @@ def test_generations_are_capped_and_in_the_order_of_the_questions(model):
         assert text == tokenizer.decode(alone, skip_special_tokens=True)
 
 
+def test_questions_that_are_cut_are_counted(model, capsys):
+    """The tiny model reads 2,048 tokens, of which a generated answer takes its share."""
+    tokenizer = byte_level()
+    choices = [ChoiceQuestion("q" * n, ("yes", "no"), 1) for n in (10, 2040, 2044, 3000)]
+    opened = [OpenQuestion("q" * n, "1") for n in (10, 2042, 2044)]
+    benchmarks = [Benchmark("choice", choices), Benchmark("open", opened, ("###",), 5, questions.GSM8K_EXTRACT)]
+    answers = evaluation.ask(model, tokenizer, benchmarks, 2)
+    # A byte is a token; the first token and " yes" come to the 2,044 bytes, and the last token is not read.
+    assert (answers["choice"].cut, answers["open"].cut) == (1, 1)
+    assert "warning: choice: 1 questions are longer than the 2048 tokens" in capsys.readouterr().err
+
+
 def test_word_problems_are_asked_as_in_metamaths_evaluation():
     problem = corpora.Problem("What is 1 + 1?", "It is 2.", "2")
     benchmark = questions.problems("gsm8k", [problem], "alpaca", questions.GSM8K_EXTRACT, 512)

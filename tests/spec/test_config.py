@@ -11,6 +11,7 @@ from experiments.identity import identity_of, key_of, makes_another_cell, name_o
 from experiments.spec import hardware
 from experiments.spec.compose import composition
 from experiments.spec.parse import parse
+from experiments.spec.run_config import Paths
 
 from ..conftest import ROOT, compose
 
@@ -30,6 +31,9 @@ WRONG = [
     ("quantization=int8 method=dora", "quantization must be none or nf4 for method=dora (conf/method/dora.yaml)"),
     ("quantization=nf4 training.record_spectrum=true", "quantization must be none with training.record_spectrum"),
     ("quantization=int8 method=relora", "quantization must be none for method=relora", "got int8"),
+    ("paths.results=~/runs", "paths.results must be a path; a ~ is not replaced here, so write $HOME", "'~/runs'"),
+    ("model=~/llama", "model must be a path", "'~/llama'"),
+    ("task=instruct task.train_file=~/rows.jsonl", "task.train_file must be a path"),
     ("trainin.steps=3", "trainin.steps is not a setting", "training"),
     ("training.step=3", "training.step is not a setting", "allowed below training: learning_rate, steps"),
     ("+foo=3", "foo is not a setting"),
@@ -329,3 +333,32 @@ def test_the_model_the_data_and_the_quantization_stay_in_a_long_name():
 def test_the_files_of_a_user_make_another_cell(setting):
     assert makes_another_cell(setting)
     assert not makes_another_cell("task.eval_batch_size")
+
+
+def test_the_folder_of_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("MORA_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compose("scale=smoke", "hardware=cpu").paths.cache_folder == tmp_path / "mora"
+    monkeypatch.setenv("MORA_CACHE", str(tmp_path / "own"))
+    assert compose("scale=smoke", "hardware=cpu").paths.cache_folder == tmp_path / "own"
+    assert Paths(results="results").cache_folder == tmp_path / "own"
+
+
+def test_without_a_home_folder_a_run_that_needs_no_cache_runs(smoke, monkeypatch):
+    from experiments import runner
+
+    def unknown(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("MORA_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", unknown)
+    assert runner.run(smoke("method=none")).status == "finished"
+    with pytest.raises(ConfigError, match="the home folder is not known, set MORA_CACHE"):
+        runner.run(smoke("method=none", "task=instruct"))
+
+
+@pytest.mark.parametrize("path", ["' '", "'\\t'"])
+def test_a_blank_path_is_refused(path):
+    with pytest.raises(ConfigError, match=r"paths\.results must be a path"):
+        compose("scale=smoke", f"paths.results={path}")

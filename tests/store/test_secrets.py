@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,52 @@ def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, mon
     assert redact.HIDDEN in values["error"]["message"]
     assert COMMIT in values["error"]["message"]
     assert "failed: RuntimeError: 401 for [secret]" in err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("TOKEN", "SECRET", "PASSWORD", "PGPASSWORD", "SMTP_PASS", "HUB_TOKENS", "GITHUB_PAT", "API_KEY_ID", "apikey"),
+        *("OPENAI_API_KEY", "AWS_ACCESS_KEY_ID", "DB_PASSWD", "KEY_PASSPHRASE", "HF_TOKEN_2", "service_credentials"),
+    ],
+)
+def test_the_name_of_a_variable_tells_a_secret(name, monkeypatch):
+    monkeypatch.setenv(name, "correct-horse-battery")
+    assert redact.text("at correct-horse-battery.") == "at [secret]."
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "PWD", "SSH_ASKPASS", "TOKENIZERS_PARALLELISM", "KEYBOARD", "COMPASS", "PATTERN"]
+)
+def test_other_variables_hold_no_secret(name, monkeypatch):
+    monkeypatch.setenv(name, "correct-horse-battery")
+    assert redact.text("at correct-horse-battery.") == "at correct-horse-battery."
+
+
+LINES = ["-----BEGIN-----", "aZ9" * 9, "it's " + "bY8" * 8, "cX7 " * 6 + "c", "-----END-----"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        str,
+        repr,
+        json.dumps,
+        shlex.quote,
+        urllib.parse.quote,
+        lambda s: " ".join(s.split()),
+        lambda s: s.splitlines()[1],
+    ],
+)
+def test_every_form_of_a_key_of_several_lines_is_hidden(form, monkeypatch):
+    monkeypatch.setenv("SIGNING_KEY", "\n".join(LINES) + "\n")
+    shown = redact.text(f"refused: {form(os.environ['SIGNING_KEY'].strip())}!")
+    assert "[secret]" in shown
+    assert [part for part in ("aZ9aZ9aZ9aZ9aZ9aZ9aZ9aZ9aZ9", "bY8" * 8, "cX7 " * 6) if part in shown] == []
+
+
+def test_a_token_in_an_address_is_hidden():
+    assert redact.text("https://t0ken@host/x and https://host/a@b") == "https://[secret]@host/x and https://host/a@b"
 
 
 @pytest.mark.promise("What a run prints reaches W&B with its secrets hidden.")

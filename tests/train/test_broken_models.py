@@ -172,6 +172,17 @@ def test_code_in_a_model_folder_is_not_run(tmp_path):
     assert not (tmp_path / "went-off").exists()
 
 
+@pytest.mark.promise("Code that comes with a model is never run.")
+@pytest.mark.parametrize("setting", ["attn_implementation", "_attn_implementation"])
+def test_a_kernel_that_a_model_folder_names_is_not_fetched(whole, tmp_path, setting):
+    """transformers would download code for `owner/name`. Without it the model computes as transformers chooses."""
+    folder = shutil.copytree(whole, tmp_path / "model")
+    settings("config.json", **{setting: "somebody/kernels"})(folder)
+    network = base_models.load(str(folder), tmp_path, torch.float32).network
+    plain = base_models.load(str(whole), tmp_path, torch.float32).network
+    assert network.config._attn_implementation == plain.config._attn_implementation
+
+
 SLOW = pytest.mark.slow
 
 

@@ -79,7 +79,7 @@ def test_interrupted_ranks_stop_and_the_same_command_continues(hardware, alone, 
         os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert "the same command continues from it" in err
+    assert "the same command goes on from the last checkpoint" in err
     assert "Traceback" not in err
     assert only_record(tmp_path).status == "interrupted"
     assert all_end(descendants)

@@ -48,6 +48,9 @@ def checkpoint_steps(results: Path) -> list[int]:
         signal.SIGUSR2,
         pytest.param(signal.SIGINT, marks=pytest.mark.slow),
         pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGQUIT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGXCPU, marks=pytest.mark.slow),
     ],
 )
 def test_the_first_signal_keeps_a_checkpoint_and_exits_130(number, tmp_path):
@@ -58,7 +61,7 @@ def test_the_first_signal_keeps_a_checkpoint_and_exits_130(number, tmp_path):
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, err
     assert f"{number.name}: stops with a checkpoint, within 2 steps" in err
-    assert "the same command continues from it" in err
+    assert "the same command goes on from the last checkpoint" in err
     assert record(tmp_path)["status"] == "interrupted"
     (step,) = checkpoint_steps(tmp_path)
     assert 0 < step < 4000
