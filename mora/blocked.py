@@ -197,6 +197,17 @@ class Blocked:
         delta = M.new_zeros(self.out_features, self.in_features)
         return self.add_delta_(delta, M)
 
+    def sum_delta(self, grad: Tensor) -> Tensor:
+        """(d, k) -> (q, q)."""
+        rows = self.tiles.sum(grad.mT).mT
+        P = grad.new_zeros(self.used, self.r_hat, self.r_hat)
+        for run in self.runs:
+            blocks = run.matrices(P)
+            for i in range(run.length):
+                row, column = run.row + i * run.height, run.column + i * run.width
+                blocks[i] += rows[row : row + run.height, column : column + run.width]
+        return self.sum_matrices(P)
+
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
         """``weight += sign * delta_weight(M)`` in place. Entries of the weight outside the blocks are not read."""
         period, chunk = self.tiles.r_hat, max(1, CACHED // self.r_hat)  # `chunk` rows of M stay in the cache

@@ -41,13 +41,18 @@ class MoraConfig(PeftConfig):
         rounding: How r_hat is rounded. `floor`, as in the paper. `nearest`, as in the authors' code: M can then have
             more parameters than the LoRA, by at most one row of M.
         rank_pattern: Other values of `r` for some layers, as in PEFT's LoRA: {name of a layer or regex: r}. A regex
-            must match the end of the layer's name. All layers have the same operator: `auto` looks at `r` alone.
+            must match the end of the layer's name. All layers have the same operator: `auto` looks at `r` alone. For a
+            name of `target_parameters` PEFT warns that the name matches no layer, but the rank is used.
         mora_dropout: The probability that an input feature is set to zero before the input is compressed. The authors
             use 0.05.
         init_weights: True: M starts at zero, so that training starts with the function of the base model. False: M is
             random, for tests.
         target_modules: The layers to adapt, as a list of names, a regex or `all-linear`. A layer can be a
             `torch.nn.Linear`, a `Conv1D` of transformers, or a linear layer quantized by a backend that PEFT supports.
+        target_parameters: Parameters to adapt, as a list of names. A mixture of experts holds the weights of all its
+            experts in two parameters, such as `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`, and has no
+            layer for an expert. Each expert gets an M of its own. Dropout, restarts, `layers_to_transform` and batches
+            with `adapter_names` do not work with it.
         exclude_modules: The layers that are not adapted, as a list of names or a regex.
         layers_to_transform: The indices of the transformer blocks to adapt.
         layers_pattern: The name of the model's list of transformer blocks. Only with `layers_to_transform`.
@@ -69,6 +74,7 @@ class MoraConfig(PeftConfig):
     mora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter."})
     init_weights: bool = field(default=True, metadata={"help": "True: M starts at zero. False: at random, for tests."})
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers to adapt."})
+    target_parameters: list[str] | None = field(default=None, metadata={"help": "Parameters to adapt: fused experts."})
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers that are not adapted."})
     layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Indices of blocks to adapt."})
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of blocks."})
@@ -103,6 +109,11 @@ class MoraConfig(PeftConfig):
         for name in ("layers_to_transform", "layers_pattern"):
             if isinstance(self.target_modules, str) and getattr(self, name) is not None:
                 raise ValueError(f"{name} cannot be used when target_modules is a regex ({self.target_modules!r})")
+        if self.target_parameters and (self.mora_dropout or self.layers_to_transform is not None):
+            raise ValueError(
+                "target_parameters works neither with mora_dropout, because the update is added to the weight and has "
+                "no input of its own, nor with layers_to_transform; name the parameters with their blocks instead"
+            )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern is only used together with layers_to_transform, which is not set")
 

@@ -78,15 +78,16 @@ def as_lora(model: PeftModel, adapter: str = "default", rank: int | None = None)
 
     Raises:
         ValueError: `rank` is None and the operator is decouple or rotation, or the adapter has trained biases or
-            `modules_to_save`, or the adapter is not a MoRA adapter.
+            `modules_to_save` or `target_parameters`, or the adapter is not a MoRA adapter.
     """
     config: Any = model.peft_config[adapter]
     if config.peft_type != "MORA":
         raise ValueError(f"adapter {adapter!r} must be of type MORA, got {config.peft_type.value}")
-    if config.bias != "none" or config.modules_to_save:
+    if config.bias != "none" or config.modules_to_save or config.target_parameters:
         raise ValueError(
-            "only the matrices of a MoRA adapter convert to LoRA, not its biases and modules_to_save; "
-            f"got bias={config.bias!r}, modules_to_save={config.modules_to_save!r}"
+            "only the layers of a MoRA adapter convert to LoRA, not its biases, modules_to_save and target_parameters; "
+            f"got bias={config.bias!r}, modules_to_save={config.modules_to_save!r}, "
+            f"target_parameters={config.target_parameters!r}"
         )
     weights: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}

@@ -221,6 +221,10 @@ class Grouped:
         """(q, q) -> (d, k)."""
         return self.add_delta_(M.new_zeros(self.out_features, self.in_features), M)
 
+    def sum_delta(self, grad: Tensor) -> Tensor:
+        """(d, k) -> (q, q)."""
+        return self.outputs.sum(self.inputs.sum(grad).mT).mT
+
     def part(self, rows: slice, columns: slice) -> Grouped:
         """The operator whose delta is ``delta[rows, columns]``, where delta is the delta of this operator."""
         return Grouped(

@@ -9,7 +9,6 @@ W: (d, k), but (k, d) in a Conv1D of transformers. M: (q, q).
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +27,7 @@ from .operators import Operator
 
 
 class MoraLayer(BaseTunerLayer):
-    """The state of a layer for each of its MoRA adapters, by adapter name.
+    """The state of a layer for each of its MoRA adapters, by adapter name, and the merging of adapters.
 
     Attributes:
         mora_M: The trainable matrix M, (q, q).
@@ -55,10 +54,19 @@ class MoraLayer(BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.cast_input_dtype_enabled = True
+        self.in_features, self.out_features = self._sizes()
+
+    def _sizes(self) -> tuple[int, int]:
+        """The sizes of the input and the output: k and d."""
         in_features, out_features = _get_in_out_features(self.get_base_layer())
         if in_features is None or out_features is None:
-            raise TypeError(f"MoRA adapts linear layers, got {type(base_layer).__name__}")
-        self.in_features, self.out_features = in_features, out_features
+            raise TypeError(f"MoRA adapts linear layers, got {type(self.get_base_layer()).__name__}")
+        return in_features, out_features
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        """The shape of the stack of Ms: empty for one M, (experts,) if the layer has an M for each expert."""
+        return ()
 
     def update_layer(
         self,
@@ -74,9 +82,10 @@ class MoraLayer(BaseTunerLayer):
         self.mora_r[adapter_name] = r
         self.mora_operator[adapter_name] = operator
         self.mora_dropout[adapter_name] = nn.Dropout(config.mora_dropout) if config.mora_dropout else nn.Identity()
-        self.mora_M[adapter_name] = nn.Parameter(torch.zeros(operator.r_hat, operator.r_hat))
+        M = torch.zeros(*self.experts, operator.r_hat, operator.r_hat)
         if not config.init_weights:
-            nn.init.kaiming_uniform_(self.mora_M[adapter_name], a=math.sqrt(5))
+            nn.init.uniform_(M, -(operator.r_hat**-0.5), operator.r_hat**-0.5)  # the spread of nn.Linear
+        self.mora_M[adapter_name] = nn.Parameter(M)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -93,6 +102,80 @@ class MoraLayer(BaseTunerLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether a LoRA of rank r_hat equals the adapter: true for truncation and sharing, else false."""
         return isinstance(self.mora_operator.get(adapter_name), Grouped)
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """The update of the adapter in the dtype of M: (d, k), or (k, d) for a Conv1D, as the base weight."""
+        delta = self.mora_operator[adapter].delta_weight(self.mora_M[adapter].detach())
+        return delta.T if self._transposed else delta
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the updates of adapters to the base weight.
+
+        Args:
+            safe_merge: Whether to merge into a copy and to check the copy before it replaces the base weight.
+            adapter_names: The adapters to merge. None: the active adapters.
+
+        Raises:
+            ValueError: The merged weight is not finite (checked only with `safe_merge`), or the base layer is quantized
+                and its format would round the merged weight. In both cases the base weight is unchanged.
+            TypeError: The base layer is quantized by a backend that cannot write a weight.
+        """
+        for name in check_adapters_to_merge(self, adapter_names):
+            if name not in self.mora_M:
+                continue
+            weight = self.get_base_weight()
+            if safe_merge:
+                weight = weight.clone()
+            self._add_delta_(weight, name)
+            if self.quantization_backend is not None:
+                self._refuse_rounding(weight, name)
+            if safe_merge and not torch.isfinite(weight).all():
+                raise ValueError(
+                    f"the merged weight is not finite: adapter {name!r} on {self._describe(name)} is broken"
+                )
+            self.set_base_weight(weight)
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Subtract the update of every merged adapter from the base weight. The result is exact up to rounding."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+        while self.merged_adapters:
+            name = self.merged_adapters.pop()
+            weight = self.get_base_weight()
+            self._add_delta_(weight, name, sign=-1.0)
+            self.set_base_weight(weight)
+
+    @torch.no_grad()
+    def _add_delta_(self, weight: Tensor, adapter: str, sign: float = 1.0) -> None:
+        target = weight.T if self._transposed else weight
+        M = self.mora_M[adapter].to(weight.device)
+        self.mora_operator[adapter].add_delta_(target, M, sign)
+
+    def _refuse_rounding(self, merged: Tensor, adapter: str) -> None:
+        # Store the merged weight in a copy of the layer and read it again. The distance between two neighbouring values
+        # of a quantized format is often larger than the update.
+        trial = _BaseLayerCopy(self.get_base_layer())
+        assert self.quantization_backend is not None
+        self.quantization_backend.set_base_weight(trial, merged.clone())
+        error = (self.quantization_backend.get_base_weight(trial.base_layer).to(merged.dtype) - merged).norm()
+        if error <= torch.finfo(merged.dtype).eps * merged.norm():
+            return
+        ratio = (error / self.get_delta_weight(adapter).norm()).item()
+        raise ValueError(
+            f"the base weight is quantized ({self.quantization_backend.backend_name}): the merged weight would be "
+            f"off by {ratio:.3g} times the update (Frobenius norm) on {self._describe(adapter)}. The base weight is "
+            "unchanged. Keep the adapter unmerged. Or dequantize the base model, load the adapter into the dequantized "
+            "model and merge there: that merge is exact"
+        )
+
+    @property
+    def _transposed(self) -> bool:
+        return isinstance(self.get_base_layer(), Conv1D)
+
+    def _describe(self, adapter: str) -> str:
+        r, r_hat = self.mora_r[adapter], self.mora_operator[adapter].r_hat
+        return f"a layer with in={self.in_features}, out={self.out_features}, r={r}, r_hat={r_hat}"
 
 
 class _BaseLayerCopy:
@@ -201,80 +284,6 @@ class MoraLinear(nn.Module, MoraLayer):
         # added in place. Other layers and hooks could keep or save the output.
         plain = type(self.base_layer) in (nn.Linear, Conv1D) and self.quantization_backend is None
         return plain and not self.base_layer._forward_hooks
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """The update of the adapter in the dtype of M: (d, k), or (k, d) for a Conv1D, as the base weight."""
-        delta = self.mora_operator[adapter].delta_weight(self.mora_M[adapter].detach())
-        return delta.T if self._transposed else delta
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates of adapters to the base weight.
-
-        Args:
-            safe_merge: Whether to merge into a copy and to check the copy before it replaces the base weight.
-            adapter_names: The adapters to merge. None: the active adapters.
-
-        Raises:
-            ValueError: The merged weight is not finite (checked only with `safe_merge`), or the base layer is quantized
-                and its format would round the merged weight. In both cases the base weight is unchanged.
-            TypeError: The base layer is quantized by a backend that cannot write a weight.
-        """
-        for name in check_adapters_to_merge(self, adapter_names):
-            if name not in self.mora_M:
-                continue
-            weight = self.get_base_weight()
-            if safe_merge:
-                weight = weight.clone()
-            self._add_delta_(weight, name)
-            if self.quantization_backend is not None:
-                self._refuse_rounding(weight, name)
-            if safe_merge and not torch.isfinite(weight).all():
-                raise ValueError(
-                    f"the merged weight is not finite: adapter {name!r} on {self._describe(name)} is broken"
-                )
-            self.set_base_weight(weight)
-            self.merged_adapters.append(name)
-
-    def unmerge(self) -> None:
-        """Subtract the update of every merged adapter from the base weight. The result is exact up to rounding."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-        while self.merged_adapters:
-            name = self.merged_adapters.pop()
-            weight = self.get_base_weight()
-            self._add_delta_(weight, name, sign=-1.0)
-            self.set_base_weight(weight)
-
-    @torch.no_grad()
-    def _add_delta_(self, weight: Tensor, adapter: str, sign: float = 1.0) -> None:
-        target = weight.T if self._transposed else weight
-        M = self.mora_M[adapter].to(weight.device)
-        self.mora_operator[adapter].add_delta_(target, M, sign)
-
-    def _refuse_rounding(self, merged: Tensor, adapter: str) -> None:
-        # Store the merged weight in a copy of the layer and read it again. The distance between two neighbouring values
-        # of a quantized format is often larger than the update.
-        trial = _BaseLayerCopy(self.get_base_layer())
-        assert self.quantization_backend is not None
-        self.quantization_backend.set_base_weight(trial, merged.clone())
-        error = (self.quantization_backend.get_base_weight(trial.base_layer).to(merged.dtype) - merged).norm()
-        if error <= torch.finfo(merged.dtype).eps * merged.norm():
-            return
-        ratio = (error / self.get_delta_weight(adapter).norm()).item()
-        raise ValueError(
-            f"the base weight is quantized ({self.quantization_backend.backend_name}): the merged weight would be "
-            f"off by {ratio:.3g} times the update (Frobenius norm) on {self._describe(adapter)}. The base weight is "
-            "unchanged. Keep the adapter unmerged. Or dequantize the base model, load the adapter into the dequantized "
-            "model and merge there: that merge is exact"
-        )
-
-    @property
-    def _transposed(self) -> bool:
-        return isinstance(self.get_base_layer(), Conv1D)
-
-    def _describe(self, adapter: str) -> str:
-        r, r_hat = self.mora_r[adapter], self.mora_operator[adapter].r_hat
-        return f"a layer with in={self.in_features}, out={self.out_features}, r={r}, r_hat={r_hat}"
 
     def __repr__(self) -> str:
         return "mora." + super().__repr__()

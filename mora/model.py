@@ -22,6 +22,7 @@ from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from .config import MoraConfig
+from .experts import ParamWrapper
 from .layer import MoraLayer, MoraLinear
 from .operators import Operator
 
@@ -68,9 +69,11 @@ class MoraModel(BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
+        parameter_name: str | None = None,
         **optional_kwargs: Any,
     ) -> None:
-        if isinstance(target, MoraLayer):
+        # A wrapper of another parameter of the same module gets a wrapper around it.
+        if isinstance(target, MoraLayer) and getattr(target, "parameter_name", None) == parameter_name:
             target.update_layer(
                 adapter_name,
                 config=mora_config,
@@ -80,6 +83,30 @@ class MoraModel(BaseTuner):
             return
         if isinstance(parent, READERS):
             raise NotCalledError(current_key, type(parent).__name__)
+        options = {
+            "config": mora_config,
+            "r": mora_config.rank_of(current_key),
+            "inference_mode": mora_config.inference_mode,
+            **get_quantization_kwargs(self),
+        }
+        module: nn.Module
+        if parameter_name is not None:
+            module = ParamWrapper(target, adapter_name, parameter_name=parameter_name, **options)
+        else:
+            self._check_layer(target, current_key)
+            module = MoraLinear(target, adapter_name, **options)
+        if adapter_name not in self.active_adapters:
+            module.requires_grad_(False)
+        self._replace_module(parent, target_name, module, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, ParamWrapper) and not isinstance(new_module, ParamWrapper):
+            setattr(parent, child_name, new_module)  # the module of experts itself; PEFT would give it a weight
+            return
+        super()._replace_module(parent, child_name, new_module, child)
+
+    @staticmethod
+    def _check_layer(target: nn.Module, current_key: str) -> None:
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         backend = resolve_quantization_backend(base)
         supported = backend.layer_type == "linear" if backend else isinstance(base, (nn.Linear, Conv1D))
@@ -89,17 +116,46 @@ class MoraModel(BaseTuner):
                 "and linear layers quantized by a backend that PEFT supports"
                 + next((f". {reason}" for kind, reason in REASONS.items() if isinstance(base, kind)), "")
             )
-        module = MoraLinear(
-            target,
-            adapter_name,
-            config=mora_config,
-            r=mora_config.rank_of(current_key),
-            inference_mode=mora_config.inference_mode,
-            **get_quantization_kwargs(self),
-        )
-        if adapter_name not in self.active_adapters:
-            module.requires_grad_(False)
-        self._replace_module(parent, target_name, module, target)
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> PeftConfig:
+        if peft_config.target_modules is None and peft_config.target_parameters:
+            return peft_config  # only parameters are adapted
+        return super()._prepare_adapter_config(peft_config, model_config)
+
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Refuse a target layer that is a parameter: PEFT would adapt the other targets and skip this one.
+
+        Raises:
+            ValueError: `target_modules` names a parameter of experts and no layer.
+        """
+        targets = peft_config.target_modules
+        if not isinstance(targets, set | list | tuple):
+            return
+        layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        fused = {name.rpartition(".")[2]: name for name, p in model.named_parameters() if p.ndim == 3}
+        for target in sorted(targets):
+            name = target.rpartition(".")[2]
+            if name in fused and name not in layers:
+                raise ValueError(
+                    f"target_modules: {target} is no layer but a parameter for all experts, {fused[name]}; "
+                    f"name it in target_parameters: target_parameters=[{name!r}]"
+                )
+
+    def _check_new_adapter_config(self, config: Any) -> None:
+        """Refuse other `target_parameters` than those of the adapters before.
+
+        Raises:
+            ValueError: The wrappers around the parameters of one module would be in another order.
+        """
+        super()._check_new_adapter_config(config)
+        adapters: dict[str, Any] = self.peft_config
+        for name, other in adapters.items():
+            both = config.target_parameters and other.target_parameters
+            if both and set(config.target_parameters) != set(other.target_parameters):
+                raise ValueError(
+                    f"all adapters must have the same target_parameters; adapter {name!r} has "
+                    f"{sorted(other.target_parameters)}, the new adapter {sorted(config.target_parameters)}"
+                )
 
     def _check_target_module_compatiblity(self, peft_config: PeftConfig, model: nn.Module, target_name: str) -> None:
         """Refuse the layers that PEFT refuses for LoRA: Mamba reads their weights without calling the layers.

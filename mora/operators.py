@@ -66,6 +66,10 @@ class Operator(Protocol):
         """The update of the weight (Eq. 3), shape (out_features, in_features)."""
         ...
 
+    def sum_delta(self, grad: Tensor) -> Tensor:
+        """The transpose of `delta_weight`: the gradient of M for a gradient of the weight, (d, k) -> (q, q)."""
+        ...
+
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
         """``weight += sign * delta_weight(M)`` in place, without a dense copy of the delta in memory."""
         ...

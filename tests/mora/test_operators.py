@@ -129,6 +129,15 @@ def test_add_delta_equals_the_dense_sum(variant, k, d, q, sign):
         torch.testing.assert_close(target, weight + sign * operator.delta_weight(M), rtol=0, atol=1e-12)
 
 
+@given(variants, sizes, sizes, squares)
+def test_sum_delta_is_the_transpose_of_delta_weight(variant, k, d, q):
+    name, options = variant
+    operator = operators.build(name, k, d, q, **options)
+    M, grad = generic(q).requires_grad_(), torch.randn(d, k, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(operator.delta_weight(M), M, grad)
+    torch.testing.assert_close(operator.sum_delta(grad), expected, rtol=0, atol=1e-9)
+
+
 @given(variants, sizes, sizes, squares, st.integers(1, 300))
 def test_delta_does_not_depend_on_the_size_of_the_cache(variant, k, d, q, cached):
     """The deltas of the other tests fit into CACHED. A large layer is merged in several pieces, as here."""

@@ -126,6 +126,11 @@ def weighted_of_different_ranks(tuner: Tuner) -> bool:
     return weighted_sum(tuner, model)
 
 
+def target_parameters(tuner: Tuner) -> bool:
+    base = nn.Sequential(nn.Identity(), nn.Linear(4, 5))
+    return has_effect(tuner.adapt(base, None, target_parameters=["1.weight"]), torch.randn(2, 4))
+
+
 def hot_swapping(tuner: Tuner) -> bool:
     model = tuner.adapt(LLAMA.base(), LLAMA.targets)
     other = tuner.adapt(LLAMA.base(), LLAMA.targets, rank_pattern={"q_proj": 2})
@@ -204,6 +209,7 @@ ROWS: dict[str, tuple[Feature, str]] = {
         "LoRA: `cat` adds the ranks; MoRA: exact, the same size",
     ),
     "`add_weighted_adapter`, other sizes": (weighted_of_different_ranks, "the sum is no MoRA adapter"),
+    "`target_parameters`: fused experts": (target_parameters, "an M for each expert; merged and saved as a layer is"),
     "hot swapping": (hot_swapping, "PEFT knows only LoRA there; `load_adapter` and `set_adapter` work"),
     "`modules_to_save`": (modules_to_save, ""),
     "`ensure_weight_tying`": (weight_tying, "PEFT warns if `modules_to_save` names one of two tied modules"),
