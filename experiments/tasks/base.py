@@ -82,8 +82,8 @@ class Task(ABC):
         version: Part of the key of every run. Raise it when data, prompts or scorers change.
         needs: The settings of the section `task` that must have a value.
         metrics: What a run measures at its end, in the order of the columns of a table. A record holds numbers beside
-            these (`<metric>_before`, `<metric>_lm_eval`, `<metric>_floor`, `<metric>_questions`, `<metric>_cut`), which no
-            column shows. `metrics_of` says what a run with certain settings measures.
+            these (`<metric>_before`, `<metric>_lm_eval`, `<metric>_floor`, `<metric>_questions`, `<metric>_cut`), which
+            no column shows. `metrics_of` says what a run with certain settings measures.
         headline: The metric of the paper that matters most. Smaller scales measure its stand-ins.
         selection: The final metric, a loss, by which learning rates are selected; None: the training loss.
         paper_model: The model that the paper ran this task on; empty for a task that the paper does not have.

@@ -101,7 +101,7 @@ def test_documents_of_json_lines_have_a_text(tmp_path):
         userfile.documents(write(tmp_path / "a.jsonl", {"body": "x"}))
 
 
-@pytest.mark.parametrize("suffix", [*tables.JSON_LINES, ".JSONL", ".NdJson"])
+@pytest.mark.parametrize("suffix", [*tabular.JSON_LINES, ".JSONL", ".NdJson"])
 def test_every_name_of_json_lines_is_known(tmp_path, suffix):
     assert userfile.documents(write(tmp_path / f"a{suffix}", {"text": "x"})) == ["x"]
 
