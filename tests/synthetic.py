@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import tasks
+from experiments.identity import key_of
 from experiments.paper import Cell
 from experiments.spec import shapes
 from experiments.store.records import Record
@@ -146,6 +147,23 @@ def diverged(setting: CellSetting, rate: float, seed: int) -> Record:
     run.metrics["curve"][-1]["loss"] = None
     run.error = {"type": "FloatingPointError", "message": "the loss is not finite at step 30"}
     return run
+
+
+def bare(name: str, status: str = "finished", **changes: Any) -> Record:
+    """A record that holds no more than it must. Its key depends on its name."""
+    identity = {
+        "task": {"name": "uuid"},
+        "method": {"name": "mora"},
+        "scale": "smoke",
+        "training": {},
+        "hardware": {},
+        "seed": 0,
+        "name": name,
+    }
+    cell = {"method": "mora", "task": "uuid", "scale": "smoke", "model": "tiny", "seed": 0}
+    cell |= dict.fromkeys(("rank", "operator", "learning_rate"))
+    cost = {"trainable_parameters": 1.0, "seconds": 1.0} | changes.pop("cost", {})
+    return Record(key_of(identity), name, status, cell, changes.pop("config", {}), identity, cost=cost, **changes)
 
 
 def searched(setting: CellSetting, seeds: Iterable[int]) -> list[Record]:

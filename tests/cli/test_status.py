@@ -1,6 +1,7 @@
 """scripts/status.py beside real runs, and the page that it draws."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import pty
@@ -13,12 +14,15 @@ import time
 import pytest
 from rich.console import Console
 
+from experiments import paper
 from experiments.cli import dashboard
+from experiments.identity import key_of
 from experiments.store.overview import Overview
 from experiments.store.records import Record, Store
-from experiments.store.schema import Cell
+from experiments.study.cells import Protocols
 from scripts import status
 
+from .. import synthetic
 from ..conftest import ROOT
 from ..processes import SMOKE, begin, half_written
 
@@ -64,9 +68,10 @@ def test_the_page_beside_a_running_sweep(tmp_path):
     assert half_written(results) == []
 
 
-def write(store: Store, key: str, status: str, **changes) -> None:
-    cell = dict.fromkeys(Cell.model_fields) | {"seed": 0, "task": "uuid"}
-    store.write(Record(key=key, name=f"run-{key}", status=status, cell=cell, config={}, identity={}, **changes))
+def write(store: Store, name: str, status: str, **changes) -> Record:
+    record = synthetic.bare(f"run-{name}", status, **changes)
+    store.write(record)
+    return record
 
 
 @pytest.fixture
@@ -85,12 +90,12 @@ def folder(tmp_path):
 
 def test_the_page_names_reasons_files_results_and_what_is_missing(folder):
     out = io.StringIO()
-    cells = [("run-bad", "bad"), ("run-new", "new")]
+    cells = [("run-bad", synthetic.bare("run-bad").key), ("run-new", "new")]
     Console(file=out, markup=False, emoji=False, width=200).print(dashboard.page(Overview(folder), cells))
     text = out.getvalue()
     assert text.startswith(f"{folder}: 0 running, 1 failed, 0 interrupted, 12 finished, 1 missing\n")
     assert "ValueError: a [red]fault[/red] :smile: a [red]fault" in text  # the text of a message, not a colour
-    assert str(folder / "failures" / "bad.txt") in text
+    assert str(folder / "failures" / f"{synthetic.bare('run-bad').key}.txt") in text
     assert line_of(text, "run-new").split() == ["run-new", "new"]
     assert line_of(text, "run-good11").split() == ["run-good11", "char_accuracy", "21", "11", "min"]
     assert "run-good1 " not in text  # only the last ten
@@ -104,7 +109,10 @@ def test_the_page_shows_what_a_study_lacks(tmp_path):
     before = shown(tmp_path, "--table", "2", "--scale", "smoke")
     count = int(re.search(r"(\d+) missing\n", before)[1])
     key = line_of(before, cell).split()[-1]
-    write(Store(tmp_path), key, "failed", error={"type": "ValueError", "message": "a fault"})
+    setting = Protocols("smoke").setting(paper.Cell("uuid", "lora", 8))
+    failed = synthetic.record(setting, 0.003, 0, status="failed", name=f"run-{key}")
+    assert failed.key == key
+    Store(tmp_path).write(failed)
     after = shown(tmp_path, "--study", "table2", "--scale", "smoke")
     assert f"1 failed, 0 interrupted, 0 finished, {count - 1} missing\n" in after
     assert key in before
@@ -112,8 +120,10 @@ def test_the_page_shows_what_a_study_lacks(tmp_path):
 
 
 def test_a_task_that_is_not_here_has_no_result(folder):
-    cell = dict.fromkeys(Cell.model_fields) | {"seed": 0, "task": "somebody's"}
-    Store(folder).write(Record("other", "run-other", "finished", cell, {}, {}))
+    record = synthetic.bare("run-other")
+    identity = record.identity | {"task": {"name": "somebodys"}}
+    cell = record.cell | {"task": "somebodys"}
+    Store(folder).write(dataclasses.replace(record, key=key_of(identity), identity=identity, cell=cell))
     out = io.StringIO()
     Console(file=out, width=200).print(dashboard.page(Overview(folder)))
     assert "13 finished" in out.getvalue()
@@ -129,8 +139,9 @@ def test_watching_on_a_terminal_redraws_until_ctrl_c(folder):
         while b"13 finished" not in drawn:
             assert time.monotonic() < deadline
             drawn += os.read(ours, 4096)
-            if b"12 finished" in drawn and not (folder / "runs" / "late.json").exists():
-                write(Store(folder), "late", "finished")
+            late = synthetic.bare("run-late")
+            if b"12 finished" in drawn and not (folder / "runs" / f"{late.key}.json").exists():
+                Store(folder).write(late)
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(OSError):  # the terminal has no other end any more
             while drawn := os.read(ours, 4096):

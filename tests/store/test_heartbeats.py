@@ -1,6 +1,5 @@
 """The file that says how far a running run is, and what a reader concludes from it."""
 
-import dataclasses
 import json
 import os
 import socket
@@ -12,19 +11,22 @@ import pytest
 from experiments.store import heartbeats, overview
 from experiments.store.heartbeats import SILENCE, Heartbeat, read
 from experiments.store.records import Record, Store
-from experiments.store.schema import Cell
+
+from .. import synthetic
 
 HERE = socket.gethostname()
 
 
-def record(key="k", status="running") -> Record:
-    cell = dict.fromkeys(Cell.model_fields) | {"seed": 0, "task": "uuid"}
-    return Record(key=key, name=f"run-{key}", status=status, cell=cell, config={}, identity={})
+def record(name="k", status="running") -> Record:
+    return synthetic.bare(f"run-{name}", status)
+
+
+KEY = record().key
 
 
 @pytest.fixture
 def heartbeat(tmp_path):
-    return Heartbeat(Store(tmp_path).progress("k"), record(), steps=100)
+    return Heartbeat(Store(tmp_path).progress(KEY), record(), steps=100)
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def test_the_file_says_how_far_the_run_is_until_the_run_ends(heartbeat):
     heartbeat.start()
     heartbeat.beat(stage="training", step=7, loss=float("nan"), learning_rate=1e-3)
     progress = read(heartbeat.path).progress
-    assert (progress.key, progress.name, progress.step, progress.steps) == ("k", "run-k", 7, 100)
+    assert (progress.key, progress.name, progress.step, progress.steps) == (KEY, "run-k", 7, 100)
     assert (progress.loss, progress.learning_rate) == (None, 1e-3)  # JSON has no NaN
     assert (progress.host, progress.pid) == (HERE, os.getpid())
     assert progress.user
@@ -63,7 +65,7 @@ def test_the_file_is_written_at_most_every_two_seconds_or_with_a_new_stage(heart
 
 def test_a_disk_that_does_not_take_the_file_is_warned_of_once(tmp_path, clock, capsys):
     (tmp_path / "progress").touch()
-    heartbeat = Heartbeat(Store(tmp_path).progress("k"), record(), steps=100)
+    heartbeat = Heartbeat(Store(tmp_path).progress(KEY), record(), steps=100)
     heartbeat.start()
     for _ in range(3):
         clock[0] += 2
@@ -84,9 +86,9 @@ def test_a_run_that_measures_for_long_still_shows_that_it_lives(heartbeat, monke
     heartbeat.stop()
 
 
-def put(results, key="k", age=0.0, **changes):
+def put(results, name="k", age=0.0, **changes):
     """Write a sign of life that is `age` seconds old."""
-    heartbeat = Heartbeat(Store(results).progress(key), record(key), steps=100)
+    heartbeat = Heartbeat(Store(results).progress(record(name).key), record(name), steps=100)
     heartbeat.beat(stage="training", **changes)
     os.utime(heartbeat.path, (time.time() - age,) * 2)
     return read(heartbeat.path)
@@ -147,7 +149,7 @@ def test_the_state_of_a_run(status, sign, state, tmp_path):
     if sign is not None:
         put(tmp_path, **sign)
     (run,), problems = overview.Overview(tmp_path).read()
-    assert (run.key, run.name, run.state, problems) == ("k", "run-k", state, [])
+    assert (run.key, run.name, run.state, problems) == (KEY, "run-k", state, [])
     assert 0 <= run.age < 60
 
 
@@ -160,7 +162,7 @@ def test_a_record_is_read_again_when_its_file_changes(tmp_path, monkeypatch):
     for _ in range(3):
         (run,), _ = view.read()
     assert (run.state, len(reads)) == ("failed", 1)
-    store.write(dataclasses.replace(record(status="finished"), cost={"seconds": 1.0}))
+    store.write(record(status="finished"))
     (run,), _ = view.read()
     assert (run.state, len(reads)) == ("finished", 2)
 
@@ -170,5 +172,6 @@ def test_missing_cells_are_those_that_left_nothing(tmp_path):
     put(tmp_path, "b")
     (tmp_path / "runs" / "c.json").write_text(json.dumps({"schema": 99}))
     states, problems = overview.Overview(tmp_path).read()
-    assert overview.missing([("run-a", "a"), ("run-b", "b"), ("run-d", "d")], states) == [("run-d", "d")]
+    cells = [(f"run-{name}", record(name).key) for name in ("a", "b", "d")]
+    assert overview.missing(cells, states) == cells[2:]
     assert len(problems) == 1
