@@ -154,8 +154,11 @@ def test_the_readmes_scripts_run(smoke, tmp_path):
     from experiments import runner
 
     record = runner.run(smoke("method=mora"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "{i} + {i} =", "completion": "{2 * i}"}}\n' for i in range(40)))
     for script, *arguments in SCRIPTS:
         arguments = [a.replace("KEY", record.key) for a in arguments if a != "--run"]
+        arguments = [a.replace("my/model", "tiny").replace("my/rows.jsonl", str(rows)) for a in arguments]
         arguments = [str(tmp_path / a) if a == "OUT" else a for a in arguments]
         where = [] if Path(script).name == "prepare_data.py" else ["--results", str(tmp_path / "results")]
         check = ["--check"] if Path(script).name == "prepare_data.py" else []
