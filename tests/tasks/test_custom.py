@@ -13,8 +13,9 @@ from experiments.data.rows import IGNORED
 from experiments.errors import ConfigError
 from experiments.identity import identity_of, key_of
 from experiments.measure import benchmarks
+from experiments.reuse import load
 from experiments.store.folder import read_records
-from experiments.store.records import CELL_FIELDS, Record, Store
+from experiments.store.records import Record, Store
 from experiments.tasks import custom
 from experiments.tasks.base import Metric
 from experiments.train import base_models, scratch
@@ -246,27 +247,34 @@ def call(*arguments):
     return script.guarded(lambda: evaluate.main(list(arguments)))
 
 
-def test_scores_are_added_only_under_names_of_their_own(own_tasks, tmp_path, capsys):
-    cell = dict.fromkeys(CELL_FIELDS) | {"task": "uuid", "seed": 0}
-    measured = {"final": {"key_loss": 1.0}, "curve": []}
-    path = Store(tmp_path).write(Record("0" * 16, "a run", "finished", cell, {}, {}, measured))
-    (own_tasks / "adds.yaml").write_text(ADDS.replace("task: adds", "task: key_loss"))
-    assert call(str(path), "--benchmarks", "key_loss", "--benchmark-path", str(own_tasks), "--add") == 2
-    assert "the record holds key_loss already" in capsys.readouterr().err
-    assert call(str(path), "--benchmarks", "char_accuracy", "--add") == 2
-    assert "char_accuracy is the name of a metric that task=uuid measures in its own way" in capsys.readouterr().err
-    for arguments, message in (
-        (("--add",), "--add needs --benchmarks"),
-        (("--limit", "0", "--benchmarks", "a"), "argument --limit: invalid positive value: '0'"),
-        (("--benchmarks", "a,a"), "argument --benchmarks: invalid names value: 'a,a'"),
-    ):
-        assert code_of(str(path), *arguments) == 2
-        err = capsys.readouterr().err
-        assert message in err
-        assert err.count("\n") == 1
-    shutil.copy(path, tmp_path / "record.json")
-    assert call(str(tmp_path / "record.json")) == 2
-    assert "is not in a folder runs/ of a results folder" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("key_loss", "the record holds key_loss already, and a score is never replaced"),
+        ("char_accuracy", "char_accuracy is the name of a metric that task=uuid measures in its own way"),
+    ],
+)
+def test_scores_are_added_only_under_names_of_their_own(name, message):
+    record = Record("0" * 16, "a run", "finished", {"task": "uuid"}, {}, {}, {"final": {"key_loss": 1.0}, "curve": []})
+    load.addable(record, ["gsm8k", "char_accuracy:acc"])
+    with pytest.raises(ConfigError, match=message):
+        load.addable(record, ["gsm8k", name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("0" * 16, "--add"), "--add needs --benchmarks"),
+        (("0" * 16, "--limit", "0", "--benchmarks", "a"), "argument --limit: invalid positive value: '0'"),
+        (("0" * 16, "--benchmarks", "a,a"), "argument --benchmarks: invalid names value: 'a,a'"),
+        (("elsewhere/record.json",), "is not in a folder runs/ of a results folder"),
+    ],
+)
+def test_a_wrong_argument_of_evaluate_is_one_line(arguments, message, capsys):
+    assert code_of(*arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def code_of(*arguments):
