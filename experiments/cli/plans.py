@@ -41,7 +41,9 @@ REFUSED = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options about seeds and the search, and what is to be done."""
-    parser.add_argument("--seeds", type=script.seeds, help="comma-separated, such as 0,1,2 (default: the study's)")
+    parser.add_argument(
+        "--seeds", type=script.seeds, help="how many, such as 3, or which, such as 0,1,2 (default: the study's)"
+    )
     parser.add_argument(
         "--rate-search",
         choices=planning.SEARCHES,

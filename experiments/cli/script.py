@@ -24,6 +24,8 @@ from ..study import study_file
 from ..study.layout import Study
 from . import overrides
 
+MOST_SEEDS = 1000
+
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line, and whose help keeps the lines of the script's docstring."""
@@ -120,7 +122,11 @@ def _redacted(content: bytes) -> bytes:
 
 
 def seeds(text: str) -> list[int]:
-    """The type of an argument that lists seeds, such as 0,1,2."""
+    """The type of an argument that says how many seeds there are, such as 3, or which, such as 0,1,2."""
+    if "," not in text:
+        if not 0 < (number := int(text)) <= MOST_SEEDS:
+            raise ValueError(text)
+        return list(range(number))
     seeds = [int(part) for part in text.split(",")]
     if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > LARGEST:
         raise ValueError(text)

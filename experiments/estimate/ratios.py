@@ -8,7 +8,7 @@ from functools import cache
 from mora.operators import square_size
 
 from .. import tasks
-from ..spec import protocol, shapes, targets
+from ..spec import protocol, shapes, target_modules
 from ..spec.compose import choices, composition
 from ..spec.parse import typed
 from ..spec.run_config import RunConfig
@@ -39,7 +39,7 @@ def of(config: RunConfig) -> dict[str, float]:
     ratios: dict[str, float] = {}
     m, t, shape = config.method, config.training, shapes.at_hand(config.model, config.paths.cache_folder)
     if m.rank is not None and shape and m.targets:
-        layers = [shape.linears[n] for n in targets.of(config, shape.linears, shape.head, shape.uncalled).layers]
+        layers = [shape.linears[n] for n in target_modules.of(config, shape.linears, shape.head, shape.uncalled).layers]
         parameters = sum((k + d) * m.rank for k, d in layers)
         ratios["rank / width"] = m.rank / shape.hidden
         ratios["r_hat / width"] = square_size(shape.hidden, shape.hidden, m.rank) / shape.hidden

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from . import shapes, targets
+from . import shapes, target_modules
 from .run_config import Method, RunConfig
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
@@ -195,12 +195,12 @@ def adapters(run: RunConfig, shape: shapes.Shape) -> None:
     if not run.method.targets:
         return
     uncalled = shape.uncalled if run.method.peft else ()
-    for name in targets.of(run, shape.linears, shape.head, uncalled).layers:
+    for name in target_modules.of(run, shape.linears, shape.head, uncalled).layers:
         k, d = shape.linears[name]
         rank = run.method.rank or 0
         if (spent := (k + d) * rank) > k * d:
             raise ConfigError(
-                f"method.rank is too large for {targets.kind(name)} of {run.model}: a LoRA of rank {rank} has "
+                f"method.rank is too large for {target_modules.kind(name)} of {run.model}: a LoRA of rank {rank} has "
                 f"{spent:,} parameters there, the layer itself (in={k}, out={d}) has {k * d:,}; "
                 f"allowed: at most {k * d // (k + d)}, or a list method.target_modules without this layer"
             )

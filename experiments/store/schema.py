@@ -27,13 +27,13 @@ Name = Annotated[str, Field(pattern=r"^[\w-]{1,100}$")]  # a part of the names o
 Settings = dict[str, Any]
 
 
-class Section(BaseModel):
+class RecordSection(BaseModel):
     """A part of a record, in which further entries may stand."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class Cell(Section):
+class CellSection(RecordSection):
     """`record.cell`."""
 
     method: Name
@@ -46,7 +46,7 @@ class Cell(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
-class Config(Section):
+class Config(RecordSection):
     """`record.config`: the sections that are read."""
 
     method: Settings = {}
@@ -55,7 +55,7 @@ class Config(Section):
     hardware: Settings = {}
 
 
-class Identity(Section):
+class Identity(RecordSection):
     """`record.identity`."""
 
     method: Settings
@@ -66,7 +66,7 @@ class Identity(Section):
     seed: int
 
 
-class Metrics(Section):
+class Metrics(RecordSection):
     """`record.metrics`."""
 
     final: Numbers
@@ -74,7 +74,7 @@ class Metrics(Section):
     spectrum: dict[str, Numbers] = {}
 
 
-class Error(Section):
+class Error(RecordSection):
     """`record.error`."""
 
     __pydantic_extra__: dict[str, str]
@@ -91,7 +91,7 @@ class Schema(BaseModel):
     key: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     name: Annotated[str, Field(max_length=1000)]
     status: Literal["running", "finished", "failed", "interrupted"]
-    cell: Cell
+    cell: CellSection
     config: Config
     identity: Identity
     metrics: Metrics

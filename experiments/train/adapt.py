@@ -21,7 +21,7 @@ from torch import nn
 import mora  # noqa: F401  (registers MoRA with PEFT)
 
 from ..errors import ConfigError, one_line
-from ..spec import skeletons, targets
+from ..spec import skeletons, target_modules
 from ..spec.run_config import Method, RunConfig
 
 
@@ -50,7 +50,7 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
     if m.peft is None:
         return _without_adapter(model, config)
     linears, head = skeletons.linear_layers(model)
-    chosen = targets.of(config, linears, head, _without_effect(model, linears, config)) if m.targets else None
+    chosen = target_modules.of(config, linears, head, _without_effect(model, linears, config)) if m.targets else None
     stacked = skeletons.stacked_weights(model)
     # PEFT keeps adapters of half-precision models in float32 unless it is told not to.
     policy = config.training.adapter_dtype
@@ -82,7 +82,9 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         for part, ratio in (m.rate_ratios or {}).items()
         if part in name
     }
-    left = {name: p for name, p in stacked.items() if targets.kind(name) not in in_stacks and not p.requires_grad}
+    left = {
+        name: p for name, p in stacked.items() if target_modules.kind(name) not in in_stacks and not p.requires_grad
+    }
     notes = (chosen.note if chosen else "", _of_experts(left))
     return AdaptedModel(wrapped, rates, tuple(filter(None, notes)))
 
@@ -92,7 +94,7 @@ def _without_effect(model: nn.Module, layers: Iterable[str], config: RunConfig) 
 
     def refused_by_peft(layer: str) -> bool:
         try:
-            _check_lora_target_modules_mamba(LoraConfig(), model, targets.kind(layer))
+            _check_lora_target_modules_mamba(LoraConfig(), model, target_modules.kind(layer))
         except ValueError:
             return True
         return False
@@ -101,11 +103,11 @@ def _without_effect(model: nn.Module, layers: Iterable[str], config: RunConfig) 
     return {*shape.uncalled, *filter(refused_by_peft, layers)}
 
 
-def _named(method: Method, chosen: targets.Targets | None, model: nn.Module) -> Method:
+def _named(method: Method, chosen: target_modules.Targets | None, model: nn.Module) -> Method:
     """The method with the names of the layers that are adapted, where its targets are no list, or not in force."""
     if chosen is None or (isinstance(method.targets, list) and not chosen.note):
         return method
-    names = targets.shortest(chosen.layers, (name for name, _ in model.named_modules()))
+    names = target_modules.shortest(chosen.layers, (name for name, _ in model.named_modules()))
     return method.replace(peft=(method.peft or {}) | {"target_modules": names})
 
 
@@ -141,7 +143,7 @@ def _without_adapter(model: nn.Module, config: RunConfig) -> AdaptedModel:
     m = config.method
     if not m.trains or m.targets is None:
         return AdaptedModel(model.requires_grad_(m.trains))
-    chosen = targets.of(config, *skeletons.linear_layers(model))
+    chosen = target_modules.of(config, *skeletons.linear_layers(model))
     model.requires_grad_(False)
     for name in chosen.layers:
         model.get_submodule(name).requires_grad_(True)

@@ -13,7 +13,7 @@ from transformers import TrainerState
 
 from ..spec.run_config import RunConfig
 from ..spec.skeletons import linear_layers
-from ..spec.targets import kind
+from ..spec.target_modules import kind
 from ..tasks import TaskData
 from . import peak_memory
 from .placement import Placement
