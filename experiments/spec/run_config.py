@@ -156,6 +156,7 @@ class TaskSettings(Section):
     pairs: PositiveInt | None = None
     eval_pairs: PositiveInt | None = None
     data: Literal["packages", "hub"] | None = None
+    data_dir: PathText | None = None
     train_file: PathText | None = None
     format: Literal["auto", "chat", "completion", "text"] | None = None
     heldout_file: PathText | None = None
@@ -263,6 +264,7 @@ class RunConfig(Section):
     task: TaskSettings
     scale: Text
     model: PathText
+    model_id: Text | None = None  # the id on the hub of which the folder `model` is a copy
     quantization: Literal["none", "nf4", "int8"]
     seed: Seed
     dry_run: Switch = False  # a dry run leaves no record, so records do not hold this setting
