@@ -91,8 +91,10 @@ def _reason(error: Exception, arguments: list[str]) -> str:
     if "Could not find 'hydra/launcher/submitit_" in text:
         return "hardware=slurm and hydra/launcher=submitit_* need hydra-submitit-launcher: pip install '.[slurm]'"
     if match := re.search(r"Could not find '([\w/]+)/([^'/]*)' Available options in '[\w/]+': (.*?) Config sear", text):
-        group, value, allowed = match.groups()
-        return f"{group} must be one of {', '.join(allowed.split())}, got {value!r}"
+        group, value, allowed = match[1], match[2], ", ".join(match[3].split())
+        if group == "protocol":
+            return f"task and scale choose protocol/{value}.yaml, which does not exist; there are {allowed}"
+        return f"{group} must be one of {allowed}, got {value!r}"
     key = re.search(r"full_key: (\S+)", f"{text} {error.__cause__ or ''}")
     if match := re.search(r"Could not override '([^']*)'", text):
         name = max(match[1], key[1] if key else "", key=len)
