@@ -26,7 +26,7 @@ NOT_IN_IDENTITY = {
     # What the file of a method says to the harness or to a reader. A method's further settings act through `peft`.
     "method": {"label", "looks", "rates", "quantizable", "official_dtype", "allowed"},
     # A copy of the hub's data has the key of the hub's data (`data.hub`).
-    "task": {*FILES, "data_dir", "eval_batch_size"},
+    "task": {*FILES, "module", "data_dir", "eval_batch_size"},
     "training": {"checkpoint_every", "keep_checkpoints"},
     "hardware": {
         *("name", "device", "device_batch_size", "activation_checkpointing", "threads"),
@@ -50,6 +50,8 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         sections[name] = {k: v for k, v in values[name].items() if k in known and v is not None}
     if not config.method.trains:
         sections["training"] = {}
+    if module := tasks.module_hash(config.task.name):
+        sections["task"]["module"] = module
     if config.training.adapter_dtype == "official":
         sections["method"]["official_dtype"] = config.method.official_dtype
     return sections | {

@@ -40,6 +40,13 @@ def check(arguments: list[str]) -> None:
         _check(override, settings)
 
 
+def task_modules(arguments: list[str]) -> list[str]:
+    """The Python files with tasks that the arguments of a command line name: `task.module=my_task.py`."""
+    named = [a for a in arguments if a.lstrip("+").startswith("task.module=")]
+    values = [override.value() for override in OverridesParser.create().parse_overrides(named)]
+    return [str(value) for value in values if value is not None]
+
+
 def _check(override: Override, arguments: list[str]) -> None:
     name, argument = override.key_or_group, override.input_line
     group, _, setting = name.partition(".")

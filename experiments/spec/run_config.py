@@ -150,9 +150,14 @@ class Method(Section):
 
 
 class TaskSettings(Section):
-    """What is learned and measured. Settings that a task does not have are None."""
+    """What is learned and measured. Settings that a task does not have are None.
+
+    A task outside this project has its Python file in `module`, and may have settings of its own in `settings`.
+    """
 
     name: Text
+    module: Text | None = None
+    settings: dict[str, Any] | None = None
     pairs: PositiveInt | None = None
     eval_pairs: PositiveInt | None = None
     data: Literal["packages", "hub"] | None = None
