@@ -25,7 +25,8 @@ FILES = {"train_file", "heldout_file", "benchmark_path"}  # what is in a file co
 NOT_IN_IDENTITY = {
     # What the file of a method says to the harness or to a reader. A method's further settings act through `peft`.
     "method": {"label", "looks", "rates", "quantizable", "official_dtype", "allowed"},
-    "task": {*FILES, "eval_batch_size"},
+    # A copy of the hub's data has the key of the hub's data (`data.hub`).
+    "task": {*FILES, "module", "data_dir", "eval_batch_size"},
     "training": {"checkpoint_every", "keep_checkpoints"},
     "hardware": {
         *("name", "device", "device_batch_size", "activation_checkpointing", "threads"),
@@ -49,13 +50,15 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         sections[name] = {k: v for k, v in values[name].items() if k in known and v is not None}
     if not config.method.trains:
         sections["training"] = {}
+    if module := tasks.module_hash(config.task.name):
+        sections["task"]["module"] = module
     if config.training.adapter_dtype == "official":
         sections["method"]["official_dtype"] = config.method.official_dtype
     return sections | {
         "scale": config.scale,
         "quantization": config.quantization,
         "seed": config.seed,
-        "model": fingerprint(config.model, config.paths),
+        "model": config.model_id or fingerprint(config.model, config.paths),
         "task_version": task.version,
         **task.contents(config),
     }
@@ -117,7 +120,7 @@ def cell_of(config: RunConfig) -> dict[str, Any]:
         "operator": m.setting("operator"),
         "task": config.task.name,
         "scale": config.scale,
-        "model": config.model,
+        "model": config.model_id or config.model,
         "learning_rate": config.training.learning_rate,
         "seed": config.seed,
     }

@@ -74,7 +74,8 @@ def same_model(config: RunConfig, record: Record, revision: str) -> None:
     Raises:
         ConfigError: The hash of the folder, taken after the loading, is not the hash in the key.
     """
-    if Path(config.model).is_dir() and revision != record.identity["model"]:
+    # The key of a run on a copy has the id of the model in place of a hash.
+    if Path(config.model).is_dir() and not config.model_id and revision != record.identity["model"]:
         raise ConfigError(
             f"model: {config.model} has changed since this run began: its content is not the content in the key of "
             "the run; give the command again"
@@ -110,11 +111,13 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
         shape = fit.model(config)
         dtype = base_dtype(config, placement)
         with ranks.one_first(), userfile.unchanged(config.task, record.identity):
-            network, tokenizer, revision = base_models.of_run(config, dtype, placement.device)
-            same_model(config, record, revision)
+            # The weights come last: data that are missing end the run before minutes of loading.
+            tokenizer = base_models.tokenizer_of_run(config)
             fit.tokenizer(config, tokenizer, shape)
             prepared = task.prepare(config, tokenizer)
             fit.data(config, prepared, tokenizer, shape)
+            network, _, revision = base_models.of_run(config, dtype, placement.device)
+            same_model(config, record, revision)
         set_seed(config.seed)  # adapters may start at random
         adapted = adapt.adapt(network, config)
         model = adapted.model

@@ -32,7 +32,9 @@ from experiments.spec import methods, scales
 def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = script.Parser(__doc__)
     script.add_studies(parser, "table", "figure")
-    parser.add_argument("--task", action="append", choices=tasks.NAMES, help="only the cells of this task (repeatable)")
+    parser.add_argument(
+        "--task", action="append", choices=tasks.names(), help="only the cells of this task (repeatable)"
+    )
     parser.add_argument("--method", action="append", choices=methods.names(), help="only this method (repeatable)")
     parser.add_argument("--scale", choices=scales.names(), help="the study's own scale, else laptop")
     parser.add_argument("--results", type=Path, default=Path("results"))

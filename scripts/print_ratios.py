@@ -22,8 +22,8 @@ SCALES = ["paper", "workstation", "laptop"]
 
 def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(tasks.NAMES)} (default: all)")
-    chosen = parser.parse_args(arguments).tasks or list(tasks.NAMES)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(tasks.names())} (default: all)")
+    chosen = parser.parse_args(arguments).tasks or list(tasks.names())
     for name in chosen:
         print(table(tasks.get(name).name))
     return 0

@@ -40,6 +40,13 @@ def check(arguments: list[str]) -> None:
         _check(override, settings)
 
 
+def task_modules(arguments: list[str]) -> list[str]:
+    """The Python files with tasks that the arguments of a command line name: `task.module=my_task.py`."""
+    named = [a for a in arguments if a.lstrip("+").startswith("task.module=")]
+    values = [override.value() for override in OverridesParser.create().parse_overrides(named)]
+    return [str(value) for value in values if value is not None]
+
+
 def _check(override: Override, arguments: list[str]) -> None:
     name, argument = override.key_or_group, override.input_line
     group, _, setting = name.partition(".")
@@ -91,8 +98,10 @@ def _reason(error: Exception, arguments: list[str]) -> str:
     if "Could not find 'hydra/launcher/submitit_" in text:
         return "hardware=slurm and hydra/launcher=submitit_* need hydra-submitit-launcher: pip install '.[slurm]'"
     if match := re.search(r"Could not find '([\w/]+)/([^'/]*)' Available options in '[\w/]+': (.*?) Config sear", text):
-        group, value, allowed = match.groups()
-        return f"{group} must be one of {', '.join(allowed.split())}, got {value!r}"
+        group, value, allowed = match[1], match[2], ", ".join(match[3].split())
+        if group == "protocol":
+            return f"task and scale choose protocol/{value}.yaml, which does not exist; there are {allowed}"
+        return f"{group} must be one of {allowed}, got {value!r}"
     key = re.search(r"full_key: (\S+)", f"{text} {error.__cause__ or ''}")
     if match := re.search(r"Could not override '([^']*)'", text):
         name = max(match[1], key[1] if key else "", key=len)

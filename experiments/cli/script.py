@@ -13,7 +13,7 @@ from typing import NoReturn
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import redact
+from .. import redact, tasks
 from ..errors import ConfigError, exit_code, one_line
 from ..report import output
 from ..spec import scales
@@ -77,6 +77,13 @@ def studies(options: argparse.Namespace, *kinds: str) -> list[Study]:
 def study_names(results: Path) -> list[str]:
     """The names that `studies` knows."""
     return list(dict.fromkeys([*(study.name for study in study_file.of_results(results)), *study_file.names()]))
+
+
+def task_module(parser: Parser) -> None:
+    """Give a parser the option --task-module. Records name the Python file of a user's task, and it is not run."""
+    parser.add_argument(
+        "--task-module", type=tasks.add, metavar="FILE", help="the Python file of the run's task, if the task is yours"
+    )
 
 
 def records(options: argparse.Namespace) -> list[Record]:

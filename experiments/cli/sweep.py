@@ -183,6 +183,8 @@ def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig
     """
     compose.register()  # the process of a cluster's job has not done it
     compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
+    for module in overrides.task_modules(HydraConfig.get().overrides.task):
+        tasks.add(module)
     return parse(composed, elsewhere=elsewhere)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import re
 from collections.abc import Callable
@@ -16,6 +17,14 @@ from .run_config import Method, RunConfig
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 HUB_DATA = re.compile(HUB_ID.pattern + r"(:[\w.-]*){0,2}", re.ASCII)  # owner/name, perhaps a configuration and a split
 DATA_FILES = (".json", ".jsonl", ".ndjson", ".jsonlines", ".jl", ".csv", ".tsv", ".parquet", ".txt", ".md")
+# The sizes of a LLaMA in its config.json, and their names in `shapes.Llama`.
+SIZES = {
+    "hidden_size": "hidden",
+    "intermediate_size": "intermediate",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "vocab_size": "vocabulary",
+}
 RESTARTS = ("restart_warmup", "restart_schedule", "restart_floor", "optimizer_reset", "reset_scope", "reset_ratio")
 
 
@@ -60,6 +69,10 @@ def together(run: RunConfig) -> None:
         )
     if _there(run.model, Path.is_dir) and not (Path(run.model) / "config.json").is_file():
         raise ConfigError(f"model is a folder without a config.json: {run.model}")
+    if run.model_id is not None:
+        _copy_of_model(run)
+    if run.task.data_dir is not None:
+        _copies_of_data(run)
     if shape := shapes.at_hand(run.model, run.paths.cache_folder):
         adapters(run, shape)
     if run.method.restart_every:
@@ -123,6 +136,36 @@ def _quantized(run: RunConfig) -> None:
             f"quantization={run.quantization} needs the package bitsandbytes, which is not installed: "
             "pip install --constraint constraints.txt --editable '.[quantized]'"
         )
+
+
+def _copy_of_model(run: RunConfig) -> None:
+    """`model_id` is an id of the hub, and the folder `model` may be its copy: the sizes of the models are equal."""
+    assert run.model_id is not None
+    if not HUB_ID.fullmatch(run.model_id):
+        raise ConfigError(f"model_id must be an owner/name on the hub, got {run.model_id!r}")
+    if not _there(run.model, Path.is_dir):
+        raise ConfigError(
+            f"model_id says of which model the folder `model` is a copy, and model={run.model} is no folder"
+        )
+    published, own = shapes.NAMED.get(run.model_id), _config_of(run.model)
+    if published and any(own.get(name) != getattr(published, size) for name, size in SIZES.items()):
+        raise ConfigError(f"model_id: {run.model} is no copy of {run.model_id}: its config.json has other sizes")
+
+
+def _config_of(folder: str) -> dict[str, Any]:
+    """What a model's config.json says; nothing where the file cannot be read."""
+    try:
+        return dict(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _copies_of_data(run: RunConfig) -> None:
+    assert run.task.data_dir is not None
+    if run.task.data != "hub":
+        raise ConfigError(f"task.data_dir holds copies of the hub's data: it needs task.data=hub, got {run.task.data}")
+    if not _there(run.task.data_dir, Path.is_dir):
+        raise ConfigError(f"task.data_dir must be a folder, got {run.task.data_dir!r}")
 
 
 def _there(path: str, what: Callable[[Path], bool]) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import typing
+from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from .. import redact
 from ..errors import ConfigError
-from . import checks, hardware
+from . import checks, hardware, protocol
 from .run_config import LARGEST, RunConfig
+
+REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")  # to another setting: ${protocol.dropout}
 
 
 def parse(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig:
@@ -30,11 +34,62 @@ def parse(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig:
 
 def typed(composed: DictConfig) -> RunConfig:
     """A composed configuration with types, the same on any machine: `auto` stays, and settings are not compared."""
+    _complete(composed)
     values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     scale = values.get("scale")
     if not isinstance(scale, dict) or "name" not in scale:
         raise ConfigError(f"scale must be a section with a name, got {scale!r}")
     return _typed(values | {"scale": scale["name"]})
+
+
+def _complete(composed: DictConfig) -> None:
+    """Check that every setting has a value, or refers to settings that exist.
+
+    Raises:
+        ConfigError: Settings are missing; the message names all of them.
+    """
+    plain: Any = OmegaConf.to_container(composed)
+    absent = {missing for name, value in _leaves(plain) for missing in _missing(name, value, plain)}
+    names = sorted(name for name in absent if not any(other.startswith(f"{name}.") for other in absent))
+    if names:
+        task, scale = (OmegaConf.select(composed, f"{group}.name") for group in ("task", "scale"))
+        verb = "is" if len(names) == 1 else "are"
+        raise ConfigError(
+            f"{', '.join(names)} {verb} missing: protocol/{task}_{scale}.yaml or the command line must say the value"
+            + ("" if len(names) == 1 else "s")
+        )
+
+
+def _missing(name: str, value: Any, plain: dict[str, Any]) -> list[str]:
+    """The setting itself if it has no value yet, else the settings that it refers to and that do not exist."""
+    if value == MISSING:
+        return [name]
+    if not isinstance(value, str):
+        return []
+    looked_up = [where for lookup, needs in protocol.NEEDS.items() if f"${{{lookup}:" in value for where in needs]
+    if "protocol.learning_rates" in looked_up and not plain.get("method", {}).get("rates"):
+        looked_up = []  # nothing trains, so no rate is looked up
+    return [where for where in (*REFERENCE.findall(value), *looked_up) if not _exists(plain, where.split("."))]
+
+
+def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every setting, with unresolved references."""
+    if isinstance(values, dict | list):
+        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from _leaves(value, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, values
+
+
+def _exists(values: Any, path: list[str]) -> bool:
+    """Whether a setting exists. What lies below a reference or in a list is taken to exist."""
+    for name in path:
+        if isinstance(values, str | list):
+            return True
+        if not isinstance(values, dict) or name not in values:
+            return False
+        values = values[name]
+    return True
 
 
 def from_record(values: Any) -> RunConfig:
@@ -54,7 +109,11 @@ def _typed(values: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_message(error.errors()[0])) from None
+        errors = error.errors()
+        absent = [".".join(map(str, e["loc"])) for e in errors if e["type"] == "missing"]
+        if errors[0]["type"] == "missing":
+            raise ConfigError(f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing") from None
+        raise ConfigError(_message(errors[0])) from None
 
 
 def _checked(run: RunConfig, elsewhere: bool = False) -> RunConfig:
@@ -81,8 +140,6 @@ def _message(error: ErrorDetails) -> str:
     where, fields = ".".join(map(str, error["loc"])), getattr(section, "model_fields", {})
     if error["type"] == "extra_forbidden":
         return f"{where} is not a setting; allowed: {', '.join(fields)}"
-    if error["type"] == "missing":
-        return f"{where} is missing"
     value = error["input"]
     if type(value) is int and value > LARGEST:
         return f"{where} must be at most {LARGEST}, got a number of {len(f'{value:x}') * 4} bits"

@@ -13,6 +13,11 @@ from typing import Any
 from ..errors import ConfigError
 from .run_config import RunConfig
 
+# What each look-up of the configuration files reads of the protocol that it gets as a whole.
+NEEDS = {
+    "learning_rate": ("protocol.ranks", "protocol.learning_rates"),
+    "lora_alpha": ("protocol.ranks", "protocol.lora_scale"),
+}
 USUAL_SCALE = 2  # alpha / rank of LoRA at ranks for which the paper gives no alpha
 
 

@@ -150,12 +150,18 @@ class Method(Section):
 
 
 class TaskSettings(Section):
-    """What is learned and measured. Settings that a task does not have are None."""
+    """What is learned and measured. Settings that a task does not have are None.
+
+    A task outside this project has its Python file in `module`, and may have settings of its own in `settings`.
+    """
 
     name: Text
+    module: Text | None = None
+    settings: dict[str, Any] | None = None
     pairs: PositiveInt | None = None
     eval_pairs: PositiveInt | None = None
     data: Literal["packages", "hub"] | None = None
+    data_dir: PathText | None = None
     train_file: PathText | None = None
     format: Literal["auto", "chat", "completion", "text"] | None = None
     heldout_file: PathText | None = None
@@ -263,6 +269,7 @@ class RunConfig(Section):
     task: TaskSettings
     scale: Text
     model: PathText
+    model_id: Text | None = None  # the id on the hub of which the folder `model` is a copy
     quantization: Literal["none", "nf4", "int8"]
     seed: Seed
     dry_run: Switch = False  # a dry run leaves no record, so records do not hold this setting

@@ -166,8 +166,10 @@ def _check_identity(values: dict[str, Any]) -> None:
 
 def _check_finished(values: dict[str, Any]) -> None:
     final, cost = values["metrics"]["final"], values["cost"]
-    task = values["cell"]["task"]  # a task of a user may not be here any more
-    headlines = [name for name in tasks.get(task).headlines if name in final] if task in tasks.NAMES else []
+    task = values["cell"]["task"]
+    # The file of a user's task, which says what its headline is, is not run; and a task may not be here any more.
+    unknown = "module" in values["identity"]["task"] or task not in tasks.names()
+    headlines = [] if unknown else [name for name in tasks.get(task).headlines if name in final]
     if any(final[name] is None for name in headlines):
         raise ValueError(f"its run is finished, and {headlines[0]} is no finite number")
     for name in ("trainable_parameters", "seconds"):

@@ -299,7 +299,7 @@ def _columns(entries: list[str] | dict[str, ColumnEntry], base: Settings) -> tup
     for name, entry in entries.items():
         settings = base | (entry.model_extra or {})
         if "task" not in settings:
-            raise ConfigError(f"columns.{name} has no task, and base has none; allowed: {', '.join(tasks.NAMES)}")
+            raise ConfigError(f"columns.{name} has no task, and base has none; allowed: {', '.join(tasks.names())}")
         column = Column(
             name,
             "",
@@ -322,7 +322,7 @@ def _label(column: Column) -> str:
 def _all_metrics(base: Settings) -> tuple[Column, ...]:
     """A column for each metric of the task, the headline first; shown where a run has a value for it."""
     if "task" not in base:
-        raise ConfigError(f"base.task is missing; allowed: {', '.join(tasks.NAMES)}")
+        raise ConfigError(f"base.task is missing; allowed: {', '.join(tasks.names())}")
     task = tasks.get(base["task"])
     given = {n.removeprefix("task."): _value(v) for n, v in base.items() if n.startswith("task.")}
     settings = TaskSettings.model_construct(name=task.name, **given)

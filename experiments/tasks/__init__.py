@@ -2,24 +2,87 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
 
-from ..errors import ConfigError
+from .. import files
+from ..errors import ConfigError, one_line
 from ..spec import compose
 from ..spec.run_config import RunConfig
 from .base import Metric, Task, TaskData
 
-NAMES = tuple(compose.choices("task"))
+
+class Module(NamedTuple):
+    """A task in a Python file of the user, and the hash of the file."""
+
+    task: Task
+    sha256: str
+
+
+DECLARED = ("name", "version", "needs", "metrics", "headline")  # what a task cannot do without
+_modules: dict[str, Module] = {}  # by the name of the task
+
+
+def names() -> tuple[str, ...]:
+    """The tasks that have a file `task/<name>.yaml`, in `conf/` or in a user's own folder."""
+    return tuple(compose.choices("task"))
+
+
+def add(path: str) -> Task:
+    """Run a user's Python file, which defines TASK, and let `get` find that task.
+
+    The file may do anything. So the path must come from the command line, never from a record or a configuration file.
+
+    Raises:
+        ConfigError: The file cannot be run, or defines no task, or a task with the name of one of this project.
+    """
+    where = f"task.module={path}"
+    try:
+        sha256 = files.sha256(Path(path))
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror}") from None
+    if loaded := next((module for module in _modules.values() if module.sha256 == sha256), None):
+        return loaded.task
+    specification = importlib.util.spec_from_file_location(f"task_module_{sha256[:16]}", path)
+    if specification is None or specification.loader is None:
+        raise ConfigError(f"{where} must be a Python file, with the ending .py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[module.__name__] = module  # where pickle looks for the classes of the file
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigError(f"{where} cannot be run: {type(error).__name__}: {one_line(str(error))}") from error
+    task = getattr(module, "TASK", None)
+    if not isinstance(task, Task):
+        raise ConfigError(f"{where} must define TASK, an instance of a class that derives from experiments.tasks.Task")
+    if missing := [name for name in DECLARED if not hasattr(task, name)]:
+        raise ConfigError(f"{where}: TASK does not declare {', '.join(missing)}")
+    if not task.name.isidentifier() or importlib.util.find_spec(f"{__name__}.{task.name}"):
+        raise ConfigError(f"{where}: TASK.name must be a name that no task of this project has, got {task.name!r}")
+    _modules[task.name] = Module(task, sha256)
+    return task
+
+
+def module_hash(name: str) -> str | None:
+    """The hash of the user's file that defines the task of this name; None for a task of this project."""
+    return _modules[name].sha256[:16] if name in _modules else None
 
 
 def get(name: str) -> Task:
     """The task of this name.
 
     Raises:
-        ConfigError: There is no task of this name.
+        ConfigError: There is no task of this name, or its Python file was not said on the command line.
     """
-    if name not in NAMES:
-        raise ConfigError(f"task.name must be one of {', '.join(NAMES)}, got {name!r}")
+    if name in _modules:
+        return _modules[name].task
+    if name not in names():
+        raise ConfigError(f"task.name must be one of {', '.join(names())}, got {name!r}")
+    if importlib.util.find_spec(f"{__name__}.{name}") is None:
+        raise ConfigError(f"task={name} has no Python file in this project: say task.module=FILE on the command line")
     return import_module(f"{__name__}.{name}").TASK
 
 
@@ -27,12 +90,18 @@ def of(config: RunConfig) -> Task:
     """The task of a run, whose configuration has every setting that the task needs.
 
     Raises:
-        ConfigError: There is no such task, or the configuration lacks a setting.
+        ConfigError: There is no such task, or the configuration lacks settings.
     """
-    task = get(config.task.name)
-    for setting in task.needs:
-        if getattr(config.task, setting) is None:
-            raise ConfigError(f"task.{setting} is missing; task={task.name} cannot do without it")
+    t = config.task
+    if t.module and t.name not in _modules:
+        raise ConfigError(
+            f"task={t.name} is defined in {t.module}, and only the command line may name code: "
+            f"say task.module={t.module} (for scripts: --task-module {t.module})"
+        )
+    task = get(t.name)
+    if missing := [f"task.{setting}" for setting in task.needs if getattr(t, setting) is None]:
+        verb, they = ("is", "it") if len(missing) == 1 else ("are", "them")
+        raise ConfigError(f"{', '.join(missing)} {verb} missing; task={task.name} cannot do without {they}")
     return task
 
 
@@ -41,4 +110,4 @@ def metric(task: str, name: str) -> Metric:
     return get(task).metric(name)
 
 
-__all__ = ["NAMES", "Metric", "Task", "TaskData", "get", "metric", "of"]
+__all__ = ["Metric", "Task", "TaskData", "add", "get", "metric", "module_hash", "names", "of"]

@@ -36,6 +36,7 @@ class BiomedTask(TextTask):
     version = 2
     headline = "biomed_avg"
     packages = ("benchmarks", "llamafactory")
+    data_sets = (hub.PILE, hub.MEDICINE_TASKS, hub.MMLU)
     scorers = ("per_token_choice",)
     domain = "biomedicine"
     averaged = ("pubmedqa", "usmle", "bio_mmlu", "rct")
@@ -56,14 +57,13 @@ class BiomedTask(TextTask):
     def material(self, config: RunConfig) -> Material:
         t, cache = config.task, config.paths.cache_folder
         if t.data == "hub":
-            abstracts = hub.pubmed()
+            abstracts = hub.pubmed(t.data_dir)
             held_out = list(itertools.islice(abstracts, t.heldout_rows))
-            return Material.of_texts(
-                map(Document, itertools.islice(abstracts, t.train_rows)), held_out, benchmarks_of_table6()
-            )
+            train = map(Document, itertools.islice(abstracts, t.train_rows))
+            return Material.of_texts(train, held_out, benchmarks_of_table6(t.data_dir))
         pubmedqa = corpora.yes_no(cache, "pubmedqa")
         bioasq = [abstract for abstract, _ in corpora.yes_no(cache, "bioasq")]
-        train = corpora.shuffled([*bioasq, *corpora.medmcqa_explanations(cache)], "biomed")
+        texts = corpora.shuffled([*bioasq, *corpora.medmcqa_explanations(cache)], "biomed")
         mmlu = questions.some(corpora.mmlu(cache, "test", corpora.MEDICAL_SUBJECTS), t.questions, "bio_mmlu")
         examples = corpora.mmlu(cache, "dev", corpora.MEDICAL_SUBJECTS)
         benchmarks = [
@@ -72,7 +72,7 @@ class BiomedTask(TextTask):
             questions.mmlu("bio_mmlu_subset", mmlu, examples, 5),
         ]
         held_out = [abstract for abstract, _ in pubmedqa[: t.heldout_rows]]
-        return Material.of_texts(map(Document, train), held_out, benchmarks)
+        return Material.of_texts(map(Document, texts), held_out, benchmarks)
 
     def score(self, benchmark: Benchmark, answers: Answers, tokenizer: Any) -> dict[str, float]:
         if benchmark.name not in ADAPTLLM:
@@ -82,14 +82,14 @@ class BiomedTask(TextTask):
         return {benchmark.name: 100 * sum(hits) / len(hits), f"{benchmark.name}_lm_eval": 100 * answers.lm_eval}
 
 
-def benchmarks_of_table6() -> list[Benchmark]:
+def benchmarks_of_table6(copies: str | None) -> list[Benchmark]:
     """The four benchmarks of Table 6. The micro F1 of RCT is its accuracy, since a sentence has one label."""
-    subjects = [q for q in hub.mmlu("test") if q.subject in corpora.MEDICAL_SUBJECTS]
+    subjects = [q for q in hub.mmlu("test", copies) if q.subject in corpora.MEDICAL_SUBJECTS]
     return [
-        Benchmark("pubmedqa", hub.medicine("PubMedQA")),
-        Benchmark("usmle", hub.medicine("USMLE")),
-        questions.mmlu("bio_mmlu", subjects, hub.mmlu("dev"), 5),
-        Benchmark("rct", hub.medicine("RCT")),
+        Benchmark("pubmedqa", hub.medicine("PubMedQA", copies)),
+        Benchmark("usmle", hub.medicine("USMLE", copies)),
+        questions.mmlu("bio_mmlu", subjects, hub.mmlu("dev", copies), 5),
+        Benchmark("rct", hub.medicine("RCT", copies)),
     ]
 
 

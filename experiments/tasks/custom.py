@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..data import overlap, prompts, sources, userfile
+from ..data import hub, overlap, prompts, sources, userfile
 from ..data.rows import Rows, fingerprint
 from ..data.userfile import HELD_OUT, TRAIN
 from ..data.windows import packed
@@ -399,7 +399,8 @@ def questions_of(
 
 def probe_origin(config: RunConfig) -> list[str]:
     """Where the general text comes from, for the record."""
-    return ["hub"] if config.task.data == "hub" else sources.pins("llamafactory")
+    t = config.task
+    return hub.origins((hub.C4,), t.data_dir) if t.data == "hub" else sources.pins("llamafactory")
 
 
 def summary(rows: Split, train: Rows, reported: Rows, selection: Rows) -> dict[str, Any]:

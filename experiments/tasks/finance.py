@@ -49,6 +49,7 @@ class FinanceTask(TextTask):
     version = 2
     headline = "finance_avg"
     packages = ("reuters", "benchmarks", "llamafactory")
+    data_sets = (hub.FINANCIAL_NEWS, hub.FINANCE_TASKS)
     scorers = ("weighted_f1", "headline_f1", "entity_f1", "convfinqa", "per_token_choice")
     domain = "finance"
     averaged = ("convfinqa", "fiqa_sa", "headline", "ner", "fpb")
@@ -75,10 +76,10 @@ class FinanceTask(TextTask):
     def material(self, config: RunConfig) -> Material:
         t, cache = config.task, config.paths.cache_folder
         if t.data == "hub":
-            news = hub.financial_news()
+            news = hub.financial_news(t.data_dir)
             held_out = [text for _, text in itertools.islice(news, t.heldout_rows)]
             train = (Document(text, title) for title, text in itertools.islice(news, t.train_rows))
-            return Material.of_texts(train, held_out, benchmarks_of_table7())
+            return Material.of_texts(train, held_out, benchmarks_of_table7(t.data_dir))
         stories = corpora.reuters(cache, "r52-train")
         held_out = [text for _, text in corpora.reuters(cache, "r52-test")[: t.heldout_rows]]
         train = (Document(text, questions={TOPIC_QUESTION: TOPICS.get(topic, topic)}) for topic, text in stories)
@@ -118,17 +119,17 @@ def topic_questions(stories: list[tuple[str, str]]) -> list[ChoiceQuestion]:
     ]
 
 
-def benchmarks_of_table7() -> list[Benchmark]:
+def benchmarks_of_table7(copies: str | None) -> list[Benchmark]:
     """The five benchmarks of Table 7, in AdaptLLM's filled-in prompts.
 
     A generated answer ends at its first line end, at the end token, or after `ANSWER_TOKENS` tokens.
     """
     return [
-        Benchmark("convfinqa", hub.finance_open("ConvFinQA"), ("\n",), ANSWER_TOKENS, questions.ANY_EXTRACT),
-        Benchmark("fiqa_sa", hub.finance("FiQA_SA")),
-        Benchmark("headline", hub.finance("Headline")),
-        Benchmark("ner", hub.finance_open("NER"), ("\n",), ANSWER_TOKENS, questions.ANY_EXTRACT),
-        Benchmark("fpb", hub.finance("FPB")),
+        Benchmark("convfinqa", hub.finance_open("ConvFinQA", copies), ("\n",), ANSWER_TOKENS, questions.ANY_EXTRACT),
+        Benchmark("fiqa_sa", hub.finance("FiQA_SA", copies)),
+        Benchmark("headline", hub.finance("Headline", copies)),
+        Benchmark("ner", hub.finance_open("NER", copies), ("\n",), ANSWER_TOKENS, questions.ANY_EXTRACT),
+        Benchmark("fpb", hub.finance("FPB", copies)),
     ]
 
 

@@ -124,14 +124,15 @@ def general_text(config: RunConfig) -> list[str]:
     if not count:
         return []
     if config.task.data == "hub":
-        return [text for _, text in zip(range(count), hub.c4("validation"), strict=False)]
+        return [text for _, text in zip(range(count), hub.c4("validation", config.task.data_dir), strict=False)]
     return corpora.c4(config.paths.cache_folder)[1][:count]
 
 
-def origins(config: RunConfig, packages: Sequence[str]) -> list[str]:
+def origins(config: RunConfig, packages: Sequence[str], data_sets: tuple[str, ...]) -> list[str]:
     """Where the data come from, for the record: pinned packages or the hub, and the user's files if there are any."""
-    names = ["hub"] if config.task.data == "hub" else sources.pins(*packages)
-    own = {userfile.TRAIN: config.task.train_file, userfile.HELD_OUT: config.task.heldout_file}
+    t = config.task
+    names = hub.origins(data_sets, t.data_dir) if t.data == "hub" else sources.pins(*packages)
+    own = {userfile.TRAIN: t.train_file, userfile.HELD_OUT: t.heldout_file}
     return [*names, *(setting for setting, file in own.items() if file)]
 
 
@@ -140,12 +141,14 @@ class FineTuning(Task):
 
     Attributes:
         packages: The sources (`data.catalogue`) that the task reads with `task.data=packages`.
+        data_sets: The data sets of the hub that the task reads with `task.data=hub`, beside C4 for the general text.
         scorers: The scorers that the task uses; the record holds their versions.
         loss: The metric that is a loss on held-out items. It is measured at every scale, and before training too.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("max_length", "heldout_rows")
     packages: ClassVar[tuple[str, ...]]
+    data_sets: ClassVar[tuple[str, ...]]
     scorers: ClassVar[tuple[str, ...]] = ()
     loss: ClassVar[str]
 
@@ -238,7 +241,7 @@ class FineTuning(Task):
                 **versions,
                 "overlap": counts,
                 **left_out,
-                "sources": origins(config, self.packages),
+                "sources": origins(config, self.packages, (*self.data_sets, *([hub.C4] if general else []))),
             },
         )
 

@@ -23,6 +23,7 @@ class InstructTask(AnswerTask):
     version = 3
     headline = "mmlu_5shot"
     packages = ("llamafactory", "benchmarks")
+    data_sets = (hub.TULU, hub.MMLU)
     metrics = (
         Metric("mmlu_0shot", "MMLU 0-shot", questions=14_042, floor=CHANCE),
         Metric("mmlu_5shot", "MMLU 5-shot", questions=14_042, floor=CHANCE),
@@ -35,8 +36,8 @@ class InstructTask(AnswerTask):
     def material(self, config: RunConfig) -> Material:
         t, cache = config.task, config.paths.cache_folder
         if t.data == "hub":
-            conversations = corpora.shuffled(hub.tulu(), "tulu")
-            examples, test = hub.mmlu("dev"), hub.mmlu("test")
+            conversations = corpora.shuffled(hub.tulu(t.data_dir), "tulu")
+            examples, test = hub.mmlu("dev", t.data_dir), hub.mmlu("test", t.data_dir)
         else:
             rows = corpora.alpaca(cache)
             conversations = [prompts.pair(row["instruction"], row["output"], row["input"]) for row in rows]

@@ -33,6 +33,7 @@ class MathTask(AnswerTask):
     needs = (*AnswerTask.needs, "new_tokens", "math_new_tokens")
     headline = "gsm8k"
     packages = ("benchmarks", "gsm-symbolic", "llamafactory")
+    data_sets = (hub.METAMATH, hub.GSM8K, hub.MATH)
     scorers = ("metamath",)
     metrics = (
         Metric("gsm8k", "GSM8K", questions=1319),
@@ -50,9 +51,10 @@ class MathTask(AnswerTask):
         t = config.task
         assert t.prompt and t.new_tokens and t.math_new_tokens
         if t.data == "hub":
-            conversations = corpora.shuffled(hub.metamath(), "metamath")
+            conversations = corpora.shuffled(hub.metamath(t.data_dir), "metamath")
             held_out, train = conversations[: t.heldout_rows], conversations[t.heldout_rows :]
-            gsm8k, competition, names = hub.gsm8k(), hub.competition_math(), ("gsm8k", "math")
+            gsm8k, competition = hub.gsm8k(t.data_dir), hub.competition_math(t.data_dir)
+            names = ("gsm8k", "math")
         else:
             problems, gsm8k, competition = split(config.paths.cache_folder)
             train = [worked_example(problem) for problem in problems]

@@ -48,21 +48,21 @@ class PretrainTask(Task):
         if t.heldout_file:
             held_out = userfile.documents(t.heldout_file, userfile.HELD_OUT)[: t.heldout_rows]
         elif t.data == "hub":
-            held_out = list(itertools.islice(hub.c4("validation"), t.heldout_rows))
+            held_out = list(itertools.islice(hub.c4("validation", t.data_dir), t.heldout_rows))
         else:
             held_out = corpora.c4(cache)[1][: t.heldout_rows]
         evaluation = EvaluationSet(*text_rows(held_out, tokenizer, config))
         if t.data == "hub" and not t.train_file:
             # 5.2 billion tokens at paper scale: neither the overlap check nor the cache can hold them.
-            train = stream(tokenizer, t.max_length, t.train_rows)
+            train = stream(tokenizer, t.max_length, t.train_rows, t.data_dir)
             notes: dict[str, Any] = {
                 "overlap": "not checked: C4 is streamed, train and validation as published",
-                "sources": ["hub"],
+                "sources": hub.origins((hub.C4,), t.data_dir),
             }
             return TaskData(train, evaluation, fingerprint(hub.C4, held_out), notes, mean_length=t.max_length)
         documents = userfile.documents(t.train_file) if t.train_file else corpora.pretraining_text(cache)
         documents, counts = overlap.filtered(self.name, documents, str, held_out, t.drop_overlap, t.train_rows)
-        notes = {"overlap": counts, "sources": origins(config, ("brown", "llamafactory"))}
+        notes = {"overlap": counts, "sources": origins(config, ("brown", "llamafactory"), (hub.C4,))}
         train = packed(documents, tokenizer, t.max_length, cache)
         return TaskData(train, evaluation, fingerprint(documents, held_out), notes)
 
@@ -75,8 +75,8 @@ class PretrainTask(Task):
         return {"perplexity": loss.perplexity, "bits_per_byte": loss.bits / evaluation.text_bytes}
 
 
-def stream(tokenizer: Any, length: int, documents: int | None = None) -> Any:
-    """The first `documents` of C4, or all, as an iterable of full windows.
+def stream(tokenizer: Any, length: int, documents: int | None = None, copies: str | None = None) -> Any:
+    """The first `documents` of C4, or all, as an iterable of full windows; `copies` as in `data.hub`.
 
     The Trainer of a resumed run skips what the run has seen.
     """
@@ -85,7 +85,7 @@ def stream(tokenizer: Any, length: int, documents: int | None = None) -> Any:
     class StreamedWindows(torch.utils.data.IterableDataset):
         def __iter__(self) -> Iterator[dict[str, Any]]:
             ids = None
-            texts = itertools.islice(hub.c4("train"), documents)
+            texts = itertools.islice(hub.c4("train", copies), documents)
             for ids in windows(texts, tokenizer, length, keep_rest=False):
                 row = torch.tensor(ids)
                 yield {"input_ids": row, "labels": row.clone()}

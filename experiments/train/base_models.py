@@ -40,6 +40,15 @@ def of_run(config: RunConfig, dtype: Any, device: str = "cpu") -> BaseModel:
     return load(config.model, cache, dtype, config.seed, quantization=quantization, device=device)
 
 
+def tokenizer_of_run(config: RunConfig) -> Any:
+    """The tokenizer of a run, without the weights: the data of the run can be prepared before the weights are loaded.
+
+    Raises:
+        ConfigError: The tokenizer cannot be loaded.
+    """
+    return _tokenizer(config.model, config.paths.cache_folder)
+
+
 def load(
     model: str, cache: Path, dtype: Any, seed: int = 0, *, quantization: str = "none", device: str = "cpu"
 ) -> BaseModel:
@@ -61,14 +70,14 @@ def load(
 
     paths = Paths(results="results", cache=str(cache))
     options = loading_options(quantization, dtype, device)
+    tokenizer = _tokenizer(model, cache)
     if model == "tiny":
-        network, tokenizer, revision = tiny_model(), scratch.byte_tokenizer(), fingerprint(model, paths)
+        network, revision = tiny_model(), fingerprint(model, paths)
     elif model in scratch.NAMES:
-        network, tokenizer, revision = *scratch.load(model, cache, seed), f"{model}-seed{seed}"
+        network, revision = scratch.network(model, tokenizer, seed), f"{model}-seed{seed}"
     else:
-        own = {"smollm2-135m": smollm2, BASE: pretrained_base}
-        source = str(own[model](cache)) if model in own else model
-        network, tokenizer = _pretrained(model, source, dtype, options)
+        source = _source(model, cache)
+        network = _pretrained(model, source, dtype, options)
         # The configuration of a folder may hold the commit of another model.
         commit = None if Path(source).is_dir() else getattr(network.config, "_commit_hash", None)
         revision = commit or fingerprint(source, paths)
@@ -79,30 +88,63 @@ def load(
     return BaseModel(network if options else network.to(device), tokenizer, revision)
 
 
-def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+def _source(model: str, cache: Path) -> str:
+    """Where transformers finds a pretrained model: a folder, or the model's id on the hub."""
+    own = {"smollm2-135m": smollm2, BASE: pretrained_base}
+    return str(own[model](cache)) if model in own else model
 
+
+def _tokenizer(model: str, cache: Path) -> Any:
+    from transformers import AutoConfig, AutoTokenizer
+
+    if model == "tiny":
+        return scratch.byte_tokenizer()
+    if model in scratch.NAMES:
+        return scratch.tokenizer_of(model, cache)
+    source = _source(model, cache)
     try:
         # False, not None: then Python code in a model folder is never run, and the user is not asked whether to run it.
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
+    except Exception as error:  # the libraries raise many kinds of errors for a broken folder
+        raise _not_loaded(model, source, one_line(str(error)) or type(error).__name__) from error
+
+
+def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         without_kernels(config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
         )
         network, loading = loaded
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # the libraries raise many kinds of errors for a broken folder
+    except Exception as error:  # as for the tokenizer
         if out_of_memory(error):
             raise
         reason = one_line(str(error)) or type(error).__name__
         if "ignore_mismatched_sizes" in reason:
             reason = "the weights have other shapes than its config.json says"
-        raise ConfigError(f"model {model} cannot be loaded: {reason}") from error
+        raise _not_loaded(model, source, reason) from error
     if missing := sorted(loading["missing_keys"]):
         raise ConfigError(
             f"model {model} lacks weights, which would be random: {missing[0]} (and {len(missing) - 1} more)"
         )
-    return network, tokenizer
+    return network
+
+
+def _not_loaded(model: str, source: str, reason: str) -> ConfigError:
+    """The error of a model that cannot be loaded; for a model of the hub, the message says how to get the model."""
+    if Path(source).is_dir():
+        return ConfigError(f"model {model} cannot be loaded: {reason}")
+    if "gated" in reason:
+        advice = f"accept its licence at https://huggingface.co/{model}, and set HF_TOKEN"
+    else:
+        advice = (
+            f"fetch it where there is a network (hf download {model}), or use a copy: model=FOLDER model_id={model}"
+        )
+    return ConfigError(f"model {model} cannot be loaded; {advice}; docs/models-and-data.md ({reason})")
 
 
 def stored_format(model: str) -> str:

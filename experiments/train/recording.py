@@ -73,6 +73,7 @@ class Recording:
         names = ("precision", "processes", "nodes", "sharding", "compile")
         self.record.provenance |= {
             "model_revision": revision,
+            **({"model_copy_of": self.config.model_id} if self.config.model_id else {}),
             "data_fingerprint": prepared.fingerprint,
             "task_version": task.version,
             "device": Placement.of(hardware).device,

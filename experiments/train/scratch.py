@@ -37,17 +37,12 @@ def llama(shape: shapes.Llama, seed: int, *, bos: int | None, eos: int, pad: int
         return LlamaForCausalLM(config)
 
 
-def load(name: str, cache: Path, seed: int) -> tuple[Any, Any]:
-    """The model `name`, one of `NAMES`, with weights drawn from `seed`, and its tokenizer.
-
-    Raises:
-        ConfigError: The tokenizer cannot be loaded.
-    """
-    tokenizer = tokenizer_of(name, cache)
+def network(name: str, tokenizer: Any, seed: int) -> Any:
+    """The model `name`, one of `NAMES`, with weights drawn from `seed`, for `tokenizer_of(name)`."""
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
     shape = shapes.NAMED[name]
     spread = head_spread(shape) if name in MEMORISERS else 0.02
-    return llama(shape, seed, spread=spread, **ids), tokenizer
+    return llama(shape, seed, spread=spread, **ids)
 
 
 def head_spread(shape: shapes.Llama) -> float:
@@ -99,7 +94,10 @@ def t5_tokenizer() -> Any:
         return AutoTokenizer.from_pretrained(T5)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"the tokenizer {T5} cannot be loaded: {reason}") from error
+        raise ConfigError(
+            f"the tokenizer {T5} cannot be loaded; fetch it where there is a network "
+            f"(python scripts/prepare_data.py --paper {T5}); docs/models-and-data.md ({reason})"
+        ) from error
 
 
 def learned_tokenizer(pieces: int, cache: Path) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from multiprocessing import resource_tracker
 from typing import Any
 
+from .. import tasks
 from ..errors import ConfigError
 from ..spec import ranks
 from ..spec.run_config import RunConfig
@@ -109,6 +110,8 @@ def work(index: int, execute: Execute, config: RunConfig, record: Record, store:
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // count))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
+        if config.task.module:  # the command line of the caller has named the file
+            tasks.add(config.task.module)
         ranks.join(config.hardware.device, TCPStore("127.0.0.1", port, is_master=False))
         code = 0 if execute(config, record, store).status == "finished" else 1
     except KeyboardInterrupt:

@@ -53,7 +53,7 @@ REFUSED = [
     (["task.pairs=null"], "task.pairs is missing; task=uuid cannot do without it"),
     (["task=instruct", "task.heldout_rows=null"], "task.heldout_rows is missing; task=instruct"),
     (["method=lora", "method.alpha=null"], "method.alpha must be a positive number"),
-    (["model=???"], "Missing mandatory value: model"),
+    (["model=???"], "model is missing: protocol/uuid_smoke.yaml or the command line must say the value"),
     (["paths.results=???"], "paths.results: Missing mandatory value"),
     # A number is too large for the code that reads it.
     (["training.steps=99999999999999999999"], "training.steps must be at most 4294967295"),

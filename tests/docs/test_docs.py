@@ -28,6 +28,10 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
+def files_of_the_page() -> list[str]:
+    return [block for block in blocks("docs/adding.md", "yaml") if block.startswith("# conf/")]
+
+
 def insert(path: Path, after: str, text: str) -> None:
     before, line, rest = path.read_text().partition(after)
     path.write_text(before + line + text + rest)
@@ -40,7 +44,7 @@ def copy_with_two_methods(tmp_path_factory) -> Path:
     for name in ("conf", "experiments", "mora", "scripts", "results/paper"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "run.py", copy)
-    for block in blocks("docs/adding.md", "yaml"):
+    for block in files_of_the_page():
         (copy / block.splitlines()[0].removeprefix("# ")).write_text(block)
     (row,) = blocks("docs/adding.md", "text")
     insert(copy / "conf" / "study" / "table2.yaml", "  MoRA: {method: mora}\n", row)
@@ -59,7 +63,7 @@ SMOKE_RUN = ["run.py", "task=uuid", "scale=smoke", "logger=none", "hardware=cpu"
 @pytest.mark.parametrize("method", ["hira", "rslora"])
 def test_a_method_of_the_page_trains_resumes_and_exports(method, tmp_path, capsys):
     """The test adds only the file of the method, in a folder outside the project."""
-    for block in blocks("docs/adding.md", "yaml"):
+    for block in files_of_the_page():
         path = tmp_path / block.splitlines()[0].removeprefix("# ")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block)

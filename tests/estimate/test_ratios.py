@@ -18,7 +18,7 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("scale", ["laptop", "workstation"])
-@pytest.mark.parametrize("task", tasks.NAMES)
+@pytest.mark.parametrize("task", tasks.names())
 def test_the_geometry_is_the_papers(task, scale):
     """With a width of 576 in place of 512 a ratio differs by 12 %, because a rank is a whole number."""
     for rank in run(f"task={task}", f"scale={scale}").protocol["ranks"].values():
@@ -56,7 +56,7 @@ def test_a_rank_that_stands_for_no_rank_of_the_paper_has_no_ratio_of_the_paper()
     assert {r.paper for r in ratios.beside_paper(run("method=lora", "method.rank=7"))} == {None}
 
 
-@pytest.mark.parametrize("task", tasks.NAMES)
+@pytest.mark.parametrize("task", tasks.names())
 def test_the_page_shows_the_ratios(task):
     """`python scripts/print_ratios.py` prints the tables."""
     assert script.table(task) in (ROOT / "docs" / "protocols.md").read_text()

@@ -23,7 +23,7 @@ PAPERS = [name for name in scales.names() if name != "galore"]  # at scale galor
 
 
 @pytest.mark.parametrize("scale", PAPERS)
-@pytest.mark.parametrize("task", tasks.NAMES)
+@pytest.mark.parametrize("task", tasks.names())
 def test_operator_and_scale_are_the_papers_at_the_ranks_that_stand_for_the_papers(task, scale):
     ranks = compose(f"task={task}", f"scale={scale}").protocol["ranks"]
     assert ranks.keys() == {f"r{rank}" for rank in OPERATORS[task]}
@@ -36,7 +36,7 @@ def test_operator_and_scale_are_the_papers_at_the_ranks_that_stand_for_the_paper
         assert compose("method=remora", f"task={task}", f"scale={scale}", rank).method.peft["operator"] == "sharing"
 
 
-@pytest.mark.parametrize("task", tasks.NAMES)
+@pytest.mark.parametrize("task", tasks.names())
 def test_the_dropout_of_every_adapter_is_the_default_of_the_authors_code(task):
     for method in ("lora", "relora"):
         assert compose(f"method={method}", f"task={task}", "scale=paper").method.peft["lora_dropout"] == 0.05
@@ -63,7 +63,7 @@ def test_what_the_paper_leaves_open_is_chosen_as_the_page_says():
     alphas = {8: 16, 16: 32, 32: 64, 64: 128, 128: 256, 256: 128}
     for rank, alpha in alphas.items():
         assert compose("method=lora", "scale=paper", f"method.rank={rank}").method.peft["lora_alpha"] == alpha
-    for task in tasks.NAMES:
+    for task in tasks.names():
         floor = compose("method=relora", f"task={task}", "scale=paper").method.restart_floor
         assert floor == (0.1 if task == "pretrain" else 0)
 
@@ -74,7 +74,7 @@ def test_pretraining_is_measured_on_so_many_documents(scale, documents):
 
 
 @pytest.mark.parametrize("scale", PAPERS)
-@pytest.mark.parametrize("task", tasks.NAMES)
+@pytest.mark.parametrize("task", tasks.names())
 def test_at_the_papers_ranks_nothing_is_borrowed(task, scale):
     for rank in compose(f"task={task}", f"scale={scale}").protocol["ranks"].values():
         for method in ("lora", "mora", "remora"):

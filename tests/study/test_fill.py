@@ -111,7 +111,7 @@ def test_a_task_declares_the_loss_that_selects():
     assert selection.scores == {1e-3: 0.8, 1e-2: 0.7}
 
 
-@pytest.mark.parametrize("task", [tasks.get(name) for name in tasks.NAMES], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [tasks.get(name) for name in tasks.names()], ids=lambda task: task.name)
 def test_what_selects_is_a_loss_that_a_run_measures(task):
     assert task.selection is None or not task.metric(task.selection).higher_is_better
 

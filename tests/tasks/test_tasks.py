@@ -41,7 +41,7 @@ def prepare(task, tmp_path, *overrides, tokenizer=None):
     return tasks.get(task).prepare(config, tokenizer or byte_level())
 
 
-@pytest.mark.parametrize("name", tasks.NAMES)
+@pytest.mark.parametrize("name", tasks.names())
 def test_what_a_task_declares_fits_together(name):
     task = tasks.get(name)
     assert task.name == name

@@ -1,0 +1,159 @@
+"""The task of docs/adding.md runs as printed, from a folder that holds nothing else."""
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from experiments import files, tasks
+from experiments.cli import script
+from experiments.errors import ConfigError
+from experiments.store.records import Store
+from scripts import evaluate, make_tables
+
+from ..conftest import ROOT
+from ..processes import SMOKE, launch
+
+PAGE = (ROOT / "docs" / "adding.md").read_text()
+FIRST, SWEEP, EVALUATE = (
+    shlex.split(line)
+    for line in re.search(r"```sh\n(.*?)```", PAGE, re.DOTALL)[1].splitlines()  # type: ignore[index]
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with the files of the page in the places that the page names."""
+    for _, block in re.findall(r"```(python|yaml)\n(# my/.*?)```", PAGE, re.DOTALL):
+        path = tmp_path / block.splitlines()[0].removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tasks, "_modules", {})
+    return tmp_path
+
+
+def run(folder, *arguments):
+    return launch(*arguments, *SMOKE, log=folder / "log")
+
+
+def refused(ending):
+    """The only line of a run that was refused."""
+    assert ending.code == 2, ending.err
+    (line,) = ending.messages
+    return line
+
+
+def test_the_task_runs_as_printed(folder, capsys):
+    done = run(folder, *FIRST[2:])
+    assert done.code == 0, done.err
+    assert "reverse-smoke-mora-r4-lr0.003-seed0: heldout_loss " in done.out
+    (path,) = (folder / "results" / "runs").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["metrics"]["final"]["heldout_loss"] == record["metrics"]["curve"][-1]["heldout_loss"]
+    assert record["identity"]["task"]["module"] == files.sha256(folder / "my" / "reverse.py")[:16]
+    assert "finished before" in run(folder, *FIRST[2:]).out
+
+    # A record names the Python file; the file is run only where the command line names it.
+    command = [path.stem if a == "KEY" else a for a in EVALUATE[2:]]
+    assert script.guarded(lambda: evaluate.main([path.stem])) == 2
+    assert "say task.module=my/reverse.py (for scripts: --task-module my/reverse.py)" in capsys.readouterr().err
+    assert script.guarded(lambda: evaluate.main(command)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "equal"
+
+    # The tables of the paper are made from a folder that holds such a record.
+    tasks._modules.clear()
+    assert script.guarded(lambda: make_tables.main(["--results", "results", "--table", "2"])) == 0
+
+    # Another content of the file is another run.
+    module = folder / "my" / "reverse.py"
+    module.write_text(module.read_text().replace("Random(0)", "Random(1)"))
+    assert run(folder, *FIRST[2:]).code == 0
+    assert len(list((folder / "results" / "runs").glob("*.json"))) == 2
+
+
+def test_the_sweep_runs_as_printed(folder):
+    done = run(folder, *SWEEP[2:])
+    assert done.code == 0, done.err
+    keys = [path.stem for path in (folder / "results" / "runs").glob("*.json")]
+    assert {Store(folder / "results").read(key).cell["method"] for key in keys} == {"lora", "mora"}
+
+
+def test_the_task_runs_on_several_processes(folder):
+    done = run(folder, *FIRST[2:], "hardware.processes=2")
+    assert done.code == 0, done.err
+
+
+def test_no_file_names_code(folder):
+    """Neither a configuration file of the user nor a default runs a Python file."""
+    (folder / "my" / "evil.py").write_text("open('went-off', 'w')\n")
+    settings = folder / "my" / "conf" / "task" / "reverse.yaml"
+    settings.write_text(settings.read_text().replace("module: null", "module: my/evil.py"))
+    arguments = ("--config-dir", "my/conf", "task=reverse")
+    assert "task=reverse is defined in my/evil.py, and only the command line may" in refused(run(folder, *arguments))
+    (folder / "my" / "conf" / "experiment").mkdir()
+    (folder / "my" / "conf" / "experiment" / "e.yaml").write_text("# @package _global_\ntask: {module: my/evil.py}\n")
+    arguments = ("--config-dir", "my/conf", "task=uuid", "experiment=e")
+    assert "task=uuid is defined in my/evil.py, and only the command line may" in refused(run(folder, *arguments))
+    assert not os.path.exists("went-off")
+
+
+def test_all_missing_keys_of_a_protocol_are_one_line(folder):
+    protocol = folder / "my" / "conf" / "protocol" / "reverse_smoke.yaml"
+    protocol.write_text("# @package _global_\ntraining: {steps: 3}\n")
+    line = refused(run(folder, *FIRST[2:]))
+    named = line.removeprefix("error: ").partition(" are missing: protocol/reverse_smoke.yaml or the command line")[0]
+    assert {"model", "protocol.ranks", "protocol.learning_rates", "protocol.operators"} <= {*named.split(", ")}
+    assert {"task.train_rows", "training.schedule", "training.batch_size"} <= {*named.split(", ")}
+    assert "training.steps" not in named
+
+
+def test_a_scale_without_a_protocol_names_the_file(folder):
+    line = refused(launch(*FIRST[2:-1], *SMOKE[1:], "scale=laptop", log=folder / "log"))
+    assert "task and scale choose protocol/reverse_laptop.yaml, which does not exist; there are biomed_laptop, " in line
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        ("x = (", "cannot be run: SyntaxError"),
+        ("1 / 0", "cannot be run: ZeroDivisionError: division by zero"),
+        ("import nosuch", "cannot be run: ModuleNotFoundError"),
+        ("TASK = 3", "must define TASK, an instance of a class that derives from experiments.tasks.Task"),
+        ("", "must define TASK"),
+        ("class T(Task): name = 'x'", "cannot be run: TypeError"),
+        ("class T(Abstract): name = 'x'", "TASK does not declare version, needs, metrics, headline"),
+        ("class T(Whole): name = 'uuid'", "TASK.name must be a name that no task of this project has, got 'uuid'"),
+        ("class T(Whole): name = 'a.b'", "TASK.name must be a name that no task of this project has, got 'a.b'"),
+    ],
+)
+def test_a_broken_module_is_one_line(content, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "_modules", {})
+    path = tmp_path / "module.py"
+    if content is not None:
+        head = "from experiments.tasks import Task\n"
+        head += "class Abstract(Task):\n    def prepare(self, *a): ...\n    measure = evaluate = prepare\n"
+        head += "class Whole(Abstract): version, needs, metrics, headline = 1, (), (), 'x'\n"
+        tail = "\nTASK = T()\n" if content.startswith("class") else "\n"
+        path.write_text(head + content + tail)
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        tasks.add(str(path))
+    assert str(caught.value).startswith(f"task.module={path}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_is_a_python_file(tmp_path):
+    (tmp_path / "task.txt").write_text("TASK = 1")
+    with pytest.raises(ConfigError, match=r"must be a Python file, with the ending \.py"):
+        tasks.add(str(tmp_path / "task.txt"))
+
+
+def test_a_task_may_have_settings_of_its_own(smoke):
+    from experiments.identity import identity_of, key_of
+
+    keys = {key_of(identity_of(smoke(*own))) for own in ((), ("++task.settings={letters: 6}",))}
+    assert len(keys) == 2
