@@ -28,6 +28,7 @@ from experiments.study import study_file
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = script.Parser(__doc__)
+    parser.add_config_dir(arguments)
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--ranks", type=script.numbers, default=[], help="comma-separated, such as 8,64")
     parser.add_argument("--columns", type=script.names, default=[], help="the metrics to show, comma-separated")
@@ -37,6 +38,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     selection = parser.parse_intermixed_args(arguments)
     selection.scale = None
     script.check_overrides(selection.settings)
+    script.add_task_modules(selection.settings)
     return selection
 
 

@@ -20,7 +20,7 @@ from experiments.report import figures, output, pages
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.parser(__doc__)
+    parser = script.parser(__doc__, arguments)
     script.add_studies(parser, "figure")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file on disk is out of date")
     options = parser.parse_args(arguments)

@@ -17,7 +17,7 @@ from experiments.store.folder import read_records
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.parser(__doc__)
+    parser = script.parser(__doc__, arguments)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 when the page on disk is out of date"
     )

@@ -31,6 +31,7 @@ from experiments.spec import methods, scales
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = script.Parser(__doc__)
+    parser.add_config_dir(arguments)
     script.add_studies(parser, "table", "figure")
     parser.add_argument(
         "--task", action="append", choices=tasks.names(), help="only the cells of this task (repeatable)"
@@ -49,6 +50,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     selection.study += [text for text in selection.arguments if "=" not in text]
     selection.settings = [text for text in selection.arguments if "=" in text]
     script.check_overrides(selection.settings)
+    script.add_task_modules(selection.settings)
     return selection
 
 

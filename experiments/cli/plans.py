@@ -82,7 +82,9 @@ class StudyPlan:
         self.protocols = Protocols(self.scale)
         self.warned: set[str] = set()
         own, common = self._divided(options.settings)
-        self.extra = [argument("paths.results", str(options.results)), *common]
+        folder = getattr(options, "config_dir", None)
+        flag = ["--config-dir", str(folder.absolute())] if folder else []
+        self.extra = [argument("paths.results", str(options.results)), *common, *flag]
         self.studies = [study_file.changed(study, own) for study in studies] if own else list(studies)
         self.changed = bool(own)
         self.cells = self._cells()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import redact, tasks
 from ..errors import ConfigError, exit_code, one_line
 from ..report import output
-from ..spec import scales
+from ..spec import compose, scales
 from ..spec.run_config import LARGEST
 from ..store.folder import ResultsError, read_records
 from ..store.records import Record
@@ -35,13 +36,32 @@ class Parser(argparse.ArgumentParser):
             description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
 
+    def add_config_dir(self, arguments: Sequence[str] | None) -> None:
+        """Add the option --config-dir, and look for configuration files there from now on.
+
+        The choices of other options depend on these files, so the option is read before the others are added.
+
+        Raises:
+            ConfigError: There is no such folder.
+        """
+        text = "a folder with methods, tasks, studies and other configuration files of your own"
+        self.add_argument("--config-dir", type=Path, metavar="DIR", help=text)
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        early.add_argument("--config-dir", type=Path)
+        with contextlib.suppress(argparse.ArgumentError):  # the whole parser says what is wrong
+            if folder := early.parse_known_args(arguments)[0].config_dir:
+                if not folder.is_dir():
+                    raise ConfigError(f"--config-dir: {folder} is not a folder")
+                compose.search([str(folder.absolute())])
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {one_line(message)}\n")
 
 
-def parser(description: str | None) -> Parser:
-    """A parser with the options --results and --scale."""
+def parser(description: str | None, arguments: Sequence[str] | None = None) -> Parser:
+    """A parser with the options --config-dir, --results and --scale."""
     parser = Parser(description)
+    parser.add_config_dir(arguments)
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that holds runs/ (default: results)"
     )
@@ -84,6 +104,12 @@ def task_module(parser: Parser) -> None:
     parser.add_argument(
         "--task-module", type=tasks.add, metavar="FILE", help="the Python file of the run's task, if the task is yours"
     )
+
+
+def add_task_modules(arguments: Sequence[str]) -> None:
+    """Run the Python files of a user's tasks that settings name, such as task.module=my_task.py."""
+    for module in overrides.task_modules(list(arguments)):
+        tasks.add(module)
 
 
 def records(options: argparse.Namespace) -> list[Record]:

@@ -45,7 +45,7 @@ RATE = "training.learning_rate"
 BRACKET = "bracket"
 NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
 FOLDER = "studies"  # in a folder of results: the studies that belong to these results
-CHOSEN = ("seed", "scale", "dry_run", "paths.results")  # what a study or a script decides, and no row
+CHOSEN = ("seed", "scale", "dry_run", "paths.results", "task.module")  # what a study does not say: the script does
 
 Settings = dict[str, Any]
 Rank = Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=r"^r[1-9]\d*$")]

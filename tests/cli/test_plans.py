@@ -9,8 +9,10 @@ import pytest
 
 from experiments.cli.plans import StudyPlan
 from experiments.errors import ConfigError
+from experiments.spec import compose
 from experiments.study import study_file
 from experiments.study.cells import Protocols
+from scripts import plan as plan_script
 
 from .. import synthetic
 
@@ -93,6 +95,20 @@ def test_a_bad_cell_is_found_before_the_first_one_runs(tmp_path):
         made.run(said.append)
     assert not said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_outside_the_checkout_hands_its_folder_to_the_runs(tmp_path, capsys):
+    (tmp_path / "study").mkdir()
+    rows = "{LoRA: {method: lora}, MoRA: {method: mora}}"
+    (tmp_path / "study" / "mine.yaml").write_text(f"base: {{task: uuid, scale: smoke}}\nrows: {rows}\n")
+    try:
+        arguments = ["mine", "--config-dir", str(tmp_path), "--results", str(tmp_path / "r"), "--print", "hydra"]
+        assert plan_script.main(arguments) == 0
+    finally:
+        compose.search([])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all(line.endswith(f"paths.results={tmp_path / 'r'} --config-dir {tmp_path}") for line in lines)
 
 
 def test_two_scales_are_refused(tmp_path):

@@ -47,6 +47,8 @@ REFUSED = [
     ("plan", ["--seeds", ""], "argument --seeds: invalid"),
     ("plan", ["--task", "foo"], "argument --task: invalid choice"),
     ("plan", ["--table", "4", "--figure", "3", "--method", "none"], "no cell of these studies has this"),
+    ("plan", ["--config-dir", "nowhere"], "--config-dir: nowhere is not a folder"),
+    ("compare", ["method=lora,mora", "task=uuid", "task.module=nowhere.py"], "task.module=nowhere.py cannot be read"),
     ("plan", ["table9"], "no study 'table9'; allowed: figure1, "),
     ("plan", ["no/such.yaml"], "study no/such.yaml cannot be read"),
     ("plan", ["table2", "seed=3"], "seed=3 is not for a plan to set: the study does, or --seeds"),
