@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 from ..store.records import Record, Store
 from ..train import base_models
 from . import load
@@ -108,7 +108,7 @@ def untie(model: Any) -> None:
 
     base = model.get_base_model()
     for layer in [module.get_base_layer() for module in base.modules() if isinstance(module, BaseTunerLayer)]:
-        if sharers(base, layer):
+        if hasattr(layer, "weight") and sharers(base, layer):  # a module of fused experts has other parameters
             layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
             base.config.tie_word_embeddings = False
 
@@ -160,7 +160,10 @@ def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> st
     exact = method["peft"]["operator"] in ("truncation", "sharing") and limits.rank is None
     rank = None if exact else limits.rank or method["rank"]
     model, _ = load.restore(record, store)
-    lora_form = conversion.as_lora(model, rank=rank)
+    try:
+        lora_form = conversion.as_lora(model, rank=rank)
+    except ValueError as error:
+        raise ConfigError(f"{record.name}: {one_line(str(error))}; --format merged exports the whole model") from None
     lost = (
         f"{lora_form.error:.3g} of the update is lost (relative Frobenius norm) in the worst layer, {lora_form.worst}"
     )
