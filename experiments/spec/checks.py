@@ -108,6 +108,11 @@ def _method(method: Method) -> None:
         for name in ("rank", "target_modules"):
             if getattr(method, name) is None:
                 raise ConfigError(f"method.{name} is missing; method={method.name} cannot do without it")
+        if method.targets not in (method.target_modules, None):
+            raise ConfigError(
+                f"method.peft.target_modules must be that of method.target_modules, {method.target_modules}, "
+                f"got {method.targets!r}; allowed: method.target_modules=..."
+            )
     if method.restart_every:
         for name in RESTARTS:
             if getattr(method, name) is None:

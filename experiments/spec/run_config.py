@@ -22,12 +22,7 @@ def _benchmarks(names: list[str]) -> list[str]:
     return names
 
 
-def different_names(value: Any) -> Any:
-    """A text, or a list of different texts, as it is.
-
-    Raises:
-        ValueError: `value` is something else.
-    """
+def _different_names(value: Any) -> Any:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise ValueError("neither a text nor a list of texts")
@@ -63,7 +58,7 @@ Switch = Annotated[bool, Field(description="true or false")]
 # One validator for the list and for the text: an error of a union of types would not name the setting alone.
 Targets = Annotated[
     list[str] | str,
-    PlainValidator(different_names),
+    PlainValidator(_different_names),
     Field(description="a list of different names, such as [q_proj, v_proj], all-linear, or a regular expression"),
 ]
 Benchmarks = Annotated[
@@ -140,7 +135,7 @@ class Method(Section):
 
     @property
     def targets(self) -> list[str] | str | None:
-        """The layers that are adapted, as PEFT is told: `method.peft.target_modules` overrides `target_modules`."""
+        """`target_modules`, or None where the settings of PEFT do not name layers."""
         targets: list[str] | str | None = (self.peft or {}).get("target_modules", self.target_modules)
         return targets
 

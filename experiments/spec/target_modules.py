@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from .run_config import RunConfig, different_names
+from .run_config import RunConfig
 
 ALL_LINEAR = "all-linear"
 
@@ -42,7 +42,8 @@ def of(
     Raises:
         ConfigError: A target is no linear layer of the model, or an adapter on it would have no effect.
     """
-    asked, note = _asked(config), ""
+    asked, note = config.method.targets, ""
+    assert asked is not None
     missing = [] if isinstance(asked, str) else [t for t in asked if not any(_named(name, t) for name in linears)]
     if missing:
         if asked != config.protocol.get("target_modules"):
@@ -87,18 +88,6 @@ def shortest(layers: Iterable[str], all_names: Iterable[str]) -> list[str]:
     short, others = kinds(chosen), set(all_names) - set(chosen)
     exact = not any(_named(other, name) for other in others for name in short)
     return short if exact and all(any(_named(layer, name) for name in short) for layer in chosen) else chosen
-
-
-def _asked(config: RunConfig) -> list[str] | str:
-    asked: list[str] | str
-    try:
-        asked = different_names(config.method.targets)
-    except ValueError as error:
-        raise ConfigError(
-            f"method.target_modules must be {ALL_LINEAR}, a list of names or a regular expression, "
-            f"got {config.method.targets!r} ({error})"
-        ) from None
-    return asked
 
 
 def _named(name: str, target: str) -> bool:

@@ -115,10 +115,11 @@ def _of_experts(left: dict[str, nn.Parameter]) -> str:
     """A line about weights that no adapter changes although most of the model may lie in them; empty without these."""
     if not left:
         return ""
-    names = ", ".join(dict.fromkeys(".".join(name.split(".")[-2:]) for name in left))
+    names = list(dict.fromkeys(".".join(name.split(".")[-2:]) for name in left))
     return (
-        f"no adapter changes {names} ({sum(p.numel() for p in left.values()):,} parameters): these weights are stacks "
-        "of the experts' matrices, not linear layers"
+        f"no adapter changes {', '.join(names)} ({sum(p.numel() for p in left.values()):,} parameters): these weights "
+        "are stacks of the experts' matrices, not linear layers; "
+        f"+method.peft.target_parameters=[{','.join(names)}] adapts them where the method can"
     )
 
 

@@ -70,7 +70,7 @@ WRONG = [
     ("method.target_modules='('", "must be all-linear, a list of names or a regular expression, got '('"),
     ("method.target_modules=[]", "method.target_modules must be a list of different names"),
     ("method.target_modules=3", "method.target_modules must be a list of different names", "got 3"),
-    ("method.peft.target_modules=3", "must be all-linear, a list of names or a regular expression, got 3"),
+    ("method.peft.target_modules=3", "must be that of method.target_modules, ['q_proj', ", "got 3; allowed: method.t"),
     ("method.operator=foo", "method.operator must be one of truncation, sharing, decouple, rotation", "got 'foo'"),
     ("method.operator=auto", "method.operator must be one of truncation, sharing, decouple, rotation"),
     ("method.wrap=1", "method.wrap must be one of true, false", "got 1"),
@@ -300,7 +300,6 @@ def test_different_runs_have_different_names(tmp_path):
         *([*lora, f"training.learning_rate={rate}"] for rate in ("0.00123456", "0.001234567")),
         *([*lora, f"method.alpha={alpha}"] for alpha in ("7", "7.000001")),
         [*lora, "method.target_modules=[q_proj]"],
-        [*lora, "method.peft.target_modules=[q_proj]"],
         *([*lora, f"+method.peft.runtime_config={text}"] for text in ("'a b'", "'a-b'", "'a c'")),
     ]
     configs = [parse(composition(settings), elsewhere=True) for settings in arguments]

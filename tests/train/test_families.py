@@ -145,6 +145,19 @@ def test_experts_are_not_adapted_and_the_run_says_so(family, folder_of, smoke):
     assert any("how many tokens each expert gets" in note for note in estimate.notes)
 
 
+@pytest.mark.parametrize("method", ["lora", "mora"])
+def test_experts_are_adapted_where_the_run_asks_for_it(method, folder_of, smoke):
+    own = (f"model={folder_of('mixtral')}", f"method={method}", "method.rank=4", "method.dropout=0", "dry_run=true")
+    config = smoke(*own, "+method.peft.target_parameters=[experts.gate_up_proj]")
+    adapted = trace.adapted(config, Placement("cpu", "fp32"))
+    kinds = cost.adapted_kinds(adapted.model)
+    assert kinds.keys() == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj"}
+    a_layer = 4 * {"lora": (64 + 256) * 4, "mora": math.isqrt((64 + 256) * 4) ** 2}[method]  # of four experts
+    assert kinds["gate_up_proj"] == {"layers": 2, "parameters": 2 * a_layer}
+    (note,) = (note for note in adapted.notes if "no adapter changes" in note)
+    assert "no adapter changes experts.down_proj (" in note
+
+
 def test_layers_whose_weights_are_read_without_a_call_are_not_adapted(folder_of, smoke):
     own = (f"model={folder_of('mamba')}", "method.rank=4", "dry_run=true")
     for method in ("lora", "mora"):
