@@ -240,8 +240,8 @@ class Paths(Section):
     def cache_folder(self) -> Path:
         """`paths.cache`, else MORA_CACHE, else the user's cache folder.
 
-        For a user without a home folder: a folder that cannot exist. Most runs need no cache, and an error of a run that
-        needs the cache names this folder, which says what to do.
+        For a user without a home folder: a folder that cannot exist. Most runs need no cache, and an error of a run
+        that needs the cache names this folder, which says what to do.
         """
         try:
             if cache := self.cache or os.environ.get("MORA_CACHE"):
