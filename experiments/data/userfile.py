@@ -134,10 +134,11 @@ def documents(source: str, setting: str = TRAIN) -> list[str]:
     if is_hub_data(source) or not _is_plain_text(source):
         return _not_empty([_text(row, "text", where) for where, row in tabular.rows(source, setting)], source, setting)
     lines = tabular.lines(source, setting)
-    if tabular.is_json_object(next((line for line in lines if line.strip()), "")):
+    number, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
+    if tabular.is_json_object(first):
         raise ConfigError(
-            f"{setting}: {source} holds JSON, and its name is that of a text; allowed for JSON lines: "
-            f"{', '.join(tabular.JSON_LINES)}"
+            f"{setting}: {source}, line {number}: holds JSON, and the name of the file is that of a text; allowed for "
+            f"JSON lines: {', '.join(tabular.JSON_LINES)}"
         )
     paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(lines))]
     return _not_empty([text for text in paragraphs if text], source, setting)

@@ -133,7 +133,7 @@ def at_hand(model: str, cache: Path) -> Shape | None:
         values = json.loads(_file(digest, cache).read_text(encoding="utf-8")) if digest else {}
         linears = {str(name): (int(k), int(d)) for name, k, d in values["linears"]}
         return Shape(**(values | {"linears": linears, "uncalled": tuple(values["uncalled"])}))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -398,8 +398,8 @@ def check_trained(rows: int, trained: int, config: RunConfig) -> None:
     if trained < LEAST_TRAINED * rows:
         raise ConfigError(
             f"task.max_length: only {trained} of {rows} rows have an answer that begins within "
-            f"{config.task.max_length} tokens; at least {LEAST_TRAINED:.0%} must: raise task.max_length, or leave long "
-            "rows out"
+            f"{config.task.max_length} tokens; at least {LEAST_TRAINED:.0%} must: raise task.max_length, or leave out "
+            "long rows"
         )
 
 

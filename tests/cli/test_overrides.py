@@ -41,6 +41,8 @@ REFUSED = [
     (["++method.restart_every=3"], "method.restart_every is not a setting of method=mora"),
     (["+task.train_file=x"], "task.train_file is not a setting of task=uuid"),
     (["+protocol.foo=3"], "protocol.foo is not a setting"),
+    (["-m", "seed=range(0)"], "seed=range(0): the sweep has no value, so nothing would run"),
+    (["-m", "method=glob(zz*)"], "method=glob(zz*): the sweep has no value"),
     (["training.steps.foo=3"], "training.steps.foo is not a setting; allowed below training: learning_rate, steps"),
     (["training={steps:5,foo:3}"], "training.foo is not a setting; allowed below training: learning_rate, steps"),
     (["restarts=default"], "restarts is not a setting; allowed: "),

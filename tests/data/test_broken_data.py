@@ -6,7 +6,7 @@ import random
 import pytest
 
 from experiments import files
-from experiments.data import prompts, rows, userfile, windows
+from experiments.data import prompts, rows, tables, userfile, windows
 from experiments.errors import ConfigError
 from experiments.spec import shapes
 
@@ -20,7 +20,7 @@ ROWS = [
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "  Hello "}]},
     {"text": "A document of several words. It has two sentences."},
 ]
-SUFFIXES = (*userfile.JSON_LINES, ".JSONL", ".txt", ".md", "")
+SUFFIXES = (*tables.COLUMNS, ".JSONL", ".txt", ".md", "")
 
 
 def broken(draw):
@@ -34,10 +34,11 @@ def broken(draw):
 
 def loaded(path, form, tokenizer, cache):
     """Load a file as a run does: the check for the key, the rows, their tokens."""
-    with userfile.unchanged(str(path), userfile.checked(str(path), form)):
+    source, setting = str(path), userfile.TRAIN
+    with tables.unchanged({source: userfile.checked(source, setting, form)}):
         if form:
-            return prompts.supervised(userfile.conversations(str(path), form), form, tokenizer, 400, cache)
-        return windows.packed(userfile.documents(str(path)), tokenizer, 16, cache, keep_rest=True)
+            return prompts.supervised(userfile.conversations(source, form), form, tokenizer, 400, cache)
+        return windows.packed(userfile.documents(source), tokenizer, 16, cache, keep_rest=True)
 
 
 @pytest.mark.slow
@@ -91,6 +92,6 @@ def test_thousands_of_broken_configurations_and_memories_of_sums(tmp_path):
     memory = json.dumps({str(tmp_path / "weights"): [7, 1, 1, 1, "0" * 64]}).encode()
     for _ in range(MUTATIONS):
         (tmp_path / "config.json").write_bytes(mutations.damaged(config, draw))
-        shapes.of(str(tmp_path))
+        shapes.at_hand(str(tmp_path), tmp_path)
         (tmp_path / "sums.json").write_bytes(mutations.damaged(memory, draw))
         assert files.sums([tmp_path / "weights"], tmp_path / "sums.json") == {tmp_path / "weights": expected}

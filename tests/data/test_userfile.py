@@ -108,7 +108,7 @@ def test_every_name_of_json_lines_is_known(tmp_path, suffix):
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.jsonlx"])
 def test_json_lines_under_the_name_of_a_text_are_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match="holds JSON, and its name is that of a text"):
+    with pytest.raises(ConfigError, match="line 2: holds JSON, and the name of the file is"):
         userfile.documents(write(tmp_path / name, "", {"text": "x"}))
     assert userfile.documents(write(tmp_path / name, "{x} and y")) == ["{x} and y"]
 
