@@ -34,7 +34,7 @@ def test_an_estimate_says_where_it_comes_from(tmp_path):
     setting = Protocols("smoke").setting(lora)
     runs = [synthetic.record(setting, setting.candidates[0], seed, config={}) for seed in (0, 1)]
     for run in runs:
-        run.cost = {"seconds": 100.0}
+        run.cost = {"seconds": 100.0, "trainable_parameters": 1.0}
     synthetic.write(runs, tmp_path)
     made = plan(tmp_path)
     assert cost(made, "LoRA, r = 8") == "4 runs, about 7 min (from 2 finished)"
@@ -53,7 +53,7 @@ def test_a_time_is_scaled_to_the_steps_and_the_batch(tmp_path):
         "training": {"steps": 2 * setting.config.training.steps, "batch_size": setting.config.training.batch_size}
     }
     run = synthetic.record(setting, setting.candidates[0], 0, config=config)
-    run.cost = {"seconds": 20.0, "total_parameters": 1_800_000}
+    run.cost = {"seconds": 20.0, "total_parameters": 1_800_000, "trainable_parameters": 1.0}
     synthetic.write([run], tmp_path)
     seconds, source = plan(tmp_path).seconds(dict(plan(tmp_path).states())["LoRA, r = 256"])
     assert seconds == pytest.approx(10, rel=0.2)
