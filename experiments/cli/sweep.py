@@ -18,7 +18,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import tasks
@@ -183,7 +183,8 @@ def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig
     """
     compose.register()  # the process of a cluster's job has not done it
     compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
-    for module in overrides.task_modules(HydraConfig.get().overrides.task):
+    arguments: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    for module in overrides.task_modules(arguments):
         tasks.add(module)
     return parse(composed, elsewhere=elsewhere)
 

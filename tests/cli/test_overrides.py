@@ -56,7 +56,7 @@ REFUSED = [
     (["task=instruct", "task.heldout_rows=null"], "task.heldout_rows is missing; task=instruct"),
     (["method=lora", "method.alpha=null"], "method.alpha must be a positive number"),
     (["model=???"], "model is missing: protocol/uuid_smoke.yaml or the command line must say the value"),
-    (["paths.results=???"], "paths.results: Missing mandatory value"),
+    (["paths.results=???"], "paths.results is missing"),
     # A number is too large for the code that reads it.
     (["training.steps=99999999999999999999"], "training.steps must be at most 4294967295"),
     (["seed=" + "9" * 300], "seed must be at most 4294967295, got a number of"),

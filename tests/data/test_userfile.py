@@ -151,14 +151,14 @@ SWAPPED = "A training file or a model folder that changes between the hash in th
 
 
 def swap(monkeypatch, path, content):
-    """Replace a file when the run loads its model: after the key was computed, and before the data are read."""
-    load = base_models.of_run
+    """Replace a file when the run loads its tokenizer: after the key was computed, and before the data are read."""
+    load = base_models.tokenizer_of_run
 
     def loading(*arguments):
         path.write_bytes(content)
         return load(*arguments)
 
-    monkeypatch.setattr(base_models, "of_run", loading)
+    monkeypatch.setattr(base_models, "tokenizer_of_run", loading)
 
 
 @pytest.mark.promise(SWAPPED)

@@ -9,7 +9,7 @@ from experiments.errors import ConfigError
 from experiments.identity import cell_of, fingerprint, identity_of, key_of, name_of
 from experiments.reuse import load
 from experiments.store.records import Store
-from experiments.study.cells import paper_values_of
+from experiments.study.printed import paper_values_of
 from experiments.train import base_models, scratch
 
 LLAMA = "meta-llama/Llama-2-7b-hf"
@@ -57,11 +57,12 @@ def test_the_record_says_which_folder_it_was(smoke, tmp_path):
     folder = tmp_path / "copy"
     base_models.tiny_model().save_pretrained(folder)
     scratch.byte_tokenizer().save_pretrained(folder)
-    record = runner.run(smoke(f"model={folder}", "model_id=someone/tiny"))
+    config = smoke(f"model={folder}", "model_id=someone/tiny")
+    record = runner.run(config)
     assert record.status == "finished", record.error
     assert (record.cell["model"], record.identity["model"]) == ("someone/tiny", "someone/tiny")
     assert record.provenance["model_copy_of"] == "someone/tiny"
-    assert record.provenance["model_revision"] == fingerprint(str(folder))
+    assert record.provenance["model_revision"] == fingerprint(str(folder), config.paths)
     store = Store(tmp_path / "results")
     assert load.score(record, store, load.settings(record, store)) == record.metrics["final"]
 
