@@ -124,7 +124,8 @@ def _reason(error: Exception, arguments: list[str]) -> str:
     text = re.split(r" See https://| full_key:| Config search path:", text)[0]
     text = text.removeprefix("ConfigError raised while resolving interpolation: ")
     if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read ({text}); allowed: name=value"
+        hint = ", and write $HOME in place of ~" if "=~" in str(error.override) else ""
+        return f"{error.override} cannot be read ({text}); allowed: name=value{hint}"
     if not text or not isinstance(error, PLAIN):
         text = f"{type(error).__name__}: {text}"
     return f"{key[1]}: {text}" if key and key[1] not in text else text

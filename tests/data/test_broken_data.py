@@ -6,7 +6,7 @@ import random
 import pytest
 
 from experiments import files
-from experiments.data import prompts, rows, tables, userfile, windows
+from experiments.data import prompts, rows, tabular, userfile, windows
 from experiments.errors import ConfigError
 from experiments.spec import shapes
 
@@ -20,7 +20,7 @@ ROWS = [
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "  Hello "}]},
     {"text": "A document of several words. It has two sentences."},
 ]
-SUFFIXES = (*tables.COLUMNS, ".JSONL", ".txt", ".md", "")
+SUFFIXES = (*tabular.COLUMNS, ".JSONL", ".txt", ".md", "")
 
 
 def broken(draw):
@@ -35,7 +35,7 @@ def broken(draw):
 def loaded(path, form, tokenizer, cache):
     """Load a file as a run does: the check for the key, the rows, their tokens."""
     source, setting = str(path), userfile.TRAIN
-    with tables.unchanged({source: userfile.checked(source, setting, form)}):
+    with tabular.unchanged({source: userfile.checked(source, setting, form)}):
         if form:
             return prompts.supervised(userfile.conversations(source, form), form, tokenizer, 400, cache)
         return windows.packed(userfile.documents(source), tokenizer, 16, cache, keep_rest=True)

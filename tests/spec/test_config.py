@@ -31,9 +31,10 @@ WRONG = [
     ("quantization=int8 method=dora", "quantization must be none or nf4 for method=dora (conf/method/dora.yaml)"),
     ("quantization=nf4 training.record_spectrum=true", "quantization must be none with training.record_spectrum"),
     ("quantization=int8 method=relora", "quantization must be none for method=relora", "got int8"),
-    ("paths.results=~/runs", "paths.results must be a path; a ~ is not replaced here, so write $HOME", "'~/runs'"),
-    ("model=~/llama", "model must be a path", "'~/llama'"),
-    ("task=instruct task.train_file=~/rows.jsonl", "task.train_file must be a path"),
+    ("paths.results='~/runs'", "paths.results must be a path; a ~ is not replaced here, so write $HOME", "'~/runs'"),
+    ("model='~/llama'", "model must be a path", "'~/llama'"),
+    ("model=~/llama", "model=~/llama cannot be read", "write $HOME in place of ~"),
+    ("task=instruct task.train_file='~/rows.jsonl'", "task.train_file must be a path"),
     ("trainin.steps=3", "trainin.steps is not a setting", "training"),
     ("training.step=3", "training.step is not a setting", "allowed below training: learning_rate, steps"),
     ("+foo=3", "foo is not a setting"),
@@ -357,7 +358,7 @@ def test_without_a_home_folder_a_run_that_needs_no_cache_runs(smoke, monkeypatch
         runner.run(smoke("method=none", "task=instruct"))
 
 
-@pytest.mark.parametrize("path", ["' '", "'\\t'"])
+@pytest.mark.parametrize("path", ["' '", "'   '"])
 def test_a_blank_path_is_refused(path):
     with pytest.raises(ConfigError, match=r"paths\.results must be a path"):
         compose("scale=smoke", f"paths.results={path}")
