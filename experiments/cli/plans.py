@@ -88,6 +88,7 @@ class StudyPlan:
         self.studies = [study_file.changed(study, own) for study in studies] if own else list(studies)
         self.changed = bool(own)
         self.cells = self._cells()
+        self._check_copy(common)
         self.results = self.read()
 
     def _scale(self, studies: Sequence[Study]) -> str:
@@ -103,15 +104,29 @@ class StudyPlan:
         """The settings that make other cells, by name, and the arguments that leave every cell what it is."""
         own: dict[str, object] = {}
         common = []
+        # The copy of a model has the key of the model; `_check_copy` looks whether the cells have this model.
+        is_copy = any(text.startswith("model_id=") for text in arguments)
         for text in arguments:
             ((name, value),) = settings([text]).items()
             if instead := REFUSED.get(name):
                 raise ConfigError(f"{text} is not for a plan to set: the study does, or {instead}")
-            if makes_another_cell(name):
+            if makes_another_cell(name) and not (is_copy and name in ("model", "model_id")):
                 own[name] = value
             else:
                 common.append(text)
         return own, common
+
+    def _check_copy(self, common: Sequence[str]) -> None:
+        """Refuse the copy of another model than that of the cells: its runs would fill none of them.
+
+        Raises:
+            ConfigError: A cell has another model.
+        """
+        for text in (text for text in common if text.startswith("model_id=")):
+            ((_, model),) = settings([text]).items()
+            models = {self.protocols.setting(planned.cell).model for planned in self.cells}
+            if models != {model}:
+                raise ConfigError(f"{text}: the model of these cells is {', '.join(sorted(models))}")
 
     def _cells(self) -> list[PlannedCell]:
         cells: dict[Cell, PlannedCell] = {}

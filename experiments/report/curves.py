@@ -69,11 +69,12 @@ def of_study(study: Study, results: Results) -> list[LabelledCurve]:
 
 
 def spectra(study: Study, results: Results) -> list[tuple[LabelledCurve, dict[str, statistics.Summary]]]:
-    """For each row with runs, and for each projection, the singular values of the update above 0.1."""
+    """For each row with runs, and for each kind of layer, the singular values of the update above 0.1."""
     bars = []
     for curve in of_study(study, results):
         measured = [s for r in curve.filled.selected.values() if (s := measures.spectrum(r))]
-        counts = {p: statistics.summary([s[p] for s in measured if p in s]) for p in shapes.PROJECTIONS}
+        kinds = dict.fromkeys([*shapes.PROJECTIONS, *(kind for spectrum in measured for kind in spectrum)])
+        counts = {p: statistics.summary([s[p] for s in measured if p in s]) for p in kinds}
         # Full training has no adapter whose spectrum could be compared.
         if measured and curve.filled.setting and curve.filled.setting.rank:
             bars.append((curve, {p: c for p, c in counts.items() if c}))

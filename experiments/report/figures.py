@@ -76,16 +76,19 @@ def draw_floor(axes: Axes, metric: tasks.Metric, cells: Iterable[FilledCell]) ->
 
 
 def singular_values(study: Study, results: Results) -> Figure | None:
-    """A group of bars for each projection, a bar for each row. None without runs."""
+    """A group of bars for each kind of layer, a bar for each row. None without runs."""
     spectra = curves.spectra(study, results)
     if not spectra:
         return None
     looks = plots.looks_of([curve.filled.cell for curve, _ in spectra])
     figure, (axes,) = plots.canvas(1, height=4.0)
     width = 0.8 / len(spectra)
+    measured = dict.fromkeys(kind for _, counts in spectra for kind in counts)
+    # A LLaMA's projections have their places in every figure, so that two figures can be compared.
+    kinds = list(dict.fromkeys([*(shapes.PROJECTIONS if measured.keys() & set(shapes.PROJECTIONS) else ()), *measured]))
     for i, (curve, counts) in enumerate(spectra):
-        names = [p for p in shapes.PROJECTIONS if p in counts]
-        x = [shapes.PROJECTIONS.index(p) + (i - (len(spectra) - 1) / 2) * width for p in names]
+        names = [kind for kind in kinds if kind in counts]
+        x = [kinds.index(kind) + (i - (len(spectra) - 1) / 2) * width for kind in names]
         axes.bar(
             x,
             [counts[p].mean for p in names],
@@ -98,7 +101,7 @@ def singular_values(study: Study, results: Results) -> Figure | None:
             edgecolor="white",
             error_kw={"elinewidth": 1, "capsize": 2},
         )
-    axes.set_xticks(range(len(shapes.PROJECTIONS)), [p.removesuffix("_proj") for p in shapes.PROJECTIONS])
+    axes.set_xticks(range(len(kinds)), [kind.removesuffix("_proj") for kind in kinds])
     axes.set_ylabel("singular values above 0.1")
     axes.grid(visible=False, axis="x")
     axes.set_title(f"{study.title}\nscale {results.scale}, error bars ± 1 sd")

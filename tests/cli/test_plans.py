@@ -111,6 +111,14 @@ def test_a_study_outside_the_checkout_hands_its_folder_to_the_runs(tmp_path, cap
     assert all(line.endswith(f"paths.results={tmp_path / 'r'} --config-dir {tmp_path}") for line in lines)
 
 
+def test_the_copy_of_a_model_fills_the_cells_of_the_model(tmp_path):
+    made = plan(tmp_path, "model=/copy", "model_id=tiny")
+    assert [study.name for study in made.studies] == ["table2"]
+    assert made.extra[1:] == ["model=/copy", "model_id=tiny"]
+    with pytest.raises(ConfigError, match="model_id=owner/other: the model of these cells is tiny"):
+        plan(tmp_path, "model=/copy", "model_id=owner/other")
+
+
 def test_two_scales_are_refused(tmp_path):
     study = dataclasses.replace(study_file.get("table2"), scale="laptop")
     options = argparse.Namespace(scale="smoke", results=tmp_path, seeds=None, rate_search="on", settings=[])
