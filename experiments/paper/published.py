@@ -17,6 +17,7 @@ STEPS = 1000  # of the UUID experiment: what turns a step of Figures 2 and 3 int
 SINGLE_RUNS = "The paper's values are single runs: it gives no seeds and no deviations."
 DETAILS = {"table6": "biomed", "table7": "finance"}  # tables whose averages stand in Table 1 too
 AVERAGES_OF = {"table1": tuple(DETAILS), "table6": ("table6",), "table7": ("table7",)}
+FIGURES = ("figure1", "figure2", "figure3", "figure4", "figure5")
 CURVES_OF = {"figure1": "table2"}  # Figure 1 shows Table 2 as curves
 
 
@@ -24,6 +25,11 @@ CURVES_OF = {"figure1": "table2"}  # Figure 1 shows Table 2 as curves
 def paper_json() -> dict[str, Any]:
     """The content of paper.json."""
     return json.loads(PUBLISHED.read_text(encoding="utf-8"))
+
+
+def is_study(name: str) -> bool:
+    """Whether a study is a table or a figure of the paper. paper.json has no numbers of Figures 4 and 5."""
+    return name in paper_json() or name in FIGURES
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def _scale(results: Results, studies: Sequence[Study], places: dict[str, int]) -
             for v in judged
         ],
         "tables": [_table(tables.fill(study, results), places) for study in of_paper if study.has_table],
-        "figures": [drawn for study in of_paper if not study.has_table for drawn in _figures(study, results)],
+        "figures": [drawn for study in of_paper if not study.has_table for drawn in _figures(study, results)[:1]],
     }
 
 

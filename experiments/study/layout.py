@@ -133,8 +133,8 @@ class Study:
 
     @property
     def is_of_paper(self) -> bool:
-        """Whether the paper has numbers for the study."""
-        return any(row.in_paper or row.points for row in self.rows)
+        """Whether the study is a table or a figure of the paper."""
+        return published.is_study(self.name)
 
     @property
     def has_table(self) -> bool:

@@ -38,6 +38,7 @@ def test_windows_come_from_the_cache_the_second_time(tmp_path):
 
         backend_tokenizer = TOKENIZER.backend_tokenizer
         bos_token_id, eos_token_id = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id
+        eos_token = TOKENIZER.eos_token
 
     first = packed(["some text"] * 9, TOKENIZER, 8, tmp_path)
     again = packed(["some text"] * 9, WithoutEncode(), 8, tmp_path)
@@ -48,7 +49,7 @@ def test_a_long_document_is_packed_in_linear_time():
     """8 MB took 225 s. A tokenizer that does nothing leaves the time of packing alone."""
 
     class Ids:
-        eos_token_id = 1
+        eos_token, eos_token_id = "</s>", 1
 
         def encode(self, text, add_special_tokens):
             return list(range(len(text)))

@@ -139,7 +139,7 @@ def test_a_wrong_file_is_one_line(tmp_path, name, content, message):
 def test_a_data_set_of_the_hub_is_told_from_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "rows").write_text(json.dumps(ROWS[0]))
+    (tmp_path / "data" / "rows").write_text("a text without columns")
     assert userfile.checked("owner/name:main:test", userfile.TRAIN, None) == "owner/name:main:test"
     assert userfile.checked("data/rows", userfile.TRAIN, "plain", "auto") != "data/rows"
     with pytest.raises(ConfigError, match=r"task.train_file: cannot read data/rows.csv: No such file"):

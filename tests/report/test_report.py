@@ -157,7 +157,7 @@ def test_filter(browser):
     const rows = [...document.querySelectorAll('#table2-laptop tbody tr')].filter(r => !r.hidden);
     return rows.map(r => r.cells[0].textContent)"""
     assert sorted(browser.run(script, "lora r = 8")) == ["LoRA, r = 8"]
-    assert len(browser.run(script, "")) == 6
+    assert len(browser.run(script, "")) == 7
 
 
 def test_provenance_of_a_cell(browser):
@@ -167,7 +167,7 @@ def test_provenance_of_a_cell(browser):
     browser.click("#fft td:nth-child(3) button")
     assert browser.run("return document.getElementById('provenance').open")
     assert "FFT" in browser.run("return document.getElementById('provenance-title').textContent")
-    assert browser.run("return document.querySelectorAll('#provenance .run').length") == 3
+    assert browser.run("return document.querySelectorAll('#provenance .run').length") == 5
     browser.click("#provenance .run summary")
     for _ in range(20):
         text = browser.run("return document.querySelector('#provenance .run').textContent")

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.cli import comparison
 from experiments.errors import ConfigError
+from experiments.identity import key_of
 from experiments.report import html, markdown, pages, tables
 from experiments.report.answers import answers
 from experiments.study import recorded, study_file
@@ -125,7 +126,7 @@ def test_runs_that_differ_in_more_than_their_method_are_not_compared():
 
 
 def test_what_the_folder_holds_is_compared_without_a_study(tmp_path):
-    synthetic.write([dataclasses.replace(r, key=f"{i:016x}") for i, r in enumerate(others())], tmp_path)
+    synthetic.write([dataclasses.replace(run, key=key_of(run.identity)) for run in others()], tmp_path)
     ((study, filled),) = comparison.of_records(tmp_path, None)
     assert "better: character accuracy" in comparison.text(study, filled)
     (path,) = [p for p in comparison.write([], tmp_path, "") if p.name == "report.html"]
