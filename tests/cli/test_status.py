@@ -91,7 +91,7 @@ def folder(tmp_path):
 def test_the_page_names_reasons_files_results_and_what_is_missing(folder):
     out = io.StringIO()
     cells = [("run-bad", synthetic.bare("run-bad").key), ("run-new", "new")]
-    Console(file=out, markup=False, emoji=False, width=200).print(dashboard.page(Overview(folder), cells))
+    Console(file=out, markup=False, emoji=False, width=500).print(dashboard.page(Overview(folder), cells))
     text = out.getvalue()
     assert text.startswith(f"{folder}: 0 running, 1 failed, 0 interrupted, 12 finished, 1 missing\n")
     assert "ValueError: a [red]fault[/red] :smile: a [red]fault" in text  # the text of a message, not a colour
