@@ -168,8 +168,9 @@ class FakeRunPy:
         return int(any(r.status == "failed" for r in self.records.values()))
 
 
-def start(fake):
-    return starting.run_all(["LoRA", "MoRA"], fake.plan, ["paths.results=r"], lambda line: None, start=fake)
+def start(fake, said=None):
+    say = (lambda line: None) if said is None else said.append
+    return starting.run_all(["LoRA", "MoRA"], fake.plan, ["paths.results=r"], say, start=fake)
 
 
 def test_all_cells_are_run_and_nothing_twice():
@@ -190,8 +191,9 @@ def test_it_goes_on_where_it_was_interrupted():
 
 
 def test_a_failed_cell_does_not_stop_the_others():
-    fake = FakeRunPy(breaks={("lora", 1e-2)})
-    assert start(fake) == 1
+    fake, said = FakeRunPy(breaks={("lora", 1e-2)}), []
+    assert start(fake, said) == 1
+    assert "cell 1 of 2 (LoRA): the run at learning rate 0.01, seed 0, did not finish (failed)" in said
     assert sum(r.status == "finished" for r in fake.records.values()) == 2 + 2 + 5
     assert sum(r.status == "failed" for r in fake.records.values()) == 1
 
