@@ -16,11 +16,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ..errors import JobFailedError, exit_code, one_line
-from ..identity import identity_of, key_of
 from ..spec import compose, ranks, signals
 from ..spec.run_config import RunConfig
-from ..store import failures, provenance
-from ..store.records import Store
 from . import overrides
 from .sweep import WRONG, Sweep, configuration
 
@@ -122,6 +119,10 @@ def report(error: Exception, composed: DictConfig, config: RunConfig | None) -> 
         composed: The composed configuration.
         config: The same with types; None if the error occurred before.
     """
+    from ..identity import identity_of, key_of
+    from ..store import failures, provenance
+    from ..store.records import Store
+
     results, name = "results", f"{provenance.now().replace(':', '')}-{os.getpid()}"
     with contextlib.suppress(Exception):  # the error may lie in what is called here
         results = str(composed.paths.results)

@@ -14,21 +14,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import tasks
 from ..errors import ConfigError, StorageError, one_line
-from ..identity import identity_of, key_of
 from ..spec import compose, ranks
 from ..spec.parse import parse
 from ..spec.run_config import RunConfig
-from ..store.records import Record, Store
 from . import overrides
+
+if TYPE_CHECKING:
+    from ..store.records import Record
 
 WRONG = (ConfigError, OmegaConfBaseException, StorageError, OSError)  # errors of a user or of the machine
 LONGEST = 200  # characters of a cell's settings in a line
@@ -181,6 +181,8 @@ def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig
         ConfigError: A setting is wrong.
         OmegaConfBaseException: A value cannot be resolved.
     """
+    from .. import tasks
+
     compose.register()  # the process of a cluster's job has not done it
     compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
     arguments: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
@@ -206,6 +208,9 @@ def _checked(settings: str, composed: DictConfig, elsewhere: bool) -> SweepCell:
     Raises:
         ConfigError, OmegaConfBaseException, OSError: Something in the configuration is wrong.
     """
+    from .. import tasks
+    from ..identity import identity_of, key_of
+
     cell = SweepCell(settings, Path("results"))
     try:
         config = configuration(composed, elsewhere=elsewhere)
@@ -223,6 +228,8 @@ def _checked(settings: str, composed: DictConfig, elsewhere: bool) -> SweepCell:
 
 
 def _record(cell: SweepCell) -> Record | None:
+    from ..store.records import Store
+
     with contextlib.suppress(OSError):  # the cell itself says that its record cannot be read
         return Store(cell.results).read(cell.key, quietly=True) if cell.key else None
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -36,6 +37,7 @@ def _text(value: Any) -> str:
     return text if _reads_as(text) else QuotedString(text, Quote.single).with_quotes()
 
 
+@cache
 def _reads_as(text: str) -> bool:
     """Whether Hydra reads a text that is not quoted as this text, and as nothing else."""
     try:
