@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from experiments.cli import comparison, plans, script
 from experiments.errors import ConfigError
 from experiments.identity import makes_another_cell
-from experiments.study import study_file
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
@@ -45,11 +44,11 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     selection = options(arguments)
     if not selection.settings:
-        return compare_records(selection.results)
+        return compare_records(selection)
     own = [text for text in selection.settings if makes_another_cell(text.partition("=")[0])]
     study = comparison.study_of(own, selection.ranks, selection.seeds, selection.columns, selection.name)
     selection.settings = [text for text in selection.settings if text not in own]
-    plan = plans.StudyPlan([study], selection)
+    plan = plans.StudyPlan([study], selection, is_new=True)
     if selection.print:
         print(plan.commands(selection.print), end="")
         return 0
@@ -57,8 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
         code = plan.show()
         print("Nothing was run: add --run.")
         return code
-    plan.refuse_bad_cells()
-    print(f"study {study.name}: {study_file.keep(study, selection.results)}", flush=True)
     code = plan.run(lambda line: print(line, flush=True))
     print(f"\n{comparison.text(study, plan.results)}\n")
     for path in comparison.write([study], selection.results, plan.scale):
@@ -66,17 +63,17 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def compare_records(results: Path) -> int:
+def compare_records(selection: argparse.Namespace) -> int:
     """Compare the runs of a folder that differ only in their method, what is searched, and the seed."""
-    found = comparison.of_records(results, None)
+    found = comparison.of_records(script.records(selection))
     if not found:
         raise ConfigError(
-            f"{results} has no two finished cells that differ only in their method; allowed: settings for run.py, such "
-            "as method=lora,mora task=uuid"
+            f"{selection.results} has no two finished cells that differ only in their method; allowed: settings for "
+            "run.py, such as method=lora,mora task=uuid"
         )
     for study, filled in found:
         print(f"{comparison.text(study, filled)}\n")
-    for path in comparison.write([], results, ""):
+    for path in comparison.write([], selection.results, ""):
         print(path)
     return 0
 

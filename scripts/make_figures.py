@@ -24,11 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     script.add_studies(parser, "figure")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file on disk is out of date")
     options = parser.parse_args(arguments)
-    known, chosen = pages.known_studies(options.results), script.studies(options, "figure")
+    chosen = script.studies(options, "figure")
     files: output.Files = {}
-    for results in pages.by_scale(script.records(options), options.scale):
-        studies = chosen or pages.studies_with_runs(results, known)[0]
-        drawn, without_runs = figures.figure_files(results, studies, options.results / "figures")
+    for results, with_runs in pages.sections(script.records(options), options.results, options.scale):
+        drawn, without_runs = figures.figure_files(results, chosen or with_runs, options.results / "figures")
         files |= drawn
         if without_runs:
             print(f"no runs at scale {results.scale} for: {', '.join(without_runs)}", file=sys.stderr)

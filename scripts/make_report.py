@@ -25,11 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     records, problems = read_records(options.results)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
-    known = pages.known_studies(options.results)
-    sections = [
-        (results, pages.studies_with_runs(results, known)[0]) for results in pages.by_scale(records, options.scale)
-    ]
-    page = html.page(records, sections, problems)
+    page = html.page(records, pages.sections(records, options.results, options.scale), problems)
     return script.finish({options.results / "report.html": page.encode()}, options.check)
 
 

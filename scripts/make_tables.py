@@ -29,15 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     records = script.records(options)
-    known, chosen = pages.known_studies(options.results), script.studies(options, "table")
+    chosen = script.studies(options, "table")
     everything = not chosen and not options.scale
-    sections = []
+    sections = pages.sections(records, options.results, options.scale)
     files: output.Files = {}
-    for results in pages.by_scale(records, options.scale):
-        with_runs, unplaced = pages.studies_with_runs(results, known)
-        sections.append((results, with_runs))
+    for results, with_runs in sections:
         files |= pages.table_files(results, chosen or with_runs, options.results / "tables", document=not chosen)
-        if unplaced:
+        if unplaced := results.unplaced(with_runs):
             print(
                 f"note: {len(unplaced)} finished runs at scale {results.scale} are in no table or figure "
                 f"(other settings, or the protocol has changed since), such as {unplaced[0].name} ({unplaced[0].key})",

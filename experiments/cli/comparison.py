@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from tabulate import tabulate
 
 from ..errors import ConfigError
+from ..identity import key_of
 from ..report import output, pages, tables, wording
 from ..report.answers import answers
 from ..spec import methods
 from ..spec.arguments import name_in, plain
 from ..store.folder import read_records
+from ..store.records import Record
 from ..study import recorded, study_file
 from ..study.fill import Results
-from ..study.layout import Study
-
-REFERENCE = "lora"
+from ..study.layout import REFERENCE_METHOD, Study
 
 
 def study_of(
@@ -53,12 +51,13 @@ def study_of(
             base[name_in(override)] = plain(override.value())
     if not sweeps:
         raise ConfigError("what is compared? allowed: two values or more of a setting, such as method=lora,mora")
-    base.setdefault("method", "mora") if "method" not in sweeps else None
+    if "method" not in sweeps:
+        base.setdefault("method", "mora")
     rows = {}
     for values in itertools.product(*sweeps.values()):
         row = dict(zip(sweeps, values, strict=True))
         rows[_label(row)] = row
-    reference = next((label for label, row in rows.items() if row.get("method") == REFERENCE), next(iter(rows)))
+    reference = next((label for label, row in rows.items() if row.get("method") == REFERENCE_METHOD), next(iter(rows)))
     entries: dict[str, Any] = {"base": base, "rows": rows, "reference": reference}
     entries |= {"ranks": list(ranks)} if ranks else {}
     entries |= {"seeds": list(seeds)} if seeds else {}
@@ -66,9 +65,10 @@ def study_of(
     task = base.get("task", "")
     kind = "-".join([str(task), *map(str, sweeps.get("method", [base.get("method")]))])
     kind = "".join(c if (c.isalnum() and c.isascii()) or c in "-_" else "-" for c in kind)[:60]
-    digest = hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:6]
     title = f"{' against '.join(rows)} on {task}" + (f", {base['model']}" if "model" in base else "")
-    return study_file.of_entries(name or f"{kind}-{digest}", {"title": title} | entries, "of these arguments")
+    return study_file.of_entries(
+        name or f"{kind}-{key_of(entries)[:6]}", {"title": title} | entries, "of these arguments"
+    )
 
 
 def _label(row: dict[str, Any]) -> str:
@@ -76,11 +76,10 @@ def _label(row: dict[str, Any]) -> str:
     return ", ".join([*method, *(f"{name.split('.')[-1]} = {v}" for name, v in row.items() if name != "method")])
 
 
-def of_records(folder: Path, scales: Sequence[str] | None) -> list[tuple[Study, Results]]:
-    """The studies that the finished runs of a folder make by themselves, scale by scale."""
-    records, _ = read_records(folder)
+def of_records(records: Sequence[Record]) -> list[tuple[Study, Results]]:
+    """The studies that the finished runs among records make by themselves, scale by scale."""
     found = []
-    for results in pages.by_scale(records, scales):
+    for results in pages.by_scale(records):
         finished = [record for record in results.records if record.status == "finished"]
         found += [(study, results) for study in recorded.studies(results, finished)]
     return found
@@ -90,8 +89,7 @@ def text(study: Study, results: Results) -> str:
     """The answer of a study for the terminal: its table, and what the table says in words."""
     table = tables.fill(study, results)
     cells = wording.cells(table, "%s")
-    header = ["", *(": ".join(filter(None, name)) for name in cells.columns)]
-    grid = tabulate(list(cells.itertuples()), header, disable_numparse=True)
+    grid = tabulate(list(cells.itertuples()), wording.header(cells), disable_numparse=True)
     lines = [f"{answer.verdict}: {answer.text}" for answer in answers(table)] or ["There is nothing to compare yet."]
     return "\n".join([f"{study.heading}, scale {results.scale}", "", grid, "", *lines])
 
@@ -101,12 +99,9 @@ def write(studies: Sequence[Study], folder: Path, scale: str) -> list[Path]:
     from ..report import figures, html  # matplotlib takes a second
 
     records, problems = read_records(folder)
-    known = pages.known_studies(folder)
+    sections = pages.sections(records, folder)
     files: output.Files = {}
-    sections = []
-    for results in pages.by_scale(records):
-        with_runs, _ = pages.studies_with_runs(results, known)
-        sections.append((results, with_runs))
+    for results, _ in sections:
         if results.scale == scale:
             files |= pages.table_files(results, studies, folder / "tables", document=False)
             files |= figures.figure_files(results, studies, folder / "figures")[0]

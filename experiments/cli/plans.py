@@ -71,12 +71,13 @@ class StudyPlan:
         studies: The studies. Settings that make other cells make other studies of them.
         options: The options of the script: `scale`, `results`, `seeds`, `rate_search`, and `settings`, which are
             arguments for run.py.
+        is_new: Whether no folder of configuration files holds the studies, so that `run` keeps their files.
 
     Raises:
         ConfigError: The studies have no scale in common, or a setting is not for a plan to set.
     """
 
-    def __init__(self, studies: Sequence[Study], options: argparse.Namespace) -> None:
+    def __init__(self, studies: Sequence[Study], options: argparse.Namespace, *, is_new: bool = False) -> None:
         self.options = options
         self.scale = self._scale(studies)
         self.protocols = Protocols(self.scale)
@@ -86,7 +87,7 @@ class StudyPlan:
         flag = ["--config-dir", str(folder.absolute())] if folder else []
         self.extra = [argument("paths.results", str(options.results)), *common, *flag]
         self.studies = [study_file.changed(study, own) for study in studies] if own else list(studies)
-        self.changed = bool(own)
+        self.is_new = is_new or bool(own)
         self.cells = self._cells()
         self._check_copy(common)
         self.results = self.read()
@@ -201,7 +202,7 @@ class StudyPlan:
 
     def total(self, plans: Sequence[Plan]) -> str:
         """One line: cells, runs to do, and the time of those for which a time is known."""
-        counted = [(planning.count_of_runs(p), self.seconds(p)[0]) for p in plans]
+        counted = self._counted(plans)
         known = sum(count * seconds for count, seconds in counted if seconds is not None)
         unknown = sum(count for count, seconds in counted if seconds is None)
         line = f"\n{len(plans)} cells; {sum(count for count, _ in counted)} runs to do"
@@ -210,11 +211,13 @@ class StudyPlan:
 
     def time_left(self) -> str:
         """How long all cells will still take, in words; empty where some time is not known."""
-        plans = [plan for _, plan in self.states()]
-        seconds = [(planning.count_of_runs(p), self.seconds(p)[0]) for p in plans]
-        known = [count * s for count, s in seconds if count and s is not None]
-        complete = len(known) == sum(bool(count) for count, _ in seconds)
-        return f"about {planning.duration(sum(known))}" if known and complete else ""
+        seconds = [s and count * s for count, s in self._counted([plan for _, plan in self.states()]) if count]
+        known = [s for s in seconds if s is not None]
+        return f"about {planning.duration(sum(known))}" if known and len(known) == len(seconds) else ""
+
+    def _counted(self, plans: Sequence[Plan]) -> list[tuple[int, float | None]]:
+        """How many runs each cell still needs, and the seconds of one."""
+        return [(planning.count_of_runs(p), self.seconds(p)[0]) for p in plans]
 
     def show(self) -> int:
         """Print the table of the cells, and what cannot be planned. Gives the exit code."""
@@ -263,7 +266,7 @@ class StudyPlan:
             ConfigError: A cell cannot be planned; nothing was run.
         """
         self.refuse_bad_cells()
-        for study in self.studies if self.changed else ():
+        for study in self.studies if self.is_new else ():
             say(f"study {study.name}: {study_file.keep(study, self.options.results)}")
         labels = [c.label for c in self.cells]
 

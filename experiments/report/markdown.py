@@ -32,11 +32,13 @@ def compact_grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def page(table: FilledTable) -> str:
     """A table with its notes, how each row was run, the differences, and the commands for what is missing."""
     cells = wording.cells(table, "**%s**")
-    header = ["", *(": ".join(filter(None, name)) for name in cells.columns)]
     parts = [f"# {table.layout.heading} (scale: {table.scale})\n"]
     if not table.layout.is_of_paper and (found := answers(table)):
         parts.append("\n".join(f"* **{answer.verdict}**: {text(answer.text)}" for answer in found) + "\n")
-    parts += [grid(header, cells.itertuples()), "\n".join(f"* {note}" for note in wording.footnotes(table)) + "\n"]
+    parts += [
+        grid(wording.header(cells), cells.itertuples()),
+        "\n".join(f"* {note}" for note in wording.footnotes(table)) + "\n",
+    ]
     if details := table.details():
         lines = [tuple(map(text, wording.detail(label, filled))) for label, filled in details]
         parts += ["## How each row was run\n", grid(wording.DETAIL_HEADER, lines)]

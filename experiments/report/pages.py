@@ -29,14 +29,21 @@ def known_studies(folder: Path) -> list[Study]:
     return [*own.values(), *sorted(others, key=lambda study: study.is_of_paper)]
 
 
-def studies_with_runs(results: Results, known: Sequence[Study]) -> tuple[list[Study], list[Record]]:
-    """The studies of which something was run, and the finished runs that stand in none.
+def studies_with_runs(results: Results, known: Sequence[Study]) -> list[Study]:
+    """The studies of which something was run.
 
     Runs that differ only in their method are a study, although no file describes it.
     """
     shown = [study for study in known if results.has_runs(study)]
-    own = recorded.studies(results, results.unplaced(shown))
-    return [*own, *shown], results.unplaced([*own, *shown])
+    return [*recorded.studies(results, results.unplaced(shown)), *shown]
+
+
+def sections(
+    records: Sequence[Record], folder: Path, scales: Iterable[str] | None = None
+) -> list[tuple[Results, list[Study]]]:
+    """The results of each scale in a folder, with the studies of which something was run there."""
+    known = known_studies(folder)
+    return [(results, studies_with_runs(results, known)) for results in by_scale(records, scales)]
 
 
 def table_files(results: Results, studies: Iterable[Study], folder: Path, *, document: bool = True) -> Files:

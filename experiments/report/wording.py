@@ -101,6 +101,11 @@ def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> 
     return pandas.DataFrame(columns, index=list(map(escape, labels)))
 
 
+def header(cells: pandas.DataFrame) -> list[str]:
+    """The header of `cells` in one row: the label of a column, and `: paper` or `: ours` where there are both."""
+    return ["", *(": ".join(filter(None, name)) for name in cells.columns)]
+
+
 def rate_search(filled: FilledCell) -> str:
     """`selected rate by loss (each candidate: its loss)`, and whether it is the lowest or highest that was tried."""
     selection, setting = filled.selection, filled.setting

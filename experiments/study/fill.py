@@ -156,14 +156,14 @@ class Results:
 
     def has_runs(self, study: Study) -> bool:
         """Whether a run fills a cell of the study."""
-        return study.scale in ("", self.scale) and any(self.cell(cell).runs for cell in study.cells(self.scale))
+        return any(self.cell(cell).runs for cell in study.cells(self.scale))
 
     def unplaced(self, studies: Iterable[Study]) -> list[Record]:
         """Finished runs that fill no cell of the studies: of other settings, or of a protocol that has changed since.
 
         All the rates of a search count as placed.
         """
-        cells = {cell for study in studies if study.scale in ("", self.scale) for cell in study.cells(self.scale)}
+        cells = {cell for study in studies for cell in study.cells(self.scale)}
         filled = [variant for cell in cells for variant in (self.cell(cell).variants or [self.cell(cell)])]
         placed = {r.key for cell in filled for r in cell.records}
         return [r for r in self.records if r.status == "finished" and r.key not in placed]

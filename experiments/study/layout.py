@@ -13,9 +13,11 @@ from typing import Any
 from .. import tasks
 from ..paper import Cell, published
 from ..spec.arguments import argument
+from ..spec.run_config import TaskSettings
 
 CURVES, RATES, COST, SPECTRUM = "curves", "rates", "cost", "spectrum"
 FIGURES = (CURVES, RATES, COST, SPECTRUM)  # what may be drawn of a study
+REFERENCE_METHOD = "lora"  # with what a study compares that names no reference, where the method is in the study
 TRAINING_LOSS = "loss"  # the curve that every run that trains has
 
 
@@ -170,7 +172,9 @@ class Study:
         )
 
     def cells(self, scale: str) -> list[Cell]:
-        """The different cells of the study at a scale, row by row."""
+        """The different cells of the study at a scale, row by row; none at a scale that is not the study's."""
+        if self.scale not in ("", scale):
+            return []
         here = self.at(scale)
         return list(dict.fromkeys(here.cell(row, column) for row in here.rows for column in here.columns))
 
@@ -186,6 +190,18 @@ class Study:
         same = [r for r in self.references if r.any_rank == row.any_rank]
         only = self.references if len(self.references) == 1 else []
         return next(iter(same or only), None)
+
+
+def metric_columns(task_settings: TaskSettings, settings: dict[str, Any]) -> tuple[Column, ...]:
+    """A column for each metric of a task, the headline first; shown where a run has a value for it.
+
+    Args:
+        task_settings: The settings of the task, on which its metrics may depend.
+        settings: Arguments of run.py by name, for the cells of the columns.
+    """
+    task = tasks.get(task_settings.name)
+    names = dict.fromkeys([*task.headlines, *(metric.name for metric in task.metrics_of(task_settings))])
+    return tuple(Column(name, task.metric(name).label, name, settings, ours=True) for name in names)
 
 
 def published_in(study: Study) -> Study:

@@ -84,6 +84,8 @@ def plan(
         setting = results.protocols.setting(cell)
     except UnavailableError as error:
         return Plan(cell, None, SINGLE, (), unavailable=str(error))
+    if search == WIDENED and not setting.widens:
+        search = LISTED
     if setting.searched and search != OFF:
         return _plan_of_variants(setting, results, seeds, search, abandoned)
     filled, first = results.cell(cell), seeds[0]
@@ -104,8 +106,7 @@ def plan(
     selection = filled.selection
     if selection is None:
         return Plan(cell, setting, SEARCH, tried, selection="no candidate finished")
-    widens = search == WIDENED and setting.widens
-    more = [run(rate, first) for rate in _wider(setting, selection)] if widens else []
+    more = [run(rate, first) for rate in _wider(setting, selection)] if search == WIDENED else []
     if any(r.needed for r in more):
         return Plan(cell, setting, SEARCH, (*tried, *more), len(seeds) - 1, f"{by}; {selection.doubt} so far")
     known = {(r.rate, r.seed) for r in tried}
@@ -132,8 +133,7 @@ def _plan_of_variants(
 def _rates_of_the_search(setting: CellSetting, filled: FilledCell, seed: int, search: str) -> list[float]:
     """The protocol's candidates, and those beyond them that the search has gone on to already."""
     further = {*rates.beyond(setting.candidates, False), *rates.beyond(setting.candidates, True)}
-    goes_on = search == WIDENED and setting.widens
-    begun = {rate for rate in further if goes_on and seed in filled.runs.get(rate, {})}
+    begun = {rate for rate in further if search == WIDENED and seed in filled.runs.get(rate, {})}
     return sorted({*setting.candidates, *begun})
 
 

@@ -88,7 +88,7 @@ def places(identity: dict[str, Any], among: Sequence[Study]) -> Iterator[tuple[S
     key, scale = cell_key_of(identity), identity["scale"]
     for study in among:
         here = study.at(scale)
-        fills = {cell: _fills(identity, key, cell) for cell in here.cells(scale)} if study.scale in ("", scale) else {}
+        fills = {cell: _fills(identity, key, cell) for cell in here.cells(scale)}
         for row in here.rows if any(fills.values()) else ():
             for column in here.columns:
                 if fills[here.cell(row, column)]:

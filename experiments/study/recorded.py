@@ -6,17 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .. import tasks
 from ..errors import ConfigError
-from ..identity import cell_key_of, flat, key_of
+from ..identity import cell_key_of, flat
 from ..spec import methods
 from ..spec.run_config import TaskSettings
 from ..store.records import Record
 from .cells import CellSetting
 from .fill import FilledCell, Results
-from .layout import Column, Row, Study
-
-REFERENCE = "lora"  # the method that the others are compared with, where it was run
+from .layout import REFERENCE_METHOD, Row, Study, metric_columns
 
 
 def studies(results: Results, records: Iterable[Record]) -> list[Study]:
@@ -28,33 +25,25 @@ def studies(results: Results, records: Iterable[Record]) -> list[Study]:
     """
     groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        groups[_shared_key(record)][cell_key_of(record.identity)].append(record)
+        shared = {name: section for name, section in record.identity.items() if name != "method"}
+        groups[cell_key_of(shared)][cell_key_of(record.identity)].append(record)
     made = [_study(key, cells, results) for key, cells in groups.items() if len(cells) > 1]
     return [study for study in made if study is not None]
-
-
-def _shared_key(record: Record) -> str:
-    """The key of what the runs of a study share: all but the method, the learning rate, the seed, the number format."""
-    training = {k: v for k, v in record.identity["training"].items() if k != "learning_rate"}
-    left_out = ("method", "seed", "hardware")
-    return key_of({k: v for k, v in record.identity.items() if k not in left_out} | {"training": training})
 
 
 def _study(key: str, cells: dict[str, list[Record]], results: Results) -> Study | None:
     first = next(iter(cells.values()))[0]
     task, model = first.cell["task"], first.cell["model"]
     try:
-        settings = TaskSettings.model_construct(**first.config.get("task", {}))
-        metrics = tasks.get(task).metrics_of(settings)
+        settings = TaskSettings.model_construct(**{"name": task} | first.config.get("task", {}))
+        columns = metric_columns(settings, {"task": task})
     except ConfigError:
         return None  # the task of the runs is not here any more
-    order = sorted(cells, key=lambda cell: (cells[cell][0].cell["method"] != REFERENCE, cells[cell][0].name))
+    order = sorted(cells, key=lambda cell: (cells[cell][0].cell["method"] != REFERENCE_METHOD, cells[cell][0].name))
     labels = _labels([cells[cell][0] for cell in order])
     rows = [_row(label, cells[cell][0], cell) for label, cell in zip(labels, order, strict=True)]
     if len({row.family for row in rows}) == 1:  # nothing but the rank differs
         rows = [replace(row, family=row.label) for row in rows]
-    names = dict.fromkeys([*tasks.get(task).headlines, *(m.name for m in metrics)])
-    columns = tuple(Column(n, tasks.metric(task, n).label, n, {"task": task}, ours=True) for n in names)
     title = f"Runs on {task} with {model} that differ only in their method"
     study = Study(f"runs-{key[:6]}", title, tuple(rows), columns, results.scale, reference=rows[0].family)
     for row, cell in zip(rows, order, strict=True):

@@ -19,9 +19,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -34,14 +32,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import files, tasks
 from ..errors import ConfigError, one_line
+from ..identity import RATE, key_of
 from ..paper import published
 from ..spec import compose, methods, scales
 from ..spec.protocol import rank_number
 from ..spec.run_config import TaskSettings
-from ..tasks import Metric
-from .layout import FIGURES, TRAINING_LOSS, Column, Row, Study, published_in
+from .layout import FIGURES, TRAINING_LOSS, Column, Row, Study, metric_columns, published_in
 
-RATE = "training.learning_rate"
 BRACKET = "bracket"
 NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
 FOLDER = "studies"  # in a folder of results: the studies that belong to these results
@@ -49,10 +46,6 @@ CHOSEN = ("seed", "scale", "dry_run", "paths.results", "task.module")  # what a 
 
 Settings = dict[str, Any]
 Rank = Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=r"^r[1-9]\d*$")]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class RowEntry(BaseModel):
@@ -79,8 +72,10 @@ class ColumnEntry(BaseModel):
     paper_model: str = ""
 
 
-class StudyEntry(_Part):
+class StudyEntry(BaseModel):
     """What a study's file may hold."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     title: str = ""
     base: Settings = {}
@@ -323,12 +318,8 @@ def _all_metrics(base: Settings) -> tuple[Column, ...]:
     """A column for each metric of the task, the headline first; shown where a run has a value for it."""
     if "task" not in base:
         raise ConfigError(f"base.task is missing; allowed: {', '.join(tasks.names())}")
-    task = tasks.get(base["task"])
     given = {n.removeprefix("task."): _value(v) for n, v in base.items() if n.startswith("task.")}
-    settings = TaskSettings.model_construct(name=task.name, **given)
-    metrics: dict[str, Metric] = {metric.name: metric for metric in task.metrics_of(settings)}
-    order = list(dict.fromkeys([*task.headlines, *metrics]))
-    return tuple(Column(name, metrics[name].label, name, base, ours=True) for name in order)
+    return metric_columns(TaskSettings.model_construct(name=base["task"], **given), base)
 
 
 def _value(argument: Any) -> Any:
@@ -339,7 +330,7 @@ def _value(argument: Any) -> Any:
         return argument
 
 
-def changed(study: Study, arguments: Settings, name: str = "") -> Study:
+def changed(study: Study, arguments: Settings) -> Study:
     """The study with further arguments of run.py for all its cells.
 
     Raises:
@@ -351,9 +342,8 @@ def changed(study: Study, arguments: Settings, name: str = "") -> Study:
             for argument in arguments:
                 entry.pop(argument, None)  # an argument says what all cells have
     entries["base"] = {**entries.get("base", {}), **arguments}
-    words = json.dumps(arguments, sort_keys=True)
     entries["title"] = f"{study.title}, with {', '.join(f'{n}={v}' for n, v in arguments.items())}"
-    return of_entries(name or f"{study.name}-{hashlib.sha256(words.encode()).hexdigest()[:6]}", entries)
+    return of_entries(f"{study.name}-{key_of(arguments)[:6]}", entries)
 
 
 def text(study: Study) -> str:

@@ -11,6 +11,7 @@ from experiments.errors import ConfigError
 from experiments.identity import key_of
 from experiments.report import html, markdown, pages, tables
 from experiments.report.answers import answers
+from experiments.store.folder import read_records
 from experiments.study import recorded, study_file
 from experiments.study.fill import Results
 
@@ -92,9 +93,9 @@ def test_the_page_starts_with_the_users_answer_and_a_figure():
 
 def test_a_study_that_never_ran_is_not_shown(tmp_path):
     known = [OWN, *(study_file.get(name) for name in ("table1", "table2"))]
-    shown, left = pages.studies_with_runs(results(), known)
+    shown = pages.studies_with_runs(results(), known)
     assert [study.name for study in shown] == ["tickets", "table2"]
-    assert left == []
+    assert results().unplaced(shown) == []
     files = pages.table_files(results(), shown, tmp_path)
     assert {path.stem for path in files} == {"tickets", "table2", "tables"}
 
@@ -127,7 +128,7 @@ def test_runs_that_differ_in_more_than_their_method_are_not_compared():
 
 def test_what_the_folder_holds_is_compared_without_a_study(tmp_path):
     synthetic.write([dataclasses.replace(run, key=key_of(run.identity)) for run in others()], tmp_path)
-    ((study, filled),) = comparison.of_records(tmp_path, None)
+    ((study, filled),) = comparison.of_records(read_records(tmp_path)[0])
     assert "better: character accuracy" in comparison.text(study, filled)
     (path,) = [p for p in comparison.write([], tmp_path, "") if p.name == "report.html"]
     assert "Runs on uuid with tiny that differ only in their method" in path.read_text()
