@@ -62,6 +62,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in MEMORY_MESSAGES)
 
 
+def reason_of(error: Exception) -> str:
+    """The message of an error on one line; its type where it has no message."""
+    return one_line(str(error)) or type(error).__name__
+
+
 def one_line(text: str) -> str:
     """`text` on one line, without control characters, and cut in the middle where it is long."""
     text = " ".join(text.split())

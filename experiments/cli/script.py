@@ -160,18 +160,19 @@ def seeds(text: str) -> list[int]:
         if not 0 < (number := int(text)) <= MOST_SEEDS:
             raise ValueError(text)
         return list(range(number))
-    seeds = [int(part) for part in text.split(",")]
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > LARGEST:
-        raise ValueError(text)
-    return seeds
+    return _different(text, least=0)
 
 
 def numbers(text: str) -> list[int]:
     """The type of an argument that lists positive numbers, such as 8,64."""
-    found = [int(part) for part in text.split(",")]
-    if len(set(found)) != len(found) or min(found) < 1 or max(found) > LARGEST:
+    return _different(text, least=1)
+
+
+def _different(text: str, least: int) -> list[int]:
+    numbers = [int(part) for part in text.split(",")]
+    if len(set(numbers)) != len(numbers) or min(numbers) < least or max(numbers) > LARGEST:
         raise ValueError(text)
-    return found
+    return numbers
 
 
 def names(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import files
-from ..errors import ConfigError, one_line
+from ..errors import ConfigError
 from . import hub
 
 
@@ -96,7 +96,7 @@ def fetch(name: str, copies: Path) -> None:
         snapshot_download(name, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=patterns)
         files.write_json(folder / hub.ORIGIN, {"id": name, "commit": commit, "files": patterns})
     except Exception as error:  # the client raises many unrelated types
-        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+        reason = hub.first_line(error)
         gated = f"; {source.licence}: https://huggingface.co/{name}" if "gated" in source.licence else ""
         raise ConfigError(
             f"{name} cannot be fetched ({reason}){gated}; run this where there is a network, and copy "

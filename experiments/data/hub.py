@@ -83,7 +83,7 @@ def load(
     try:
         rows = load_dataset(**arguments, split=split, streaming=stream)
     except Exception as error:  # the client raises many unrelated types for a missing data set or network
-        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+        reason = first_line(error)
         if copies:
             raise ConfigError(
                 f"task.data_dir: {copy} cannot be loaded as {path} ({reason}); "
@@ -105,6 +105,11 @@ def load(
             "data of your own: task.train_file"
         )
     return rows
+
+
+def first_line(error: Exception) -> str:
+    """The first line of the message of an error of the hub's client, which goes on for many lines."""
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def rows_of(path: str, name: str | None, split: str) -> int | None:

@@ -73,16 +73,7 @@ def alpaca(messages: Sequence[Message], eos: str) -> Transcript:
 
 def open_instruct(messages: Sequence[Message], eos: str) -> Transcript:
     """The role headers of open-instruct, with which Tulu v2 was trained. The end token closes each answer."""
-    text, spans = "", []
-    for message in messages:
-        text += f"<|{message['role']}|>\n"
-        start = len(text)
-        text += message["content"].strip()
-        if message["role"] == "assistant":
-            text += eos
-            spans.append((start, len(text)))
-        text += "\n"
-    return Transcript(text.removesuffix("\n"), tuple(spans))
+    return _under_headers(messages, eos, lambda role: f"<|{role}|>\n", "\n")
 
 
 def plain_headers(messages: Sequence[Message], eos: str) -> Transcript:
@@ -90,16 +81,21 @@ def plain_headers(messages: Sequence[Message], eos: str) -> Transcript:
 
     Blank lines stand between messages, and the end token closes each answer.
     """
+    return _under_headers(messages, eos, lambda role: f"{role.capitalize()}:\n", "\n\n")
+
+
+def _under_headers(messages: Sequence[Message], eos: str, header: Callable[[str], str], gap: str) -> Transcript:
+    """Messages, each below the header of its role, with `gap` between them and the end token behind each answer."""
     text, spans = "", []
     for message in messages:
-        text += f"{message['role'].capitalize()}:\n"
+        text += header(message["role"])
         start = len(text)
         text += message["content"].strip()
         if message["role"] == "assistant":
             text += eos
             spans.append((start, len(text)))
-        text += "\n\n"
-    return Transcript(text.removesuffix("\n\n"), tuple(spans))
+        text += gap
+    return Transcript(text.removesuffix(gap), tuple(spans))
 
 
 def raw(messages: Sequence[Message], eos: str) -> Transcript:

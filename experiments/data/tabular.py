@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, one_line
+from ..errors import ConfigError, one_line, reason_of
 from ..spec.checks import is_hub_data
 
 LONGEST = 1 << 24  # characters of a line; a file with a longer line is no file of rows or documents
@@ -180,7 +180,7 @@ def _hub(source: str, setting: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         table = load_dataset(name, config or None, split=split or "train")
     except Exception as error:  # the client raises many unrelated types for a missing data set or network
-        reason = one_line(str(error)) or type(error).__name__
+        reason = reason_of(error)
         raise ConfigError(
             f"{setting}: there is no file {source}, and the hub gives no data set of this name ({reason})"
         ) from error

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ..errors import one_line
+from ..errors import reason_of
 from ..spec import skeletons
 from ..spec.run_config import RunConfig
 from ..train import adapt
@@ -174,7 +174,7 @@ def step(network: nn.Module, placement: Placement, rows: int, length: int) -> St
             layers = {first: demand(0, first).plus(-1, one) for first in alike}
             recomputed = max(demand(first, small=True).peak for first in alike)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise UntracedError(one_line(str(error)) or type(error).__name__) from error
+        raise UntracedError(reason_of(error)) from error
     plain, extra, freed = one.plus(-1, layers[0]), 0.0, 0.0
     for first, count in alike.items():
         plain = plain.plus(count, layers[first])

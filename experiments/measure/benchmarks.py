@@ -19,7 +19,7 @@ import yaml
 
 from .. import files
 from ..data.rows import fingerprint
-from ..errors import ConfigError, one_line
+from ..errors import ConfigError, one_line, reason_of
 from ..spec import ranks
 
 # Metrics of lm-eval that are a share of the questions, or are read like a share: here they are in percent.
@@ -214,7 +214,7 @@ def _loaded(names: list[str], folder: Path | None) -> Any:
                 return manager.load(list(names))
         except Exception as error:  # a task's own code and the client of the hub raise many unrelated types
             if place == places[-1] or not isinstance(error, FileNotFoundError):
-                reason = one_line(str(error)) or type(error).__name__
+                reason = reason_of(error)
                 raise ConfigError(f"task.benchmarks: {', '.join(names)} cannot be loaded: {reason}") from error
     raise AssertionError
 

@@ -3,10 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..spec import ranks
 from .evaluation import evaluation_mode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def generated(model: Any, prompts: Sequence[list[int]], pad: int, **settings: Any) -> Tensor:
+    """The likeliest new tokens behind each prompt of a batch: (prompts, new tokens).
+
+    Args:
+        model: The model.
+        prompts: Token ids.
+        pad: Any token: the attention mask hides it.
+        settings: Further settings of transformers' `generate`.
+    """
+    import torch
+
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=False,
+        pad_token_id=pad,
+        use_cache=True,
+        synced_gpus=False,  # every rank has the whole weights, and batches of its own
+        **settings,
+    )
+    return output[:, width:]
 
 
 def answers(
@@ -22,8 +51,6 @@ def answers(
         new_tokens: An answer has so many tokens at most.
         batch_size: How many prompts the model continues at once.
     """
-    import torch
-
     stop = {tokenizer.eos_token_id}
     ids_of_end = tokenizer.encode(end, add_special_tokens=False) if end else []
     if len(ids_of_end) == 1:
@@ -32,20 +59,8 @@ def answers(
 
     def batch_answers(first: int) -> list[str]:
         batch = prompts[first : first + batch_size]
-        width = max(map(len, batch))
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in batch], device=model.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            max_new_tokens=new_tokens,
-            eos_token_id=sorted(stop),
-            pad_token_id=pad,
-            use_cache=True,
-            synced_gpus=False,  # every rank has the whole weights, and batches of its own
-        )
-        return [_answer(row) for row in output[:, width:].tolist()]
+        new = generated(model, batch, pad, max_new_tokens=new_tokens, eos_token_id=sorted(stop))
+        return [_answer(row) for row in new.tolist()]
 
     def _answer(ids: list[int]) -> str:
         length = next((i for i, token in enumerate(ids) if token in stop), len(ids))

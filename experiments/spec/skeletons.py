@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from ..errors import ConfigError, one_line, out_of_memory
+from ..errors import ConfigError, one_line, out_of_memory, reason_of
 from . import shapes
 from .shapes import NAMED, Shape
 
@@ -63,7 +63,7 @@ def built(model: str) -> Any:
         if out_of_memory(error):
             raise
         raise ConfigError(
-            f"model {model} cannot be loaded: {one_line(str(error)) or type(error).__name__}; "
+            f"model {model} cannot be loaded: {reason_of(error)}; "
             "allowed: what transformers.AutoModelForCausalLM builds without code from the model's folder"
         ) from error
 

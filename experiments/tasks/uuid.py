@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..data.rows import Rows
+from ..measure.continuations import generated
 from ..measure.evaluation import Loss, evaluation_mode
 from ..spec import ranks
 from ..spec.run_config import RunConfig
@@ -164,8 +165,6 @@ class UuidTask(Task):
 
     def accuracy(self, model: Any, tokenizer: Any, data: UuidPairs, count: int) -> float:
         """Character accuracy in percent over the first `count` pairs, by greedy generation in batches."""
-        import torch
-
         count = min(count, len(data.pairs))
         # The attention mask hides the padding, so any token will do where the tokenizer has none for padding.
         pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
@@ -173,20 +172,9 @@ class UuidTask(Task):
 
         def summed_accuracy(first: int) -> float:
             prompts = data.prompts[first : min(first + EVALUATION_BATCH, count)]
-            width = max(map(len, prompts))
-            ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
-            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                do_sample=False,
-                max_new_tokens=longest,
-                min_new_tokens=longest,  # an end token must not cut the value short
-                pad_token_id=pad,
-                use_cache=True,
-                synced_gpus=False,  # every rank has the whole weights, and batches of its own
-            )
-            texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+            # With the fewest new tokens given too, an end token cannot cut the value short.
+            new = generated(model, prompts, pad, max_new_tokens=longest, min_new_tokens=longest)
+            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             values = (value for _, value in data.pairs[first : first + len(prompts)])
             return sum(character_accuracy(text, value) for text, value in zip(texts, values, strict=True))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import files
-from ..errors import ConfigError, one_line, out_of_memory
+from ..errors import ConfigError, one_line, out_of_memory, reason_of
 from ..identity import fingerprint
 from ..spec import shapes
 from ..spec.run_config import Paths, RunConfig
@@ -107,7 +107,7 @@ def _tokenizer(model: str, cache: Path) -> Any:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         return AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
     except Exception as error:  # the libraries raise many kinds of errors for a broken folder
-        raise _not_loaded(model, source, one_line(str(error)) or type(error).__name__) from error
+        raise _not_loaded(model, source, reason_of(error)) from error
 
 
 def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) -> Any:
@@ -123,7 +123,7 @@ def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) ->
     except Exception as error:  # as for the tokenizer
         if out_of_memory(error):
             raise
-        reason = one_line(str(error)) or type(error).__name__
+        reason = reason_of(error)
         if "ignore_mismatched_sizes" in reason:
             reason = "the weights have other shapes than its config.json says"
         raise _not_loaded(model, source, reason) from error
