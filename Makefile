@@ -29,7 +29,7 @@ test: $(READY)
 # starts later.
 slow: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[experiments,dev,quantized,slurm]'
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --dist worksteal --override-ini timeout=1800
 
 # Runs every test that proves a promise, slow tests too, and writes docs/reliability.md. This takes more than half an
 # hour.

@@ -116,7 +116,7 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
             fit.tokenizer(config, tokenizer, shape)
             prepared = task.prepare(config, tokenizer)
             fit.data(config, prepared, tokenizer, shape)
-            network, _, revision = base_models.of_run(config, dtype, placement.device)
+            network, _, revision = base_models.of_run(config, dtype, placement.device, tokenizer)
             same_model(config, record, revision)
         set_seed(config.seed)  # adapters may start at random
         adapted = adapt.adapt(network, config)
@@ -138,7 +138,7 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
             training.save(trainer, store.model(record.key))
         record.cost = meter.read(trainer.state, prepared, config, store.model(record.key))
         if config.training.record_spectrum:
-            base = base_models.of_run(config, dtype).network
+            base = base_models.of_run(config, dtype, tokenizer=tokenizer).network
             with weights_on_every_rank(model):
                 record.metrics["spectrum"] = update_spectrum.of_run(model, base)
     return record

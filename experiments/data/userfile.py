@@ -168,7 +168,7 @@ def _text(row: dict[str, Any], column: str, where: str) -> str:
 
 
 def _columns(row: dict[str, Any]) -> str:
-    return ", ".join(repr(name)[1:-1][:60] for name in [*row][:8]) or "none"
+    return ", ".join(repr(name)[1:-1][:30] for name in [*row][:8]) or "none"
 
 
 def _short(value: Any) -> str:

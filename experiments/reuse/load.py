@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import tasks
-from ..errors import ConfigError, one_line
+from ..errors import ConfigError, reason_of
 from ..identity import key_of
 from ..measure.benchmarks import LmEvalBenchmarks
 from ..spec.parse import from_record
@@ -136,8 +136,7 @@ def readable(folder: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{folder} cannot be loaded: {one_line(reason)}") from error
+        raise ConfigError(f"{folder} cannot be loaded: {reason_of(error)}") from error
 
 
 def finite_weights(path: Path) -> dict[str, Any]:

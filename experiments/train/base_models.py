@@ -34,10 +34,10 @@ class BaseModel(NamedTuple):
     revision: str
 
 
-def of_run(config: RunConfig, dtype: Any, device: str = "cpu") -> BaseModel:
+def of_run(config: RunConfig, dtype: Any, device: str = "cpu", tokenizer: Any = None) -> BaseModel:
     """The base model of a run on `device`; see `load`."""
     cache, quantization = config.paths.cache_folder, config.quantization
-    return load(config.model, cache, dtype, config.seed, quantization=quantization, device=device)
+    return load(config.model, cache, dtype, config.seed, quantization=quantization, device=device, tokenizer=tokenizer)
 
 
 def tokenizer_of_run(config: RunConfig) -> Any:
@@ -50,7 +50,14 @@ def tokenizer_of_run(config: RunConfig) -> Any:
 
 
 def load(
-    model: str, cache: Path, dtype: Any, seed: int = 0, *, quantization: str = "none", device: str = "cpu"
+    model: str,
+    cache: Path,
+    dtype: Any,
+    seed: int = 0,
+    *,
+    quantization: str = "none",
+    device: str = "cpu",
+    tokenizer: Any = None,
 ) -> BaseModel:
     """The base model on `device`.
 
@@ -62,6 +69,7 @@ def load(
         seed: Draws the random weights of `scratch.NAMES`.
         quantization: `none`, `nf4` or `int8`.
         device: `cpu` or `cuda`; a quantized model cannot be moved to another device.
+        tokenizer: The model's tokenizer, where the caller has it.
 
     Raises:
         ConfigError: The model cannot be loaded, lacks weights, or is not a causal language model.
@@ -70,7 +78,8 @@ def load(
 
     paths = Paths(results="results", cache=str(cache))
     options = loading_options(quantization, dtype, device)
-    tokenizer = _tokenizer(model, cache)
+    if tokenizer is None:
+        tokenizer = _tokenizer(model, cache)
     if model == "tiny":
         network, revision = tiny_model(), fingerprint(model, paths)
     elif model in scratch.NAMES:

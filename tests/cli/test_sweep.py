@@ -146,7 +146,7 @@ def test_a_fault_in_the_check_is_left_to_the_cell(sweep, monkeypatch, tmp_path):
     """A fault of this project in one cell must not stop the other cells."""
     from experiments.cli import sweep as module
 
-    monkeypatch.setattr(module, "identity_of", lambda config: 1 / 0)
+    monkeypatch.setattr(module, "configuration", lambda composed, elsewhere: 1 / 0)
     code, _, err, ran = sweep("-m", "method=lora", "seed=0,3")
     assert (code, err, len(ran)) == (0, [], 2)
 
