@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -96,8 +97,10 @@ def _named(name: str, target: str) -> bool:
 
 def _pattern(text: str) -> re.Pattern[str]:
     try:
-        return re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # a later Python will read the expression in another way
+            return re.compile(text)
+    except (re.error, RecursionError, OverflowError, FutureWarning) as error:
         raise ConfigError(
             f"method.target_modules must be {ALL_LINEAR}, a list of names or a regular expression, "
             f"got {text!r} ({error})"

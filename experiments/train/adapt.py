@@ -73,7 +73,8 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
     if m.initialisation is not None:
         _initialisation(m)(wrapped)
     if m.train_rest:
-        frozen = {id(getattr(layer.get_base_layer(), "weight", None)) for layer in adapted}
+        # A layer on a parameter, such as a stack of experts, names the parameter.
+        frozen = {id(getattr(a.get_base_layer(), getattr(a, "parameter_name", "weight"), None)) for a in adapted}
         for parameter in wrapped.parameters():
             parameter.requires_grad_(id(parameter) not in frozen)
     rates = {

@@ -68,6 +68,7 @@ WRONG = [
     ("training.checkpoint_every=3", "training.checkpoint_every must be a multiple of training.log_every (2)"),
     ("method.target_modules=[foo]", "tiny has no linear layer 'foo'", "all-linear, a list of q_proj, k_proj"),
     ("method.target_modules=foo", "tiny has no linear layer 'foo'", "expression for whole names such as '.*q_proj'"),
+    ("method.target_modules='[[]'", "got '[[]' (Possible nested set at position 1)"),
     ("method.target_modules='('", "must be all-linear, a list of names or a regular expression, got '('"),
     ("method.target_modules=[]", "method.target_modules must be a list of different names"),
     ("method.target_modules=3", "method.target_modules must be a list of different names", "got 3"),

@@ -158,6 +158,17 @@ def test_experts_are_adapted_where_the_run_asks_for_it(method, folder_of, smoke)
     assert "no adapter changes experts.down_proj (" in note
 
 
+@pytest.mark.parametrize("method", ["lora", "mora"])
+def test_in_pretraining_adapted_experts_are_frozen(method, folder_of, smoke):
+    own = (f"model={folder_of('mixtral')}", f"method={method}", "method.rank=4", "method.dropout=0", "dry_run=true")
+    experts = "+method.peft.target_parameters=[experts.gate_up_proj]"
+    model = trace.adapted(smoke(*own, "method.train_rest=true", experts), Placement("cpu", "fp32")).model
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not [name for name in trains if name.endswith("experts.base_layer.gate_up_proj")]
+    assert [name for name in trains if name.endswith(".down_proj")]
+    assert [name for name in trains if name.endswith("gate.weight")]
+
+
 def test_layers_whose_weights_are_read_without_a_call_are_not_adapted(folder_of, smoke):
     own = (f"model={folder_of('mamba')}", "method.rank=4", "dry_run=true")
     for method in ("lora", "mora"):
