@@ -8,6 +8,9 @@ READY := .venv/.ready
 # The records go to a folder of their own: results/ holds this cell already, and a finished cell is not run again.
 demo: $(READY)
 	$(BIN)/python run.py method=mora task=uuid paths.results=results/demo
+	@echo
+	$(BIN)/python scripts/compare.py --results results/demo --beside results
+	@echo 'Next: `make compare` trains FFT, LoRA and MoRA here; `scripts/plan.py table2 --run` runs all seeds of Table 2.'
 
 # FFT, LoRA and MoRA at the higher rank of Table 2, with the protocol's rates and one seed. The last command
 # draws the runs in one picture.
@@ -75,6 +78,7 @@ setup: $(READY)
 # torch is installed first and in its exact version; otherwise another package could bring a CUDA build of torch.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@echo 'Setting up .venv: torch and about 140 packages, two gigabytes on the disk. This takes one to five minutes, once.'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[experiments,dev]'

@@ -4,6 +4,7 @@
     python scripts/compare.py method=lora,mora task=custom model=my/folder task.train_file=a.jsonl --ranks 8,64 --run
     python scripts/compare.py method=mora method.operator=sharing,rotation task=uuid --run
     python scripts/compare.py --results my/results        compare the runs that are there already
+    python scripts/compare.py --results my/results --beside results   and show runs of another folder beside them
 
 Each value of a list, such as method=lora,mora, is a row. The first row, or LoRA, is what the others are compared with.
 The script writes the comparison as a study file into <results>/studies: `plan.py` goes on with it, and tables, figures
@@ -29,6 +30,8 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = script.Parser(__doc__)
     parser.add_config_dir(arguments)
     parser.add_argument("--results", type=Path, default=Path("results"))
+    beside = "a folder with runs to show beside those of --results (repeatable)"
+    parser.add_argument("--beside", type=Path, action="append", default=[], metavar="FOLDER", help=beside)
     parser.add_argument("--ranks", type=script.numbers, default=[], help="comma-separated, such as 8,64")
     parser.add_argument("--columns", type=script.names, default=[], help="the metrics to show, comma-separated")
     parser.add_argument("--name", default="", help="the name of the study")
@@ -45,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     selection = options(arguments)
     if not selection.settings:
         return compare_records(selection)
+    if selection.beside:
+        raise ConfigError("--beside: allowed without settings for run.py, to compare runs that are there already")
     own = [text for text in selection.settings if makes_another_cell(text.partition("=")[0])]
     study = comparison.study_of(own, selection.ranks, selection.seeds, selection.columns, selection.name)
     selection.settings = [text for text in selection.settings if text not in own]
@@ -65,7 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def compare_records(selection: argparse.Namespace) -> int:
     """Compare the runs of a folder that differ only in their method, what is searched, and the seed."""
-    found = comparison.of_records(script.records(selection))
+    records = script.records(selection.results)
+    for folder in selection.beside:
+        records += comparison.comparable(script.records(folder), records)
+    found = comparison.of_records(records)
     if not found:
         raise ConfigError(
             f"{selection.results} has no two finished cells that differ only in their method; allowed: settings for "

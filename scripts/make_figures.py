@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     chosen = script.studies(options, "figure")
     files: output.Files = {}
-    for results, with_runs in pages.sections(script.records(options), options.results, options.scale):
+    for results, with_runs in pages.sections(script.records(options.results), options.results, options.scale):
         drawn, without_runs = figures.figure_files(results, chosen or with_runs, options.results / "figures")
         files |= drawn
         if without_runs:

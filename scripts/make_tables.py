@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--readme", type=Path, help="write the claims at the laptop scale between the marks in this file"
     )
     options = parser.parse_args(arguments)
-    records = script.records(options)
+    records = script.records(options.results)
     chosen = script.studies(options, "table")
     everything = not chosen and not options.scale
     sections = pages.sections(records, options.results, options.scale)

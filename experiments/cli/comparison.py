@@ -85,6 +85,12 @@ def of_records(records: Sequence[Record]) -> list[tuple[Study, Results]]:
     return found
 
 
+def comparable(others: Sequence[Record], records: Sequence[Record]) -> list[Record]:
+    """The records among `others` that may differ only in their method from one of `records`, and are not among them."""
+    keys, shared = {record.key for record in records}, {recorded.shared_key(record) for record in records}
+    return [other for other in others if other.key not in keys and recorded.shared_key(other) in shared]
+
+
 def text(study: Study, results: Results) -> str:
     """The answer of a study for the terminal: its table, and what the table says in words."""
     table = tables.fill(study, results)

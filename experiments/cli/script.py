@@ -112,9 +112,9 @@ def add_task_modules(arguments: Sequence[str]) -> None:
         tasks.add(module)
 
 
-def records(options: argparse.Namespace) -> list[Record]:
-    """The readable records of --results. Prints a warning for each file that is no readable record."""
-    records, problems = read_records(options.results)
+def records(folder: Path) -> list[Record]:
+    """The readable records of a results folder. Prints a warning for each file that is no readable record."""
+    records, problems = read_records(folder)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     return records

@@ -29,6 +29,21 @@ def answers(table: FilledTable) -> list[Answer]:
     return [_answer(row[j]) for j in columns for row in table.entries if row[j].comparison]
 
 
+def headline(table: FilledTable, metric: str = "final") -> str:
+    """What a study says of one column: a line for the rows with runs, and a line for each comparison.
+
+    Args:
+        table: The table of the study.
+        metric: The name of the column.
+    """
+    entries = [row[j] for row in table.entries for j, column in enumerate(table.columns) if column.name == metric]
+    info = entries[0].column.info
+    shown = "; ".join(f"{e.row.label}: {wording.ours(e)}" for e in entries if e.values) or "no runs yet"
+    compared = [f"* {_answer(entry).text}\n" for entry in entries if entry.comparison]
+    name = info.label[0].upper() + info.label[1:]
+    return f"{name}, {info.unit}, mean ± standard deviation (seeds): {shown}.\n\n" + "".join(compared)
+
+
 def _answer(entry: TableEntry) -> Answer:
     comparison = entry.comparison
     assert comparison is not None

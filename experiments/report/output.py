@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from .. import files as disk
@@ -19,22 +20,26 @@ def write(files: Mapping[Path, bytes]) -> None:
             disk.write(path, content)
 
 
-def between_marks(path: Path, name: str, content: str) -> bytes:
-    """The text of `path` with `content` between the lines `<!-- name: ... -->` and `<!-- end of name -->`.
+def between_marks(path: Path, contents: Mapping[str, str]) -> bytes:
+    """The text of `path` with each content between the lines `<!-- name: ... -->` and `<!-- end of name -->`.
 
     Raises:
-        ConfigError: The file has no such two lines.
+        ConfigError: The file has no such two lines for one of the names.
     """
-    first, last = re.escape(f"<!-- {name}: "), re.escape(f"<!-- end of {name} -->")
-    text, count = re.subn(
-        rf"(^{first}[^\n]* -->\n).*?(^{last}$)",
-        lambda marks: f"{marks[1]}{content}{marks[2]}",
-        path.read_text(encoding="utf-8"),
-        flags=re.DOTALL | re.MULTILINE,
-    )
-    if count != 1:
-        raise ConfigError(f"{path} must hold one line `<!-- {name}: ... -->` and one `<!-- end of {name} -->` below it")
+    text = path.read_text(encoding="utf-8")
+    for name, content in contents.items():
+        first, last = re.escape(f"<!-- {name}: "), re.escape(f"<!-- end of {name} -->")
+        marks = re.compile(rf"(^{first}[^\n]* -->\n).*?(^{last}$)", re.DOTALL | re.MULTILINE)
+        text, count = marks.subn(partial(_filled, content), text)
+        if count != 1:
+            raise ConfigError(
+                f"{path} must hold one line `<!-- {name}: ... -->` and one `<!-- end of {name} -->` below it"
+            )
     return text.encode()
+
+
+def _filled(content: str, marks: re.Match[str]) -> str:
+    return f"{marks[1]}{content}{marks[2]}"
 
 
 def stale(files: Mapping[Path, bytes]) -> list[Path]:

@@ -11,6 +11,7 @@ from ..study import recorded, study_file
 from ..study.fill import Results
 from ..study.layout import Study
 from . import findings, latex, markdown, tables
+from .answers import headline
 from .output import Files, between_marks
 from .verdicts import judge_all
 
@@ -75,6 +76,7 @@ def findings_file(all_results: Sequence[tuple[Results, Sequence[Study]]], path: 
 
 
 def readme_file(records: Sequence[Record], all_results: Sequence[Results], path: Path) -> Files:
-    """The file at `path`, with the verdicts at the laptop scale between its marks for `claims`."""
+    """The file at `path`, with the answer of Table 2 and the verdicts on the claims, at the laptop scale."""
     results = next((r for r in all_results if r.scale == "laptop"), None) or Results("laptop", records)
-    return {path: between_marks(path, "claims", findings.summary(judge_all(results)))}
+    table = tables.fill(study_file.get("table2"), results)
+    return {path: between_marks(path, {"answer": headline(table), "claims": findings.summary(judge_all(results))})}

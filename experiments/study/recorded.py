@@ -25,10 +25,14 @@ def studies(results: Results, records: Iterable[Record]) -> list[Study]:
     """
     groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        shared = {name: section for name, section in record.identity.items() if name != "method"}
-        groups[cell_key_of(shared)][cell_key_of(record.identity)].append(record)
+        groups[shared_key(record)][cell_key_of(record.identity)].append(record)
     made = [_study(key, cells, results) for key, cells in groups.items() if len(cells) > 1]
     return [study for study in made if study is not None]
+
+
+def shared_key(record: Record) -> str:
+    """Equal for runs that differ only in their method, what is searched, and the seed."""
+    return cell_key_of({name: section for name, section in record.identity.items() if name != "method"})
 
 
 def _study(key: str, cells: dict[str, list[Record]], results: Results) -> Study | None:

@@ -57,6 +57,7 @@ REFUSED = [
     ("compare", ["method=lora,nosuch", "task=uuid"], "method must be one of"),
     ("compare", ["method=lora,mora", "task=uuid", "--ranks", "0"], "argument --ranks: invalid"),
     ("compare", ["method=lora,mora", "task=uuid", "--name", "a/b"], "name has letters, digits, - and _ only"),
+    ("compare", ["method=lora,mora", "task=uuid", "--beside", "."], "--beside: allowed without settings for run.py"),
     ("compare", ["--results", "."], "has no two finished cells"),
     ("plan", ["method=[fft,lora]"], "method must be one of"),
     ("plan", ["method='"], "cannot be read"),

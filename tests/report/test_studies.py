@@ -134,6 +134,17 @@ def test_what_the_folder_holds_is_compared_without_a_study(tmp_path):
     assert "Runs on uuid with tiny that differ only in their method" in path.read_text()
 
 
+def test_runs_of_another_folder_stand_beside_what_a_folder_holds(tmp_path):
+    """The other folder has the run of MoRA too, and a run on another model."""
+    runs = [dataclasses.replace(run, key=key_of(run.identity)) for run in others()]
+    mora = [run for run in runs if run.cell["method"] == "mora"]
+    foreign = [dataclasses.replace(run, key="f" * 16, identity=run.identity | {"model": "another"}) for run in mora]
+    beside = comparison.comparable([*runs, *foreign], mora)
+    assert [run.key for run in beside] == [run.key for run in runs if run not in mora]
+    ((study, _),) = comparison.of_records([*mora, *beside])
+    assert [row.label for row in study.rows] == ["LoRA, r = 4", "MoRA, r = 4"]
+
+
 def made(*arguments, ranks=(), seeds=None, columns=(), name=""):
     return comparison.study_of(arguments, ranks, seeds, columns, name)
 
