@@ -95,15 +95,17 @@ def test_check_knows_what_is_stale(results, tmp_path):
     assert script("make_report", "--scale", "smoke", "--results", folder, "--check").returncode == 1
 
 
-def test_the_readme_gets_the_claims_between_its_marks(results, tmp_path):
+def test_the_readme_gets_answer_and_claims_between_its_marks(results, tmp_path):
     folder, page = shutil.copytree(results, tmp_path / "results"), tmp_path / "README.md"
-    page.write_text("before\n<!-- claims: ours -->\nold\n<!-- end of claims -->\nafter\n")
+    answer = "<!-- answer: ours -->\nold\n<!-- end of answer -->\n"
+    page.write_text(f"before\n{answer}<!-- claims: ours -->\nold\n<!-- end of claims -->\nafter\n")
     assert script("make_tables", "--results", folder, "--readme", page).returncode == 0
     text = page.read_text()
-    assert text.startswith("before\n<!-- claims: ours -->\nClaims of the paper: ")
+    assert text.startswith("before\n<!-- answer: ours -->\nCharacter accuracy, %, mean ± standard deviation (seeds): ")
+    assert "\n<!-- end of answer -->\n<!-- claims: ours -->\nClaims of the paper: " in text
     assert text.endswith("\n<!-- end of claims -->\nafter\n")
     assert "old" not in text
-    table = text.split("-->\n")[1].split("<!--")[0]
+    table = text.split("<!-- claims: ours -->\n")[1].split("<!--")[0]
     assert table in (folder / "FINDINGS.md").read_text()
     page.write_text("no marks\n")
     done = script("make_tables", "--results", folder, "--readme", page)
