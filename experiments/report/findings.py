@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .. import paper
 from ..paper.claims import BETTER, NO_WORSE, RANK_NAMES
@@ -203,19 +203,24 @@ def count(verdicts: Sequence[ClaimVerdict]) -> str:
     return ", ".join(f"{words.count(word)} {word}" for word in order)
 
 
+def counts(verdicts: Sequence[ClaimVerdict]) -> Iterator[tuple[str, tuple[str, str, str], list[ClaimVerdict]]]:
+    """For the claims of the paper, then for our own questions: a count of verdicts, the heads of a table, verdicts."""
+    for name, heads, in_paper in (
+        ("Claims of the paper", ("claim of the paper", "what was found", "verdict"), True),
+        ("Questions of our own", ("our question", "what was found", "answer"), False),
+    ):
+        judged = [v for v in verdicts if v.claim.in_paper == in_paper]
+        yield f"{name}: {len(judged)}, of which {count(judged)}.", heads, judged
+
+
 def summary(verdicts: Sequence[ClaimVerdict]) -> str:
     """Two tables, the claims of the paper and our own questions, with a line for each of which something was run.
 
     README shows them too.
     """
-    claims = [v for v in verdicts if v.claim.in_paper]
-    questions = [v for v in verdicts if not v.claim.in_paper]
     parts = []
-    for name, heads, judged in (
-        ("Claims of the paper", ("claim of the paper", "what was found", "verdict"), claims),
-        ("Questions of our own", ("our question", "what was found", "answer"), questions),
-    ):
-        parts.append(f"{name}: {len(judged)}, of which {count(judged)}.\n")
+    for line, heads, judged in counts(verdicts):
+        parts.append(f"{line}\n")
         if lines := [claim_line(v) for v in judged if v.verdict != NOT_RUN]:
             parts.append(compact_grid(heads, lines))
     return "\n".join(parts)
@@ -223,18 +228,20 @@ def summary(verdicts: Sequence[ClaimVerdict]) -> str:
 
 def claim_line(verdict: ClaimVerdict) -> tuple[str, str, str]:
     """A claim as a line of `summary`: the claim, what was found in words with numbers, the verdict."""
-    claim, lines = verdict.claim, []
-    compared = [p for p in verdict.parts if p.quantity is not None]
+    claim = verdict.claim
+    text = LINE_BREAK.join(found_lines(verdict)) or verdict.reason or "No part could be compared."
+    return f"{claim.statement} ({claim.where})", text, f"**{verdict.word}**"
+
+
+def found_lines(verdict: ClaimVerdict) -> list[str]:
+    """What was found for a claim, in words with numbers: a line for each measure and for each part that was run."""
+    lines, compared = [], [p for p in verdict.parts if p.quantity is not None]
     for name in dict.fromkeys(map(measure, compared)):
         lines.append(f"{name[:1].upper()}{name[1:]}:")
         lines += [found(p) for p in compared if measure(p) == name]
     if lines and len(compared) < len(verdict.parts):
         lines.append(f"Parts not run: {len(verdict.parts) - len(compared)} of {len(verdict.parts)}.")
-    return (
-        f"{claim.statement} ({claim.where})",
-        LINE_BREAK.join(lines) or verdict.reason or "No part could be compared.",
-        f"**{verdict.word}**",
-    )
+    return lines
 
 
 def found(part: PartVerdict) -> str:

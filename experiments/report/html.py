@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent / "page"
 Section = tuple[Results, Sequence[Study]]
 
 
-TITLE = "MoRA: the paper's results and ours"
+TITLE = "Does high-rank updating beat LoRA? The MoRA paper's results and ours"
 
 
 def page(records: Sequence[Record], sections: Sequence[Section], problems: Sequence[str] = ()) -> str:
@@ -63,9 +63,16 @@ def _scale(results: Results, studies: Sequence[Study], places: dict[str, int]) -
         "name": results.scale,
         "own": [_study(study, results, places) for study in own],
         "verdicts": [
-            {"claim": v.claim, "verdict": v.verdict, "word": v.word, "parts": list(map(findings.part_line, v.parts))}
+            {
+                "claim": v.claim,
+                "verdict": v.verdict,
+                "word": v.word,
+                "found": findings.found_lines(v),
+                "parts": list(map(findings.part_line, v.parts)),
+            }
             for v in judged
         ],
+        "counts": [line for line, *_ in findings.counts(judged)],
         "tables": [_table(tables.fill(study, results), places) for study in of_paper if study.has_table],
         "figures": [drawn for study in of_paper if not study.has_table for drawn in _figures(study, results)[:1]],
     }
