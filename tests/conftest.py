@@ -14,6 +14,7 @@ All tests that prove the same promise have the same sentence. Counts add up over
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,11 @@ from experiments.spec.compose import register
 from experiments.spec.parse import parse
 from experiments.spec.run_config import RunConfig
 from experiments.store.records import Record
+
+# A job in the background of a shell, or under nohup, ignores these signals, and so would the runs that tests start.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 pytest_plugins = ["tests.promises"]
