@@ -9,11 +9,13 @@ Without --empty, the new environment sees the packages of this environment, but 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import venv
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -72,19 +74,18 @@ def try_archive(archive: Path, folder: Path, empty: bool) -> None:
     """
     venv.create(folder / "venv", with_pip=True)
     python = str(folder / "venv" / "bin" / "python")
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = partial(subprocess.run, check=True, cwd=folder, env=own)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if empty:
-        constrained = [*pip, "--constraint", str(ROOT / "constraints.txt")]
-        subprocess.run([*constrained, "torch"], check=True)  # first, as in the Makefile: the build without CUDA
-        subprocess.run([*constrained, str(archive)], check=True)
+        pip += ["--constraint", str(ROOT / "constraints.txt")]
+        run([*pip, "torch"])  # first, as in the Makefile: the build without CUDA
+        run([*pip, str(archive)])
     else:
-        libraries = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
-        here = Path(libraries.decode().strip()) / "packages-of-this-environment.pth"
-        here.write_text(sysconfig.get_path("purelib"))
-        subprocess.run(
-            [*pip, "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed", str(archive)], check=True
-        )
-    subprocess.run([python, "-W", "error::DeprecationWarning:mora", "-c", SMOKE], check=True, cwd=folder)
+        (libraries,) = (folder / "venv" / "lib").glob("*/site-packages")
+        (libraries / "of-this-environment.pth").write_text(sysconfig.get_path("purelib"))
+        run([*pip, "--no-deps", "--ignore-installed", str(archive)])
+    run([python, "-c", SMOKE])
 
 
 if __name__ == "__main__":
