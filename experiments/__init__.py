@@ -3,7 +3,7 @@
 runner.py    one run: load, prepare, adapt, train, measure, save
 identity.py  the configuration of a run -> its key, its cell, its name
 spec/        the configuration: its parts, its checks, `auto` on this machine, shapes of models, ranks
-data/        data files and where they come from, prompts, questions, tokenized rows
+data/        data files and where they come from, prompts, questions, tokenised rows
 measure/     loss and perplexity, lm-eval, scores of answers, the spectrum of an update
 tasks/       one file for each task: what to train on, where the loss counts, what to measure
 train/       models and adapters, the Trainer and its callbacks, checkpoints, several ranks, cost

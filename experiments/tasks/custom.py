@@ -131,7 +131,7 @@ class CustomTask(Task):
     def check(self, config: RunConfig) -> None:
         t = config.task
         if not t.train_file:
-            raise ConfigError("task.train_file is missing; task=custom trains on your rows: docs/data.md")
+            raise ConfigError("task.train_file is missing; task=custom trains on your rows: docs/your-data.md")
         if t.heldout_file and t.heldout_share:
             raise ConfigError("task.heldout_share must be null where task.heldout_file is given")
         assert t.selection_share

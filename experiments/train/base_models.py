@@ -200,8 +200,8 @@ def smollm2(cache: Path) -> Path:
 def _convert_smollm2(cache: Path, folder: Path) -> None:
     """Write SmolLM2-135M-Instruct to `folder` as transformers loads it.
 
-    The weights are the dequantised 4-bit weights of an instruct model. transformers reads the GGUF file but refuses to
-    save the model. The model is therefore built again from its configuration without the quantisation entry, and every
+    The weights are the dequantized 4-bit weights of an instruct model. transformers reads the GGUF file but refuses to
+    save the model. The model is therefore built again from its configuration without the quantization entry, and every
     weight is loaded into the new model.
     """
     import torch

@@ -1,0 +1,77 @@
+"""The commands of every page name settings and options that exist. Pages with a test file of their own are also run.
+
+The reference names every module of the library, and the site shows every page.
+"""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ..conftest import ROOT, compose
+from .test_docs import blocks
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+OWN_TEST = {"adding.md", "cluster.md", "scaling.md"}  # their commands need files or launchers of the page
+COMMAND = re.compile(r"python (run\.py|scripts/\w+\.py)((?: (?! )[^`\n]+)?)")
+
+
+def commands(page: Path, kind: str) -> list[list[str]]:
+    """The commands of a page, in blocks and in the text, that start a script of this kind."""
+    text = re.sub(r"\\\n\s*", "", page.read_text())
+    found = [(script, re.split(r"\s{2,}|\s#|\s>", rest)[0]) for script, rest in COMMAND.findall(text)]
+    return [[script, *shlex.split(rest)] for script, rest in found if script.startswith(kind)]
+
+
+RUNS = {" ".join(c): c[1:] for page in PAGES if page.name not in OWN_TEST for c in commands(page, "run.py")}
+SCRIPTS = {" ".join(c): c for page in PAGES for c in commands(page, "scripts/")}
+
+
+@pytest.mark.parametrize("arguments", RUNS.values(), ids=RUNS)
+def test_a_run_is_a_right_configuration(arguments):
+    elsewhere = ("-", "my/conf", "experiment=cluster", "hardware=")  # files of the reader, and other machines
+    own = [a for a in arguments if not a.startswith(elsewhere)]
+    for pick in (0, -1):  # a sweep counts as correct if its first and its last cell are correct
+        compose(*(a if "[" in a else f"{a.split('=')[0]}={a.partition('=')[2].split(',')[pick]}" for a in own))
+
+
+@pytest.mark.parametrize("command", SCRIPTS.values(), ids=SCRIPTS)
+def test_a_script_has_the_options(command, capsys):
+    script, *arguments = command
+    options = [a for a in arguments if a.startswith("--")]
+    assert (ROOT / script).is_file()
+    if options:
+        with pytest.raises(SystemExit) as ending:
+            importlib.import_module(script.removesuffix(".py").replace("/", ".")).main(["--help"])
+        assert ending.value.code == 0
+        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+        assert set(options) <= known
+
+
+@pytest.mark.parametrize("page", ["docs/method.md", "docs/watching.md"])
+def test_the_python_snippets_run(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    from mora import MoraConfig
+
+    for snippet in blocks(page, "python"):
+        exec(compile(snippet, page, "exec"), {"MoraConfig": MoraConfig})  # noqa: S102
+
+
+def test_the_reference_names_every_module():
+    page = (ROOT / "docs" / "reference.md").read_text()
+    modules = {path.stem for path in (ROOT / "mora").glob("*.py")} - {"__init__", "_version"}
+    named = set(re.findall(r"^::: mora\.(\w+)$", page, re.MULTILINE))
+    public = importlib.import_module("mora").__all__
+    assert named >= set(public) - {"__version__"}
+    # What `import mora` gives is shown by its name, so these modules are not shown again.
+    assert modules - named == {"config", "layer", "model", "official"}
+
+
+def test_the_site_shows_every_page():
+    # mkdocs itself refuses a page that is missing in the navigation; this test says so without mkdocs.
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    shown = set(re.findall(r"[\w-]+\.md", str(navigation)))
+    assert {page.name for page in PAGES} == shown - {"index.md", "contributing.md", "changelog.md"}
