@@ -54,6 +54,8 @@ class _State:
 class _Module(_DummyBackendModule):
     """The module `torch.acc`. The device counts as present only within `switched_on`."""
 
+    _initialized = True  # `torch.utils.checkpoint` keeps the random state of a device that has this
+
     def is_available(self) -> bool:
         return _State.on
 
@@ -184,6 +186,8 @@ def _kernel(op: Any, *args: Any, **kwargs: Any) -> Any:
 
     args, kwargs = tree_unflatten([lowered(value) for value in values], form)
     kwargs.pop("pin_memory", None)
+    if name == "histc" and not args[0].is_floating_point():  # CUDA counts integers, the CPU counts floats only
+        return _alias(op(args[0].float(), *args[1:], **kwargs).to(args[0].dtype), ON_DEVICE)
     with torch._C._AutoDispatchBelowAutograd(), _own_randomness(op):
         result = op(*args, **kwargs)
     for tensor in tensors:  # an operation may have resized its result
