@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import (
     _DummyBackendModule,
     _DummyPrivateUse1Hook,
@@ -137,26 +137,33 @@ def _is_ours(value: Any) -> bool:
     return isinstance(value, Tensor) and value.device.type == NAME
 
 
-def _check(op: Any, tensors: list[Tensor]) -> None:
-    for tensor in tensors:
-        number = tensor.ndim == 0 and (torch.Tag.pointwise in op.tags or "_foreach" in str(op))
-        if not _is_ours(tensor) and not number:
-            raise MixedDevicesError(
-                f"{op}: expected all tensors to be on the same device, but found {NAME}:0 and {tensor.device} "
-                f"(shape {tuple(tensor.shape)})"
-            )
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """An argument or a result of an operation, with its tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_mapped(item, change) for item in value)
+    return value
 
 
-def _by_mask(indices: Any) -> bool:
-    """Whether an index is a mask: the shape of the result depends on how many entries of the mask are true."""
-    return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in tree_flatten(indices)[0])
+def _check(op: Any, tensor: Tensor) -> None:
+    """Refuse a tensor of the CPU, unless it is a single number in an elementwise operation."""
+    if tensor.ndim or not (torch.Tag.pointwise in op.tags or "_foreach" in op._schema.name):
+        raise MixedDevicesError(
+            f"{op}: expected all tensors to be on the same device, but found {NAME}:0 and {tensor.device} "
+            f"(shape {tuple(tensor.shape)})"
+        )
+
+
+def _waits(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether the CPU needs the result, or needs to count the true entries of a mask."""
+    indices = args[1] if name.startswith(("index", "_index")) and len(args) > 1 else ()
+    masks = indices if isinstance(indices, list | tuple) else (indices,)
+    return name in WAITING or any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in masks)
 
 
 @contextlib.contextmanager
-def _own_randomness(op: Any) -> Iterator[None]:
-    if torch.Tag.nondeterministic_seeded not in op.tags:
-        yield
-        return
+def _own_randomness() -> Iterator[None]:
     of_cpu = torch.get_rng_state()
     torch.set_rng_state(_State.generator.get_state())
     try:
@@ -169,35 +176,43 @@ def _own_randomness(op: Any) -> Iterator[None]:
 def _kernel(op: Any, *args: Any, **kwargs: Any) -> Any:
     """Any operation on the device: the CPU computes it in the same memory."""
     name = op._schema.name.removeprefix("aten::")
-    values, form = tree_flatten((args, kwargs))
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    _check(op, tensors)
-    if name in WAITING or (name.startswith(("index", "_index")) and _by_mask(args[1:2])):
-        _note(name)
     if name == "_fused_sdp_choice":
         return 0  # the plain composition; the fused kernels belong to other devices
-    hosts = {id(t): _on_cpu(t) for t in tensors if _is_ours(t)}
-    own = {id(host): t for t in tensors if (host := hosts.get(id(t))) is not None}
+    if _State.synchronisations is not None and _waits(name, args):
+        _note(name)
+    pairs: list[tuple[Tensor, Tensor]] = []  # each tensor of the device, and its alias on the CPU
 
-    def lowered(value: Any) -> Any:
-        if isinstance(value, torch.device):
-            return torch.device("cpu")
-        return hosts.get(id(value), value) if isinstance(value, Tensor) else value
+    def lowered(tensor: Tensor) -> Tensor:
+        if not _is_ours(tensor):
+            _check(op, tensor)
+            return tensor
+        pairs.append((tensor, _on_cpu(tensor)))
+        return pairs[-1][1]
 
-    args, kwargs = tree_unflatten([lowered(value) for value in values], form)
-    kwargs.pop("pin_memory", None)
+    args = _mapped(args, lowered)
+    kwargs = {key: _mapped(value, lowered) for key, value in kwargs.items() if key != "pin_memory"}
+    if kwargs.get("device") is not None:
+        kwargs["device"] = torch.device("cpu")
     if name == "histc" and not args[0].is_floating_point():  # CUDA counts integers, the CPU counts floats only
         return _alias(op(args[0].float(), *args[1:], **kwargs).to(args[0].dtype), ON_DEVICE)
-    with torch._C._AutoDispatchBelowAutograd(), _own_randomness(op):
+    randomness = _own_randomness() if torch.Tag.nondeterministic_seeded in op.tags else contextlib.nullcontext()
+    with torch._C._AutoDispatchBelowAutograd(), randomness:
         result = op(*args, **kwargs)
-    for tensor in tensors:  # an operation may have resized its result
-        host = hosts.get(id(tensor))
-        if host is not None and host.numel() and not tensor.numel():
+    for tensor, host in pairs:  # an operation may have resized its result
+        if host.numel() and not tensor.numel():
             tensor.data = _alias(host, ON_DEVICE)
-    # A view of a parameter shares the parameter's version, which a tensor of inference mode does not have.
-    of_parameter = any(r.alias_info for r in op._schema.returns) and not all(t.is_inference() for t in tensors)
-    with torch.inference_mode(torch.is_inference_mode_enabled() and not of_parameter):
-        return tree_map(lambda v: own.get(id(v), _alias(v, ON_DEVICE)) if isinstance(v, Tensor) else v, result)
+
+    def lifted(host: Tensor) -> Tensor:
+        for tensor, own in pairs:
+            if own is host:
+                return tensor
+        return _alias(host, ON_DEVICE)
+
+    if torch.is_inference_mode_enabled() and any(r.alias_info for r in op._schema.returns):
+        # A view of a parameter shares the parameter's version, which a tensor of inference mode does not have.
+        with torch.inference_mode(all(tensor.is_inference() for tensor, _ in pairs)):
+            return _mapped(result, lifted)
+    return _mapped(result, lifted)
 
 
 def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:

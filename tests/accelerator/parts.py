@@ -28,6 +28,9 @@ from ..mora.tuner.conftest import Case
 from ..mora.tuner.test_experts import base as mixture
 from ..mora.tuner.test_experts import config as config_of_mixture
 
+# What torch says in a forward pass, in an in-place product, and in a backward pass.
+MIXED = "on the same device|Bad in-place call: .*(acc:0.*cpu|cpu.*acc:0)|expected device acc:0 but got cpu"
+
 SHARING, ROTATION = Case("llama", "sharing"), Case("llama", "rotation")
 
 

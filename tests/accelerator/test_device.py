@@ -25,7 +25,7 @@ OTHER = torch.arange(6.0).view(2, 3)
     ],
 )
 def test_a_tensor_of_the_cpu_is_refused(accelerator, meet):
-    with pytest.raises(RuntimeError, match="[oi]n the same device|Bad in-place call"):
+    with pytest.raises(RuntimeError, match=r"[oi]n the same device|Bad in-place call"):
         meet(OTHER.to(accelerator))
 
 
