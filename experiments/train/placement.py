@@ -53,7 +53,9 @@ def training_arguments(config: RunConfig, placement: Placement, layers: list[str
         "bf16": placement.precision == "bf16" and not cpu,
         "fp16": placement.precision == "fp16",
         "activation_checkpointing": hardware.activation_checkpointing,
+        # A GPU gets a batch while it still computes, and the CPU does not wait for that.
         "dataloader_pin_memory": not cpu,
+        "accelerator_config": {"non_blocking": not cpu},
         "torch_compile": bool(hardware.compile),
         "ddp_find_unused_parameters": False,
         "ddp_timeout": int(ranks.TIMEOUT.total_seconds()),
