@@ -121,7 +121,7 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
         set_seed(config.seed)  # adapters may start at random
         adapted = adapt.adapt(network, config)
         model = adapted.model
-        meter = cost.Meter(model, placement)
+        meter = cost.Meter(adapted, placement)
         measure = functools.partial(task.measure, model, tokenizer, prepared)
         folder = store.checkpoints(record.key)
         trainer = training.build(adapted, prepared.train, measure, config, placement, folder)

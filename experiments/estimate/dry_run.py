@@ -27,6 +27,7 @@ class Estimate:
     Attributes:
         total: Parameters of the model with its adapter.
         trainable: Parameters that train.
+        budget: Parameters that the LoRA of rank `method.rank` trains; None without a rank.
         saved: Bytes of the trained parameters on the disk.
         weights: Memory of all parameters.
         gradients: Memory of the gradients.
@@ -41,6 +42,7 @@ class Estimate:
 
     total: int
     trainable: int
+    budget: int | None
     saved: int
     weights: float
     gradients: float
@@ -113,6 +115,7 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
     return Estimate(
         total=sum(p.numel() for _, p in parameters),
         trainable=sum(p.numel() for p in training),
+        budget=adapted.budget,
         saved=trained,
         weights=held["weights"],
         gradients=held["gradients"],
@@ -185,6 +188,7 @@ def table(config: RunConfig) -> str:
     numbers = [
         row("parameters", lambda e: f"{e.total:,}"),
         row("trainable parameters", lambda e: f"{e.trainable:,}"),
+        row("budget: LoRA's at this rank", lambda e: UNKNOWN if e.budget is None else f"{e.budget:,}"),
         row("saved on the disk", lambda e: f"{e.saved / 2**20:,.1f} MiB"),
         gib("weights", lambda e: e.weights),
         gib("gradients", lambda e: e.gradients),

@@ -197,6 +197,16 @@ def cost_cell(row: tuple[TableEntry, ...]) -> FilledCell:
     return next((e.filled for e in row if e.values), row[0].filled)
 
 
+UNSPENT = 0.9  # a method that trains a smaller part of its budget is marked
+
+
+def spent_share(records: Iterable[Record]) -> float | None:
+    """The part of the budget that the runs train: of the parameters of LoRA at the rank. None where it is not known."""
+    records = list(records)
+    trainable, budget = mean_cost(records, "trainable_parameters"), mean_cost(records, "budget_parameters")
+    return trainable / budget if trainable is not None and budget else None
+
+
 COSTS = ("trainable_parameters", "seconds", "peak_memory_bytes")
 
 

@@ -11,7 +11,7 @@ from ..study import measures, rates
 from ..study.fill import FilledCell
 from ..study.layout import Column, Study
 from ..study.statistics import Interval
-from .tables import COSTS, Comparison, FilledTable, TableEntry, mean_cost
+from .tables import COSTS, UNSPENT, Comparison, FilledTable, TableEntry, mean_cost, spent_share
 
 if TYPE_CHECKING:
     import pandas
@@ -145,7 +145,11 @@ def counts(filled: FilledCell) -> str:
 def costs(filled: FilledCell) -> dict[str, str]:
     """Name of a cost -> its mean over the runs at the selected rate: parameters, seconds, memory in MiB."""
     means = {name: mean_cost(filled.selected.values(), name) for name in COSTS}
-    return {name: DASH if mean is None else _cost(name, mean) for name, mean in means.items()}
+    texts = {name: DASH if mean is None else _cost(name, mean) for name, mean in means.items()}
+    share = spent_share(filled.selected.values())
+    if share is not None and share < UNSPENT:
+        texts["trainable_parameters"] += f" ({100 * share:.0f} % of the budget)"
+    return texts
 
 
 def _cost(name: str, mean: float) -> str:

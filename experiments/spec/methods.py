@@ -14,22 +14,22 @@ def names() -> tuple[str, ...]:
 
 def label(name: str) -> str:
     """What tables and figures call a method; the method's own name if its file is gone."""
-    return str(_settings(name).get("label", name))
+    return str(settings(name).get("label", name))
 
 
 def looks(name: str) -> dict[str, int]:
     """Rank of the paper, such as `r256`, or `any` -> the look of the method's series in figures."""
-    return dict(_settings(name).get("looks") or {})
+    return dict(settings(name).get("looks") or {})
 
 
 def has_rank(name: str) -> bool:
     """Whether a method has the setting `method.rank`, in its own file or in one that it inherits from."""
-    own = _settings(name)
+    own = settings(name)
     inherited = [entry for entry in own.get("defaults", []) if isinstance(entry, str) and entry in names()]
     return "rank" in own or any(map(has_rank, inherited))
 
 
-def _settings(name: str) -> dict[str, Any]:
+def settings(name: str) -> dict[str, Any]:
     """The settings of a method's own file, without those of the file that it inherits from."""
     path = compose.choices("method").get(name)
     return compose.file_settings(path) if path else {}

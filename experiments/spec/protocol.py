@@ -72,12 +72,32 @@ def lora_alpha(protocol: Mapping[str, Any], rank: Any) -> float:
     return int(alpha) if alpha == int(alpha) else alpha
 
 
-def rank_of_rates(protocol: Mapping[str, Any], grid: str, rank: Any) -> str | None:
+Grid = str | Mapping[str, Any]  # the name of a grid of the protocol, or {like: name, times: factor}
+
+
+def _named(grid: Grid) -> tuple[str, float]:
+    """The grid of the protocol that a grid is like, and the factor of its rates."""
+    if isinstance(grid, str):
+        return grid, 1.0
+    if set(grid) != {"like", "times"} or not isinstance(grid["like"], str) or not _is_factor(grid["times"]):
+        raise ConfigError(
+            f"method.rates must be the name of a grid in protocol.learning_rates, or {{like: name, times: factor}}, "
+            f"got {dict(grid)}"
+        )
+    return grid["like"], grid["times"]
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def rank_of_rates(protocol: Mapping[str, Any], grid: Grid, rank: Any) -> str | None:
     """The name of the paper's rank whose learning rates a rank has; None where the grid is the same for every rank.
 
     Raises:
         ConfigError: The protocol has no such grid, or the grid has no rank of the protocol.
     """
+    grid, _ = _named(grid)
     table = protocol.get("learning_rates", {}).get(grid)
     if table is None:
         raise ConfigError(f"the protocol lists no learning rates for {grid}: set training.learning_rate")
@@ -89,22 +109,28 @@ def rank_of_rates(protocol: Mapping[str, Any], grid: str, rank: Any) -> str | No
     return nearest(ranks, rank)
 
 
-def rates(protocol: Mapping[str, Any], grid: str, rank: Any) -> dict[str, Any]:
+def rates(protocol: Mapping[str, Any], grid: Grid, rank: Any) -> dict[str, Any]:
     """The learning rates (`use`, `candidates`) of a grid at a rank, or else at the nearest rank.
 
     Raises:
         ConfigError: The protocol has no such grid, or the grid has another form.
     """
-    name = rank_of_rates(protocol, grid, rank)
+    name, (grid, times) = rank_of_rates(protocol, grid, rank), _named(grid)
     table = protocol["learning_rates"][grid]
     if name is not None:
         table = table[name]
     if not hasattr(table, "get") or "use" not in table or "candidates" not in table:
         raise ConfigError(f"protocol.learning_rates.{grid} must hold `use` and `candidates`, got {table}")
-    return dict(table)
+    if times == 1:
+        return dict(table)
+    return {"use": _times(table["use"], times), "candidates": [_times(rate, times) for rate in table["candidates"]]}
 
 
-def learning_rate(protocol: Mapping[str, Any], grid: str | None, rank: Any) -> float | None:
+def _times(rate: float, factor: float) -> float:
+    return float(f"{rate * factor:.6g}")  # 3e-4 times 3 is 0.0009, and not 0.0008999999999999999
+
+
+def learning_rate(protocol: Mapping[str, Any], grid: Grid | None, rank: Any) -> float | None:
     """The learning rate of a run whose command line does not set it; None where nothing trains."""
     return None if grid is None else rates(protocol, grid, rank)["use"]
 
@@ -116,10 +142,10 @@ def borrowed(config: RunConfig) -> list[str]:
         return []
     ranks, own = protocol["ranks"], paper_rank(protocol["ranks"], m.rank)
     lines = []
-    if m.rates in protocol["learning_rates"]:
+    if (grid := _named(m.rates)[0]) in protocol["learning_rates"]:
         lender, by = rank_of_rates(protocol, m.rates, m.rank), rates(protocol, m.rates, m.rank)["use"]
         if lender not in (None, own) and config.training.learning_rate == by:
-            listed = ", ".join(str(ranks[name]) for name in ranks if name in protocol["learning_rates"][m.rates])
+            listed = ", ".join(str(ranks[name]) for name in ranks if name in protocol["learning_rates"][grid])
             lines.append(
                 f"the learning rate {by:g} is that of rank {ranks[lender]}: the protocol has rates for the ranks "
                 f"{listed}, not for {m.rank}"

@@ -87,10 +87,12 @@ class Method(Section):
     Attributes:
         label: The name in tables and figures.
         looks: Rank of the paper, or `any` -> the look in figures.
-        rates: The learning-rate grid in the protocol; None where nothing trains.
+        rates: The learning rates: a grid's name in the protocol, or {like: name, times: factor}; None: nothing trains.
         rank: The rank of the LoRA whose trainable parameters may be spent.
         target_modules: The layers that are adapted: names, `all-linear`, or a regular expression for whole names.
         peft: `peft_type` and the settings of that PEFT method; None for a method without an adapter.
+        budget: The setting of `peft` that spends the budget; None where `rank` or a formula of the method does.
+        budget_step: The setting gets a multiple of this number; None: any number.
         train_rest: Whether everything but the adapted weights trains beside the adapters.
         rate_ratios: Part of a parameter's name -> the factor of the learning rate for parameters with this part.
         initialisation: The function of `train.adapt` that initialises the adapter anew.
@@ -104,10 +106,12 @@ class Method(Section):
     name: Text
     label: Text
     looks: dict[str, int] | None = None
-    rates: Text | None
+    rates: Text | dict[str, Any] | None
     rank: PositiveInt | None = None
     target_modules: Targets | None = None
     peft: dict[str, Any] | None = None
+    budget: Text | None = None
+    budget_step: PositiveInt | None = None
     train_rest: Switch | None = None
     rate_ratios: dict[str, Positive] | None = None
     initialisation: Text | None = None

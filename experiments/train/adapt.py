@@ -23,6 +23,7 @@ import mora  # noqa: F401  (registers MoRA with PEFT)
 from ..errors import ConfigError, one_line
 from ..spec import skeletons, target_modules
 from ..spec.run_config import Method, RunConfig
+from . import budgets
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class AdaptedModel:
     Attributes:
         model: The model, with its adapter if the method has one; what does not train has requires_grad False.
         rates: Parameter name -> what the learning rate of the run is multiplied by, where that is not 1.
-        notes: Lines that say what is adapted, where that is not what the run asked for.
+        notes: Lines that say what is adapted, where that is not what the run asked for, and how the budget is spent.
+        budget: The parameters that the LoRA of rank `method.rank` trains on the adapted layers; None without a rank.
     """
 
     model: nn.Module
     rates: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    budget: int | None = None
 
 
 def adapt(model: Any, config: RunConfig) -> AdaptedModel:
@@ -51,6 +54,7 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         return _without_adapter(model, config)
     linears, head = skeletons.linear_layers(model)
     chosen = target_modules.of(config, linears, head, _without_effect(model, linears, config)) if m.targets else None
+    sizes = [linears[name] for name in chosen.layers] if chosen else []
     stacked = skeletons.stacked_weights(model)
     # PEFT keeps adapters of half-precision models in float32 unless it is told not to.
     policy = config.training.adapter_dtype
@@ -59,7 +63,8 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         with warnings.catch_warnings():
             # LoRA sets the layout of Conv1D's weights by itself, and warns about that.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
-            wrapped = get_peft_model(model, adapter_config(_named(m, chosen, model)), autocast_adapter_dtype=in_float32)
+            spent = budgets.spent(_named(m, chosen, model), sizes, adapter_config, config.paths.cache_folder)
+            wrapped = get_peft_model(model, adapter_config(spent), autocast_adapter_dtype=in_float32)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"method={m.name} does not fit the model: {one_line(str(error))}") from error
     adapted = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
@@ -70,6 +75,8 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
             "method.target_modules names, because the experts once had layers of these names; "
             "allowed: a list method.target_modules of layers outside the experts"
         )
+    budget = budgets.of_lora(m.rank, sizes) if m.rank and not in_stacks else None
+    trainable = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     if m.initialisation is not None:
         _initialisation(m)(wrapped)
     if m.train_rest:
@@ -86,8 +93,8 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
     left = {
         name: p for name, p in stacked.items() if target_modules.kind(name) not in in_stacks and not p.requires_grad
     }
-    notes = (chosen.note if chosen else "", _of_experts(left))
-    return AdaptedModel(wrapped, rates, tuple(filter(None, notes)))
+    notes = (chosen.note if chosen else "", _of_experts(left), _of_budget(spent, trainable, budget))
+    return AdaptedModel(wrapped, rates, tuple(filter(None, notes)), budget)
 
 
 def _without_effect(model: nn.Module, layers: Iterable[str], config: RunConfig) -> set[str]:
@@ -110,6 +117,17 @@ def _named(method: Method, chosen: target_modules.Targets | None, model: nn.Modu
         return method
     names = target_modules.shortest(chosen.layers, (name for name, _ in model.named_modules()))
     return method.replace(peft=(method.peft or {}) | {"target_modules": names})
+
+
+def _of_budget(method: Method, trainable: int, budget: int | None) -> str:
+    """A line about the setting that spends the budget; empty where no setting does."""
+    if method.budget is None or budget is None:
+        return ""
+    value = (method.peft or {})[method.budget]
+    return (
+        f"method.peft.{method.budget} is {value}: the method trains {trainable:,} parameters, and a LoRA of rank "
+        f"{method.rank} trains {budget:,}"
+    )
 
 
 def _of_experts(left: dict[str, nn.Parameter]) -> str:

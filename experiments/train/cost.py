@@ -16,14 +16,15 @@ from ..spec.skeletons import linear_layers
 from ..spec.target_modules import kind
 from ..tasks import TaskData
 from . import peak_memory
+from .adapt import AdaptedModel
 from .placement import Placement
 
 
 class Meter:
     """Measures the cost of a run; it is made before the training and read after it."""
 
-    def __init__(self, model: nn.Module, placement: Placement) -> None:
-        self.model, self.on_gpu = model, placement.device == "cuda"
+    def __init__(self, adapted: AdaptedModel, placement: Placement) -> None:
+        self.model, self.budget, self.on_gpu = adapted.model, adapted.budget, placement.device == "cuda"
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
         else:
@@ -33,6 +34,7 @@ class Meter:
         """The `cost` section of the record.
 
         `seconds` covers the training and the points of the curve, in all sessions of a resumed run.
+        `budget_parameters` is what the LoRA of rank `method.rank` trains; methods without a rank have no budget.
         `peak_memory_bytes` is the most memory that was in use at one time: on the GPU, or by the process on a CPU.
         """
         seconds = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
@@ -43,6 +45,7 @@ class Meter:
         trainable, total = count_parameters(self.model)
         return {
             "trainable_parameters": trainable,
+            **({} if self.budget is None else {"budget_parameters": self.budget}),
             "total_parameters": total,
             "seconds": round(seconds, 3),
             "tokens": tokens,

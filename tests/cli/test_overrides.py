@@ -28,7 +28,11 @@ LAUNCHERS = "basic, submitit_local, submitit_slurm" if importlib.util.find_spec(
 # Arguments, and the words that the line of the error must contain.
 REFUSED = [
     # Hydra would merge the files of a list into one section, and start a run that nobody meant.
-    (["method=[fft,lora]"], "method must be one of asylora, dora, fft", "for a sweep: -m method=a,b"),
+    (
+        ["method=[fft,lora]"],
+        "method must be one of adalora, asylora, boft, c3a, delora, dora, fft",
+        "for a sweep: -m method=a,b",
+    ),
     (["experiment=[table2,table3]"], "experiment must be one of base, table2"),
     (["logger=null"], "logger must be one of none, wandb"),
     (["+experiment=table2"], "write experiment=... without +"),

@@ -109,8 +109,8 @@ def test_a_dry_run_has_no_table(sweep, monkeypatch):
             ("method=lora,nope,mora", "seed=0,-1"),
             [
                 "cell 2 of 6 (method=lora seed=-1): seed must be an integer from 0 to ",
-                "cell 3 of 6 (method=nope seed=0): method must be one of asylora, dora",
-                "cell 4 of 6 (method=nope seed=-1): method must be one of asylora, dora",
+                "cell 3 of 6 (method=nope seed=0): method must be one of adalora, asylora, boft",
+                "cell 4 of 6 (method=nope seed=-1): method must be one of adalora, asylora, boft",
                 "cell 6 of 6 (method=mora seed=-1): seed must be an integer from 0 to ",
             ],
         ),

@@ -2,14 +2,12 @@
 
 import functools
 import importlib
-import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import matplotlib
@@ -17,11 +15,10 @@ import pytest
 
 from experiments.cli import script
 from experiments.data import catalogue, sources
-from scripts import evaluate, export_adapter
 
 from ..conftest import ROOT, compose
 from ..data.tokenizers_of import CACHE
-from ..processes import SMOKE, begin, launch
+from ..train import test_all_methods as all_methods
 
 TABLE2 = "results/tables/smoke/table2.md"
 
@@ -62,43 +59,24 @@ def call(copy: Path, *arguments: str) -> str:
 SMOKE_RUN = ["run.py", "task=uuid", "scale=smoke", "logger=none", "hardware=cpu"]
 
 
-@pytest.mark.parametrize("method", ["hira", "rslora"])
+@pytest.mark.parametrize("method", ["psoft", "rsdora"])
 def test_a_method_of_the_page_trains_resumes_and_exports(method, tmp_path, capsys):
     """The test adds only the file of the method, in a folder outside the project."""
     for block in files_of_the_page():
         path = tmp_path / block.splitlines()[0].removeprefix("# ")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block)
-    run = ["--config-dir", str(tmp_path / "conf"), f"method={method}", "task=uuid", *SMOKE]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = launch(*run, f"paths.results={whole}", log=tmp_path / "log")
-    assert done.code == 0, done.err
-    assert f"uuid-smoke-{method}-r8-lr" in done.out
-    process = begin(*run, f"paths.results={killed}", log=tmp_path / "log")
-    while not list(killed.glob("checkpoints/*/checkpoint-*")):
-        assert process.is_alive()
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    assert launch(*run, f"paths.results={killed}", log=tmp_path / "log").code == 0
-    (record,), (resumed,) = ([*(results / "runs").glob("*.json")] for results in (whole, killed))
-    assert json.loads(resumed.read_text())["metrics"] == json.loads(record.read_text())["metrics"]
-    results = ["--results", str(whole)]
-    assert export_adapter.main([record.stem, str(tmp_path / "out"), *results]) == 0
-    assert "a whole model" in capsys.readouterr().out
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-    assert evaluate.main([record.stem, *results]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "equal"
+    all_methods.check(method, ["--config-dir", str(tmp_path / "conf")], tmp_path, capsys)
 
 
 def test_a_method_of_the_page_has_a_row(copy_with_two_methods):
     copy = copy_with_two_methods
-    assert re.search("HiRA, r = 256 .*3 missing", call(copy, "scripts/plan.py", "table2", "--scale", "smoke"))
-    call(copy, *SMOKE_RUN, "method=hira", "method.rank=64", "training.learning_rate=1e-3")
+    assert re.search("PSOFT, r = 256 .*3 missing", call(copy, "scripts/plan.py", "table2", "--scale", "smoke"))
+    call(copy, *SMOKE_RUN, "method=psoft", "method.rank=64", "training.learning_rate=1e-3")
     call(copy, "scripts/make_tables.py", "--scale", "smoke", "--table", "2")
-    assert re.search(r"\| HiRA, r = 256 \(not in the paper\) +\|.* \(1\)", (copy / TABLE2).read_text())
-    call(copy, "scripts/make_tables.py", "--scale", "smoke", "--study", "hira")
-    assert re.search(r"\| HiRA, r = 256 +\|.* \(1\)", (copy / TABLE2).with_stem("hira").read_text())
+    assert re.search(r"\| PSOFT, r = 256 \(not in the paper\) +\|.* \(1\)", (copy / TABLE2).read_text())
+    call(copy, "scripts/make_tables.py", "--scale", "smoke", "--study", "psoft")
+    assert re.search(r"\| PSOFT, r = 256 +\|.* \(1\)", (copy / TABLE2).with_stem("psoft").read_text())
 
 
 @pytest.mark.parametrize("name", ["schedules", "operators"])

@@ -17,7 +17,7 @@ from ..conftest import ROOT, compose
 
 # Arguments after scale=smoke -> words that the message must hold.
 WRONG = [
-    ("method=foo", "method must be one of asylora, dora, fft, lora, lora_plus, mora", "'foo'"),
+    ("method=foo", "method must be one of adalora, asylora, boft, c3a, delora, dora, fft", "'foo'"),
     ("task=foo", "task must be one of", "uuid"),
     ("scale=foo", "scale must be one of galore, laptop, paper, smoke, workstation"),
     ("hardware=foo", "hardware must be one of", "auto, cpu"),

@@ -1,0 +1,53 @@
+"""Every method of conf/method trains within its budget, resumes after a kill, and is exported as it was scored."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.spec import methods
+from scripts import evaluate, export_adapter
+
+from ..processes import SMOKE, begin, launch
+
+CHEAP = ("lora", "hra")  # the others are slow
+NAMES = [name for name in methods.names() if name not in ("none", "fft")]
+
+
+def check(method: str, arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> dict:
+    """Train at smoke scale, once whole and once with a kill, export and score the model. Gives the record."""
+    run = [*arguments, f"method={method}", "task=uuid", *SMOKE]
+    whole, killed = folder / "whole", folder / "killed"
+    done = launch(*run, f"paths.results={whole}", log=folder / "log")
+    assert done.code == 0, done.err
+    assert f"uuid-smoke-{method}-r8-lr" in done.out
+    process = begin(*run, f"paths.results={killed}", log=folder / "log")
+    while not list(killed.glob("checkpoints/*/checkpoint-*")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert launch(*run, f"paths.results={killed}", log=folder / "log").code == 0
+    (record,), (resumed,) = ([*(results / "runs").glob("*.json")] for results in (whole, killed))
+    values = json.loads(record.read_text())
+    assert json.loads(resumed.read_text())["metrics"] == values["metrics"]
+    results = ["--results", str(whole)]
+    capsys.readouterr()
+    assert export_adapter.main([record.stem, str(folder / "out"), *results]) == 0
+    assert "a whole model" in capsys.readouterr().out
+    assert (folder / "out" / "model.safetensors").is_file()
+    assert evaluate.main([record.stem, *results]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "equal"
+    return values
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("method", [n if n in CHEAP else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
+def test_a_method_trains_within_its_budget_resumes_and_is_exported(method, tmp_path, capsys):
+    cost = check(method, [], tmp_path, capsys)["cost"]
+    # DoRA trains the lengths of the outputs beside LoRA's two matrices.
+    beside = {"dora": 1.2}.get(method, 1.0)
+    assert 0 < cost["trainable_parameters"] <= beside * cost["budget_parameters"]

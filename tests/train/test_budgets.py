@@ -1,0 +1,97 @@
+"""A method spends its budget: the setting that trains the most parameters, and no more than LoRA of the rank."""
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.errors import ConfigError
+from experiments.spec import methods
+from experiments.train import adapt, budgets, cost
+from experiments.train.base_models import tiny_model
+
+SIZES = Counter([(64, 64), (64, 64), (64, 192), (192, 64)])
+SPENDERS = [name for name in methods.names() if "budget" in methods.settings(name)]
+
+
+def spent(smoke, tmp_path, name, *arguments, sizes=SIZES):
+    method = smoke(f"method={name}", *arguments).method
+    return budgets.spent(method, sizes.elements(), adapt.adapter_config, tmp_path)
+
+
+def trainable(method, sizes=SIZES):
+    return budgets.trainable(method, sizes, adapt.adapter_config)
+
+
+@given(st.integers(1, 40), st.integers(0, 500), st.integers(1, 20_000), st.sampled_from([1, 2, 3, 4]), st.booleans())
+def test_the_largest_number_of_parameters_is_found(slope, fixed, limit, step, falls):
+    """The numbers rise or fall with the value, and only multiples of `step` fit."""
+
+    def counted(value):
+        if value % step:
+            return None
+        return fixed + (20_000 // value if falls else slope * value)
+
+    found = budgets.largest(counted, limit, SIZES)
+    fitting = [n for v in range(1, 4 * limit) if (n := counted(v)) is not None and n <= limit]
+    assert (found is None) == (not fitting) or falls
+    if found is not None:
+        assert counted(found) <= limit
+        if step == 1 and not falls:
+            assert counted(found + 1) > limit
+
+
+@pytest.mark.parametrize("name", SPENDERS)
+def test_a_method_trains_no_more_than_lora_of_the_rank(name, smoke, tmp_path):
+    limit = budgets.of_lora(8, SIZES.elements())
+    method = spent(smoke, tmp_path, name, "method.rank=8")
+    value, step = method.peft[method.budget], method.budget_step or 1
+    assert value % step == 0
+    assert 0 < trainable(method) <= limit
+    for other in (value - step, value + step):
+        try:
+            number = trainable(method.replace(peft=method.peft | {method.budget: other}))
+        except budgets.UNFIT:
+            continue
+        assert number > limit or number <= trainable(method)
+
+
+def test_lora_spends_its_rank_and_the_command_line_is_kept(smoke, tmp_path):
+    assert spent(smoke, tmp_path, "hira", "method.rank=5").peft["r"] == 5
+    assert spent(smoke, tmp_path, "hira", "method.rank=5", "+method.peft.r=2").peft["r"] == 2
+    assert spent(smoke, tmp_path, "lora", "method.rank=5").peft["r"] == 5
+
+
+def test_a_budget_that_is_too_small_says_which_rank_is_enough(smoke, tmp_path):
+    with pytest.raises(ConfigError, match=r"method\.peft\.r trains at least [\d,]+ parameters, at 1, and a LoRA") as e:
+        spent(smoke, tmp_path, "loha", "method.rank=1")
+    assert str(e.value).endswith("allowed: method.rank=2 or more")
+    assert spent(smoke, tmp_path, "loha", "method.rank=2").peft["r"] == 1
+
+
+def test_the_value_is_kept_for_the_next_process(smoke, tmp_path, monkeypatch):
+    first = spent(smoke, tmp_path, "miss", "method.rank=8")
+    monkeypatch.setattr(budgets, "trainable", lambda *_: 1 / 0)
+    assert spent(smoke, tmp_path, "miss", "method.rank=8") == first
+    for path in (tmp_path / "budgets").iterdir():
+        path.write_text('{"value": "x"}')
+    with pytest.raises(ConfigError, match="no value that fits"):  # the damaged file is not used
+        spent(smoke, tmp_path, "miss", "method.rank=8")
+
+
+def test_the_run_says_what_it_spends(smoke):
+    adapted = adapt.adapt(tiny_model(), smoke("method=hra", "method.rank=8"))
+    (note,) = adapted.notes
+    number, _ = cost.count_parameters(adapted.model)
+    assert note.startswith("method.peft.r is ")
+    assert f"the method trains {number:,} parameters, and a LoRA of rank 8 trains {adapted.budget:,}" in note
+    assert 0.9 * adapted.budget <= number <= adapted.budget
+    assert math.isclose(adapted.budget, 8 * sum(k + d for k, d in tiny_sizes()))
+
+
+def tiny_sizes():
+    from experiments.spec.shapes import NAMED
+
+    return list(NAMED["tiny"].linears().values()) * NAMED["tiny"].layers
