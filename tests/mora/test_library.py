@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
@@ -79,3 +80,8 @@ def test_the_wheel_holds_only_the_library(tmp_path):
     assert wheel.name == f"mora_peft-{mora.__version__}-py3-none-any.whl"
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert files == {str(path.relative_to(ROOT)) for path in SOURCES} | {"mora/py.typed"}
+
+
+def test_the_citation_and_the_changelog_name_the_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == mora.__version__
+    assert f"\n## {mora.__version__}" in (ROOT / "CHANGELOG.md").read_text()
