@@ -101,6 +101,11 @@ RUNS = [c[2:] for c in readme_commands() if c[:2] == ["python", "run.py"]]
 SCRIPTS = [c[1:] for c in readme_commands() if c[0] == "python" and c[1].startswith("scripts/")]
 
 
+def test_the_readme_shows_the_file_of_a_method():
+    (block,) = blocks("README.md", "yaml")
+    assert block == (ROOT / "conf" / "method" / "hira.yaml").read_text()
+
+
 def test_the_readme_shows_commands_of_every_kind():
     assert len(RUNS) > 8
     assert len(SCRIPTS) > 4
