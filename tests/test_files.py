@@ -1,12 +1,16 @@
 """Files and folders that appear whole or not at all."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from experiments import files
 from experiments.identity import fingerprint
 from experiments.spec.run_config import Paths
+
+from .conftest import ROOT
 
 
 @pytest.fixture
@@ -30,6 +34,17 @@ def test_a_file_is_flushed_before_it_appears_and_its_name_after(tmp_path, flushe
     assert after == ["a.json"]
     assert (tmp_path / "a.json").read_bytes() == b"new"
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_files_and_folders_follow_the_umask(tmp_path):
+    code = (
+        "import os; os.umask(0o077); from pathlib import Path; from experiments import files\n"
+        f"folder = Path({str(tmp_path)!r}) / 'sub'; files.write(folder / 'a.json', b'')\n"
+        "with files.new_folder(folder / 'model') as model: (model / 'weights').write_bytes(b'')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"sub": 0o700, "a.json": 0o600, "model": 0o700, "weights": 0o600}
 
 
 def test_a_folder_is_flushed_with_all_that_is_in_it(tmp_path, flushed):

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import math
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import redact, tasks
-from ..errors import ConfigError, exit_code, one_line
+from ..errors import ConfigError, StorageError, exit_code, one_line
 from ..report import output
-from ..spec import compose, scales
+from ..spec import compose, scales, signals
 from ..spec.run_config import LARGEST
 from ..store.folder import ResultsError, read_records
 from ..store.records import Record
@@ -220,18 +221,25 @@ def check_overrides(arguments: list[str]) -> None:
 
 @redact.streams()
 def guarded(main: Callable[[], int]) -> int:
-    """Run a script's main function. A user's mistake ends in one line and exit code 2, a full disk in exit code 1."""
+    """Run a script's main function. A user's mistake ends in one line and exit code 2, a full disk in exit code 1.
+
+    A signal that stops a run ends the script as Ctrl-C does: what the script has half written is removed.
+    """
     try:
-        code = main()
-        sys.stdout.flush()
+        with signals.handled_by(signal.default_int_handler):
+            code = main()
+            sys.stdout.flush()
         return code
     except (ConfigError, ResultsError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {overrides.explain(error, [])}", file=sys.stderr)
+    except StorageError as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return exit_code(error)
     except OSError as error:
         where = error.filename or "cannot write"  # a failed write to a stream or an open file names no file
-        print(f"error: {one_line(f'{where}: {error.strerror}')}", file=sys.stderr)
+        print(f"error: {one_line(f'{where}: {error.strerror or error}')}", file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
