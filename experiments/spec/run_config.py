@@ -93,6 +93,7 @@ class Method(Section):
         peft: `peft_type` and the settings of that PEFT method; None for a method without an adapter.
         budget: The setting of `peft` that spends the budget; None where `rank` or a formula of the method does.
         budget_step: The setting gets a multiple of this number; None: any number.
+        budget_most: The setting gets at most this number; None: any number.
         train_rest: Whether everything but the adapted weights trains beside the adapters.
         rate_ratios: Part of a parameter's name -> the factor of the learning rate for parameters with this part.
         initialisation: The function of `train.adapt` that initialises the adapter anew.
@@ -112,6 +113,7 @@ class Method(Section):
     peft: dict[str, Any] | None = None
     budget: Text | None = None
     budget_step: PositiveInt | None = None
+    budget_most: PositiveInt | None = None
     train_rest: Switch | None = None
     rate_ratios: dict[str, Positive] | None = None
     initialisation: Text | None = None

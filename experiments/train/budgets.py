@@ -57,8 +57,7 @@ def spent(
     where = _file(method, limit, count, cache)
     value = _kept(where)
     if value is None:
-        numbers = Numbers(method, count, configure)
-        step = method.budget_step or 1
+        numbers, step = Numbers(method, count, configure), method.budget_step or 1
         steps = largest(lambda steps: numbers.of(steps * step), limit, count)
         if steps is None:
             raise _too_small(method, limit, count, numbers)
@@ -82,7 +81,7 @@ def largest(counted: Callable[[int], int | None], limit: int, sizes: Sizes) -> i
         return None
     best = max(fitting, key=lambda value: (counts[value], -value))
     place = grid.index(best)
-    for beside in grid[max(0, place - 1) : place + 2 : 2]:
+    for beside in (*grid[:place][-1:], *grid[place + 1 : place + 2]):
         if beside not in counts or counts[beside] <= limit:
             continue
         low, high = best, beside
@@ -126,6 +125,8 @@ class Numbers:
 
     def of(self, value: int) -> int | None:
         """The number of parameters for a value; None where PEFT refuses the value."""
+        if self.method.budget_most is not None and value > self.method.budget_most:
+            return None
         if value not in self.known:
             try:
                 self.known[value] = trainable(_with(self.method, value), self.sizes, self.configure)
