@@ -4,12 +4,15 @@ The reference names every module of the library, and the site shows every page.
 """
 
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+
+from experiments.spec import checks, shapes
 
 from ..conftest import ROOT, compose
 from .test_docs import blocks
@@ -30,10 +33,24 @@ RUNS = {" ".join(c): c[1:] for page in PAGES if page.name not in OWN_TEST for c 
 SCRIPTS = {" ".join(c): c for page in PAGES for c in commands(page, "scripts/")}
 
 
+@pytest.fixture
+def reader(tmp_path, monkeypatch) -> Path:
+    """The files that the commands name, as a reader would have them, in the working folder."""
+    sizes = shapes.NAMED["meta-llama/Llama-2-7b-hf"]
+    for folder in ("copy/data", "models/llama-2-7b", "my/tasks"):
+        (tmp_path / folder).mkdir(parents=True)
+    config = {name: getattr(sizes, size) for name, size in checks.SIZES.items()}
+    (tmp_path / "models" / "llama-2-7b" / "config.json").write_text(json.dumps(config))
+    for file in ("rows.jsonl", "test.csv"):
+        (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize("arguments", RUNS.values(), ids=RUNS)
-def test_a_run_is_a_right_configuration(arguments):
-    elsewhere = ("-", "my/conf", "experiment=cluster", "hardware=")  # files of the reader, and other machines
-    own = [a for a in arguments if not a.startswith(elsewhere)]
+def test_a_run_is_a_right_configuration(arguments, reader):
+    elsewhere = ("-", "my/conf", "experiment=cluster", "hardware=")  # configuration of the reader, and other machines
+    own = [a.replace("=/", f"={reader}/") for a in arguments if not a.startswith(elsewhere)]
     for pick in (0, -1):  # a sweep counts as correct if its first and its last cell are correct
         compose(*(a if "[" in a else f"{a.split('=')[0]}={a.partition('=')[2].split(',')[pick]}" for a in own))
 
