@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
+from pydantic import ValidationError
+
 from ..errors import ConfigError
 from ..identity import cell_key_of, flat
 from ..spec import methods
@@ -39,8 +41,7 @@ def _study(key: str, cells: dict[str, list[Record]], results: Results) -> Study 
     first = next(iter(cells.values()))[0]
     task, model = first.cell["task"], first.cell["model"]
     try:
-        settings = TaskSettings.model_construct(**{"name": task} | first.config.get("task", {}))
-        columns = metric_columns(settings, {"task": task})
+        columns = metric_columns(_settings(first), {"task": task})
     except ConfigError:
         return None  # the task of the runs is not here any more
     order = sorted(cells, key=lambda cell: (cells[cell][0].cell["method"] != REFERENCE_METHOD, cells[cell][0].name))
@@ -53,6 +54,15 @@ def _study(key: str, cells: dict[str, list[Record]], results: Results) -> Study 
     for row, cell in zip(rows, order, strict=True):
         results.put(_filled(study, row, cells[cell]))
     return study
+
+
+def _settings(record: Record) -> TaskSettings:
+    """The settings of a record's task; only its name where they are not those of this version."""
+    task = record.cell["task"]
+    try:
+        return TaskSettings.model_validate(record.config.get("task") or {"name": task})
+    except ValidationError:
+        return TaskSettings.model_construct(name=task)
 
 
 def _row(label: str, record: Record, cell_key: str) -> Row:

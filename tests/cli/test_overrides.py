@@ -345,8 +345,10 @@ def check_any(call, arguments):
         if config.method.name not in ("none", "fft"):
             assert config.method.rank is not None
             assert config.method.target_modules is not None
+        last_values = dict(argument.lstrip("+").partition("=")[::2] for argument in arguments)
         for argument in arguments:
-            name, _, value = argument.lstrip("+").partition("=")
+            name = argument.lstrip("+").partition("=")[0]
+            value = last_values[name]  # of two values for one setting, Hydra takes the last
             if name in TYPES and value.lstrip("-").isdigit() and "-m" not in arguments:
                 assert at(config, name) == int(value)
             if name in ("method", "task", "hardware", "logger") and "-m" not in arguments:
