@@ -29,7 +29,7 @@ class MoraConfig(PeftConfig):
         r: The rank of the LoRA that has the same parameter budget. It is *not* the rank of the update, and it is *not*
             the side of M.
         operator: `truncation`, `sharing`, `decouple`, `rotation` (paper, Table 4), or `auto`, which means rotation for
-            r <= 32 and sharing above.
+            r <= 32 and sharing above. `randproj`, random projections in place of the paper's operators, is a control.
         in_groups: Only for sharing: which inputs share a column of M. `strided`: input i is in group i mod r_hat.
             `contiguous`: neighbouring inputs are in one group. ReMoRA changes the grouping at every restart. A saved
             configuration holds the grouping at the time it was saved.
@@ -38,6 +38,8 @@ class MoraConfig(PeftConfig):
             authors' code. False: with zeros, as in the paper's equations.
         surplus: Only for decouple and rotation, on layers with more inputs than outputs. `drop`, as in the authors'
             code: some inputs get no update. `fold`: all inputs get an update.
+        projection_seed: Only for randproj: the seed of the random projections. They follow from this seed and are not
+            saved with the adapter.
         rounding: How r_hat is rounded. `floor`, as in the paper. `nearest`, as in the authors' code: M can then have
             more parameters than the LoRA, by at most one row of M.
         rank_pattern: Other values of `r` for some layers, as in PEFT's LoRA: {name of a layer or regex: r}. A regex
@@ -64,11 +66,12 @@ class MoraConfig(PeftConfig):
     """
 
     r: int = field(default=8, metadata={"help": "The rank of the LoRA with the same parameter budget."})
-    operator: str = field(default="auto", metadata={"help": "auto, truncation, sharing, decouple or rotation."})
+    operator: str = field(default="auto", metadata={"help": f"auto, {', '.join(operators.NAMES)}."})
     in_groups: str = field(default="strided", metadata={"help": "Sharing: groups of inputs, strided or contiguous."})
     out_groups: str = field(default="strided", metadata={"help": "Sharing: groups of outputs, strided or contiguous."})
     wrap: bool = field(default=True, metadata={"help": "Pad inputs with their own first entries."})
     surplus: str = field(default="drop", metadata={"help": "Decouple and rotation: drop or fold surplus blocks."})
+    projection_seed: int = field(default=0, metadata={"help": "Randproj: the seed of the random projections."})
     rounding: str = field(default="floor", metadata={"help": "Rounding of the side of M: floor or nearest."})
     rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Layer name or regex -> other r."})
     mora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the adapter."})
@@ -89,6 +92,8 @@ class MoraConfig(PeftConfig):
             setattr(self, name, set(value) if isinstance(value, list) else value)
         if not is_rank(self.r):
             raise ValueError(f"r must be a positive integer, got {self.r!r}")
+        if not is_seed(self.projection_seed):
+            raise ValueError(f"projection_seed must be an integer of at least 0, got {self.projection_seed!r}")
         if not isinstance(self.rank_pattern, dict) or not all(map(is_rank, self.rank_pattern.values())):
             raise ValueError(f"rank_pattern must map names of layers to positive integers, got {self.rank_pattern!r}")
         if type(self.mora_dropout) not in (int, float) or not 0.0 <= self.mora_dropout < 1.0:
@@ -153,9 +158,15 @@ class MoraConfig(PeftConfig):
             out_groups=self.out_groups,
             wrap=self.wrap,
             surplus=self.surplus,
+            seed=self.projection_seed,
         )
 
 
 def is_rank(value: Any) -> bool:
     """Whether the value is an integer of at least 1. True is no integer here."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return is_seed(value) and value >= 1
+
+
+def is_seed(value: Any) -> bool:
+    """Whether the value is an integer of at least 0. False is no integer here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,9 +1,13 @@
-"""Conversion of MoRA adapters to LoRA: exact for the grouped operators, the closest LoRA of a rank for all operators.
+"""Conversion of MoRA adapters to LoRA and to MiSS, which stock PEFT loads.
 
 Truncation and sharing sum the inputs of each of q groups, multiply the q sums by M, and copy the q results to the
 outputs. The sums are a product with a matrix of zeros and ones (twos if `wrap` counts an input twice). The copies
-repeat rows of M. These two matrices are LoRA factors of rank q with the same update, and no entry is rounded. The
-updates of decouple and rotation have full rank, so no LoRA of a smaller rank equals them.
+repeat rows of M. These two matrices are LoRA factors of rank q with the same update, and no entry is rounded. Randproj
+has the factors P and Q M. The updates of decouple and rotation have full rank, so no LoRA of a smaller rank equals
+them. For all operators there is a closest LoRA of a rank.
+
+MiSS (arXiv 2409.15371) with `init_weights="mini"` and ``r = mini_r = q`` is sharing with strided groups: its matrix is
+the transpose of M. A MiSS adapter is therefore as small as the MoRA adapter.
 
 Legend: k = in_features, d = out_features, q = r_hat, ``...`` = any leading dimensions.
 """
@@ -15,12 +19,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
-from torch import Tensor
+from peft import LoraConfig, MissConfig, PeftModel
+from torch import Tensor, nn
 
-from .grouped import Grouped
+from .factored import Factored
 from .layer import MoraLinear
-from .operators import Operator
+from .operators import BLOCKED, FACTORED, Operator
 from .restart import adapted_layers
 
 
@@ -41,14 +45,29 @@ class AsLora:
     worst: str
 
 
+@dataclass(frozen=True)
+class AsMiss:
+    """A MiSS adapter in the format of PEFT. It equals the MoRA adapter.
+
+    Attributes:
+        config: The configuration of the MiSS adapter.
+        weights: The state dict of the MiSS adapter, with the names of `adapter_model.safetensors`.
+    """
+
+    config: MissConfig
+    weights: dict[str, Tensor]
+
+
 def lora_factors(operator: Operator, M: Tensor) -> tuple[Tensor, Tensor]:
-    """LoRA factors of a grouped operator: A (q, k) and B (d, q) with ``B @ A`` equal to ``operator.delta_weight(M)``.
+    """LoRA factors of a factored operator: A (q, k) and B (d, q), ``B @ A`` equals ``operator.delta_weight(M)``.
 
     Raises:
         ValueError: The operator is decouple or rotation. Their updates have no factors of rank q.
     """
-    if not isinstance(operator, Grouped):
-        raise ValueError("the update of decouple and rotation has full rank: only truncation and sharing equal a LoRA")
+    if not isinstance(operator, Factored):
+        raise ValueError(
+            f"the update of {' and '.join(BLOCKED)} has full rank: only {', '.join(FACTORED)} equal a LoRA"
+        )
     identity = torch.eye(operator.r_hat, dtype=M.dtype, device=M.device)
     return operator.inputs.spread(identity), operator.outputs.spread(M.mT).mT
 
@@ -80,15 +99,7 @@ def as_lora(model: PeftModel, adapter: str = "default", rank: int | None = None)
         ValueError: `rank` is None and the operator is decouple or rotation, or the adapter has trained biases or
             `modules_to_save` or `target_parameters`, or the adapter is not a MoRA adapter.
     """
-    config: Any = model.peft_config[adapter]
-    if config.peft_type != "MORA":
-        raise ValueError(f"adapter {adapter!r} must be of type MORA, got {config.peft_type.value}")
-    if config.bias != "none" or config.modules_to_save or config.target_parameters:
-        raise ValueError(
-            "only the layers of a MoRA adapter convert to LoRA, not its biases, modules_to_save and target_parameters; "
-            f"got bias={config.bias!r}, modules_to_save={config.modules_to_save!r}, "
-            f"target_parameters={config.target_parameters!r}"
-        )
+    config = _convertible(model, adapter)
     weights: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     errors: dict[str, float] = {}
@@ -118,13 +129,84 @@ def as_lora(model: PeftModel, adapter: str = "default", rank: int | None = None)
         alpha_pattern=dict(rank_pattern),
         lora_dropout=config.mora_dropout,
         fan_in_fan_out=transposed,
-        target_modules=config.target_modules,
-        exclude_modules=config.exclude_modules,
-        layers_to_transform=config.layers_to_transform,
-        layers_pattern=config.layers_pattern,
-        task_type=config.task_type,
-        base_model_name_or_path=config.base_model_name_or_path,
-        inference_mode=True,
+        **_common(config),
     )
     worst = max(errors, key=lambda name: errors[name])
     return AsLora(lora, weights, errors[worst], worst)
+
+
+@torch.no_grad()
+def as_miss(model: PeftModel, adapter: str = "default") -> AsMiss:
+    """Convert a MoRA adapter to MiSS. `model` is not changed.
+
+    A MiSS adapter has one size for all its layers, and its matrix fits a whole number of times into the outputs.
+
+    Args:
+        model: A model with MoRA adapters.
+        adapter: The name of the adapter to convert.
+
+    Raises:
+        ValueError: No MiSS adapter equals the adapter. The message names the layer and the reason.
+    """
+    config = _convertible(model, adapter)
+    if (config.operator_in_force, config.in_groups, config.out_groups) != ("sharing", "strided", "strided"):
+        raise ValueError(
+            "only the operator sharing with strided groups equals MiSS; "
+            f"got {config.operator_in_force} ({config.in_groups}, {config.out_groups})"
+        )
+    weights: dict[str, Tensor] = {}
+    sides: dict[int, str] = {}
+    for name, layer in adapted_layers(model, adapter):
+        assert isinstance(layer, MoraLinear)
+        if reason := _no_miss(layer, adapter, config.wrap):
+            raise ValueError(f"{name} has no equal in MiSS: {reason}")
+        sides.setdefault(layer.mora_operator[adapter].r_hat, name)
+        weights[f"base_model.model.{name}.miss_block"] = layer.mora_M[adapter].detach().mT.cpu().contiguous()
+    if len(sides) > 1:
+        (q, first), (other_q, other), *_ = sides.items()
+        raise ValueError(
+            f"a MiSS adapter has one r_hat for all layers, but {first} has {q} and {other} has {other_q}; "
+            "target_modules that choose layers of one size have one r_hat"
+        )
+    (q,) = sides
+    miss = MissConfig(r=q, mini_r=q, init_weights="mini", miss_dropout=config.mora_dropout, **_common(config))
+    return AsMiss(miss, weights)
+
+
+def _no_miss(layer: MoraLinear, adapter: str, wrap: bool) -> str | None:
+    """Why MiSS cannot do what this layer does; None if MiSS can."""
+    q, k, d = layer.mora_operator[adapter].r_hat, layer.in_features, layer.out_features
+    if not isinstance(layer.get_base_layer(), nn.Linear):
+        return f"MiSS adapts torch.nn.Linear, and the layer is a {type(layer.get_base_layer()).__name__}"
+    if d % q:
+        return f"r_hat must divide the outputs, got r_hat={q} and {d} outputs"
+    if q > k:
+        return f"r_hat must not exceed the inputs, got r_hat={q} and {k} inputs"
+    if wrap and k % q:
+        return f"r_hat must divide the inputs where wrap is true, got r_hat={q} and {k} inputs"
+    return None
+
+
+def _convertible(model: PeftModel, adapter: str) -> Any:
+    """The configuration of a MoRA adapter that consists of adapted layers alone.
+
+    Raises:
+        ValueError: The adapter is another one.
+    """
+    config: Any = model.peft_config[adapter]
+    if config.peft_type != "MORA":
+        raise ValueError(f"adapter {adapter!r} must be of type MORA, got {config.peft_type.value}")
+    if config.bias != "none" or config.modules_to_save or config.target_parameters:
+        raise ValueError(
+            "only the layers of a MoRA adapter convert, not its biases, modules_to_save and target_parameters; "
+            f"got bias={config.bias!r}, modules_to_save={config.modules_to_save!r}, "
+            f"target_parameters={config.target_parameters!r}"
+        )
+    return config
+
+
+def _common(config: Any) -> dict[str, Any]:
+    """The settings that mean the same for MoRA, LoRA and MiSS, for an adapter that does not train further."""
+    names = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "task_type")
+    same = {name: getattr(config, name) for name in (*names, "base_model_name_or_path")}
+    return same | {"inference_mode": True}

@@ -6,7 +6,7 @@ The plain composition of `operators` allocates one tensor of the size of the out
 tensor for the sum, and autograd saves the inputs of each step. The functions here need less memory:
 
 * They add the update in the memory of the base output.
-* For a grouped operator they save only the compressed input for the backward pass: r_hat numbers per token. LoRA saves
+* For a factored operator they save only the compressed input for the backward pass: r_hat numbers per token. LoRA saves
   all k numbers per token.
 * For a block operator they turn M instead of the activations: P^b = M R^b (Eq. 11), followed by one batched product.
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .blocked import Blocked
-from .grouped import Grouped, Grouping
+from .factored import Factored, Side
 from .operators import Operator
 
 
@@ -78,7 +78,7 @@ def pays(operator: Operator, x: Tensor) -> bool:
     For a block operator the plain composition turns the T rows of x, and this module turns the q rows of M. The plain
     composition is therefore faster if T < q, as in decoding.
     """
-    return isinstance(operator, Grouped) or x.numel() // x.shape[-1] >= operator.r_hat
+    return isinstance(operator, Factored) or x.numel() // x.shape[-1] >= operator.r_hat
 
 
 class _Linear(torch.autograd.Function):
@@ -143,9 +143,9 @@ def _same_memory(result: Tensor) -> Tensor:
     return result.detach()
 
 
-def _sum(grouping: Grouping, x: Tensor, dtype: torch.dtype) -> Tensor:
-    # The sum is computed in the wider of the two dtypes, without a copy of x in that dtype.
-    return grouping.sum(x, torch.promote_types(x.dtype, dtype)).to(dtype)
+def _sum(side: Side, x: Tensor, dtype: torch.dtype) -> Tensor:
+    # The sum is computed in the wider of the two dtypes. A grouping makes no copy of x in that dtype.
+    return side.sum(x, torch.promote_types(x.dtype, dtype)).to(dtype)
 
 
 def _kernel(operator: Operator) -> Any:
@@ -155,34 +155,34 @@ def _kernel(operator: Operator) -> Any:
     gradient of y. From the gradient of y, `grad_x` and `add_grad_x_` compute the gradient of x, and `grad_matrix`
     computes the gradient of M.
     """
-    return _GroupedKernel if isinstance(operator, Grouped) else _BlockedKernel
+    return _FactoredKernel if isinstance(operator, Factored) else _BlockedKernel
 
 
-class _GroupedKernel:
-    """A grouped operator. Saved for the backward pass: the compressed input, (..., q)."""
+class _FactoredKernel:
+    """A factored operator. Saved for the backward pass: the compressed input, (..., q)."""
 
     @staticmethod
-    def save(operator: Grouped, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def save(operator: Factored, x: Tensor, dtype: torch.dtype) -> Tensor:
         return _sum(operator.inputs, x, dtype)
 
     @staticmethod
-    def add_(out: Tensor, compressed: Tensor, M: Tensor, operator: Grouped) -> None:
+    def add_(out: Tensor, compressed: Tensor, M: Tensor, operator: Factored) -> None:
         operator.outputs.add_spread_(out, compressed @ M.mT)
 
     @staticmethod
-    def sum(operator: Grouped, grad: Tensor, dtype: torch.dtype) -> Tensor:
+    def sum(operator: Factored, grad: Tensor, dtype: torch.dtype) -> Tensor:
         return _sum(operator.outputs, grad, dtype)
 
     @staticmethod
-    def grad_x(grad_y: Tensor, M: Tensor, operator: Grouped, leading: torch.Size) -> Tensor:
+    def grad_x(grad_y: Tensor, M: Tensor, operator: Factored, leading: torch.Size) -> Tensor:
         return operator.inputs.spread(grad_y @ M)
 
     @staticmethod
-    def add_grad_x_(grad_x: Tensor, grad_y: Tensor, M: Tensor, operator: Grouped) -> Tensor:
+    def add_grad_x_(grad_x: Tensor, grad_y: Tensor, M: Tensor, operator: Factored) -> Tensor:
         return operator.inputs.add_spread_(grad_x, grad_y @ M)
 
     @staticmethod
-    def grad_matrix(grad_y: Tensor, compressed: Tensor, operator: Grouped) -> Tensor:
+    def grad_matrix(grad_y: Tensor, compressed: Tensor, operator: Factored) -> Tensor:
         q = operator.r_hat
         return grad_y.reshape(-1, q).mT @ compressed.reshape(-1, q)
 

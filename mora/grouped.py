@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .factored import Factored
+
 CACHED = 2**17  # the size of a temporary tensor that stays in a core's cache: 131,072 float32 numbers, 0.5 MB
 
 
@@ -175,10 +177,8 @@ def contiguous(size: int, r_hat: int) -> Grouping:
 
 
 @dataclass(frozen=True)
-class Grouped:
+class Grouped(Factored):
     """A grouped operator: truncation (Eq. 4-5) or sharing (Eq. 6-7). ``delta[i, j] = M[group(i), group(j)]``.
-
-    The rank of delta is min(r_hat, in_features, out_features) for a generic M.
 
     Attributes:
         name: `truncation` or `sharing`.
@@ -189,41 +189,6 @@ class Grouped:
     name: str
     inputs: Grouping
     outputs: Grouping
-
-    @property
-    def in_features(self) -> int:
-        """The size k of the input."""
-        return self.inputs.size
-
-    @property
-    def out_features(self) -> int:
-        """The size d of the output."""
-        return self.outputs.size
-
-    @property
-    def r_hat(self) -> int:
-        """The side of M."""
-        return self.inputs.r_hat
-
-    def compress(self, x: Tensor) -> Tensor:
-        """(..., k) -> (..., q)."""
-        return self.inputs.sum(x)
-
-    def decompress(self, y: Tensor) -> Tensor:
-        """(..., q) -> (..., d)."""
-        return self.outputs.spread(y)
-
-    def apply(self, x: Tensor, M: Tensor) -> Tensor:
-        """(..., k) -> (..., d)."""
-        return self.decompress(self.compress(x) @ M.mT)
-
-    def delta_weight(self, M: Tensor) -> Tensor:
-        """(q, q) -> (d, k)."""
-        return self.add_delta_(M.new_zeros(self.out_features, self.in_features), M)
-
-    def sum_delta(self, grad: Tensor) -> Tensor:
-        """(d, k) -> (q, q)."""
-        return self.outputs.sum(self.inputs.sum(grad).mT).mT
 
     def part(self, rows: slice, columns: slice) -> Grouped:
         """The operator whose delta is ``delta[rows, columns]``, where delta is the delta of this operator."""

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from . import fused
 from .config import MoraConfig
-from .grouped import Grouped
+from .factored import Factored
 from .operators import Operator
 
 
@@ -100,8 +100,8 @@ class MoraLayer(BaseTunerLayer):
             warnings.warn("MoRA adds its update at scale 1; scaling is not supported and was ignored.", stacklevel=2)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Whether a LoRA of rank r_hat equals the adapter: true for truncation and sharing, else false."""
-        return isinstance(self.mora_operator.get(adapter_name), Grouped)
+        """Whether a LoRA of rank r_hat equals the adapter: true for truncation, sharing and randproj, else false."""
+        return isinstance(self.mora_operator.get(adapter_name), Factored)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The update of the adapter in the dtype of M: (d, k), or (k, d) for a Conv1D, as the base weight."""

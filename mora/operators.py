@@ -9,9 +9,10 @@ holds as many numbers as A and B together:
     decompress: (..., q) -> (..., d)        or, if the input is split into n blocks, (..., n, q) -> (..., d)
 
 Both functions are linear, so they are equal to one update of the weight, ``delta_weight(M)`` of shape (d, k) (Eq. 3).
-There are two families of operators. In the *grouped* operators (`truncation`, `sharing`) every feature belongs to one
-of q groups and ``delta[i, j] = M[group(i), group(j)]``. In the *block* operators (`decouple`, `rotation`) the same M
-multiplies each of the n blocks of the input and delta is block-diagonal.
+The paper has two families of operators. In the *grouped* operators (`truncation`, `sharing`) every feature belongs to
+one of q groups and ``delta[i, j] = M[group(i), group(j)]``. In the *block* operators (`decouple`, `rotation`) the same
+M multiplies each of the n blocks of the input and delta is block-diagonal. The paper does not have `randproj`, which is
+a control: it compresses and decompresses with fixed random projections.
 
     >>> import torch
     >>> operator = build("sharing", in_features=6, out_features=4, r_hat=2)
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from .blocked import Blocked
 from .grouped import Grouped, contiguous, strided, truncated
+from .projected import projected
 
 
 class Operator(Protocol):
@@ -75,7 +77,9 @@ class Operator(Protocol):
         ...
 
 
-NAMES = ("truncation", "sharing", "decouple", "rotation")
+FACTORED = ("truncation", "sharing", "randproj")  # the update is Q M P: a LoRA of rank r_hat
+BLOCKED = ("decouple", "rotation")  # the update has full rank
+NAMES = ("truncation", "sharing", "decouple", "rotation", "randproj")
 GROUPS = ("strided", "contiguous")
 SURPLUS = ("drop", "fold")
 ROUNDINGS = ("floor", "nearest")
@@ -121,6 +125,7 @@ def build(
     out_groups: str = "strided",
     wrap: bool = True,
     surplus: str = "drop",
+    seed: int = 0,
 ) -> Operator:
     """Build the operator `name` for a layer. All sizes of at least 1 are allowed; r_hat may exceed k and d.
 
@@ -135,9 +140,10 @@ def build(
             twice, as in the authors' code. False: with zeros, as in Eq. 6 and Eq. 8. Truncation and contiguous sharing
             need no padding and ignore `wrap`.
         surplus: What decouple and rotation do with surplus blocks if k > d, `drop` or `fold` (see `Blocked`).
+        seed: The seed of the random projections, 0 or more. Only randproj uses it.
 
     Raises:
-        ValueError: The name or an option is unknown, or a size is below 1.
+        ValueError: The name or an option is unknown, or a size is below 1, or the seed is below 0.
     """
     where = f"in_features={in_features}, out_features={out_features}, r_hat={r_hat}"
     if min(in_features, out_features, r_hat) < 1:
@@ -150,6 +156,10 @@ def build(
     ):
         if value not in allowed:
             raise ValueError(f"{label} must be one of {', '.join(allowed)}, got {value!r} ({where})")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed} ({where})")
+    if name == "randproj":
+        return projected(in_features, out_features, r_hat, seed)
     if name == "truncation":
         return Grouped(name, truncated(in_features, r_hat), truncated(out_features, r_hat))
     if name == "sharing":

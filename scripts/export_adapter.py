@@ -2,8 +2,9 @@
 
     python scripts/export_adapter.py KEY OUT                        a whole transformers model with the update merged in
     python scripts/export_adapter.py KEY OUT --dtype bfloat16       the same in bfloat16, not in the format of the base
-    python scripts/export_adapter.py KEY OUT --format lora          a LoRA for PEFT; exact for truncation and sharing
+    python scripts/export_adapter.py KEY OUT --format lora          a LoRA for PEFT; exact for most operators
     python scripts/export_adapter.py KEY OUT --format lora --rank 64 --force      the closest LoRA of rank 64
+    python scripts/export_adapter.py KEY OUT --format miss          sharing as MiSS, for PEFT, as small as M
     python scripts/export_adapter.py KEY OUT --format adapter --push owner/name   the trained adapter, uploaded
 
 OUT must not exist. The script creates all of OUT or nothing. Exit codes: 0 done; 2 refused, in one line.
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--dtype",
         choices=export.DTYPES,
-        help="number format (default: merged: that of the base model; lora: as trained)",
+        help="number format (default: merged: that of the base model; lora, miss: as trained)",
     )
     parser.add_argument("--rank", type=positive, help="lora: rank of the approximation")
     loss = parser.add_mutually_exclusive_group()

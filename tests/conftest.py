@@ -80,6 +80,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, R
     results = tmp_path_factory.mktemp("trained")
     runs = {
         "mora": ["method=mora", "method.operator=sharing"],
+        "square": ["method=mora", "method.operator=sharing", "method.rank=8", "method.target_modules=[q_proj,o_proj]"],
         "rotation": ["method=mora", "method.operator=rotation"],
         "remora": ["method=remora"],
         "fft": ["method=fft"],

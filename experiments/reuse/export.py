@@ -1,4 +1,4 @@
-"""A trained run as what others can load: a merged model, a LoRA adapter, or the adapter as it was saved."""
+"""A trained run as what others can load: a merged model, a LoRA or MiSS adapter, or the adapter as it was saved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..store.records import Record, Store
 from ..train import base_models
 from . import load
 
-FORMATS = ("merged", "lora", "adapter")
+FORMATS = ("merged", "lora", "miss", "adapter")
 DTYPES = ("float32", "bfloat16", "float16")
 SERVED = (16, 32, 64, 128, 256, 320, 512)  # the values of vLLM's --max-lora-rank from its default on
 ROUNDING = 1e-6  # a relative error up to this is that of float32 itself
@@ -64,8 +64,11 @@ def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimit
         if form == "merged":
             return merged(record, store, folder, dtype)
         if form == "adapter" and dtype:
-            raise ConfigError("--dtype: an adapter is exported as it was saved; allowed: --format merged or lora")
-        summary = lora(record, store, folder, limits) if form == "lora" else adapter(record, store, folder)
+            raise ConfigError("--dtype: an adapter is exported as it was saved; allowed: --format merged, lora or miss")
+        if form == "lora":
+            summary = lora(record, store, folder, limits)
+        else:
+            summary = (miss if form == "miss" else adapter)(record, store, folder)
         unname_base(folder, record)
         if dtype:
             convert(folder / "adapter_model.safetensors", dtype)
@@ -130,16 +133,7 @@ def adapter(record: Record, store: Store, out: Path) -> str:
 
 def lora(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
     """A LoRA adapter that stock PEFT loads onto the pretrained base model."""
-    from mora.checkpoint import BASE_FILE
-
-    folder, kind = load.folder_of(record, store), peft_type(record)
-    if kind is None:
-        raise ConfigError(f"{record.name} trained the whole model and has no adapter; --format merged exports it")
-    if (folder / BASE_FILE).is_file():
-        raise ConfigError(
-            f"{record.name} changed base weights too (restarts, or pretraining beside the adapters): a LoRA of its "
-            "last adapter makes sense on that base alone, not on the pretrained one; --format merged exports the sum"
-        )
+    folder, kind = load.folder_of(record, store), kind_on_pretrained(record, store)
     if kind == "LORA":
         copy_adapter(folder, out)
         return "the run's own LoRA adapter: PeftModel.from_pretrained loads it"
@@ -150,14 +144,54 @@ def lora(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
     return converted(record, store, out, limits)
 
 
-def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
-    """A MoRA adapter as LoRA, unless too much of it would be lost."""
-    from safetensors.torch import save_file
-
+def miss(record: Record, store: Store, out: Path) -> str:
+    """A MiSS adapter that stock PEFT loads onto the pretrained base model, as small as the MoRA adapter."""
     from mora import conversion
 
+    if (kind := kind_on_pretrained(record, store)) != "MORA":
+        raise ConfigError(f"{record.name} is a {kind} adapter; --format miss is for MoRA with the operator sharing")
+    model, _ = load.restore(record, store)
+    try:
+        form = conversion.as_miss(model)
+    except ValueError as error:
+        raise ConfigError(f"{record.name}: {one_line(str(error))}; --format merged exports the whole model") from None
+    save(form, out)
+    return "a MiSS adapter, exact, as small as the run's own: PeftModel.from_pretrained loads it"
+
+
+def kind_on_pretrained(record: Record, store: Store) -> str:
+    """The PEFT method of a run whose adapter makes sense on the pretrained base model.
+
+    Raises:
+        ConfigError: The run has no adapter, or changed base weights too.
+    """
+    from mora.checkpoint import BASE_FILE
+
+    kind = peft_type(record)
+    if kind is None:
+        raise ConfigError(f"{record.name} trained the whole model and has no adapter; --format merged exports it")
+    if (load.folder_of(record, store) / BASE_FILE).is_file():
+        raise ConfigError(
+            f"{record.name} changed base weights too (restarts, or pretraining beside the adapters): its last adapter "
+            "makes sense on that base alone, not on the pretrained one; --format merged exports the sum"
+        )
+    return kind
+
+
+def save(form: Any, out: Path) -> None:
+    """Write an adapter in the format of PEFT: `form` has its configuration and its weights."""
+    from safetensors.torch import save_file
+
+    form.config.save_pretrained(str(out))
+    save_file(form.weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
+    """A MoRA adapter as LoRA, unless too much of it would be lost."""
+    from mora import conversion, operators
+
     method = record.config["method"]
-    exact = method["peft"]["operator"] in ("truncation", "sharing") and limits.rank is None
+    exact = method["peft"]["operator"] in operators.FACTORED and limits.rank is None
     rank = None if exact else limits.rank or method["rank"]
     model, _ = load.restore(record, store)
     try:
@@ -172,8 +206,7 @@ def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> st
             f"{record.name} is no LoRA of rank {rank} (operator {method['operator']}): {lost}; "
             "a higher --rank loses less, --tolerance or --force accepts it, --format merged loses nothing"
         )
-    lora_form.config.save_pretrained(str(out))
-    save_file(lora_form.weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    save(lora_form, out)
     return "a LoRA adapter, " + (f"rank {rank}: {lost}" if rank else "exact, of rank r_hat")
 
 

@@ -27,10 +27,11 @@ VARIANTS = (
     + [("sharing", {"in_groups": i, "out_groups": o, "wrap": w}) for i, o in GROUPINGS for w in (True, False)]
     + [
         (name, {"wrap": w, "surplus": s})
-        for name in ("decouple", "rotation")
+        for name in operators.BLOCKED
         for w in (True, False)
         for s in operators.SURPLUS
     ]
+    + [("randproj", {"seed": 3})]
 )
 variants = st.sampled_from(VARIANTS)
 sizes = st.integers(1, 40)
@@ -88,7 +89,7 @@ def test_sharing_equals_its_definition(groups, k, d, q):
     assert torch.equal(operator.decompress(y), y[group])
 
 
-@given(st.sampled_from(["decouple", "rotation"]), sizes, sizes, squares)
+@given(st.sampled_from(operators.BLOCKED), sizes, sizes, squares)
 def test_the_block_operators_equal_their_definition(name, k, d, q):
     """The reference computes Eq. 8-11 block by block, with the angle of every pair."""
     x, M = torch.randn(k, dtype=torch.float64), generic(q)
@@ -154,7 +155,7 @@ def test_delta_does_not_depend_on_the_size_of_the_cache(variant, k, d, q, cached
 def test_shapes(variant, k, d, q):
     name, options = variant
     operator = operators.build(name, k, d, q, **options)
-    compressed = (q,) if name in ("truncation", "sharing") else (math.ceil(k / q), q)
+    compressed = (q,) if name in operators.FACTORED else (math.ceil(k / q), q)
     assert operator.compress(torch.randn(2, k)).shape == (2, *compressed)
     assert operator.decompress(torch.randn(2, *compressed)).shape == (2, d)
     assert operator.delta_weight(torch.randn(q, q)).shape == (d, k)
@@ -175,18 +176,22 @@ def test_low_precision_is_close_to_float64(variant, k, d, q, dtype):
     torch.testing.assert_close(delta.double(), operator.delta_weight(M.double()), rtol=8 * unit, atol=8 * unit * q)
 
 
-@given(st.sampled_from([v for v in VARIANTS if v[0] in ("truncation", "sharing")]), sizes, sizes, squares)
-def test_rank_of_the_grouped_operators(variant, k, d, q):
+@given(st.sampled_from([v for v in VARIANTS if v[0] in operators.FACTORED]), sizes, sizes, squares)
+def test_rank_of_the_factored_operators(variant, k, d, q):
     name, options = variant
     delta = operators.build(name, k, d, q, **options).delta_weight(generic(q))
     assert torch.linalg.matrix_rank(delta, rtol=1e-10) == min(q, k, d)
 
 
-@given(st.sampled_from([v for v in VARIANTS if v[0] in ("decouple", "rotation")]), sizes, squares)
+@given(st.sampled_from([v for v in VARIANTS if v[0] in operators.BLOCKED]), sizes, squares)
 def test_rank_of_the_block_operators_is_full(variant, k, q):
     name, options = variant
     delta = operators.build(name, k, k, q, **options).delta_weight(generic(q))
     assert torch.linalg.matrix_rank(delta, rtol=1e-12) == k
+
+
+def test_every_operator_is_in_one_family():
+    assert sorted(operators.NAMES) == sorted(operators.FACTORED + operators.BLOCKED)
 
 
 @given(st.sampled_from(GROUPINGS), st.booleans(), sizes, sizes, squares)
@@ -198,7 +203,7 @@ def test_spread_is_the_transpose_of_sum(groups, wrap, k, d, q):
         torch.testing.assert_close(grouping.sum(x) @ y, x @ grouping.spread(y))
 
 
-@given(st.sampled_from(["decouple", "rotation"]), st.booleans(), sizes, sizes, squares)
+@given(st.sampled_from(operators.BLOCKED), st.booleans(), sizes, sizes, squares)
 def test_fold_leaves_no_input_dead(name, wrap, k, d, q):
     fold = operators.build(name, k, d, q, wrap=wrap, surplus="fold").delta_weight(generic(q))
     drop = operators.build(name, k, d, q, wrap=wrap, surplus="drop").delta_weight(generic(q))
@@ -279,7 +284,8 @@ def test_square_size_of_the_paper():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "shearing"}, r"operator must be one of truncation, sharing, decouple, rotation, got 'shearing'"),
+        ({"name": "shearing"}, f"operator must be one of {', '.join(operators.NAMES)}, got 'shearing'"),
+        ({"name": "randproj", "seed": -1}, r"seed must be at least 0, got -1"),
         ({"in_groups": "random"}, r"in_groups must be one of strided, contiguous, got 'random'"),
         ({"out_groups": "random"}, r"out_groups must be one of strided, contiguous, got 'random'"),
         ({"surplus": "keep"}, r"surplus must be one of drop, fold, got 'keep'"),

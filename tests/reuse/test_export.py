@@ -54,6 +54,8 @@ def exported(trained, tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
     base_models.tiny_model().save_pretrained(folder / "base")
     merged = {name: (folder / f"{name}-merged", None) for name in records}
     loras = {f"{name}-lora": (folder / "base", folder / f"{name}-lora") for name in ("mora", "lora")}
+    loras["square-miss"] = (folder / "base", folder / "square-miss")
+    assert call(records["square"].key, folder / "square-miss", "--results", results, "--format", "miss") == 0
     for name, record in records.items():
         assert call(record.key, folder / f"{name}-merged", "--results", results) == 0
     for name in ("mora", "lora"):
@@ -82,6 +84,14 @@ def test_the_merged_model_computes_the_same(trained, exported, name):
 @pytest.mark.parametrize("name", ["mora", "lora"])
 def test_the_lora_computes_the_same_in_stock_peft(trained, exported, name):
     torch.testing.assert_close(exported[1][f"{name}-lora"], logits_of(trained, name), atol=1e-5, rtol=0)
+
+
+def test_a_miss_adapter_computes_the_same_in_stock_peft_and_holds_m_alone(trained, exported):
+    torch.testing.assert_close(exported[1]["square-miss"], logits_of(trained, "square"), atol=1e-5, rtol=0)
+    weights = load_file(exported[0] / "square-miss" / "adapter_model.safetensors")
+    results, records = trained
+    own = load_file(results / "models" / records["square"].key / "adapter_model.safetensors")
+    assert sum(t.numel() for t in weights.values()) == sum(t.numel() for t in own.values()) == len(own) * 64 * 64
 
 
 def test_the_merged_folder_has_its_tokenizer_and_nothing_of_the_trainer(exported):
@@ -113,6 +123,10 @@ def test_the_adapter_is_what_was_saved(trained, tmp_path, capsys):
         ("fft", ["--format", "lora"], "has no adapter; --format merged"),
         ("fft", ["--format", "adapter"], "has no adapter; --format merged"),
         ("mora", ["--rank", "0"], "--rank"),
+        ("mora", ["--format", "miss"], "has no equal in MiSS: r_hat must divide the outputs, got r_hat="),
+        ("rotation", ["--format", "miss"], "only the operator sharing with strided groups equals MiSS; got rotation"),
+        ("lora", ["--format", "miss"], "is a LORA adapter; --format miss is for MoRA"),
+        ("remora", ["--format", "miss"], "changed base weights too (restarts"),
     ],
 )
 def test_what_would_not_be_the_model_is_refused(trained, tmp_path, capsys, name, arguments, words):

@@ -137,7 +137,9 @@ def test_all_layers_have_the_operator_that_auto_means_at_r(llama):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"operator": "shearing"}, "operator must be one of auto, truncation, sharing, decouple, rotation"),
+        ({"operator": "shearing"}, f"operator must be one of auto, {', '.join(operators.NAMES)}"),
+        ({"projection_seed": -1}, "projection_seed must be an integer of at least 0, got -1"),
+        ({"projection_seed": 0.5}, "projection_seed must be an integer of at least 0, got 0.5"),
         ({"in_groups": "x"}, "in_groups must be one of strided, contiguous, got 'x'"),
         ({"out_groups": "x"}, "out_groups must be one of strided, contiguous, got 'x'"),
         ({"surplus": "x"}, "surplus must be one of drop, fold, got 'x'"),

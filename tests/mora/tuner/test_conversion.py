@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import MissConfig, get_peft_model
 from torch import nn
 
 from mora import MoraConfig, operators
-from mora.conversion import as_lora, closest_factors, lora_factors
+from mora.conversion import as_lora, as_miss, closest_factors, lora_factors
 
 GROUPED = [
     ("truncation", {}),
@@ -27,7 +27,7 @@ def test_the_factors_are_the_update(name, options, sizes):
     torch.testing.assert_close(B @ A, operator.delta_weight(M), atol=1e-14, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["decouple", "rotation"])
+@pytest.mark.parametrize("name", operators.BLOCKED)
 def test_the_block_operators_have_no_exact_factors(name):
     operator = operators.build(name, 12, 12, 4)
     with pytest.raises(ValueError, match="full rank"):
@@ -79,3 +79,71 @@ def test_adapters_without_an_equal_lora_are_refused():
         as_lora(mora_model(operator="rotation"))
     with pytest.raises(ValueError, match="biases"):
         as_lora(mora_model(operator="sharing", bias="all"))
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 2.4e-7), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(("k", "d"), [(256, 256), (256, 512)])
+def test_miss_mini_is_strided_sharing_with_m_transposed(k, d, dtype, limit):
+    """The output and the merged update, and in float64 the gradients too. The outputs are below 1."""
+    q = 64
+    base = nn.Linear(k, d, bias=False, dtype=dtype).requires_grad_(False)
+    nn.init.zeros_(base.weight)  # so that the output is that of the adapter alone
+    config = MissConfig(r=q, mini_r=q, init_weights="mini", target_modules=["0"])
+    miss = get_peft_model(nn.Sequential(base), config).base_model.model[0].to(dtype)
+    x, M, direction = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+        for seed, shape in enumerate([(32, k), (q, q), (32, d)])
+    )
+    x.requires_grad_()
+    M = (M / 128).requires_grad_()
+    block = miss.miss_block["default"]
+    block.data = M.detach().T.clone()
+    operator = operators.build("sharing", k, d, q)
+    own, other = operator.apply(x, M), miss(x)
+    assert own.abs().max() < 1
+    assert (own - other).abs().max() <= limit
+    if dtype == torch.float64:
+        grad_x, grad_M = torch.autograd.grad(own, (x, M), direction)
+        miss_grad_x, grad_block = torch.autograd.grad(other, (x, block), direction)
+        torch.testing.assert_close(miss_grad_x, grad_x)
+        torch.testing.assert_close(grad_block.T, grad_M)
+    miss.merge()
+    assert torch.equal(base.weight, operator.delta_weight(M.detach()))
+
+
+def adapted_square(k=12, d=12, r=6, **options):
+    return get_peft_model(nn.Sequential(nn.Linear(k, d)), MoraConfig(r=r, target_modules=["0"], **options))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: adapted_square(operator="truncation"), "only the operator sharing .* got truncation"),
+        (lambda: adapted_square(operator="sharing", out_groups="contiguous"), "got sharing .strided, contiguous"),
+        (lambda: adapted_square(r=4, operator="sharing"), "r_hat must divide the outputs, got r_hat=9 and 12"),
+        (lambda: adapted_square(15, 12, r=3, operator="sharing"), "r_hat must divide the outputs, got r_hat=9 and 12"),
+        (lambda: adapted_square(20, 12, r=5, operator="sharing"), "r_hat must divide the inputs .* r_hat=12 and 20"),
+        (lambda: adapted_square(8, 28, r=22, operator="sharing"), "r_hat must not exceed the inputs, got r_hat=28"),
+        (lambda: mora_model(operator="sharing"), "r_hat must divide the outputs"),
+        (lambda: adapted_square(operator="sharing", bias="all"), "biases"),
+    ],
+)
+def test_adapters_without_an_equal_miss_are_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        as_miss(model())
+
+
+def test_layers_of_different_r_hat_are_no_miss_adapter():
+    model = nn.Sequential(nn.Linear(12, 12), nn.Linear(24, 24))
+    config = MoraConfig(r=6, rank_pattern={"1": 12}, operator="sharing", target_modules=["0", "1"])
+    with pytest.raises(ValueError, match="one r_hat for all layers, but 0 has 12 and 1 has 24"):
+        as_miss(get_peft_model(model, config))
+
+
+def test_without_wrapping_the_inputs_may_be_padded():
+    model = adapted_square(20, 12, r=5, operator="sharing", wrap=False, init_weights=False)
+    miss = as_miss(model)
+    loaded = get_peft_model(nn.Sequential(model.base_model.model[0].base_layer), miss.config)
+    loaded.base_model.model[0].miss_block["default"].data = miss.weights["base_model.model.0.miss_block"]
+    x = torch.randn(3, 20)
+    torch.testing.assert_close(loaded(x), model(x))

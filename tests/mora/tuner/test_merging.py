@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftModel, convert_to_lora, get_peft_model, save_as_lora
 
-from mora import MoraLayer
+from mora import MoraLayer, operators
 
 from .conftest import assert_close
 
@@ -153,7 +153,7 @@ def test_the_head_can_be_adapted_and_a_tied_head_warns(case):
 def test_conversion_to_lora_is_exact_or_refused(case, tmp_path):
     model = case.adapted()
     layers = case.layers(model).values()
-    if case.operator in ("decouple", "rotation"):
+    if case.operator in operators.BLOCKED:
         assert not model.supports_lora_conversion()
         with pytest.raises(TypeError, match="do not support LoRA conversion"):
             convert_to_lora(model, rank=12)
