@@ -45,7 +45,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python scripts/make_tables.py --check --readme README.md
+	$(BIN)/python scripts/make_tables.py --check --readme README.md --league docs/league.md
 	$(BIN)/python scripts/make_figures.py --check
 	$(BIN)/python scripts/make_report.py --check
 	$(MAKE) scan
@@ -71,7 +71,7 @@ installs: dist
 
 # Writes all files that the scripts compute from results/runs. `make check` fails if the committed files differ.
 results: $(READY)
-	$(BIN)/python scripts/make_tables.py --readme README.md
+	$(BIN)/python scripts/make_tables.py --readme README.md --league docs/league.md
 	$(BIN)/python scripts/make_figures.py
 	$(BIN)/python scripts/make_report.py
 

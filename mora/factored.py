@@ -1,7 +1,8 @@
 """Operators whose update is a product of three matrices: ``delta = Q M P``.
 
-P compresses the inputs and Q decompresses to the outputs. Neither has trainable parameters. A *side* is one of the two,
-as a linear map without a stored matrix: `Grouping` sums groups of features, `Projection` takes random combinations.
+P compresses the inputs and Q decompresses to the outputs. Neither has trainable parameters. A `FeatureMap` is one of
+the two, as a linear map without a stored matrix: a `Grouping` sums groups of features, a `Projection` takes random
+combinations.
 
 Legend: k = in_features, d = out_features, q = r_hat, ``...`` = any leading dimensions. M: (q, q). P: (q, k). Q: (d, q).
 """
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 
-class Side(Protocol):
+class FeatureMap(Protocol):
     """A linear map from `size` features to r_hat numbers, and its transpose."""
 
     @property
@@ -47,13 +48,13 @@ class Factored:
 
     Attributes:
         name: The name of the operator.
-        inputs: The side of the k inputs. `sum` multiplies by P.
-        outputs: The side of the d outputs. `spread` multiplies by Q.
+        inputs: The map of the k inputs. `sum` multiplies by P.
+        outputs: The map of the d outputs. `spread` multiplies by Q.
     """
 
     name: str
-    inputs: Side
-    outputs: Side
+    inputs: FeatureMap
+    outputs: FeatureMap
 
     @property
     def in_features(self) -> int:

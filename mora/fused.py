@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .blocked import Blocked
-from .factored import Factored, Side
+from .factored import Factored, FeatureMap
 from .operators import Operator
 
 
@@ -143,9 +143,9 @@ def _same_memory(result: Tensor) -> Tensor:
     return result.detach()
 
 
-def _sum(side: Side, x: Tensor, dtype: torch.dtype) -> Tensor:
+def _sum(features: FeatureMap, x: Tensor, dtype: torch.dtype) -> Tensor:
     # The sum is computed in the wider of the two dtypes. A grouping makes no copy of x in that dtype.
-    return side.sum(x, torch.promote_types(x.dtype, dtype)).to(dtype)
+    return features.sum(x, torch.promote_types(x.dtype, dtype)).to(dtype)
 
 
 def _kernel(operator: Operator) -> Any:

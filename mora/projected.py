@@ -27,7 +27,7 @@ from .grouped import CACHED
 
 @dataclass(frozen=True)
 class Projection:
-    """One side of randproj: a random matrix R of shape (r_hat, size), the same for the same `seed` and sizes.
+    """The map of the inputs or of the outputs: a random matrix R of shape (r_hat, size), which the seed decides.
 
     The rows of R are orthonormal, times ``sqrt(size / r_hat)``. If r_hat exceeds `size`, the columns are orthonormal
     instead. With this factor the columns of R have length 1 on average, as the columns of zeros and a single one in
@@ -48,6 +48,8 @@ class Projection:
         dtype = dtype or like.dtype
         if like.is_meta or isinstance(like, FakeTensor):  # a dry run needs the shape only
             return like.new_empty(self.r_hat, self.size, dtype=dtype)
+        if torch.compiler.is_compiling():
+            return compiled_random_matrix(like.detach(), self.size, self.r_hat, self.seed, dtype)
         return random_matrix(self.size, self.r_hat, self.seed, like.device, dtype)
 
     def sum(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -77,14 +79,9 @@ def projected(in_features: int, out_features: int, r_hat: int, seed: int) -> Fac
     return Factored("randproj", Projection(in_features, r_hat, 2 * seed), Projection(out_features, r_hat, 2 * seed + 1))
 
 
-@torch.compiler.assume_constant_result  # the compiler must not trace the random numbers
+@lru_cache(maxsize=256)  # a model has a few sizes; without a limit a long-lived process would keep old matrices
 def random_matrix(size: int, r_hat: int, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The matrix R of a `Projection`. The numbers are computed on the CPU, so every device has the same ones."""
-    return _random_matrix(size, r_hat, seed, device, dtype)
-
-
-@lru_cache(maxsize=256)  # a model has a few sizes; without a limit a long-lived process would keep old matrices
-def _random_matrix(size: int, r_hat: int, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     # A tensor that is created in inference mode could not be used in training later.
     with torch.inference_mode(False), torch.no_grad():
         short, long = sorted((size, r_hat))
@@ -95,3 +92,17 @@ def _random_matrix(size: int, r_hat: int, seed: int, device: torch.device, dtype
         columns = columns * torch.where(triangle.diagonal() < 0, -1.0, 1.0)
         R = columns if r_hat == long else columns.mT
         return (R * math.sqrt(size / short)).to(device, dtype).contiguous()
+
+
+@torch.library.custom_op("mora::random_matrix", mutates_args=())
+def compiled_random_matrix(like: Tensor, size: int, r_hat: int, seed: int, dtype: torch.dtype) -> Tensor:
+    """`random_matrix` for compiled code, as one operation that the compiler does not look into.
+
+    The result is a copy, because compiled code may overwrite what an operation returns.
+    """
+    return random_matrix(size, r_hat, seed, like.device, dtype).clone()
+
+
+@compiled_random_matrix.register_fake
+def _(like: Tensor, size: int, r_hat: int, seed: int, dtype: torch.dtype) -> Tensor:
+    return like.new_empty(r_hat, size, dtype=dtype)

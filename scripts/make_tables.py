@@ -5,6 +5,7 @@
     python scripts/make_tables.py --study tickets      a study of conf/study, of <results>/studies, or of a .yaml file
     python scripts/make_tables.py --check              exit 1 when a file on disk differs from what the records give
     python scripts/make_tables.py --readme README.md   also write the claims between the marks in that file
+    python scripts/make_tables.py --league docs/league.md   also write the page about all methods
 
 Writes <results>/tables/<scale>/<study>.{md,tex,csv}, tables.tex (compiles with pdflatex) and <results>/FINDINGS.md.
 """
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--readme", type=Path, help="write the claims at the laptop scale between the marks in this file"
     )
+    parser.add_argument("--league", type=Path, help="also write this page about all methods and their results")
     options = parser.parse_args(arguments)
     records = script.records(options.results)
     chosen = script.studies(options, "table")
@@ -45,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         files |= pages.findings_file(sections, options.results / "FINDINGS.md")
     if options.readme:
         files |= pages.readme_file(records, [results for results, _ in sections], options.readme)
+    if options.league:
+        files |= pages.league_file([results for results, _ in sections], options.league)
     return script.finish(files, options.check, options.results / "tables" if everything else None)
 
 

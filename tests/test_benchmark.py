@@ -10,7 +10,7 @@ import torch
 
 from experiments.cli import script
 from scripts import benchmark
-from scripts.benchmarks import linear, memory, models, page, targets, timing
+from scripts.benchmarks import league, linear, memory, models, page, targets, timing
 
 from .conftest import ROOT
 
@@ -51,6 +51,27 @@ def test_a_part_is_measured_stored_and_rendered_and_another_joins_it(small, tmp_
     assert all(0 < r["time"]["min"] <= r["time"]["q1"] <= r["time"]["median"] <= r["time"]["q3"] for r in rows)
     assert all("against_lora" in row for row in rows if row["method"] != "frozen")
     assert run(tmp_path, "--render", "--check") == 0
+
+
+def test_every_method_with_an_adapter_is_a_row(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(league, "MODEL", "tiny")
+    monkeypatch.setattr(league, "LENGTH", 8)
+    runs = league.configs()
+    assert {"lora", "dora", "mora", "randproj"} <= runs.keys()
+    assert "fft" not in runs
+    chosen = {name: runs[name] for name in ("lora", "dora", "mora")}
+    chosen["broken"] = runs["mora"].replace(
+        method=runs["mora"].method.replace(label="broken", peft={"peft_type": "NO"})
+    )
+    monkeypatch.setattr(league, "configs", lambda: chosen)
+    assert run(tmp_path, "--quick", "--only", "league") == 0
+    dora, mora, broken = json.loads((tmp_path / "b.json").read_text())["parts"]["league"]["rows"]
+    assert (dora["method"], mora["method"]) == ("DoRA", "MoRA")
+    assert mora["parameters"]["value"] <= 1 < dora["parameters"]["value"]
+    assert mora["saved"]["value"] < 1 < dora["saved"]["value"]
+    assert all(row[name]["value"] > 0 for row in (dora, mora) for name in ("linear", "step", "peak"))
+    assert "peft_type must be one of" in broken["refused"]
+    assert "peft_type must be one of" in (tmp_path / "b.md").read_text()
 
 
 def test_the_committed_page_is_what_the_committed_measurement_gives():

@@ -32,6 +32,7 @@ from ..train.placement import Placement, base_dtype
 # FLOPs of operations that torch does not count. A product of (n, a, b) and (n, b, c) takes n a b c multiplications and
 # as many additions.
 FLOPS = {
+    torch.ops.aten.addmm_: lambda _, x, y, **__: 2 * x[0] * x[1] * y[1],
     torch.ops.aten.baddbmm_: lambda _, x, y, **__: 2 * x[0] * x[1] * x[2] * y[2],
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (

@@ -1,4 +1,4 @@
-"""The figures of a study: training curves, spectra, learning-rate searches, score against cost."""
+"""The figures of a study: training curves, spectra, learning-rate searches, score against cost and against rank."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..paper import published
 from ..spec import shapes
 from ..study import measures, statistics
 from ..study.fill import FilledCell, Results
-from ..study.layout import COST, CURVES, RATES, SPECTRUM, Study
-from . import curves, plots, tables
+from ..study.layout import COST, CURVES, RANK, RATES, SPECTRUM, Study
+from . import curves, plots, rank_question, tables
 from .output import Files
 
 MARKER_EVERY = 0.12  # a marker each 12 % of the axis: enough to tell lines apart, and the lines stay visible
@@ -197,12 +197,32 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
     return figure
 
 
+def score_against_rank(study: Study, question: rank_question.RankQuestion, scale: str) -> Figure:
+    """The score of each row over the measured rank of its update, and whether the rank predicts the score."""
+    figure, (axes,) = plots.canvas(1, height=3.8 + 0.16 * len(question.points))
+    for i, point in enumerate(question.points):
+        look = plots.look(i) | {"linestyle": "none"}
+        errors = {"yerr": point.score.sd or 0.0, "xerr": point.rank.sd or 0.0}
+        axes.errorbar(point.rank.mean, point.score.mean, **errors, label=point.label, capsize=2, markersize=6, **look)
+    axes.set_xlabel(rank_question.RANK_LABEL)
+    axes.set_ylabel(_axis_label(question.column.info))
+    axes.set_title(
+        f"{study.title}, {question.column.label}, scale {scale} (± 1 sd)\n"
+        f"Does a higher rank score better? {question.text}"
+    )
+    plots.legend_below(figure, axes, 2)
+    return figure
+
+
 def figures_of(study: Study, results: Results) -> Iterator[tuple[str, Figure | None]]:
     """(file name, figure), with None for a figure without runs. Draw inside `plots.style()`."""
     if CURVES in study.figures:
         yield (f"curves_{study.name}" if study.has_table else study.name), training_curves(study, results)
     if SPECTRUM in study.figures:
         yield study.name, singular_values(study, results)
+    if RANK in study.figures:
+        for question in rank_question.questions(tables.fill(study, results)):
+            yield f"rank_{study.name}_{question.column.name}", score_against_rank(study, question, results.scale)
     for name, (task, cells) in groups(study, results).items():
         if RATES in study.figures:
             yield f"rates_{name}", rate_search(task, cells, results.scale)

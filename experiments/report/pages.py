@@ -10,7 +10,7 @@ from ..store.records import Record
 from ..study import recorded, study_file
 from ..study.fill import Results
 from ..study.layout import Study
-from . import findings, latex, markdown, tables
+from . import findings, latex, markdown, method_page, tables
 from .answers import headline
 from .output import Files, between_marks
 from .verdicts import judge_all
@@ -80,3 +80,8 @@ def readme_file(records: Sequence[Record], all_results: Sequence[Results], path:
     results = next((r for r in all_results if r.scale == "laptop"), None) or Results("laptop", records)
     table = tables.fill(study_file.get("table2"), results)
     return {path: between_marks(path, {"answer": headline(table), "claims": findings.summary(judge_all(results))})}
+
+
+def league_file(all_results: Sequence[Results], path: Path) -> Files:
+    """The page about all methods: what each method does and what was measured."""
+    return {path: method_page.page(all_results).encode()}

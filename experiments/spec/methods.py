@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from dataclasses import dataclass
 from typing import Any
 
 from . import compose
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a method's file says about the method to a reader.
+
+    Attributes:
+        summary: What the method does, in a line: the first sentence of the comment above the settings.
+        formula: The setting `formula` of the file, such as `dW = B A`; empty without it.
+        paper: The paper that the comment names, such as `arXiv 2106.09685`; empty where it names none.
+    """
+
+    summary: str
+    formula: str
+    paper: str
+
+
+def notes(name: str) -> Notes:
+    """What the file of a method says about the method. Nothing is inherited from another file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    text = compose.choices("method")[name].read_text(encoding="utf-8")
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    comment = " ".join(line.removeprefix("#").strip() for line in lines)
+    sentence = re.split(r"(?<=[.!?])\s", comment, maxsplit=1)[0]
+    paper = re.search(r"arXiv \d{4}\.\d{4,5}", comment)
+    formula = str(_settings(name).get("formula", ""))
+    return Notes(sentence, formula, paper[0] if paper else "")
 
 
 def names() -> tuple[str, ...]:

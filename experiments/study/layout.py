@@ -15,8 +15,8 @@ from ..paper import Cell, published
 from ..spec.arguments import argument
 from ..spec.run_config import TaskSettings
 
-CURVES, RATES, COST, SPECTRUM = "curves", "rates", "cost", "spectrum"
-FIGURES = (CURVES, RATES, COST, SPECTRUM)  # what may be drawn of a study
+CURVES, RATES, COST, SPECTRUM, RANK = "curves", "rates", "cost", "spectrum", "rank"
+FIGURES = (CURVES, RATES, COST, SPECTRUM, RANK)  # what may be drawn of a study
 REFERENCE_METHOD = "lora"  # with what a study compares that names no reference, where the method is in the study
 TRAINING_LOSS = "loss"  # the curve that every run that trains has
 

@@ -107,6 +107,36 @@ def interval(differences: Sequence[float]) -> Interval | None:
     return Interval(sample.mean, sample.mean - half, sample.mean + half, sample.n)
 
 
+FEWEST_RANKED = 5  # with four pairs, even the same order is no more than chance at this level
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Interval | None:
+    """Spearman's rank correlation of pairs, with the 95 % interval of Bonett and Wright (2000).
+
+    Returns:
+        `mean` is the correlation. The interval has no ends for fewer than `FEWEST_RANKED` pairs. None for fewer than
+        two pairs, or where all values of a side are equal.
+    """
+    n = len(x)
+    a, b = ([rank - (n + 1) / 2 for rank in _ranks(values)] for values in (x, y))
+    spread = math.sqrt(math.fsum(v * v for v in a) * math.fsum(v * v for v in b))
+    if not spread:
+        return None
+    r = math.fsum(u * v for u, v in zip(a, b, strict=True)) / spread
+    if n < FEWEST_RANKED:
+        return Interval(r, None, None, n)
+    z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))
+    half = NORMAL_QUANTILE * math.sqrt((1 + r * r / 2) / (n - 3))
+    return Interval(r, math.tanh(z - half), math.tanh(z + half), n)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """The place of each value in the order, from 1; equal values share the mean of their places."""
+    ordered = sorted(values)
+    places = {value: ordered.index(value) + (ordered.count(value) + 1) / 2 for value in ordered}
+    return [places[value] for value in values]
+
+
 def _quantile(n: int) -> float:
     """Half the width of a t interval over n values, in standard errors."""
     from scipy.special import stdtrit  # a fifth of a second, and only where something is compared

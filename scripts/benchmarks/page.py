@@ -13,6 +13,7 @@ TITLES = {
     "memory": "Memory of one linear layer",
     "merging": "Merging and restarting",
     "steps": "A training step",
+    "league": "Every method against LoRA",
     "harness": "run.py against a bare loop",
     "startup": "Starting",
     "generation": "Generation",
@@ -41,6 +42,10 @@ NOTES = {
     "steps": "A step is the forward pass, the backward pass, clipping and AdamW. All seven projections are adapted; "
     "there is no dropout. *Composed plainly* is how the authors' code computes: it compresses, multiplies, "
     "decompresses and adds one after the other, and each result has memory of its own.",
+    "league": "Every method of `conf/method` that has an adapter, at the budget of LoRA at rank r, adapted as run.py "
+    "does it. All numbers are ratios: 1 is LoRA. *Layer* is the forward and backward pass of one linear layer, for "
+    "1,024 tokens, with the time of the frozen layer. *Saved* is how many bytes this layer keeps for the backward "
+    "pass. *Step* and *peak* are the time and the most memory of a whole training step, without parameters.",
     "harness": "The UUID task on the model `tiny`, whose step is the shortest, so that the overhead of run.py weighs "
     "most. The bare loop computes the same batch again and again. Neither side measures the curve or writes "
     "checkpoints.",
@@ -182,6 +187,15 @@ TABLES: dict[str, Columns] = {
         *TIME,
         *quotient("ratio", "against LoRA"),
         ("peak, MiB", lambda row: mebibytes(row["peak"])),
+    ),
+    "league": (
+        ("method", lambda row: row["method"]),
+        ("parameters", lambda row: number(row.get("parameters", {}).get("value"))),
+        *quotient("linear", "layer"),
+        ("saved", lambda row: number(row.get("saved", {}).get("value"))),
+        *quotient("step", "step"),
+        ("peak", lambda row: number(row.get("peak", {}).get("value"))),
+        ("", lambda row: row.get("refused", "")),
     ),
     "harness": (
         ("method", lambda row: row["method"]),

@@ -43,9 +43,9 @@ def test_the_size_of_the_update_is_that_of_sharing():
 def test_the_seed_decides_and_the_two_sides_differ():
     M = torch.randn(5, 5)
     assert torch.equal(operator().delta_weight(M), operator().delta_weight(M))
-    projected._random_matrix.cache_clear()
+    projected.random_matrix.cache_clear()
     first = operator(seed=1).delta_weight(M)
-    projected._random_matrix.cache_clear()
+    projected.random_matrix.cache_clear()
     assert torch.equal(operator(seed=1).delta_weight(M), first)
     assert not torch.allclose(operator(seed=2).delta_weight(M), first, atol=0.1)
     square = operator(12, 12)
@@ -59,7 +59,7 @@ def test_the_numbers_stay_the_same_from_version_to_version():
 
 
 def test_matrices_that_were_first_used_in_inference_mode_can_be_used_in_training():
-    projected._random_matrix.cache_clear()
+    projected.random_matrix.cache_clear()
     layer = get_peft_model(nn.Sequential(nn.Linear(12, 9)), MoraConfig(r=2, operator="randproj", target_modules=["0"]))
     with torch.inference_mode():
         layer(torch.randn(3, 12))
@@ -67,11 +67,11 @@ def test_matrices_that_were_first_used_in_inference_mode_can_be_used_in_training
 
 
 def test_a_dry_run_computes_no_matrix():
-    projected._random_matrix.cache_clear()
+    projected.random_matrix.cache_clear()
     with FakeTensorMode():
         assert operator().apply(torch.randn(4, 12), torch.randn(5, 5)).shape == (4, 9)
     assert operator().delta_weight(torch.empty(5, 5, device="meta")).shape == (9, 12)
-    assert projected._random_matrix.cache_info().currsize == 0
+    assert projected.random_matrix.cache_info().currsize == 0
     with torch.device("meta"):
         y = operator().compress(torch.ones(12, device="cpu"))
     assert y.device.type == "cpu"
@@ -101,7 +101,7 @@ def test_an_adapter_file_holds_m_alone_and_loads_again(tmp_path):
     config = MoraConfig(r=2, operator="randproj", projection_seed=4, init_weights=False, target_modules=["0", "1"])
     model = get_peft_model(copy.deepcopy(base), config)
     model.save_pretrained(tmp_path)
-    projected._random_matrix.cache_clear()
+    projected.random_matrix.cache_clear()
     again = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
     assert again.peft_config["default"].projection_seed == 4
     x = torch.randn(3, 12)

@@ -72,3 +72,24 @@ def test_shifting_shifts(values, shift):
     one, other = statistics.summary(values), statistics.summary([v + shift for v in values])
     assert other.mean == pytest.approx(one.mean + shift, abs=1e-9)
     assert other.sd == pytest.approx(one.sd, abs=1e-9)
+
+
+def test_rank_correlation_against_scipy_and_a_textbook_interval():
+    from scipy.stats import spearmanr
+
+    x, y = [1.0, 2.0, 2.0, 4.0, 7.0, 5.0], [3.0, 1.0, 4.0, 4.0, 9.0, 5.0]
+    found = statistics.rank_correlation(x, y)
+    assert found.mean == pytest.approx(spearmanr(x, y).statistic)
+    z, half = math.atanh(found.mean), 1.959964 * math.sqrt((1 + found.mean**2 / 2) / 3)
+    assert (found.low, found.high) == pytest.approx((math.tanh(z - half), math.tanh(z + half)))
+    assert found.n == 6
+
+
+def test_rank_correlation_of_few_or_equal_values():
+    assert statistics.rank_correlation([1.0, 2.0], [3.0, 3.0]) is None
+    assert statistics.rank_correlation([], []) is None
+    four = statistics.rank_correlation([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0])
+    assert (four.mean, four.low, four.high) == (1.0, None, None)
+    five = statistics.rank_correlation([1.0, 2.0, 3.0, 4.0, 5.0], [5.0, 4.0, 3.0, 2.0, 1.0])
+    assert five.below(0)
+    assert five.mean == -1.0

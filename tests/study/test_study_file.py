@@ -112,7 +112,7 @@ def test_columns_are_all_metrics_of_the_task_where_none_is_named():
         ({"rows": {"X": {"method": "lora", "scales": ["huge"]}}}, "rows.X.scales has 'huge'"),
         ({"base": {}}, "columns.answer_bits_per_byte has no task"),
         ({"base": {"task": "nosuch"}}, "task.name must be one of"),
-        ({"figures": ["pie"]}, "figures has 'pie'; allowed: curves, rates, cost, spectrum"),
+        ({"figures": ["pie"]}, "figures has 'pie'; allowed: curves, rates, cost, spectrum, rank"),
         ({"rows": [1]}, "rows"),
     ],
 )

@@ -1,0 +1,79 @@
+"""docs/league.md: what each method does, how it spends a budget, and what the league measured, where there are runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import ConfigError
+from ..spec import compose, methods
+from ..spec.compose import composition
+from ..spec.parse import parse
+from ..spec.run_config import Method
+from ..study import study_file
+from ..study.fill import Results
+from . import markdown, rank_question, tables, wording
+
+LEAGUE = "league"  # the study that compares all methods
+SCALE, TASK = "laptop", "uuid"  # where the settings are shown
+INTRODUCTION = """# Methods at the same budget
+
+Every method of `conf/method` that has an adapter, at equal parameters. `method.rank` means the same for all methods:
+the rank of the LoRA whose trainable parameters may be spent. `python scripts/make_tables.py --league docs/league.md`
+writes this page from the files of the methods and from the records; `make check` fails if the page differs from them.
+"""
+SETTINGS = """## What each method does
+
+The lines are those of the methods' files. In a formula W is the frozen weight (d outputs, k inputs), dW its update, and
+q the side of a square matrix. The settings are those of the run `task={task} scale={scale}` with `method.rank={rank}`,
+without the names of the layers.
+"""
+
+
+def page(all_results: Sequence[Results]) -> str:
+    """The page.
+
+    Args:
+        all_results: The records, scale by scale.
+    """
+    compose.register()
+    rank = parse(composition(["method=lora", f"task={TASK}", f"scale={SCALE}"])).method.rank
+    runs = [(name, method) for name in methods.names() if (method := _composed(name, rank)).peft is not None]
+    rows = [_line(name, method) for name, method in runs]
+    parts = [INTRODUCTION, SETTINGS.format(task=TASK, scale=SCALE, rank=rank)]
+    parts += [markdown.compact_grid(("method", "what it does", "formula", "paper", "settings"), rows)]
+    return "\n".join([*parts, "## Results and cost\n", _results(all_results)])
+
+
+def _composed(name: str, rank: int | None) -> Method:
+    own = [f"method.rank={rank}"] if methods.has_rank(name) else []
+    return parse(composition([f"method={name}", f"task={TASK}", f"scale={SCALE}", *own])).method
+
+
+def _line(name: str, method: Method) -> tuple[str, ...]:
+    notes = methods.notes(name)
+    settings = {n: v for n, v in (method.peft or {}).items() if n not in ("peft_type", "target_modules")}
+    shown = ", ".join(f"{setting}={value}" for setting, value in settings.items())
+    formula = f"`{notes.formula}`" if notes.formula else wording.DASH
+    label = f"{markdown.text(method.label)} (`{name}`)"
+    return label, markdown.text(notes.summary), formula, notes.paper or wording.DASH, f"`{shown}`"
+
+
+def _results(all_results: Sequence[Results]) -> str:
+    """The league's table at each scale with runs; a line where there are none."""
+    try:
+        study = study_file.get(LEAGUE)
+    except ConfigError:
+        return f"There is no study `{LEAGUE}` yet.\n"
+    filled = [tables.fill(study, results) for results in all_results if results.has_runs(study)]
+    if not filled:
+        return f"Nothing was run yet: `python scripts/plan.py {LEAGUE} --scale {SCALE} --run`.\n"
+    parts = []
+    for table in filled:
+        cells = wording.cells(table, "**%s**")
+        parts += [f"### Scale {table.scale}\n", markdown.grid(wording.header(cells), cells.itertuples())]
+        parts.append("\n".join(f"* {note}" for note in wording.footnotes(table)) + "\n")
+        for question in rank_question.questions(table):
+            parts.append(f"Does a higher rank of the update give a better {question.column.label}? {question.text}.\n")
+        lines = [tuple(map(markdown.text, wording.detail(label, cell))) for label, cell in table.details()]
+        parts.append(markdown.grid(wording.DETAIL_HEADER, lines))
+    return "\n".join(parts)

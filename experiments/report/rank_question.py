@@ -1,0 +1,76 @@
+"""Does the measured rank of an update predict the score? The paper's thesis, asked over all rows of a study.
+
+A row is a point: the singular values of its update above 0.1, and its score. The answer is the rank correlation of the
+two over the rows, with its interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..study import measures, statistics
+from ..study.layout import Column
+from .tables import FilledTable
+
+RANK_LABEL = "singular values of the update above 0.1"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row: its label, its measured rank, and its score in the unit of the column, over the same seeds."""
+
+    label: str
+    rank: statistics.Summary
+    score: statistics.Summary
+
+
+@dataclass(frozen=True)
+class RankQuestion:
+    """The question for one column of a study.
+
+    Attributes:
+        column: The column.
+        points: The rows whose runs recorded the singular values of their update.
+        correlation: The rank correlation of rank and score, turned so that a positive one means "a higher rank is
+            better"; None with fewer than two points.
+    """
+
+    column: Column
+    points: tuple[Point, ...]
+    correlation: statistics.Interval | None
+
+    @property
+    def answer(self) -> str:
+        """`yes`, `no` (a higher rank is worse) or `undecided`."""
+        if self.correlation is None:
+            return "undecided"
+        return "yes" if self.correlation.above(0) else "no" if self.correlation.below(0) else "undecided"
+
+    @property
+    def text(self) -> str:
+        """The answer in a line."""
+        c = self.correlation
+        if c is None or c.low is None or c.high is None:
+            return f"{self.answer}: {len(self.points)} rows are too few"
+        return f"{self.answer}: rank correlation {c.mean:.2f} [{c.low:.2f}, {c.high:.2f}] over {c.n} rows"
+
+
+def questions(table: FilledTable) -> list[RankQuestion]:
+    """The question for each column in which a row has a score and a measured rank."""
+    asked = [_question(table, i) for i in range(len(table.columns))]
+    return [question for question in asked if question.points]
+
+
+def _question(table: FilledTable, index: int) -> RankQuestion:
+    points = []
+    for row in table.entries:
+        entry = row[index]
+        ranks = {seed: measures.large_singular_values(run) for seed, run in entry.filled.selected.items()}
+        both = [(rank, entry.values[seed]) for seed, rank in ranks.items() if rank is not None and seed in entry.values]
+        rank, score = (statistics.summary(values) for values in ([r for r, _ in both], [v for _, v in both]))
+        if rank and score:
+            points.append(Point(entry.row.label, rank, score))
+    column = table.columns[index]
+    sign = 1 if column.info.higher_is_better else -1
+    correlation = statistics.rank_correlation([p.rank.mean for p in points], [sign * p.score.mean for p in points])
+    return RankQuestion(column, tuple(points), correlation)

@@ -1,0 +1,86 @@
+"""The page about all methods, and the question whether the rank of an update predicts its score."""
+
+import pytest
+
+from experiments.report import figures, method_page, plots, rank_question, tables
+from experiments.spec import methods
+from experiments.study import study_file
+from experiments.study.fill import Results
+
+from .. import synthetic
+
+FIXED = synthetic.FixedProtocols("laptop")
+METHODS = ("lora", "dora", "lora_plus", "asylora", "mora", "randproj")
+
+
+@pytest.fixture
+def study():
+    rows = {methods.label(name): {"method": name} for name in METHODS}
+    columns = ["char_accuracy", "value_loss"]
+    entries = {"title": "League", "base": {"task": "uuid"}, "rows": rows, "ranks": ["r8"], "columns": columns}
+    return study_file.of_entries("league", entries | {"figures": ["rank"], "reference": "LoRA"})
+
+
+def results_with(study, ranks, accuracies):
+    """Results in which the runs of each method measured these ranks and accuracies, and a loss that falls with both."""
+    records = []
+    for cell in study.cells("laptop"):
+        i = METHODS.index(cell.method)
+        for record in synthetic.searched(FIXED.setting(cell), (0, 1)):
+            seed = record.cell["seed"]
+            record.metrics["spectrum"] = {"q_proj": {"above": ranks[i] + 0.1 * seed, "layers": 1}}
+            record.metrics["final"] |= {"char_accuracy": accuracies[i], "value_loss": 5 - accuracies[i] / 50}
+            records.append(record)
+    return Results("laptop", records, FIXED)
+
+
+RISING = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "answer"),
+    [(RISING, "yes"), (RISING[::-1], "no"), ((30.0, 10.0, 60.0, 20.0, 50.0, 35.0), "undecided")],
+)
+def test_the_answer_counts_what_is_better(study, accuracies, answer):
+    """A loss that falls while the rank rises is a yes, as an accuracy that rises is."""
+    asked = rank_question.questions(tables.fill(study, results_with(study, RISING, accuracies)))
+    assert {question.column.name: question.answer for question in asked} == dict.fromkeys(
+        ("char_accuracy", "value_loss"), answer
+    )
+    assert [len(question.points) for question in asked] == [6, 6]
+    assert all("over 6 rows" in question.text for question in asked)
+
+
+def test_the_figure_shows_each_row_and_the_answer(study):
+    with plots.style():
+        drawn = dict(figures.figures_of(study, results_with(study, RISING, RISING)))
+    assert drawn.keys() == {"rank_league_char_accuracy", "rank_league_value_loss"}
+    axes = drawn["rank_league_char_accuracy"].axes[0]
+    assert "Does a higher rank score better? yes: rank correlation 1.00" in axes.get_title()
+    assert len(axes.get_legend_handles_labels()[1]) == 6
+
+
+def test_without_spectra_there_is_no_figure(study):
+    records = [r for cell in study.cells("laptop") for r in synthetic.searched(FIXED.setting(cell), (0,))]
+    assert list(figures.figures_of(study, Results("laptop", records, FIXED))) == []
+
+
+def test_the_page_has_a_line_for_each_method_and_the_results_of_the_league(study, monkeypatch):
+    monkeypatch.setattr(study_file, "get", lambda name: study)
+    lines = method_page.page([results_with(study, RISING, RISING)]).splitlines()
+    for name in METHODS:
+        (line,) = (line for line in lines if f"(`{name}`)" in line)
+        assert methods.notes(name).summary[:20] in line
+    (line,) = (line for line in lines if "(`randproj`)" in line)
+    assert "`dW = Q M P" in line
+    assert "projection_seed=0" in line
+    assert not [line for line in lines if "(`fft`)" in line]
+    text = "\n".join(lines)
+    assert "### Scale laptop" in text
+    assert "Does a higher rank of the update give a better" in text
+    assert "peak memory, MiB" in text
+
+
+def test_the_page_says_where_nothing_was_run(study, monkeypatch):
+    monkeypatch.setattr(study_file, "get", lambda name: study)
+    assert "Nothing was run yet: `python scripts/plan.py league" in method_page.page([])
