@@ -36,7 +36,7 @@ def notes(name: str) -> Notes:
     comment = " ".join(line.removeprefix("#").strip() for line in lines)
     sentence = re.split(r"(?<=[.!?])\s", comment, maxsplit=1)[0]
     paper = re.search(r"arXiv \d{4}\.\d{4,5}", comment)
-    formula = str(_settings(name).get("formula", ""))
+    formula = str(settings(name).get("formula", ""))
     return Notes(sentence, formula, paper[0] if paper else "")
 
 
