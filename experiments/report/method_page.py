@@ -14,7 +14,7 @@ from ..study.fill import Results
 from . import markdown, rank_question, tables, wording
 
 LEAGUE = "league"  # the study that compares all methods
-SCALE, TASK = "laptop", "uuid"  # where the settings are shown
+SCALE, TASK, RANK = "laptop", "uuid", 4  # the run whose settings are shown
 INTRODUCTION = """# Methods at the same budget
 
 Every method of `conf/method` that has an adapter, at equal parameters. `method.rank` means the same for all methods:
@@ -25,7 +25,8 @@ SETTINGS = """## What each method does
 
 The lines are those of the methods' files. In a formula W is the frozen weight (d outputs, k inputs), dW its update, and
 q the side of a square matrix. The settings are those of the run `task={task} scale={scale}` with `method.rank={rank}`,
-without the names of the layers.
+without the names of the layers. A setting that is "the largest that fits" spends the budget: run.py counts parameters
+to find its value, and says the value.
 """
 
 
@@ -36,22 +37,23 @@ def page(all_results: Sequence[Results]) -> str:
         all_results: The records, scale by scale.
     """
     compose.register()
-    rank = parse(composition(["method=lora", f"task={TASK}", f"scale={SCALE}"])).method.rank
-    runs = [(name, method) for name in methods.names() if (method := _composed(name, rank)).peft is not None]
+    runs = [(name, method) for name in methods.names() if (method := _composed(name)).peft is not None]
     rows = [_line(name, method) for name, method in runs]
-    parts = [INTRODUCTION, SETTINGS.format(task=TASK, scale=SCALE, rank=rank)]
+    parts = [INTRODUCTION, SETTINGS.format(task=TASK, scale=SCALE, rank=RANK)]
     parts += [markdown.compact_grid(("method", "what it does", "formula", "paper", "settings"), rows)]
     return "\n".join([*parts, "## Results and cost\n", _results(all_results)])
 
 
-def _composed(name: str, rank: int | None) -> Method:
-    own = [f"method.rank={rank}"] if methods.has_rank(name) else []
+def _composed(name: str) -> Method:
+    own = [f"method.rank={RANK}"] if methods.has_rank(name) else []
     return parse(composition([f"method={name}", f"task={TASK}", f"scale={SCALE}", *own])).method
 
 
 def _line(name: str, method: Method) -> tuple[str, ...]:
     notes = methods.notes(name)
     settings = {n: v for n, v in (method.peft or {}).items() if n not in ("peft_type", "target_modules")}
+    if method.budget:
+        settings[method.budget] = "the largest that fits"
     shown = ", ".join(f"{setting}={value}" for setting, value in settings.items())
     formula = f"`{notes.formula}`" if notes.formula else wording.DASH
     label = f"{markdown.text(method.label)} (`{name}`)"
