@@ -46,7 +46,7 @@ def check(method: str, arguments: list[str], folder: Path, capsys: pytest.Captur
     return values
 
 
-# PEFT says that BOFT has no CUDA here and which block of OFT it took, and torch that SHiRA's sparse tensors are trusted.
+# PEFT says that BOFT has no CUDA here and which block OFT took, and torch that SHiRA's sparse tensors are trusted.
 @pytest.mark.filterwarnings("ignore:.*CUDA extension:UserWarning")
 @pytest.mark.filterwarnings("ignore:Invalid `oft_block_size`:UserWarning")
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
