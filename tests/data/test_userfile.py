@@ -4,7 +4,7 @@ import codecs
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from experiments.data import prompts, tabular, userfile
@@ -258,6 +258,8 @@ def test_any_bytes_are_read_or_refused(tmp_path, counted):
     contents_read, refusals = [], []
 
     @settings(max_examples=500, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @example(b'{"instruction": "Say a.", "output": "a"}', "alpaca", ".jsonl", None)
+    @example(b"", "alpaca", ".csv", None)
     @given(
         contents,
         st.sampled_from(["alpaca", "open-instruct", "raw", None]),

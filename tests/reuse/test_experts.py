@@ -42,5 +42,5 @@ def test_the_merged_model_computes_the_same(model, tmp_path):
 
 def test_there_is_no_lora(model, trained, tmp_path):
     results, records = trained
-    with pytest.raises(ConfigError, match=r"only the layers of a MoRA adapter convert to LoRA.* --format merged"):
+    with pytest.raises(ConfigError, match=r"only the layers of a MoRA adapter convert, not .* --format merged"):
         export.converted(records["mora"], Store(results), tmp_path, export.LoraLimits())

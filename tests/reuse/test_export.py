@@ -123,7 +123,7 @@ def test_the_adapter_is_what_was_saved(trained, tmp_path, capsys):
         ("fft", ["--format", "lora"], "has no adapter; --format merged"),
         ("fft", ["--format", "adapter"], "has no adapter; --format merged"),
         ("mora", ["--rank", "0"], "--rank"),
-        ("mora", ["--format", "miss"], "has no equal in MiSS: r_hat must divide the outputs, got r_hat="),
+        ("mora", ["--format", "miss"], "has no equal in MiSS: r_hat must divide the inputs where wrap is true, got r_hat="),
         ("rotation", ["--format", "miss"], "only the operator sharing with strided groups equals MiSS; got rotation"),
         ("lora", ["--format", "miss"], "is a LORA adapter; --format miss is for MoRA"),
         ("remora", ["--format", "miss"], "changed base weights too (restarts"),
@@ -191,7 +191,7 @@ def of_a_folder(tmp_path_factory):
 
 
 @pytest.mark.promise("An export names no folder of the machine that trained.")
-@pytest.mark.parametrize("form", export.FORMATS)
+@pytest.mark.parametrize("form", [form for form in export.FORMATS if form != "miss"])  # the run is one of LoRA
 def test_an_export_names_no_folder(of_a_folder, tmp_path, form):
     record, results, _ = of_a_folder
     assert call(record.key, tmp_path / "out", "--results", results, "--format", form) == 0

@@ -25,7 +25,7 @@ FORMULAS = {
     "mora": LAYERS * sum(math.isqrt((k + d) * RANK) ** 2 for k, d in LINEARS),
 }
 FORMULAS |= dict.fromkeys(("lora_plus", "asylora", "relora", "rslora", "pissa"), FORMULAS["lora"])
-FORMULAS |= {"remora": FORMULAS["mora"]}
+FORMULAS |= dict.fromkeys(("remora", "randproj"), FORMULAS["mora"])
 
 
 def adapt(smoke, name: str, *overrides: str) -> adapting.AdaptedModel:
