@@ -123,7 +123,7 @@ def test_the_adapter_is_what_was_saved(trained, tmp_path, capsys):
         ("fft", ["--format", "lora"], "has no adapter; --format merged"),
         ("fft", ["--format", "adapter"], "has no adapter; --format merged"),
         ("mora", ["--rank", "0"], "--rank"),
-        ("mora", ["--format", "miss"], "has no equal in MiSS: r_hat must divide the inputs where wrap is true, got r_hat="),
+        ("mora", ["--format", "miss"], "has no equal in MiSS: r_hat must divide the inputs where wrap is true"),
         ("rotation", ["--format", "miss"], "only the operator sharing with strided groups equals MiSS; got rotation"),
         ("lora", ["--format", "miss"], "is a LORA adapter; --format miss is for MoRA"),
         ("remora", ["--format", "miss"], "changed base weights too (restarts"),
