@@ -15,7 +15,6 @@ Exit codes: 0 done; 1 a run failed; 2 a bad argument; 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -87,6 +86,4 @@ def compare_records(selection: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    # SIGTERM ends the script as Ctrl-C does: the current run saves a checkpoint.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(script.guarded(main))

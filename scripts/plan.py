@@ -17,7 +17,6 @@ Exit codes: 0 done; 1 a run failed or a cell cannot be planned, which is printed
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -70,6 +69,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # SIGTERM ends the script as Ctrl-C does: the current run saves a checkpoint.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(script.guarded(main))

@@ -55,7 +55,7 @@ print("works:", mora.__version__, mora.__file__)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description="Try a wheel or an sdist of the library.")
     parser.add_argument("--empty", action="store_true", help="download every dependency")
     parser.add_argument("archives", nargs="+", type=Path)
     given = parser.parse_args(arguments)

@@ -40,7 +40,7 @@ def of(config: RunConfig) -> dict[str, float]:
     m, t, shape = config.method, config.training, shapes.at_hand(config.model, config.paths.cache_folder)
     if m.rank is not None and shape and m.targets:
         layers = [shape.linears[n] for n in target_modules.of(config, shape.linears, shape.head, shape.uncalled).layers]
-        parameters = sum((k + d) * m.rank for k, d in layers)
+        parameters = shapes.lora_parameters(m.rank, layers)
         ratios["rank / width"] = m.rank / shape.hidden
         ratios["r_hat / width"] = square_size(shape.hidden, shape.hidden, m.rank) / shape.hidden
         ratios["r_hat / rank"] = square_size(shape.hidden, shape.hidden, m.rank) / m.rank

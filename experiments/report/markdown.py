@@ -31,17 +31,12 @@ def compact_grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def page(table: FilledTable) -> str:
     """A table with its notes, how each row was run, the differences, and the commands for what is missing."""
-    cells = wording.cells(table, "**%s**")
     parts = [f"# {table.layout.heading} (scale: {table.scale})\n"]
     if not table.layout.is_of_paper and (found := answers(table)):
         parts.append("\n".join(f"* **{answer.verdict}**: {text(answer.text)}" for answer in found) + "\n")
-    parts += [
-        grid(wording.header(cells), cells.itertuples()),
-        "\n".join(f"* {note}" for note in wording.footnotes(table)) + "\n",
-    ]
-    if details := table.details():
-        lines = [tuple(map(text, wording.detail(label, filled))) for label, filled in details]
-        parts += ["## How each row was run\n", grid(wording.DETAIL_HEADER, lines)]
+    parts.append(with_notes(table))
+    if table.details():
+        parts += ["## How each row was run\n", details(table)]
     differences = [
         (e.row.label, e.column.label, e.comparison.reference, wording.difference(e.comparison, e.column))
         for row in table.entries
@@ -56,3 +51,17 @@ def page(table: FilledTable) -> str:
         parts += ["## Not run\n", f"This command runs all missing cells: `{plan}`\n"]
         parts.append(grid(("row", "column", "command"), lines))
     return "\n".join(parts)
+
+
+def with_notes(table: FilledTable) -> str:
+    """A table with the notes below it."""
+    cells = wording.cells(table, "**%s**")
+    notes = "\n".join(f"* {note}" for note in wording.footnotes(table)) + "\n"
+    return "\n".join([grid(wording.header(cells), cells.itertuples()), notes])
+
+
+def details(table: FilledTable) -> str:
+    """How each row of a table was run, a line for each cell."""
+    return grid(
+        wording.DETAIL_HEADER, [tuple(map(text, wording.detail(label, cell))) for label, cell in table.details()]
+    )

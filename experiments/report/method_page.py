@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import ConfigError
-from ..spec import compose, methods
-from ..spec.compose import composition
-from ..spec.parse import parse
+from ..spec import methods
+from ..spec.parse import of_methods
 from ..spec.run_config import Method
 from ..study import study_file
 from ..study.fill import Results
@@ -36,17 +34,11 @@ def page(all_results: Sequence[Results]) -> str:
     Args:
         all_results: The records, scale by scale.
     """
-    compose.register()
-    runs = [(name, method) for name in methods.names() if (method := _composed(name)).peft is not None]
-    rows = [_line(name, method) for name, method in runs]
+    runs = of_methods(RANK, f"task={TASK}", f"scale={SCALE}")
+    rows = [_line(name, run.method) for name, run in runs.items()]
     parts = [INTRODUCTION, SETTINGS.format(task=TASK, scale=SCALE, rank=RANK)]
     parts += [markdown.compact_grid(("method", "what it does", "formula", "paper", "settings"), rows)]
     return "\n".join([*parts, "## Results and cost\n", _results(all_results)])
-
-
-def _composed(name: str) -> Method:
-    own = [f"method.rank={RANK}"] if methods.has_rank(name) else []
-    return parse(composition([f"method={name}", f"task={TASK}", f"scale={SCALE}", *own])).method
 
 
 def _line(name: str, method: Method) -> tuple[str, ...]:
@@ -62,20 +54,14 @@ def _line(name: str, method: Method) -> tuple[str, ...]:
 
 def _results(all_results: Sequence[Results]) -> str:
     """The league's table at each scale with runs; a line where there are none."""
-    try:
-        study = study_file.get(LEAGUE)
-    except ConfigError:
-        return f"There is no study `{LEAGUE}` yet.\n"
+    study = study_file.get(LEAGUE)
     filled = [tables.fill(study, results) for results in all_results if results.has_runs(study)]
     if not filled:
         return f"Nothing was run yet: `python scripts/plan.py {LEAGUE} --scale {SCALE} --run`.\n"
     parts = []
     for table in filled:
-        cells = wording.cells(table, "**%s**")
-        parts += [f"### Scale {table.scale}\n", markdown.grid(wording.header(cells), cells.itertuples())]
-        parts.append("\n".join(f"* {note}" for note in wording.footnotes(table)) + "\n")
+        parts += [f"### Scale {table.scale}\n", markdown.with_notes(table)]
         for question in rank_question.questions(table):
             parts.append(f"Does a higher rank of the update give a better {question.column.label}? {question.text}.\n")
-        lines = [tuple(map(markdown.text, wording.detail(label, cell))) for label, cell in table.details()]
-        parts.append(markdown.grid(wording.DETAIL_HEADER, lines))
+        parts.append(markdown.details(table))
     return "\n".join(parts)

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import files
 from ..errors import ConfigError
-from ..spec.shapes import Llama
+from ..spec.shapes import Llama, lora_parameters
 
 LLAMA_3_2_3B = Llama(3072, 8192, 28, 24, 8, 128256, tied=True, positions=131072)
 TARGETS = ("q_proj", "v_proj")  # the layers that PEFT's LoRA adapts in a LLaMA by default
@@ -64,7 +64,7 @@ def write(out: Path, rank: int, operator: str, rate: float) -> Experiment:
         Path("experiments", "mora", name),
         r_hat,
         LLAMA_3_2_3B.layers * sum(q * q for q in r_hat.values()),
-        LLAMA_3_2_3B.layers * sum((k + d) * rank for k, d in sizes.values()),
+        LLAMA_3_2_3B.layers * lora_parameters(rank, sizes.values()),
     )
     _write(out / experiment.folder, config.to_dict(), rate)
     return experiment

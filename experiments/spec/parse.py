@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from .. import redact
 from ..errors import ConfigError
-from . import checks, hardware, protocol
+from . import checks, compose, hardware, methods, protocol
 from .run_config import LARGEST, RunConfig
 
 REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")  # to another setting: ${protocol.dropout}
@@ -90,6 +90,18 @@ def _exists(values: Any, path: list[str]) -> bool:
             return False
         values = values[name]
     return True
+
+
+def of_methods(rank: int, *arguments: str) -> dict[str, RunConfig]:
+    """Name -> the run of each method that has an adapter, at a rank and with further arguments of run.py."""
+    compose.register()
+    runs = {}
+    for name in methods.names():
+        own = [f"method={name}", *([f"method.rank={rank}"] if methods.has_rank(name) else [])]
+        run = parse(compose.composition([*own, *arguments]))
+        if run.method.peft is not None:
+            runs[name] = run
+    return runs
 
 
 def from_record(values: Any) -> RunConfig:

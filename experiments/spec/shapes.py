@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ class Shape:
     linears: dict[str, tuple[int, int]]
     head: str | None
     uncalled: tuple[str, ...] = ()
+
+
+def lora_parameters(rank: int, sizes: Iterable[tuple[int, int]]) -> int:
+    """The parameters of a LoRA of this rank on layers of these sizes, (in_features, out_features)."""
+    return rank * sum(k + d for k, d in sizes)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class Heartbeat:
             steps=steps,
         )
         self.written = -WRITE_EVERY
-        self.warned = False
+        self.failures = 0
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._touch, name="heartbeat", daemon=True)
 
@@ -144,9 +144,10 @@ class Heartbeat:
         try:
             files.write(self.path, json.dumps(values).encode())
         except OSError as error:
-            if not self.warned:
+            self.failures += 1
+            # The disk may end the run at once, whose error says so. After a second failure the run does go on.
+            if self.failures == 2:
                 print(f"warning: {self.path} cannot be written, and the run goes on: {error.strerror}", file=sys.stderr)
-            self.warned = True
 
     def _touch(self) -> None:
         while not self.stopped.wait(TOUCH_EVERY):

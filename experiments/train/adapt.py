@@ -21,7 +21,7 @@ from torch import nn
 import mora  # noqa: F401  (registers MoRA with PEFT)
 
 from ..errors import ConfigError, one_line
-from ..spec import skeletons, target_modules
+from ..spec import shapes, skeletons, target_modules
 from ..spec.run_config import Method, RunConfig
 from . import budgets
 
@@ -75,7 +75,7 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
             "method.target_modules names, because the experts once had layers of these names; "
             "allowed: a list method.target_modules of layers outside the experts"
         )
-    budget = budgets.of_lora(m.rank, sizes) if m.rank and not in_stacks else None
+    budget = shapes.lora_parameters(m.rank, sizes) if m.rank and not in_stacks else None
     trainable = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     if m.initialisation is not None:
         _initialisation(m)(wrapped)

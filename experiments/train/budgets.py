@@ -24,16 +24,12 @@ from torch import nn
 from .. import files
 from ..errors import ConfigError, reason_of
 from ..spec.run_config import Method
+from ..spec.shapes import lora_parameters
 from ..spec.skeletons import silent
 
 Sizes = Counter[tuple[int, int]]  # (in_features, out_features) -> how many adapted layers have this size
 # What PEFT raises for a value that does not fit a layer.
 UNFIT = (ConfigError, ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError, IndexError)
-
-
-def of_lora(rank: int, sizes: Iterable[tuple[int, int]]) -> int:
-    """The parameters of a LoRA of this rank on layers of these sizes, (in_features, out_features)."""
-    return rank * sum(k + d for k, d in sizes)
 
 
 def spent(
@@ -53,7 +49,7 @@ def spent(
     peft, name, rank, count = method.peft or {}, method.budget, method.rank, Counter(sizes)
     if name is None or rank is None or name in peft:  # the command line may set the value itself
         return method
-    limit = of_lora(rank, count.elements())
+    limit = lora_parameters(rank, count.elements())
     where = _file(method, limit, count, cache)
     value = _kept(where)
     if value is None:
@@ -176,7 +172,7 @@ def _too_small(method: Method, limit: int, sizes: Sizes, numbers: Numbers) -> Co
     if not counts:
         return ConfigError(f"{what} has no value that fits the layers of the model: {numbers.reason}")
     value = min(counts, key=lambda value: counts[value])
-    per_rank = of_lora(1, sizes.elements())
+    per_rank = lora_parameters(1, sizes.elements())
     return ConfigError(
         f"{what} trains at least {counts[value]:,} parameters, at {value}, and a LoRA of rank {method.rank} trains "
         f"{limit:,}; allowed: method.rank={math.ceil(counts[value] / per_rank)} or more"
@@ -185,13 +181,9 @@ def _too_small(method: Method, limit: int, sizes: Sizes, numbers: Numbers) -> Co
 
 def _file(method: Method, limit: int, sizes: Sizes, cache: Path) -> Path:
     """Where a value is kept. Another version of PEFT may count in another way."""
-    asked = [
-        method.budget,
-        method.budget_step,
-        {k: v for k, v in (method.peft or {}).items() if k != "target_modules"},
-        limit,
-    ]
-    text = json.dumps([*asked, sorted(sizes.items())], sort_keys=True, default=str)
+    peft = {name: value for name, value in (method.peft or {}).items() if name != "target_modules"}
+    asked = [method.budget, method.budget_step, method.budget_most, peft, limit, sorted(sizes.items())]
+    text = json.dumps(asked, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
     return cache / "budgets" / f"v1-{importlib.metadata.version('peft')}-{digest}.json"
 

@@ -14,9 +14,7 @@ import torch
 from torch import nn
 
 from experiments.errors import ConfigError
-from experiments.spec import compose, methods
-from experiments.spec.compose import composition
-from experiments.spec.parse import parse
+from experiments.spec.parse import of_methods
 from experiments.spec.run_config import RunConfig
 from experiments.train import adapt
 
@@ -29,14 +27,7 @@ REFERENCE = "lora"
 
 def configs() -> dict[str, RunConfig]:
     """The run of each method with an adapter, at the rank `RANK`."""
-    compose.register()
-    runs = {}
-    for name in methods.names():
-        rank = [f"method.rank={RANK}"] if methods.has_rank(name) else []
-        run = parse(composition([f"method={name}", "task=uuid", "scale=laptop", f"model={MODEL}", *rank]))
-        if run.method.peft is not None:
-            runs[name] = run
-    return runs
+    return of_methods(RANK, "task=uuid", "scale=laptop", f"model={MODEL}")
 
 
 def parameters(model: nn.Module) -> int:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from experiments.errors import ConfigError
 from experiments.spec import methods
+from experiments.spec.shapes import NAMED, lora_parameters
 from experiments.train import adapt, budgets, cost
 from experiments.train.base_models import tiny_model
 
@@ -45,7 +46,7 @@ def test_the_largest_number_of_parameters_is_found(slope, fixed, limit, step, fa
 
 @pytest.mark.parametrize("name", SPENDERS)
 def test_a_method_trains_no_more_than_lora_of_the_rank(name, smoke, tmp_path):
-    limit = budgets.of_lora(8, SIZES.elements())
+    limit = lora_parameters(8, SIZES.elements())
     method = spent(smoke, tmp_path, name, "method.rank=8")
     value, step = method.peft[method.budget], method.budget_step or 1
     assert value % step == 0
@@ -81,6 +82,11 @@ def test_the_value_is_kept_for_the_next_process(smoke, tmp_path, monkeypatch):
         spent(smoke, tmp_path, "miss", "method.rank=8")
 
 
+def test_a_value_that_is_kept_is_not_used_above_a_lower_limit(smoke, tmp_path):
+    assert spent(smoke, tmp_path, "vera", "method.rank=8").peft["r"] > 100
+    assert spent(smoke, tmp_path, "vera", "method.rank=8", "method.budget_most=100").peft["r"] <= 100
+
+
 def test_the_run_says_what_it_spends(smoke):
     adapted = adapt.adapt(tiny_model(), smoke("method=hra", "method.rank=8"))
     (note,) = adapted.notes
@@ -92,6 +98,4 @@ def test_the_run_says_what_it_spends(smoke):
 
 
 def tiny_sizes():
-    from experiments.spec.shapes import NAMED
-
     return list(NAMED["tiny"].linears().values()) * NAMED["tiny"].layers
