@@ -67,8 +67,6 @@ def _missing(name: str, value: Any, plain: dict[str, Any]) -> list[str]:
     if not isinstance(value, str):
         return []
     looked_up = [where for lookup, needs in protocol.NEEDS.items() if f"${{{lookup}:" in value for where in needs]
-    if "protocol.learning_rates" in looked_up and not plain.get("method", {}).get("rates"):
-        looked_up = []  # nothing trains, so no rate is looked up
     return [where for where in (*REFERENCE.findall(value), *looked_up) if not _exists(plain, where.split("."))]
 
 
