@@ -124,7 +124,7 @@ def _sort_key(value: float | None) -> float | str:
 
 
 def _entry(entry: TableEntry, places: dict[str, int]) -> dict[str, Any]:
-    summary, comparison = entry.summary, entry.comparison
+    summary = entry.summary
     return {
         "paper": wording.paper_value(entry),
         "paper_sort": _sort_key(entry.paper_value),
@@ -134,8 +134,8 @@ def _entry(entry: TableEntry, places: dict[str, int]) -> dict[str, Any]:
         "title": f"{entry.row.label}: {entry.column.label}",
         "runs": " ".join(str(places[r.key]) for r in entry.filled.records),
         "search": wording.rate_search(entry.filled),
-        "difference": f"Difference from {comparison.reference}: {wording.difference(comparison, entry.column)}"
-        if comparison
-        else "",
+        "difference": ". ".join(
+            f"Difference from {c.reference}: {wording.difference(c, entry.column)}" for c in entry.comparisons
+        ),
         "command": entry.filled.command,
     }
