@@ -1,4 +1,4 @@
-"""The memory that real training steps take on this machine's CPU, beside the dry run's estimate.
+"""Compare the memory of real training steps on this machine's CPU with the estimate of the dry run.
 
     python scripts/check_dry_run.py                        a Markdown table of two models and several methods
     python scripts/check_dry_run.py --model tiny

@@ -3,12 +3,12 @@
     python scripts/compare.py method=lora,mora task=uuid --run
     python scripts/compare.py method=lora,mora task=custom model=my/folder task.train_file=a.jsonl --ranks 8,64 --run
     python scripts/compare.py method=mora method.operator=sharing,rotation task=uuid --run
-    python scripts/compare.py --results my/results        compare the runs that are there already
-    python scripts/compare.py --results my/results --beside results   and show runs of another folder beside them
+    python scripts/compare.py --results my/results        compare runs that are finished already
+    python scripts/compare.py --results my/results --beside results   compare with the runs of another folder, too
 
-Each value of a list, such as method=lora,mora, is a row. The first row, or LoRA, is what the others are compared with.
-The script writes the comparison as a study file into <results>/studies: `plan.py` goes on with it, and tables, figures
-and the page show it. Without --run the script shows what would be run.
+Each value of a list, such as method=lora,mora, is a row. The rows are compared with LoRA, or with the first row where
+there is no LoRA. The script writes the comparison as the file of a study into <results>/studies. `plan.py` can run the
+study too, and tables, figures and the page show the study. Without --run the script shows what would be run.
 Exit codes: 0 done; 1 a run failed; 2 a bad argument; 130 interrupted.
 """
 
@@ -28,7 +28,7 @@ from experiments.identity import makes_another_cell
 def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = script.Parser(__doc__)
     parser.add_config_dir(arguments)
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/")
     beside = "a folder with runs to show beside those of --results (repeatable)"
     parser.add_argument("--beside", type=Path, action="append", default=[], metavar="FOLDER", help=beside)
     parser.add_argument("--ranks", type=script.numbers, default=[], help="comma-separated, such as 8,64")
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not selection.settings:
         return compare_records(selection)
     if selection.beside:
-        raise ConfigError("--beside: allowed without settings for run.py, to compare runs that are there already")
+        raise ConfigError("--beside: allowed without settings for run.py, to compare runs that are finished already")
     own = [text for text in selection.settings if makes_another_cell(text.partition("=")[0])]
     study = comparison.study_of(own, selection.ranks, selection.seeds, selection.columns, selection.name)
     selection.settings = [text for text in selection.settings if text not in own]

@@ -9,8 +9,8 @@
 
 A benchmark is named as in `task.benchmarks`: task, task:metric or task:metric:filter.
 
-Exit codes: 0 equal, or another task; 1 not equal; 2 a bad argument. Another device or another number of threads adds
-numbers in another order: --tolerance sets the largest difference that counts as equal.
+Exit codes: 0 equal, or nothing was compared; 1 not equal; 2 a bad argument. Another device or another number of threads
+adds numbers in another order: --tolerance sets the largest difference that counts as equal.
 """
 
 from __future__ import annotations

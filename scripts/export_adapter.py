@@ -4,7 +4,7 @@
     python scripts/export_adapter.py KEY OUT --dtype bfloat16       the same in bfloat16, not in the format of the base
     python scripts/export_adapter.py KEY OUT --format lora          a LoRA for PEFT; exact for most operators
     python scripts/export_adapter.py KEY OUT --format lora --rank 64 --force      the closest LoRA of rank 64
-    python scripts/export_adapter.py KEY OUT --format miss          sharing as MiSS, for PEFT, as small as M
+    python scripts/export_adapter.py KEY OUT --format miss          sharing as MiSS, for PEFT; as small as MoRA's M
     python scripts/export_adapter.py KEY OUT --format adapter --push owner/name   the trained adapter, uploaded
 
 OUT must not exist. The script creates all of OUT or nothing. Exit codes: 0 done; 2 refused, in one line.

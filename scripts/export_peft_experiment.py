@@ -1,10 +1,10 @@
 """Write MoRA as an experiment of PEFT's own comparison of methods (huggingface/peft, method_comparison/MetaMathQA).
 
-    python scripts/export_peft_experiment.py OUT             rank 32: the parameters of the comparison's LoRA
+    python scripts/export_peft_experiment.py OUT             rank 32: as many parameters as the LoRA there
     python scripts/export_peft_experiment.py OUT --rank 64 --operator rotation --learning-rate 2e-4
 
 OUT is the folder method_comparison/MetaMathQA of a clone of PEFT, or any other folder. The script writes
-OUT/experiments/mora/NAME and says how the comparison is started. Exit codes: 0 done; 2 refused, in one line.
+OUT/experiments/mora/NAME and says how to start the comparison. Exit codes: 0 done; 2 refused, in one line.
 """
 
 from __future__ import annotations

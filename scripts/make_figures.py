@@ -1,6 +1,6 @@
 """Draw the figures of studies, as SVG and PNG: training curves, learning-rate searches, score against cost, spectra.
 
-    python scripts/make_figures.py                     every study of which something was run
+    python scripts/make_figures.py                     every study that has runs
     python scripts/make_figures.py --figure 3 --scale laptop
     python scripts/make_figures.py --study tickets     a study of conf/study, of <results>/studies, or of a .yaml file
     python scripts/make_figures.py --check             exit 1 when a file on disk differs from what the records give

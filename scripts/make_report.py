@@ -1,7 +1,7 @@
 """Write one HTML page from the records: answers, tables, claims, figures, and the provenance of every value.
 
-python scripts/make_report.py                      writes <results>/report.html; a browser opens it from the disk
-python scripts/make_report.py --check              exit 1 when the page on disk differs from what the records give
+python scripts/make_report.py              write <results>/report.html; open this file in a browser
+python scripts/make_report.py --check      exit 1 when the page on disk differs from what the records give
 """
 
 from __future__ import annotations

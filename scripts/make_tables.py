@@ -1,6 +1,6 @@
 """Write the tables of studies, with the paper's values beside ours where there are any, and the findings.
 
-    python scripts/make_tables.py                      every study of which something was run, and FINDINGS.md
+    python scripts/make_tables.py                      every study that has runs, and FINDINGS.md
     python scripts/make_tables.py --table 2 --scale laptop
     python scripts/make_tables.py --study tickets      a study of conf/study, of <results>/studies, or of a .yaml file
     python scripts/make_tables.py --check              exit 1 when a file on disk differs from what the records give

@@ -7,11 +7,11 @@
                                                            <results>/studies
     python scripts/plan.py table2 --scale paper --print slurm   print a script for another machine (or --print hydra)
 
-Each cell has two stages. The first stage runs every learning rate of the protocol with the first seed. If the best
-rate is the lowest or the highest of these rates, the stage adds one more rate beyond it, and repeats this step. The
-second stage runs the other seeds at the best rate. Settings that cannot change a result, such as hardware=gpu, go to
-run.py.
-Exit codes: 0 done; 1 a run failed or a cell cannot be planned, which is printed; 2 a bad argument; 130 interrupted.
+Each cell has two stages. The first stage runs every learning rate of the protocol with the first seed. If the best rate
+is the lowest or the highest rate that was run, the stage adds one more rate beyond the best rate, and repeats this
+step. The second stage runs the other seeds at the best rate. Settings that cannot change a result, such as
+hardware=gpu, go to run.py.
+Exit codes: 0 done; 1 a run failed, or a cell cannot be planned; 2 a bad argument; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         "--task", action="append", choices=tasks.names(), help="only the cells of this task (repeatable)"
     )
     parser.add_argument("--method", action="append", choices=methods.names(), help="only this method (repeatable)")
-    parser.add_argument("--scale", choices=scales.names(), help="the study's own scale, else laptop")
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--scale", choices=scales.names(), help="the scale (default: the study's own, else laptop)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/")
     plans.add_options(parser)
     parser.add_argument(
         "arguments",

@@ -1,7 +1,7 @@
 """Download the models and data that a scale needs, and print their origin.
 
-python scripts/prepare_data.py                       the laptop scale: download what is missing, then print the table
-python scripts/prepare_data.py --paper               the paper's scale: the same, from the Hugging Face hub
+python scripts/prepare_data.py                       download what the laptop scale lacks, then print a table
+python scripts/prepare_data.py --paper               the same for the paper's scale, from the Hugging Face hub
 python scripts/prepare_data.py --paper --copies DIR  put the data sets in DIR, for task.data_dir=DIR
 python scripts/prepare_data.py --check               print the table; exit code 1 if something is missing
 """

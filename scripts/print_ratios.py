@@ -1,7 +1,7 @@
 """Print the ratios that each scale keeps from the paper, as the tables of docs/protocols.md.
 
-    python scripts/print_ratios.py                   all tasks
-    python scripts/print_ratios.py uuid pretrain     these tasks
+python scripts/print_ratios.py                   all tasks
+python scripts/print_ratios.py uuid pretrain     these tasks
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--rate-search",
         choices=planning.SEARCHES,
         default=planning.WIDENED,
-        help="on: add rates while the best is at the edge; listed: only the protocol's candidates; off: only its `use`",
+        help="on: add rates while the best rate is at the edge; listed: only the candidates of the protocol; off: only "
+        "the rate that the protocol names under `use`",
     )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--run", action="store_true", help="run the missing runs")

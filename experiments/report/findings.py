@@ -20,17 +20,17 @@ from .verdicts import ANSWERS, NOT_RUN, VERDICTS, ClaimVerdict, PartVerdict, Sid
 from .wording import DASH
 
 RULE_TEXT = (
-    "A claim has one part or more. A part compares two methods by the difference of their means, the first less the "
-    f"second, with the {statistics.RULE}. A part is reproduced when the whole interval fulfils the rule of the part, "
-    "not reproduced when the whole interval contradicts the rule, and undecided otherwise. A part is also undecided "
-    "with fewer than two common seeds, and while the learning rate of one of the methods was not searched or is the "
-    "lowest or the highest that was tried, and where neither method is above the floor that a model gets which knows "
-    "nothing. A claim is reproduced when all its parts are reproduced. A claim is not "
-    "reproduced when all its parts were run and at least one part is not reproduced, after Holm's correction for the "
-    "number of its parts. A claim is not run when none of its parts was run, and undecided otherwise. The "
-    "intervals of metrics of questions, which are the same for every seed, are widened by what a sample of so many "
-    "questions adds; the intervals of losses and perplexities know the seeds, and not what other documents would give. "
-    "A stand-in is what a smaller scale measures in place of the paper's metric."
+    "A claim has one or more parts. A part compares two methods by the difference of their means, the first less the "
+    f"second, with the {statistics.RULE}. A part is reproduced if the whole interval fulfils the rule of the part, not "
+    "reproduced if the whole interval contradicts the rule, and undecided otherwise. A part is also undecided in "
+    "three cases: the methods have fewer than two common seeds; or the learning rate of one of the methods was not "
+    "searched, or is the lowest or the highest rate that was tried; or neither method scores above the floor, which "
+    "is the score of a model that knows nothing. A claim is reproduced if all its parts are reproduced. A claim is "
+    "not reproduced if all its parts were run and at least one part is not reproduced, after Holm's correction for "
+    "the number of parts. A claim is not run if none of its parts was run, and undecided otherwise. A benchmark asks "
+    "the same questions for every seed, so its interval is widened by the uncertainty that a sample of so many "
+    "questions has. The intervals of losses and perplexities contain the differences between seeds, but not the "
+    "differences between documents. A stand-in is what a smaller scale measures in place of the paper's metric."
 )
 HEADER = f"""# Findings
 

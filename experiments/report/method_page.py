@@ -15,16 +15,17 @@ LEAGUE = "league"  # the study that compares all methods
 SCALE, TASK, RANK = "laptop", "uuid", 4  # the run whose settings are shown
 INTRODUCTION = """# Methods at the same budget
 
-Every method of `conf/method` that has an adapter, at equal parameters. `method.rank` means the same for all methods:
-the rank of the LoRA whose trainable parameters may be spent. `python scripts/make_tables.py --league docs/league.md`
-writes this page from the files of the methods and from the records; `make check` fails if the page differs from them.
+This page compares every method of `conf/method` that has an adapter, at the same number of parameters. `method.rank`
+means the same for all methods: a method may train as many parameters as a LoRA of this rank.
+`python scripts/make_tables.py --league docs/league.md` writes this page from the files of the methods and from the
+records. `make check` fails if the page differs from these files.
 """
 SETTINGS = """## What each method does
 
-The lines are those of the methods' files. In a formula W is the frozen weight (d outputs, k inputs), dW its update, and
-q the side of a square matrix. The settings are those of the run `task={task} scale={scale}` with `method.rank={rank}`,
-without the names of the layers. A setting that is "the largest that fits" spends the budget: run.py counts parameters
-to find its value, and says the value.
+The texts come from the files of the methods. In a formula W is the frozen weight (d outputs, k inputs), dW is the
+update of W, and q is the side of a square matrix. The settings are those of the run `task={task} scale={scale}` with
+`method.rank={rank}`, without the names of the layers. The value of a setting that is "the largest that fits" is found
+by counting parameters, and the run prints the value.
 """
 
 
