@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tabulate import tabulate
@@ -21,36 +23,38 @@ TITLES = {
 INTRODUCTION = """# Performance
 
 `python scripts/benchmark.py` measures and writes this page. `python scripts/benchmark.py --render` writes the page
-again from `results/benchmark.json` and measures nothing.
+again from `results/benchmark.json` and measures nothing. That file also has the numbers of rounds, and the quartiles of
+all times.
 
-Two things that are compared ran in the same process and took turns: in each round, each of them was called once; every
-other round went backwards. A time is the median over the rounds. A ratio is the ratio of two medians. The quartiles of
-a time are over its rounds; the quartiles of a ratio are over the ratios of each round. "Of minima" is the ratio of the
-fastest calls, which other programs disturbed least. Where "of minima" differs much from the ratio of the medians, the
-machine was busy; the quartiles are then far apart as well.
+What is compared ran in the same process and took turns: each round called each candidate once, and every second round
+in the reverse order. A time is the median over the rounds. A ratio is the ratio of two medians. Two numbers in brackets
+are the quartiles over the rounds. "Of minima" is the ratio of the fastest calls, which other programs disturb least. If
+the quartiles are far apart, or if "of minima" differs much from the ratio, the machine was busy.
 """
 NOTES = {
-    "linear": "1,024 tokens in float32; the gradient of the input is computed too. The overhead is the time that the "
-    "adapter adds to the time of the frozen layer. LoRA and DoRA are those of PEFT, without dropout. Every method has "
-    "as many parameters as LoRA at rank r.",
-    "memory": "*Saved* is how many bytes are kept for the backward pass. *Peak* is the most that torch had allocated "
-    "at any moment of the forward and backward pass, without parameters and inputs. Both are counts, the same in "
-    "every run.",
-    "merging": "A merge adds one update to a weight in place. `W += D` adds a matrix of the same size that is there "
-    "already. A restart merges every adapted layer, changes its grouping and clears its optimizer state. A restart is "
-    "compared with reading and writing all weights of the model once.",
-    "steps": "A step is the forward pass, the backward pass, clipping and AdamW. All seven projections are adapted; "
-    "there is no dropout. *Composed plainly* is how the authors' code computes: it compresses, multiplies, "
-    "decompresses and adds one after the other, and each result has memory of its own.",
-    "league": "Every method of `conf/method` that has an adapter, at the budget of LoRA at rank r, adapted as run.py "
-    "does it. All numbers are ratios: 1 is LoRA. *Layer* is the forward and backward pass of one linear layer, for "
-    "1,024 tokens, with the time of the frozen layer. *Saved* is how many bytes this layer keeps for the backward "
-    "pass. *Step* and *peak* are the time and the most memory of a whole training step, without parameters.",
-    "harness": "The UUID task on the model `tiny`, whose step is the shortest, so that the overhead of run.py weighs "
-    "most. The bare loop computes the same batch again and again. Neither side measures the curve or writes "
-    "checkpoints.",
+    "linear": "The forward and the backward pass for 1,024 tokens in float32, with the gradient of the input. The "
+    "column of the frozen layer has its time. For each method the table has the time that the adapter adds, in "
+    "percent of the time of the frozen layer, and the ratio of this overhead to LoRA's. LoRA and DoRA are those of "
+    "PEFT, without dropout. Every method has as many parameters as LoRA at rank r.",
+    "memory": "In MiB: the bytes that are kept for the backward pass, then the largest number of bytes that torch had "
+    "allocated at any moment of the forward and the backward pass, without parameters and inputs. Both numbers are "
+    "counts, the same in every run.",
+    "merging": "A merge adds one update to a weight in place; its time is compared with `W += D`, which adds a ready "
+    "matrix of the same size. A restart merges every adapted layer, changes its grouping and clears its optimizer "
+    "state; its time is compared with reading and writing all weights of the model once.",
+    "steps": "A step is the forward pass, the backward pass, clipping and AdamW. All seven projections are adapted, "
+    "without dropout. *Composed plainly* is how the authors' code computes: compressing, multiplying, decompressing "
+    "and adding are separate operations, and each result takes memory.",
+    "league": "Every method of `conf/method` that has an adapter, with as many parameters as LoRA at rank r, and with "
+    "the settings of run.py. All numbers are ratios to LoRA. *Layer* is the time of the forward and the backward pass "
+    "of one linear layer, for 1,024 tokens, with the time of the frozen layer. *Saved* is the number of bytes that "
+    "this layer keeps for the backward pass. *Step* and *peak* are the time and the largest memory of a whole training "
+    "step, without parameters.",
+    "harness": "The UUID task on the model `tiny`. Its step is the shortest, so the overhead of run.py weighs most. "
+    "The bare loop computes the same batch again and again. Neither run.py nor the bare loop measures the curve or "
+    "writes checkpoints.",
     "startup": "The time of a whole process, from its start to its end.",
-    "generation": "Greedy generation after prompts of 38 tokens; the adapters are not merged.",
+    "generation": "Greedy generation after prompts of 38 tokens. The adapters are not merged.",
 }
 
 
@@ -96,17 +100,46 @@ def made_on(part: dict[str, Any]) -> str:
     """When, on which machine and with which versions a part was measured, in a line."""
     p = part["provenance"]
     hardware, packages, commit = p["hardware"], p["packages"], p["code"]["commit"]
-    changed = ", changed since" if p["code"]["dirty"] else ""
+    changed = " with uncommitted changes" if p["code"]["dirty"] else ""
     quick = ", `--quick`" if part["quick"] else ""
     return (
-        f"{p['started_at']}, {part['seconds']:.0f} s{quick}; {hardware['processor']}, {part['cores']} cores, "
-        f"{hardware['threads']} threads of torch, load average {part['load_average'][0]:.1f} at the start; "
+        f"Measured {p['started_at'][:10]} in {part['seconds']:.0f} s{quick}; "
+        f"{hardware['processor']}, {part['cores']} cores, {hardware['threads']} threads of torch, "
+        f"load average {part['load_average'][0]:.1f} at the start; "
         f"Python {p['python']}, torch {packages.get('torch')}, peft {packages.get('peft')}, "
         f"transformers {packages.get('transformers')}; commit {(commit or 'unknown')[:10]}{changed}.\n"
     )
 
 
 Columns = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Wide:
+    """A table with a line for each case, and in the line a column for each method.
+
+    Attributes:
+        head: The head of the column of the cases.
+        case: The case of a row of the measurement.
+        method: The method of a row.
+        cell: What the table shows of a row.
+        has: Whether the table has a row.
+    """
+
+    head: str
+    case: Callable[[Row], str]
+    method: Callable[[Row], str]
+    cell: Callable[[Row], str]
+    has: Callable[[Row], bool] = lambda row: True
+
+    def markdown(self, rows: list[Row]) -> str:
+        """The table of the rows of a measurement; a dash where a case lacks a method."""
+        cells: dict[str, dict[str, str]] = {}
+        for row in filter(self.has, rows):
+            cells.setdefault(self.case(row), {})[self.method(row)] = self.cell(row)
+        methods = list(dict.fromkeys(method for line in cells.values() for method in line))
+        lines = [[case, *(line.get(method, "-") for method in methods)] for case, line in cells.items()]
+        return markdown((self.head, *methods), lines)
 
 
 def shape(row: Row) -> str:
@@ -143,6 +176,28 @@ def mebibytes(size: int) -> str:
     return f"{size / 2**20:.1f}"
 
 
+def in_brackets(value: dict[str, float]) -> str:
+    """A ratio, and its quartiles in brackets."""
+    return f"{number(value['value'])} ({spread(value)})"
+
+
+def added(row: Row) -> str:
+    """What an adapter adds to the time of the frozen layer; of the frozen layer, its time."""
+    if "against_frozen" not in row:
+        return f"{row['time']['median'] * 1e3:.4g} ms"
+    return overhead(row) if row["method"] == "lora" else f"{overhead(row)}; {in_brackets(row['against_lora'])}"
+
+
+def merged(row: Row) -> str:
+    """The time of a merge or a restart, and its ratio to what it is compared with."""
+    time = f"{row['time']['median'] * 1e3:.3g} ms"
+    return time if row["operator"] in ("W += D", "read and write") else f"{time}; {in_brackets(row['ratio'])}"
+
+
+def at_rank(row: Row) -> str:
+    return f"{shape(row) if 'in' in row else row['model']}, r = {row['r']}"
+
+
 def quotient(name: str, head: str) -> Columns:
     """The columns of a ratio: the ratio of the medians, its quartiles, the ratio of the minima."""
     return (
@@ -154,29 +209,19 @@ def quotient(name: str, head: str) -> Columns:
 
 TIME = (("ms (quartiles)", milliseconds), ("rounds", lambda row: row["time"]["rounds"]))
 RANK = ("r", lambda row: row["r"])
-TABLES: dict[str, Columns] = {
-    "linear": (
-        ("in x out", shape),
-        RANK,
-        ("method", lambda row: row["method"]),
-        *TIME,
-        ("overhead", overhead),
-        *quotient("against_lora", "against LoRA's"),
-    ),
+TABLES: dict[str, Columns | tuple[Wide, ...]] = {
+    "linear": (Wide("in x out", at_rank, lambda row: row["method"], added),),
     "memory": (
-        ("in x out", shape),
-        RANK,
-        ("method", lambda row: row["method"]),
-        ("saved, MiB", lambda row: mebibytes(row["saved"])),
-        ("against LoRA's", lambda row: number(row.get("against_lora", {}).get("value"))),
-        ("peak, MiB", lambda row: mebibytes(row["peak"])),
+        Wide(
+            "in x out",
+            at_rank,
+            lambda row: row["method"],
+            lambda row: f"{mebibytes(row['saved'])}; {mebibytes(row['peak'])}",
+        ),
     ),
     "merging": (
-        ("", lambda row: f"{row['what']}, {shape(row) if 'in' in row else row['model']}"),
-        RANK,
-        ("operator", lambda row: row["operator"]),
-        *TIME,
-        *quotient("ratio", "ratio"),
+        Wide("merge", lambda row: row["operator"], at_rank, merged, lambda row: row["what"] == "merge"),
+        Wide("restart", at_rank, lambda row: row["operator"], merged, lambda row: row["what"] == "restart"),
     ),
     "steps": (
         ("model", lambda row: row["model"]),
@@ -222,8 +267,12 @@ TABLES: dict[str, Columns] = {
 }
 
 
-def table(columns: Columns, part: dict[str, Any]) -> str:
-    return markdown([head for head, _ in columns], [[show(row) for _, show in columns] for row in part["rows"]])
+def table(columns: Columns | tuple[Wide, ...], part: dict[str, Any]) -> str:
+    wide = [form.markdown(part["rows"]) for form in columns if isinstance(form, Wide)]
+    if wide:
+        return "\n\n".join(wide)
+    plain: Any = columns
+    return markdown([head for head, _ in plain], [[show(row) for _, show in plain] for row in part["rows"]])
 
 
 def markdown(heads: Any, rows: list[list[Any]]) -> str:

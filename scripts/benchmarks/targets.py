@@ -88,21 +88,21 @@ BLOCKS = (
 SUMS = (
     "At r = 8 sharing reads or writes each of four tensors once (input, output and their gradients), and multiplies as "
     "much as LoRA. At 2048 x 2048 the seven operations of sharing, timed one by one, take 3 ms, and those of LoRA 7 "
-    "ms. That meets the target exactly. But the frozen product also becomes slower, because other data pass through "
-    "the cache, and the target leaves no time for that. Where the output is smaller than the input, LoRA's passes over "
-    "the output are short, and the ratio is worst."
+    "ms, which meets the target exactly. But the frozen layer also becomes slower, because other data pass through "
+    "the cache, and the target leaves no time for that. The ratio is worst where the output is smaller than the input, "
+    "because LoRA then reads and writes little output."
 )
 COPIES = (
     "Adding a ready matrix to every adapted weight of smollm2-135m takes 1.3 times as long as reading and writing all "
     "weights. A restart adds rows of M, which are short in this model (78 to 129 numbers), so there are many small "
-    "additions: they take 2.1 times as long. In the rest of the time, M is copied, because checkpoints keep what was "
-    "merged, and M and both of its moments in the optimizer are cleared. That is little at rank 8. At rank 128 of the "
-    "250M shape, M holds a fifth as many numbers as all weights."
+    "additions: they take 2.1 times as long. The rest of the time copies M, because checkpoints keep what was merged, "
+    "and clears M and both of its moments in the optimizer. That is little time at rank 8. In the 250M model at rank "
+    "128, M has a fifth as many numbers as all weights together."
 )
 REST = (
     "Most of a step is spent in the frozen layers, the attention and the head, which are the same for both methods. "
-    "MoRA can be faster than LoRA only in what the adapter adds. In this small model a part of that is the time to "
-    "start operations on small tensors (0.15 ms for a layer and step), and adding in place does not shorten that time."
+    "MoRA can be faster than LoRA only in the time that the adapter adds. In this small model a part of that time is "
+    "needed to start operations on small tensors (0.15 ms for a layer and step), whatever the operations are."
 )
 TARGETS = (
     Target(
