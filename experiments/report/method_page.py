@@ -24,7 +24,7 @@ SETTINGS = """## What each method does
 The lines are those of the methods' files. In a formula W is the frozen weight (d outputs, k inputs), dW its update, and
 q the side of a square matrix. The settings are those of the run `task={task} scale={scale}` with `method.rank={rank}`,
 without the names of the layers. A setting that is "the largest that fits" spends the budget: run.py counts parameters
-to find its value, and says the value.
+to find its value, and says the value. "The best of" some values is the value with which the method spends the most.
 """
 
 
@@ -46,6 +46,8 @@ def _line(name: str, method: Method) -> tuple[str, ...]:
     settings = {n: v for n, v in (method.peft or {}).items() if n not in ("peft_type", "target_modules")}
     if method.budget:
         settings[method.budget] = "the largest that fits"
+        for name, values in (method.budget_choices or {}).items():
+            settings[name] = f"the best of {', '.join(map(str, values))}"
     shown = ", ".join(f"{setting}={value}" for setting, value in settings.items())
     formula = f"`{notes.formula}`" if notes.formula else wording.DASH
     label = f"{markdown.text(method.label)} (`{name}`)"
