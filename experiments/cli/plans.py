@@ -284,11 +284,13 @@ class StudyPlan:
         return code
 
     def notes(self, plans: Sequence[tuple[str, Plan]]) -> list[str]:
-        """A line for each cell that cannot be planned, or whose nearest record has other settings."""
+        """A line for each cell that cannot be planned, needs no run, or has only a record of other settings."""
         lines = []
         for label, plan in plans:
             if plan.unavailable:
                 lines.append(f"{label} on {plan.cell.task} cannot be planned: {plan.unavailable}")
+            elif plan.misfit:
+                lines.append(f"{label} on {plan.cell.task} has no run: {plan.misfit}")
             elif record := self.results.cell(plan.cell).nearest:
                 lines.append(f"no run of {label} on {plan.cell.task}; the nearest record is {record}")
         return lines

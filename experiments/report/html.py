@@ -133,9 +133,9 @@ def _entry(entry: TableEntry, places: dict[str, int]) -> dict[str, Any]:
         "best": entry.best,
         "title": f"{entry.row.label}: {entry.column.label}",
         "runs": " ".join(str(places[r.key]) for r in entry.filled.records),
-        "search": wording.rate_search(entry.filled),
+        "search": entry.misfit or wording.rate_search(entry.filled),
         "difference": ". ".join(
             f"Difference from {c.reference}: {wording.difference(c, entry.column)}" for c in entry.comparisons
         ),
-        "command": entry.filled.command,
+        "command": "" if entry.misfit else entry.filled.command,
     }

@@ -25,7 +25,8 @@ SETTINGS = """## What each method does
 The texts come from the files of the methods. In a formula W is the frozen weight (d outputs, k inputs), dW is the
 update of W, and q is the side of a square matrix. The settings are those of the run `task={task} scale={scale}` with
 `method.rank={rank}`, without the names of the layers. The value of a setting that is "the largest that fits" is found
-by counting parameters, and the run prints the value.
+by counting parameters, and the run prints the value. "The best of" some values is the value with which the method
+trains the most parameters.
 """
 
 
@@ -47,6 +48,8 @@ def _line(name: str, method: Method) -> tuple[str, ...]:
     settings = {n: v for n, v in (method.peft or {}).items() if n not in ("peft_type", "target_modules")}
     if method.budget:
         settings[method.budget] = "the largest that fits"
+        for name, values in (method.budget_choices or {}).items():
+            settings[name] = f"the best of {', '.join(map(str, values))}"
     shown = ", ".join(f"{setting}={value}" for setting, value in settings.items())
     formula = f"`{notes.formula}`" if notes.formula else wording.DASH
     label = f"{markdown.text(method.label)} (`{name}`)"

@@ -46,6 +46,7 @@ class TableEntry:
         paper_value: The paper's value; None where the paper has no value.
         steps: The steps at which a curve was read; empty for final metrics.
         floors: Seed -> the value of a model that knows nothing, for the seeds of `values` where it is known.
+        misfit: Why the entry stays empty: its method cannot spend the budget on the model. Empty for other entries.
         best: Whether the mean is the best of its column, and above its floor. Only `comparison` says whether a
             difference is certain.
     """
@@ -58,6 +59,7 @@ class TableEntry:
     steps: tuple[int, ...] = ()
     floors: dict[int, float] = field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
+    misfit: str = ""
     best: bool = False
 
     @property
@@ -105,11 +107,11 @@ class FilledTable:
         return list(cells.values())
 
     def commands(self) -> list[tuple[str, str, str]]:
-        """(row, columns, command) for every cell without a value. Each command stands once."""
+        """(row, columns, command) for every cell that a run can fill and none has. Each command stands once."""
         missing: dict[str, tuple[str, list[str]]] = {}
         for row in self.entries:
             for entry in row:
-                if not entry.values and not entry.filled.selected:
+                if not entry.values and not entry.filled.selected and not entry.misfit:
                     missing.setdefault(entry.filled.command, (entry.row.label, []))[1].append(entry.column.label)
         return [
             (label, "all" if len(columns) == len(self.columns) else ", ".join(columns), command)
@@ -146,7 +148,8 @@ def _has_values(study: Study, column: Column, results: Results) -> bool:
 
 
 def _entry(study: Study, row: Row, column: Column, results: Results) -> TableEntry:
-    filled = results.cell(study.cell(row, column))
+    cell = study.cell(row, column)
+    filled, misfit = results.cell(cell), results.misfit(cell)
     steps: set[int] = set()
     if column.at is not None:
         points = (measures.nearest(r, column.metric, column.at) for r in filled.selected.values())
@@ -154,7 +157,7 @@ def _entry(study: Study, row: Row, column: Column, results: Results) -> TableEnt
     paper_value, values = row.paper_values.get(column.name), values_of(filled, column)
     floors = {seed: measures.floor(filled.selected[seed], column.metric) for seed in values}
     known = {seed: floor for seed, floor in floors.items() if floor is not None}
-    return TableEntry(row, column, filled, values, paper_value, tuple(sorted(steps)), known)
+    return TableEntry(row, column, filled, values, paper_value, tuple(sorted(steps)), known, misfit=misfit)
 
 
 def _with_comparisons(study: Study, entry: TableEntry, entries: list[list[TableEntry]]) -> TableEntry:
@@ -229,12 +232,15 @@ def cost_cell(row: tuple[TableEntry, ...]) -> FilledCell:
     return next((e.filled for e in row if e.values), row[0].filled)
 
 
-UNSPENT = 0.9  # a method that trains a smaller part of its budget is marked
+UNSPENT = 0.9  # a method that trains a smaller part of its budget is marked, and one that trains more than all of it
 
 
 def spent_share(records: Iterable[Record]) -> float | None:
-    """The part of the budget that the runs train: of the parameters of LoRA at the rank. None where it is not known."""
-    records = list(records)
+    """The part of the budget that the runs train: of the parameters of LoRA at the rank. None where it is not known.
+
+    It is not known either where everything but the adapted weights trains beside the adapters.
+    """
+    records = [r for r in records if not r.config.get("method", {}).get("train_rest")]
     trainable, budget = mean_cost(records, "trainable_parameters"), mean_cost(records, "budget_parameters")
     return trainable / budget if trainable is not None and budget else None
 
@@ -283,5 +289,5 @@ def _line(table: FilledTable, entry: TableEntry) -> dict[str, Any]:
         "high": comparison.interval.high if comparison else None,
         "verdict": comparison.verdict if comparison else "",
         **{name: mean_cost(filled.selected.values(), name) for name in COSTS},
-        "command": "" if entry.values else filled.command,
+        "command": "" if entry.values or entry.misfit else filled.command,
     }

@@ -150,8 +150,8 @@ def costs(filled: FilledCell) -> dict[str, str]:
     means = {name: mean_cost(filled.selected.values(), name) for name in COSTS}
     texts = {name: DASH if mean is None else _cost(name, mean) for name, mean in means.items()}
     share = spent_share(filled.selected.values())
-    if share is not None and share < UNSPENT:
-        texts["trainable_parameters"] += f" ({100 * share:.0f} % of the budget)"
+    if share is not None and not UNSPENT <= share <= 1:
+        texts["trainable_parameters"] += f" ({100 * share:.{int(share > 1)}f} % of the budget)"
     return texts
 
 
@@ -224,6 +224,12 @@ def _runs(entry: TableEntry) -> list[Record]:
     return [entry.filled.selected[seed] for seed in entry.values]
 
 
+def misfit_notes(table: FilledTable) -> list[str]:
+    """Which rows have no value because their method cannot spend so few parameters, and why."""
+    misfits = dict.fromkeys((e.row.label, e.misfit) for row in table.entries for e in row if e.misfit)
+    return [f"{label} has a dash: {reason}." for label, reason in misfits]
+
+
 def floor_notes(table: FilledTable) -> list[str]:
     """The floor of each metric that has one: what a model gets that knows nothing."""
     notes = []
@@ -270,7 +276,7 @@ def footnotes(table: FilledTable) -> list[str]:
             "A column of a training step shows our curve at the measured step that is nearest to the same part of our "
             f"training: steps {places}."
         )
-    notes += floor_notes(table) + sample_notes(table)
+    notes += misfit_notes(table) + floor_notes(table) + sample_notes(table)
     searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
     notes += [selection_note(tasks.get(name), len(set(searched)) > 1) for name in dict.fromkeys(searched)]
     notes += doubt_note(table)

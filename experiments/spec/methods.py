@@ -55,11 +55,11 @@ def looks(name: str) -> dict[str, int]:
     return dict(settings(name).get("looks") or {})
 
 
-def has_rank(name: str) -> bool:
-    """Whether a method has the setting `method.rank`, in its own file or in one that it inherits from."""
+def has(name: str, setting: str) -> bool:
+    """Whether a method has a setting such as `rank`, in its own file or in one that it inherits from."""
     own = settings(name)
     inherited = [entry for entry in own.get("defaults", []) if isinstance(entry, str) and entry in names()]
-    return "rank" in own or any(map(has_rank, inherited))
+    return setting in own or any(has(entry, setting) for entry in inherited)
 
 
 def settings(name: str) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def of_methods(rank: int, *arguments: str) -> dict[str, RunConfig]:
     compose.register()
     runs = {}
     for name in methods.names():
-        own = [f"method={name}", *([f"method.rank={rank}"] if methods.has_rank(name) else [])]
+        own = [f"method={name}", *([f"method.rank={rank}"] if methods.has(name, "rank") else [])]
         run = parse(compose.composition([*own, *arguments]))
         if run.method.peft is not None:
             runs[name] = run

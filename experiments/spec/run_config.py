@@ -94,6 +94,8 @@ class Method(Section):
         budget: The setting of `peft` that spends the budget; None where `rank` or a formula of the method does.
         budget_step: The setting gets a multiple of this number; None: any number.
         budget_most: The setting gets at most this number; None: any number.
+        budget_choices: Other settings of `peft` -> the values among which the budget chooses; the first value counts
+            where the command line sets the setting of the budget.
         train_rest: Whether everything but the adapted weights trains beside the adapters.
         rate_ratios: Part of a parameter's name -> the factor of the learning rate for parameters with this part.
         initialisation: The function of `train.adapt` that initialises the adapter anew.
@@ -114,6 +116,7 @@ class Method(Section):
     budget: Text | None = None
     budget_step: PositiveInt | None = None
     budget_most: PositiveInt | None = None
+    budget_choices: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = None
     train_rest: Switch | None = None
     rate_ratios: dict[str, Positive] | None = None
     initialisation: Text | None = None

@@ -22,7 +22,7 @@ from .. import paper, tasks
 from ..errors import ConfigError
 from ..identity import RATE, cell_key_of, identity_of, key_of
 from ..paper import Cell
-from ..spec import compose, protocol
+from ..spec import budgets, compose, protocol
 from ..spec.arguments import argument, settings
 from ..spec.parse import parse
 from ..spec.run_config import RunConfig
@@ -79,6 +79,11 @@ class CellSetting:
     def key(self, rate: float, seed: int) -> str:
         """The key of the run at `rate` and `seed` on this machine."""
         return key_of(self.run_identity(rate, seed))
+
+    @cached_property
+    def misfit(self) -> str:
+        """Why the method cannot spend its budget on the model; empty where the method can, or where nobody knows."""
+        return budgets.misfit(self.config) if self.config else ""
 
     @cached_property
     def cell_key(self) -> str:

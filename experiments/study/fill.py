@@ -17,6 +17,7 @@ from typing import Any
 from .. import tasks
 from ..identity import RATE, cell_key_of, differences
 from ..paper import Cell
+from ..spec import methods
 from ..store.records import Record
 from . import measures, rates
 from .cells import CellSetting, Protocols, UnavailableError
@@ -131,6 +132,15 @@ class Results:
         if cell not in self._cells:
             self._cells[cell] = self._fill(cell)
         return self._cells[cell]
+
+    def misfit(self, cell: Cell) -> str:
+        """Why a cell stays without runs: its method cannot spend the budget on the model. Empty for other cells."""
+        if self.cell(cell).runs or not methods.has(cell.method, "budget"):
+            return ""
+        try:
+            return self.protocols.setting(cell).misfit
+        except UnavailableError:
+            return ""
 
     def put(self, filled: FilledCell) -> None:
         """Take a cell as it is, which no configuration of this version describes."""

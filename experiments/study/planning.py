@@ -51,6 +51,7 @@ class Plan:
         later: How many runs follow when the search has ended; their rate is not known before.
         selection: How the rate of the seeds was, or will be, chosen.
         unavailable: Why the cell cannot be planned at all; empty where it can.
+        misfit: Why the cell needs no run: its method cannot spend the budget on the model. Empty for other cells.
     """
 
     cell: Cell
@@ -60,6 +61,7 @@ class Plan:
     later: int = 0
     selection: str = ""
     unavailable: str = ""
+    misfit: str = ""
 
     @property
     def needed(self) -> list[PlannedRun]:
@@ -84,6 +86,8 @@ def plan(
         setting = results.protocols.setting(cell)
     except UnavailableError as error:
         return Plan(cell, None, SINGLE, (), unavailable=str(error))
+    if misfit := results.misfit(cell):
+        return Plan(cell, setting, SINGLE, (), misfit=misfit)
     if search == WIDENED and not setting.widens:
         search = LISTED
     if setting.searched and search != OFF:
@@ -196,5 +200,7 @@ def duration(seconds: float) -> str:
 
 def states(plan: Plan) -> str:
     """How many runs are in which state."""
+    if plan.misfit:
+        return "a dash: does not fit its budget"
     counted = Counter(r.state for r in plan.runs)
     return ", ".join(f"{counted[s]} {s}" for s in STATES if counted[s])

@@ -79,6 +79,8 @@ def run_all(
         broken = [r for r in plan.runs if r.abandoned and r.state not in (DONE, DIVERGED)]
         if plan.unavailable:
             say(f"{place} cannot be planned: {plan.unavailable}")
+        if plan.misfit:
+            say(f"{place} has no run: {plan.misfit}")
         for run in broken:
             say(f"{place}: the run at learning rate {run.rate:g}, seed {run.seed}, did not finish ({run.state})")
         failed |= bool(plan.unavailable or broken)

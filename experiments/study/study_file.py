@@ -267,7 +267,7 @@ def _ranks(family: str, entry: RowEntry, base: Settings, ranks: list[int | str])
     if method not in methods.names():
         given = f", got {method!r}" if "method" in settings else ""
         raise ConfigError(f"rows.{family}.method must be one of {', '.join(methods.names())}{given}")
-    if not methods.has_rank(method) or "method.rank" in settings:
+    if not methods.has(method, "rank") or "method.rank" in settings:
         return []
     return ranks if entry.ranks is None else entry.ranks
 

@@ -13,17 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_config, get_peft_model
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer, _check_lora_target_modules_mamba
 from torch import nn
 
-import mora  # noqa: F401  (registers MoRA with PEFT)
-
 from ..errors import ConfigError, one_line
-from ..spec import shapes, skeletons, target_modules
+from ..spec import budgets, shapes, skeletons, target_modules
+from ..spec.counting import adapter_config
 from ..spec.run_config import Method, RunConfig
-from . import budgets
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         with warnings.catch_warnings():
             # LoRA sets the layout of Conv1D's weights by itself, and warns about that.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
-            spent = budgets.spent(_named(m, chosen, model), sizes, adapter_config, config.paths.cache_folder)
+            spent = budgets.spent(_named(m, chosen, model), sizes, config.paths.cache_folder)
             wrapped = get_peft_model(model, adapter_config(spent), autocast_adapter_dtype=in_float32)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"method={m.name} does not fit the model: {one_line(str(error))}") from error
@@ -120,14 +117,14 @@ def _named(method: Method, chosen: target_modules.Targets | None, model: nn.Modu
 
 
 def _of_budget(method: Method, trainable: int, budget: int | None) -> str:
-    """A line about the setting that spends the budget; empty where no setting does."""
-    if method.budget is None or budget is None:
+    """A line about the settings that spend the budget, or about a budget that is exceeded; empty where neither is."""
+    if budget is None or (method.budget is None and trainable <= budget):
         return ""
-    value = (method.peft or {})[method.budget]
-    return (
-        f"method.peft.{method.budget} is {value}: the method trains {trainable:,} parameters, and a LoRA of rank "
-        f"{method.rank} trains {budget:,}"
-    )
+    names = [] if method.budget is None else [method.budget, *(method.budget_choices or {})]
+    settings = " and ".join(f"method.peft.{name} is {(method.peft or {})[name]}" for name in names)
+    more = f", {trainable / budget - 1:.1%} more than the budget" if trainable > budget else ""
+    line = f"the method trains {trainable:,} parameters{more}, and a LoRA of rank {method.rank} trains {budget:,}"
+    return ": ".join(filter(None, [settings, line]))
 
 
 def _of_experts(left: dict[str, nn.Parameter]) -> str:
@@ -140,22 +137,6 @@ def _of_experts(left: dict[str, nn.Parameter]) -> str:
         "are stacks of the experts' matrices, not linear layers; "
         f"+method.peft.target_parameters=[{','.join(names)}] adapts them where the method can"
     )
-
-
-def adapter_config(method: Method) -> PeftConfig:
-    """The configuration of PEFT that the `peft` section of a method is.
-
-    Raises:
-        ConfigError: PEFT has no such method, or the method has no such setting.
-    """
-    settings = {"task_type": "CAUSAL_LM", **(method.peft or {})}
-    try:
-        return get_peft_config(settings)
-    except KeyError:
-        known = ", ".join(sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING))
-        raise ConfigError(f"method.peft.peft_type must be one of {known}, got {settings['peft_type']!r}") from None
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"method.peft of method={method.name}: {one_line(str(error))}") from error
 
 
 def _without_adapter(model: nn.Module, config: RunConfig) -> AdaptedModel:

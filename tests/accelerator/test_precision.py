@@ -17,6 +17,7 @@ from experiments.spec import methods
 from experiments.train import trainer as training
 from experiments.train.trainer import RunTrainer
 
+from ..train.test_all_methods import RANKS
 from .test_runs import trainer_of
 
 STEPS = ("training.steps=6", "training.batch_size=4", "training.evaluate_every=6", "training.checkpoint_every=6")
@@ -46,7 +47,8 @@ BOUNDS = {"bf16": Bounds(0.005, 0.05, 0.05), "fp16": Bounds(0.0005, 0.01, 0.05)}
 
 def settings(method: str, precision: str) -> list[str]:
     restarts = RESTARTS if method in ("relora", "remora") else ()
-    return [f"method={method}", f"hardware.precision={precision}", *STEPS, *restarts]
+    rank = [f"method.rank={RANKS[method]}"] if method in RANKS else []
+    return [f"method={method}", f"hardware.precision={precision}", *STEPS, *rank, *restarts]
 
 
 def gradient_of(trainer: RunTrainer) -> torch.Tensor:

@@ -9,8 +9,9 @@ import pytest
 
 from experiments.cli.plans import StudyPlan
 from experiments.errors import ConfigError
+from experiments.report import tables, wording
 from experiments.spec import compose
-from experiments.study import study_file
+from experiments.study import planning, start, study_file
 from experiments.study.cells import Protocols
 from scripts import plan as plan_script
 
@@ -124,3 +125,28 @@ def test_two_scales_are_refused(tmp_path):
     options = argparse.Namespace(scale="smoke", results=tmp_path, seeds=None, rate_search="on", settings=[])
     with pytest.raises(ConfigError, match="one scale at a time, and these studies need laptop and smoke"):
         StudyPlan([study], options)
+
+
+def test_a_method_that_does_not_fit_its_budget_is_a_dash_with_its_reason(tmp_path, capsys):
+    """Neither a run to do nor a failure: the plan and the tables know the reason before anything has run."""
+    study = study_file.of_entries(
+        "small",
+        {"base": {"task": "uuid"}, "rows": {"C3A": {"method": "c3a"}, "LoRA": {"method": "lora"}}, "ranks": [8]},
+    )
+    options = argparse.Namespace(scale="smoke", results=tmp_path, seeds=None, rate_search="listed", settings=[])
+    made = StudyPlan([study], options)
+    (label, dash), (_, lora) = made.states()
+    assert (dash.needed, planning.count_of_runs(dash), dash.unavailable) == ([], 0, "")
+    assert dash.misfit.startswith("method=c3a trains at least ")
+    assert dash.misfit.endswith("allowed: method.rank=11 or more")
+    assert lora.needed
+    assert made.show() == 0
+    shown = capsys.readouterr().out
+    assert "a dash: does not fit its budget" in shown
+    assert f"{label} on uuid has no run: {dash.misfit}" in shown
+    table = tables.fill(study, made.results)
+    assert f"{table.entries[0][0].row.label} has a dash: {dash.misfit}." in wording.footnotes(table)
+    assert [row for row, *_ in table.commands()] == [table.entries[1][0].row.label]
+    said = []
+    assert start.run_all([label], lambda *_: dash, [], said.append) == 0
+    assert said == [f"cell 1 of 1 ({label}) has no run: {dash.misfit}"]

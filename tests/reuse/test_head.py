@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from experiments.errors import ConfigError
 from experiments.reuse import export, load
-from experiments.spec import shapes
+from experiments.spec import counting, shapes
 from experiments.store.records import Store
-from experiments.train import adapt, scratch
+from experiments.train import scratch
 
 TOKENS = torch.arange(3, 43).view(2, 20)
 TARGETS = ["lm_head", "q_proj"]
@@ -40,7 +40,7 @@ def config(request, smoke):
 def adapted(config, tied: bool) -> PeftModel:
     # PEFT warns that it cannot tie the adapters of two tied modules.
     with pytest.warns(UserWarning, match="tie_word_embeddings=True") if tied else contextlib.nullcontext():
-        return get_peft_model(base(tied), adapt.adapter_config(config.method)).eval()
+        return get_peft_model(base(tied), counting.adapter_config(config.method)).eval()
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_it_is_loaded_to_be_scored_again(config, tied, trained_head):
 
 def test_an_adapter_of_other_layers_is_refused(config, tied, trained_head):
     _, folder = trained_head
-    settings = adapt.adapter_config(config.method)
+    settings = counting.adapter_config(config.method)
     settings.target_modules = {"q_proj"}
     with pytest.raises(ConfigError, match=r"does not hold the adapter of this model: .*lm_head.* is in only one"):
         load.load_trained(get_peft_model(base(tied), settings), config, folder)
@@ -96,7 +96,7 @@ def test_the_lora_computes_the_same(tied, trained, smoke, monkeypatch, tmp_path)
     config = config.replace(
         method=config.method.replace(peft=config.method.peft | {"target_modules": TARGETS, "init_weights": False})
     )
-    model = get_peft_model(base(tied), adapt.adapter_config(config.method)).eval()
+    model = get_peft_model(base(tied), counting.adapter_config(config.method)).eval()
     expected = logits(model)
     monkeypatch.setattr(load, "restore", lambda record, store: (model, None))
     export.converted(records["mora"], Store(results), tmp_path, export.LoraLimits())

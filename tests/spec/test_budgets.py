@@ -8,22 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.errors import ConfigError
-from experiments.spec import methods
+from experiments.spec import budgets, counting, methods
 from experiments.spec.shapes import NAMED, lora_parameters
-from experiments.train import adapt, budgets, cost
+from experiments.train import adapt, cost
 from experiments.train.base_models import tiny_model
 
 SIZES = Counter([(64, 64), (64, 64), (64, 192), (192, 64)])
-SPENDERS = [name for name in methods.names() if "budget" in methods.settings(name)]
+SPENDERS = [name for name in methods.names() if methods.settings(name).get("budget")]
 
 
 def spent(smoke, tmp_path, name, *arguments, sizes=SIZES):
     method = smoke(f"method={name}", *arguments).method
-    return budgets.spent(method, sizes.elements(), adapt.adapter_config, tmp_path)
+    return budgets.spent(method, sizes.elements(), tmp_path)
 
 
 def trainable(method, sizes=SIZES):
-    return budgets.trainable(method, sizes, adapt.adapter_config)
+    return counting.trainable(method, sizes)
 
 
 @given(st.integers(1, 40), st.integers(0, 500), st.integers(1, 20_000), st.sampled_from([1, 2, 3, 4]), st.booleans())
@@ -35,7 +35,7 @@ def test_the_largest_number_of_parameters_is_found(slope, fixed, limit, step, fa
             return None
         return fixed + (20_000 // value if falls else slope * value)
 
-    found = budgets.largest(counted, limit, SIZES)
+    found = counting.largest(counted, limit, SIZES)
     fitting = [n for v in range(1, 4 * limit) if (n := counted(v)) is not None and n <= limit]
     assert (found is None) == (not fitting) or falls
     if found is not None:
@@ -54,7 +54,7 @@ def test_a_method_trains_no_more_than_lora_of_the_rank(name, smoke, tmp_path):
     for other in (value - step, value + step):
         try:
             number = trainable(method.replace(peft=method.peft | {method.budget: other}))
-        except budgets.UNFIT:
+        except counting.UNFIT:
             continue
         assert number > limit or number <= trainable(method)
 
@@ -66,15 +66,60 @@ def test_lora_spends_its_rank_and_the_command_line_is_kept(smoke, tmp_path):
 
 
 def test_a_budget_that_is_too_small_says_which_rank_is_enough(smoke, tmp_path):
-    with pytest.raises(ConfigError, match=r"method\.peft\.r trains at least [\d,]+ parameters, at 1, and a LoRA") as e:
-        spent(smoke, tmp_path, "loha", "method.rank=1")
-    assert str(e.value).endswith("allowed: method.rank=2 or more")
+    for _ in range(2):  # the second time the reason is kept
+        with pytest.raises(
+            ConfigError, match=r"method=loha trains at least [\d,]+ parameters, with method\.peft\.r=1, and"
+        ) as e:
+            spent(smoke, tmp_path, "loha", "method.rank=1")
+        assert str(e.value).endswith("allowed: method.rank=2 or more")
     assert spent(smoke, tmp_path, "loha", "method.rank=2").peft["r"] == 1
+
+
+def test_a_plan_knows_the_reason_and_counts_once(smoke, tmp_path, monkeypatch):
+    """A plan, a run and the next plan agree, whoever has counted first."""
+    refused, taken = (
+        smoke("method=loha", f"method.rank={rank}", "model=tiny", f"paths.cache={tmp_path}") for rank in (1, 2)
+    )
+    reason = budgets.misfit(refused)
+    assert reason.startswith("method=loha trains at least ")
+    assert budgets.misfit(taken) == ""
+    with pytest.raises(ConfigError) as error:
+        adapt.adapt(tiny_model(), refused)
+    assert str(error.value) == reason
+    adapt.adapt(tiny_model(), taken)
+    monkeypatch.setattr(counting, "trainable", lambda *_: 1 / 0)
+    assert (budgets.misfit(refused), budgets.misfit(taken)) == (reason, "")
+    adapt.adapt(tiny_model(), taken)
+
+
+def test_the_budget_chooses_among_the_values_of_other_settings(smoke, tmp_path):
+    few, many = (spent(smoke, tmp_path, "lokr", f"method.rank={rank}") for rank in (1, 16))
+    assert few.peft["decompose_factor"] > many.peft["decompose_factor"]
+    fixed = [
+        few.replace(peft=few.peft | {"r": None, "decompose_factor": factor}) for factor in (2, 4, 8)
+    ]  # at 16 nothing fits
+    most = max(trainable(budgets.spent(method, SIZES.elements(), tmp_path)) for method in fixed)
+    assert trainable(few) == most
+    by_hand = spent(smoke, tmp_path, "lokr", "+method.peft.r=3")
+    assert (by_hand.peft["r"], by_hand.peft["decompose_factor"]) == (3, few.budget_choices["decompose_factor"][0])
+
+
+def test_dora_exceeds_the_budget_and_says_so_unless_it_is_told_to_keep_to_the_budget(smoke):
+    above = adapt.adapt(tiny_model(), smoke("method=dora", "method.rank=8"))
+    number, _ = cost.count_parameters(above.model)
+    assert number > above.budget
+    assert above.notes == (
+        f"the method trains {number:,} parameters, {number / above.budget - 1:.1%} more than the budget, and a LoRA of "
+        f"rank 8 trains {above.budget:,}",
+    )
+    within = adapt.adapt(tiny_model(), smoke("method=dora", "method.rank=8", "method.budget=r", "method.peft.r=null"))
+    assert cost.count_parameters(within.model)[0] <= within.budget
+    assert within.notes[0].startswith("method.peft.r is 7: ")
 
 
 def test_the_value_is_kept_for_the_next_process(smoke, tmp_path, monkeypatch):
     first = spent(smoke, tmp_path, "miss", "method.rank=8")
-    monkeypatch.setattr(budgets, "trainable", lambda *_: 1 / 0)
+    monkeypatch.setattr(counting, "trainable", lambda *_: 1 / 0)
     assert spent(smoke, tmp_path, "miss", "method.rank=8") == first
     for path in (tmp_path / "budgets").iterdir():
         path.write_text('{"value": "x"}')
