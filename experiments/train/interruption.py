@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,14 +29,11 @@ class StopWithCheckpoint(TrainerCallback):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle signals within a block, in the main thread; Python delivers no signal to other threads."""
-        if threading.current_thread() is threading.main_thread():
-            self.handlers = {number: signal.signal(number, self.handle) for number in signals.handled()}
+        """Handle signals within a block."""
         try:
-            yield
+            with signals.handled_by(self.handle) as self.handlers:
+                yield
         finally:
-            for number, handler in self.handlers.items():
-                signal.signal(number, handler)
             self.handlers = {}
 
     def handle(self, number: int, frame: Any) -> None:
