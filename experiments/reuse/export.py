@@ -53,6 +53,7 @@ def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimit
 
     Raises:
         ConfigError: The run has no such form, or `out` exists or cannot be written. Nothing is left behind.
+        StorageError: The disk is full. Nothing is left behind.
     """
     if out.exists() or out.is_symlink():
         raise ConfigError(f"OUT exists already and is left as it is: {out}")
@@ -91,8 +92,9 @@ def merged(record: Record, store: Store, out: Path, dtype: str | None = None) ->
     model = model.to(getattr(torch, dtype))
     for name, parameter in model.named_parameters():
         _check_finite(parameter, name, dtype)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with files.writing("the model", out.parent):
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     return f"a whole model, in {dtype}, with its tokenizer: AutoModelForCausalLM.from_pretrained loads it"
 
 
@@ -172,8 +174,9 @@ def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> st
             f"{record.name} is no LoRA of rank {rank} (operator {method['operator']}): {lost}; "
             "a higher --rank loses less, --tolerance or --force accepts it, --format merged loses nothing"
         )
-    lora_form.config.save_pretrained(str(out))
-    save_file(lora_form.weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    with files.writing("the adapter", out.parent):
+        lora_form.config.save_pretrained(str(out))
+        save_file(lora_form.weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
     return "a LoRA adapter, " + (f"rank {rank}: {lost}" if rank else "exact, of rank r_hat")
 
 
@@ -218,7 +221,8 @@ def convert(path: Path, dtype: str) -> None:
     weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(path).items()}
     for name, tensor in weights.items():
         _check_finite(tensor, name, dtype)
-    save_file(weights, path, metadata={"format": "pt"})
+    with files.writing("the adapter", path.parent.parent):
+        save_file(weights, path, metadata={"format": "pt"})
 
 
 def _check_finite(tensor: Any, name: str, dtype: str) -> None:
