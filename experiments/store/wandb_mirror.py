@@ -49,7 +49,7 @@ def summary(record: Record) -> dict[str, Any]:
 
 def reachable(address: str) -> bool:
     """Whether the server at an address takes a connection. Behind a proxy, W&B's own client has to try."""
-    if urllib.request.getproxies():
+    if urllib.request.getproxies().keys() - {"no"}:  # "no" lists hosts that need no proxy
         return True
     parts = urllib.parse.urlsplit(address)
     with contextlib.suppress(OSError, ValueError):
