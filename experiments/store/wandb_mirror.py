@@ -51,8 +51,8 @@ def reachable(address: str) -> bool:
     """Whether the server at an address takes a connection. Behind a proxy, W&B's own client has to try."""
     if urllib.request.getproxies().keys() - {"no"}:  # "no" lists hosts that need no proxy
         return True
-    parts = urllib.parse.urlsplit(address)
     with contextlib.suppress(OSError, ValueError):
+        parts = urllib.parse.urlsplit(address)
         port = parts.port or (80 if parts.scheme == "http" else 443)
         with socket.create_connection((parts.hostname or "", port), CONNECTING):
             return True
