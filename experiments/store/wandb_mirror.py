@@ -62,10 +62,9 @@ def reachable(address: str) -> bool:
 class WandbMirror(TrainerCallback):
     """Sends the configuration, each row of the curve, and at the end the final metrics and the cost.
 
-    With WANDB_API_KEY or a login the mirror is online, otherwise, and without a network, it is a folder below
-    `results/wandb`. The id of the
-    run is the key of the record, so a resumed run continues on the same page of W&B. W&B gets nothing that is printed,
-    except for the error of a run that fails, without the secrets in its message.
+    With WANDB_API_KEY or a login the mirror is online. Without them, or without a network, the mirror is a folder below
+    `results/wandb`. The id of the run is the key of the record, so a resumed run continues on the same page of W&B. W&B
+    gets nothing that is printed, except for the error of a run that fails, without the secrets in its message.
     """
 
     def __init__(self, config: RunConfig, record: Record, tables: Sequence[str] = ()) -> None:

@@ -186,6 +186,7 @@ def test_a_cell_is_composed_as_hydra_composes_it(sweep, monkeypatch):
         (["method.rank=1,8", "method.target_modules=[q_proj],all-linear", "task.pairs=${training.steps},32"], 8, 1),
         (["task=uuid,instruct", "+method.peft.use_dora=true,false", "quantization=none,nf4"], 8, 4),
         (["experiment=table2,table3", "model=tiny,'y z'"], 4, 2),
+        (["task.pairs=64", "++task.pairs=16", "seed=0,1"], 2, 3),  # the order of the first two matters
     ):
         compared.clear()
         by_hydra.clear()

@@ -1,6 +1,5 @@
 """The store: a file is whole or absent, one process runs a cell, an unreadable record is named and skipped."""
 
-import argparse
 import dataclasses
 import errno
 import json
@@ -141,7 +140,7 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys, counted)
     assert Store(tmp_path).read(changed.key).name == r"a\x1b[31m"  # what we write ourselves is written with escapes
     (tmp_path / "runs" / f"{KEY}.json").write_bytes(values(name="c\x1b[31m"))
     (tmp_path / "runs" / "d\x1b[31m.json").write_bytes(values())
-    assert [r.key for r in script.records(argparse.Namespace(results=tmp_path))] == [changed.key]
+    assert [r.key for r in script.records(tmp_path)] == [changed.key]
     assert script.guarded(lambda: status.main(["--results", str(tmp_path)])) == 0
     out, err = capsys.readouterr()
     assert r"E\x9b" in out
