@@ -17,6 +17,7 @@ TITLES = {
     "harness": "run.py against a bare loop",
     "startup": "Starting",
     "generation": "Generation",
+    "growth": "Thousands of records and cells",
 }
 INTRODUCTION = """# Performance
 
@@ -51,6 +52,9 @@ NOTES = {
     "checkpoints.",
     "startup": "The time of a whole process, from its start to its end.",
     "generation": "Greedy generation after prompts of 38 tokens; the adapters are not merged.",
+    "growth": "Seconds of processor time. The records are those of this project, at seven learning rates and with many "
+    "seeds. A size is that of the records that are read, or of the page that is written. The cells of the sweep choose "
+    "one of two methods and differ in their seeds. Composing is what the harness adds to a cell before the checks.",
 }
 
 
@@ -218,6 +222,12 @@ TABLES: dict[str, Columns] = {
         ("tokens a second", lambda row: f"{row['tokens_per_second']:,.0f}"),
         ("rounds", lambda row: row["time"]["rounds"]),
         *quotient("ratio", "speed against one by one"),
+    ),
+    "growth": (
+        ("what", lambda row: row["what"]),
+        ("s", lambda row: f"{row['seconds']:.3g}"),
+        ("MB", lambda row: f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else "-"),
+        ("against Hydra alone", lambda row: number(row.get("ratio", {}).get("value"))),
     ),
 }
 

@@ -82,9 +82,14 @@ def test_needs_no_network(page):
 
 def test_data_is_whole(page, hostile):
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
-    assert [r["key"] for r in data["records"]] == [r.key for r in hostile[0]]
-    evil = next(r for r in data["records"] if r["name"] == EVIL)
-    assert data["sections"][evil["provenance"][EVIL]] == EVIL
+    packed = [dict(zip(data["fields"], values, strict=True)) for values in data["records"]]
+    assert [r["key"] for r in packed] == [r.key for r in hostile[0]]
+    evil = next(r for r in packed if r["name"] == EVIL)
+    assert data["sections"][data["sections"][evil["provenance"]][EVIL]] == EVIL
+    for record, values in zip(hostile[0], packed, strict=True):
+        names, *numbers = values["final"]
+        assert dict(zip(data["sections"][names], numbers, strict=True)) == pytest.approx(record.metrics["final"], 1e-5)
+        assert data["sections"][values["cell"]] | {k: values[k] for k in ("learning_rate", "seed")} == record.cell
 
 
 def test_the_committed_page_is_small():
