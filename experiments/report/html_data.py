@@ -1,8 +1,8 @@
 """The records as the page carries them, for the list of runs and for the provenance of a value.
 
 Runs of a cell share nearly all of their configuration, versions and hardware. So each section is stored once, and a
-record holds the place of the section in the list of all sections; names stand once, and not in each record. The page
-does not carry what it shows nowhere: curves, times, the digits of a number behind the sixth. A record's own file does.
+record holds the place of the section in the list of all sections. Names of fields stand once too. The page leaves out
+the curves, the times of a run, and the digits of a number after the sixth: the file of the record has them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What thousands of records and thousands of cells cost: the tables, the page, and the cells of a sweep.
+"""What thousands of records and hundreds of cells cost: the tables, the page, and the cells of a sweep.
 
-Times are those of the processor, which other programs on the machine hardly change.
+Times are processor times, because other programs on the machine change them less than the time of the clock.
 """
 
 from __future__ import annotations
@@ -15,26 +15,30 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 RECORDS = 5000
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 CELLS = 200  # of a sweep
+TABLES, PAGE = "make_tables.py", "make_report.py"
+BY_HYDRA, COMPOSED, CHECKED = "composed by Hydra alone", "composed by run.py", "composed and checked by run.py"
 
 
 def measure(quick: bool) -> Iterator[dict[str, Any]]:
-    """A row for the tables, for the page, and for each way to compose a cell of a sweep."""
+    """A row for the tables, for the page, and for each way to compose a cell of a sweep: `seconds`, and `bytes`."""
     count = RECORDS // 10 if quick else RECORDS
     with tempfile.TemporaryDirectory(prefix="mora-benchmark-") as folder:
         grow(Path(folder) / "runs", count)
-        size = sum(path.stat().st_size for path in Path(folder).rglob("*"))
-        yield {"what": f"reading {count:,} records as JSON alone", "seconds": by_json(Path(folder)), "bytes": size}
-        for script in ("make_tables", "make_report"):
-            seconds = of_process([str(ROOT / "scripts" / f"{script}.py"), "--results", folder])
-            row = {"what": f"{script}.py, {count:,} records", "seconds": seconds}
-            page = Path(folder) / "report.html"
-            yield row | ({"bytes": page.stat().st_size} if page.exists() else {})
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*.json"))
+        yield {"command": "json.loads", "of": f"{count:,} records", "seconds": by_json(Path(folder)), "bytes": size}
+        for name in (TABLES, PAGE):
+            seconds = of_process([str(ROOT / "scripts" / name), "--results", folder])
+            row: dict[str, Any] = {"command": name, "of": f"{count:,} records", "seconds": seconds}
+            if name == PAGE:
+                row["bytes"] = (Path(folder) / "report.html").stat().st_size
+            yield row
     yield from composing(CELLS // 10 if quick else CELLS)
 
 
@@ -84,12 +88,13 @@ def of_process(arguments: list[str]) -> float:
 
 
 def composing(cells: int) -> Iterator[dict[str, Any]]:
-    """A row for Hydra alone and a row for `CellComposer`: seconds of processor time for a cell of a sweep."""
+    """A row for Hydra alone, for `CellComposer`, and for the whole check of run.py: seconds for a cell of a sweep."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
     from experiments.cli.composer import CellComposer
+    from experiments.cli.sweep import Sweep
     from experiments.spec import compose
 
     compose.register()
@@ -101,14 +106,18 @@ def composing(cells: int) -> Iterator[dict[str, Any]]:
         loader: Any = GlobalHydra.instance().config_loader()
         sweep = loader.load_configuration("config", [], RunMode.MULTIRUN)
         ways: dict[str, Callable[[Any, list[str]], Any]] = {
-            "a cell of a sweep, composed by Hydra alone": loader.load_sweep_config,
-            "a cell of a sweep, as run.py composes it": CellComposer(loader),
+            BY_HYDRA: loader.load_sweep_config,
+            COMPOSED: CellComposer(loader),
         }
-        seconds = dict.fromkeys(ways, 0.0)
+        seconds = dict.fromkeys([*ways, CHECKED], 0.0)
         for cell, (name, way) in itertools.product(arguments, ways.items()):
             start = time.process_time()
             way(sweep, cell)
             seconds[name] += time.process_time() - start
-    first, *_ = seconds.values()
+        context = SimpleNamespace(config_loader=loader)
+        start = time.process_time()
+        Sweep().check(SimpleNamespace(hydra_context=context, launcher=None, config=sweep, overrides=[arguments]))
+        seconds[CHECKED] = time.process_time() - start
     for name, total in seconds.items():
-        yield {"what": name, "seconds": total / len(arguments), "ratio": {"value": total / first}}
+        ratio = {"value": total / seconds[BY_HYDRA]}
+        yield {"command": name, "of": f"a cell of {cells:,}", "seconds": total / len(arguments), "ratio": ratio}

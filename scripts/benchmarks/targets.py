@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from . import growth
+
 Row = dict[str, Any]
 
 
@@ -78,6 +80,11 @@ def trainer(row: Row) -> Row | None:
     return row["ratio"] if row["loop"] == "run.py" else None
 
 
+def grown(command: str, field: str, unit: float = 1.0) -> Callable[[Row], Row | None]:
+    """The value of a field, in `unit`, of the rows of one command."""
+    return lambda row: {"value": row[field] / unit} if row["command"] == command else None
+
+
 BLOCKS = (
     "A block operator computes three products of 2 T k r_hat operations each: in the forward pass, for the gradient "
     "of the input, and for the gradient of M. These three products alone, each as one product of contiguous matrices, "
@@ -129,4 +136,9 @@ TARGETS = (
         unit=" s",
     ),
     Target("a finished cell is recognised", "startup", 2.0, start("a finished cell"), unit=" s"),
+    Target("tables of 5,000 records", "growth", 3.0, grown(growth.TABLES, "seconds"), unit=" s"),
+    Target("page of 5,000 records", "growth", 3.0, grown(growth.PAGE, "seconds"), unit=" s"),
+    Target("size of the page of 5,000 records", "growth", 3.0, grown(growth.PAGE, "bytes", 1e6), unit=" MB"),
+    Target("a cell of a sweep is composed", "growth", 0.1, grown(growth.COMPOSED, "seconds"), unit=" s"),
+    Target("a cell of a sweep is composed and checked", "growth", 0.1, grown(growth.CHECKED, "seconds"), unit=" s"),
 )
