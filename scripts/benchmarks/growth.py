@@ -43,13 +43,14 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def grow(runs: Path, count: int) -> None:
-    """Write so many records: those of this project, at other learning rates and with other seeds."""
+    """Write so many records: those of this project, archived ones too, at other learning rates and with other seeds."""
     from experiments.identity import key_of
 
     runs.mkdir()
-    originals = [json.loads(path.read_bytes()) for path in sorted((ROOT / "results" / "runs").glob("*.json"))]
+    originals = [json.loads(path.read_bytes()) for path in sorted((ROOT / "results").rglob("runs/*.json"))]
+    variants = ((seed, *rest) for seed in itertools.count() for rest in itertools.product(RATES, originals))
     written: set[str] = set()
-    for seed, rate, original in itertools.product(itertools.count(), RATES, originals):
+    for seed, rate, original in variants:
         values = copy.deepcopy(original)
         for section in (values["identity"], values["cell"], values["config"]):
             section["seed"] = seed

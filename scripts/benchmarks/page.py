@@ -52,11 +52,11 @@ NOTES = {
     "checkpoints.",
     "startup": "The time of a whole process, from its start to its end.",
     "generation": "Greedy generation after prompts of 38 tokens; the adapters are not merged.",
-    "growth": "The seconds are processor time. The records are those of this project, at seven learning rates and with "
-    "many seeds. MB is the size of the records that are read, or of the page that is written. `json.loads` reads the "
-    "same records as JSON and does nothing else. The cells of the sweep choose one of two methods and differ in their "
-    "seeds. run.py composes and checks all cells before the first one runs, and composes each cell once more when the "
-    "cell runs.",
+    "growth": "The seconds are processor time. The records are those of this project, archived ones too, at seven "
+    "learning rates and with many seeds. MB is the size of the records that are read, or of the page that is written. "
+    "`json.loads` reads the same records as JSON and does nothing else. The cells of the sweep choose one of two "
+    "methods and differ in their seeds. run.py composes and checks all cells before the first one runs, and composes "
+    "each cell once more when the cell runs.",
 }
 
 
