@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import wording
-from .tables import FilledTable, TableEntry
+from .tables import Comparison, FilledTable, TableEntry
 
 UNDECIDED = "undecided"
 
@@ -26,7 +26,7 @@ class Answer:
 def answers(table: FilledTable) -> list[Answer]:
     """The answers of a study, metric by metric."""
     columns = range(len(table.columns))
-    return [_answer(row[j]) for j in columns for row in table.entries if row[j].comparison]
+    return [_answer(row[j], c) for j in columns for row in table.entries for c in row[j].comparisons]
 
 
 def headline(table: FilledTable, metric: str = "final") -> str:
@@ -39,14 +39,12 @@ def headline(table: FilledTable, metric: str = "final") -> str:
     entries = [row[j] for row in table.entries for j, column in enumerate(table.columns) if column.name == metric]
     info = entries[0].column.info
     shown = "; ".join(f"{e.row.label}: {wording.ours(e)}" for e in entries if e.values) or "no runs yet"
-    compared = [f"* {_answer(entry).text}\n" for entry in entries if entry.comparison]
+    compared = [f"* {_answer(entry, c).text}\n" for entry in entries for c in entry.comparisons]
     name = info.label[0].upper() + info.label[1:]
     return f"{name}, {info.unit}, mean ± standard deviation (seeds): {shown}.\n\n" + "".join(compared)
 
 
-def _answer(entry: TableEntry) -> Answer:
-    comparison = entry.comparison
-    assert comparison is not None
+def _answer(entry: TableEntry, comparison: Comparison) -> Answer:
     interval, metric = comparison.interval, entry.column.label
     reference, label = comparison.reference, entry.row.label
     seeds = f"{interval.n} paired seed{'' if interval.n == 1 else 's'}"

@@ -14,7 +14,7 @@ from ..spec import shapes
 from ..study import measures, statistics
 from ..study.fill import FilledCell, Results
 from ..study.layout import COST, CURVES, RANK, RATES, SPECTRUM, Study
-from . import curves, plots, rank_question, tables
+from . import curves, plots, rank_question, tables, wording
 from .output import Files
 
 MARKER_EVERY = 0.12  # a marker each 12 % of the axis: enough to tell lines apart, and the lines stay visible
@@ -204,7 +204,7 @@ def score_against_rank(study: Study, question: rank_question.RankQuestion, scale
         look = plots.look(i) | {"linestyle": "none"}
         errors = {"yerr": point.score.sd or 0.0, "xerr": point.rank.sd or 0.0}
         axes.errorbar(point.rank.mean, point.score.mean, **errors, label=point.label, capsize=2, markersize=6, **look)
-    axes.set_xlabel(rank_question.RANK_LABEL)
+    axes.set_xlabel(wording.RANK_LABEL)
     axes.set_ylabel(_axis_label(question.column.info))
     axes.set_title(
         f"{study.title}, {question.column.label}, scale {scale} (± 1 sd)\n"

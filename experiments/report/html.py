@@ -145,7 +145,7 @@ def _sort_key(value: float | None) -> float | str:
 
 
 def _entry(entry: TableEntry, places: RunPlaces) -> dict[str, Any]:
-    summary, comparison = entry.summary, entry.comparison
+    summary = entry.summary
     return {
         "paper": wording.paper_value(entry),
         "paper_sort": _sort_key(entry.paper_value),
@@ -155,8 +155,8 @@ def _entry(entry: TableEntry, places: RunPlaces) -> dict[str, Any]:
         "title": f"{entry.row.label}: {entry.column.label}",
         "runs": places.place(entry.filled),
         "search": wording.rate_search(entry.filled),
-        "difference": f"Difference from {comparison.reference}: {wording.difference(comparison, entry.column)}"
-        if comparison
-        else "",
+        "difference": ". ".join(
+            f"Difference from {c.reference}: {wording.difference(c, entry.column)}" for c in entry.comparisons
+        ),
         "command": entry.filled.command,
     }

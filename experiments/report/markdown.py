@@ -38,10 +38,10 @@ def page(table: FilledTable) -> str:
     if table.details():
         parts += ["## How each row was run\n", details(table)]
     differences = [
-        (e.row.label, e.column.label, e.comparison.reference, wording.difference(e.comparison, e.column))
+        (e.row.label, e.column.label, comparison.reference, wording.difference(comparison, e.column))
         for row in table.entries
         for e in row
-        if e.comparison
+        for comparison in e.comparisons
     ]
     if differences:
         parts += ["## Differences\n", grid(("row", "column", "against", "difference [95 %]"), differences)]
@@ -62,6 +62,5 @@ def with_notes(table: FilledTable) -> str:
 
 def details(table: FilledTable) -> str:
     """How each row of a table was run, a line for each cell."""
-    return grid(
-        wording.DETAIL_HEADER, [tuple(map(text, wording.detail(label, cell))) for label, cell in table.details()]
-    )
+    header, lines = wording.details(table)
+    return grid(header, [tuple(map(text, line)) for line in lines])

@@ -12,8 +12,6 @@ from ..study import measures, statistics
 from ..study.layout import Column
 from .tables import FilledTable
 
-RANK_LABEL = "singular values of the update above 0.1"
-
 
 @dataclass(frozen=True)
 class Point:

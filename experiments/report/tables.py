@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of an entry from that of the study's reference, at the same rank where there are several.
+    """The difference of an entry from that of a reference, at the same rank where there are several.
 
     Attributes:
         reference: The label of the reference's row.
         interval: Of entry minus reference, in the metric's unit.
         verdict: "better", "worse" or "undecided".
         doubts: Why the verdict is undecided whatever the interval says.
+        marked: Whether the table marks the verdict: the reference is the first of the study.
     """
 
     reference: str
     interval: Interval
     verdict: str
     doubts: tuple[str, ...] = ()
+    marked: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,18 @@ class TableEntry:
     paper_value: float | None
     steps: tuple[int, ...] = ()
     floors: dict[int, float] = field(default_factory=dict)
-    comparison: Comparison | None = None
+    comparisons: tuple[Comparison, ...] = ()
     best: bool = False
 
     @property
     def summary(self) -> Summary | None:
         """Mean and deviation over the seeds; None where no run has the metric."""
         return statistics.summary(list(self.values.values()))
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The comparison with the first reference of the study, whose verdict the table marks."""
+        return next((c for c in self.comparisons if c.marked), None)
 
     @property
     def floor(self) -> float | None:
@@ -117,8 +124,9 @@ def fill(study: Study, results: Results) -> FilledTable:
     shown = [c for c in study.columns if have_values[c] or not c.ours] or list(study.columns[:1])
     columns = tuple(sorted(shown, key=lambda column: not have_values[column]))
     entries = [[_entry(study, row, column, results) for column in columns] for row in study.rows]
-    entries = [[_with_comparison(study, entry, entries) for entry in row] for row in entries]
-    return FilledTable(study, results.scale, columns, _mark_best(entries, columns))
+    entries = [[_with_comparisons(study, entry, entries) for entry in row] for row in entries]
+    corrected = _corrected(study, entries, len(columns))
+    return FilledTable(study, results.scale, columns, _mark_best(corrected, columns))
 
 
 def values_of(filled: FilledCell, column: Column) -> dict[int, float]:
@@ -149,14 +157,20 @@ def _entry(study: Study, row: Row, column: Column, results: Results) -> TableEnt
     return TableEntry(row, column, filled, values, paper_value, tuple(sorted(steps)), known)
 
 
-def _with_comparison(study: Study, entry: TableEntry, entries: list[list[TableEntry]]) -> TableEntry:
-    with_this = study.reference_of(entry.row)
-    reference = next((e for row in entries for e in row if (e.row, e.column) == (with_this, entry.column)), None)
-    if reference is None:
-        return entry
+def _with_comparisons(study: Study, entry: TableEntry, entries: list[list[TableEntry]]) -> TableEntry:
+    comparisons = []
+    for with_this in study.references_of(entry.row):
+        reference = next(e for row in entries for e in row if (e.row, e.column) == (with_this, entry.column))
+        if comparison := _comparison(entry, reference):
+            marked = with_this.family == study.references[0]
+            comparisons.append(dataclasses.replace(comparison, marked=marked))
+    return dataclasses.replace(entry, comparisons=tuple(comparisons))
+
+
+def _comparison(entry: TableEntry, reference: TableEntry) -> Comparison | None:
     interval = statistics.paired(entry.values, reference.values)
     if interval is None:
-        return entry
+        return None
     metric = entry.column.info
     sign = 1 if metric.higher_is_better else -1
     both = [[e.values[s] for s in entry.values.keys() & reference.values.keys()] for e in (entry, reference)]
@@ -168,7 +182,25 @@ def _with_comparison(study: Study, entry: TableEntry, entries: list[list[TableEn
     doubts += (unknown,) if unknown else ()
     doubts += (f"{entry.row.label} is not above its floor",) if entry.at_floor else ()
     verdict = "undecided" if doubts else "better" if better else "worse" if worse else "undecided"
-    return dataclasses.replace(entry, comparison=Comparison(reference.row.label, interval, verdict, doubts))
+    return Comparison(reference.row.label, interval, verdict, doubts)
+
+
+def _corrected(study: Study, entries: list[list[TableEntry]], columns: int) -> list[list[TableEntry]]:
+    """The entries, with Holm's correction for the number of rows that a column compares with the same reference."""
+    for j in range(columns):
+        for family in study.references:
+            labels = {row.label for row in study.rows_of(family)}
+            places = [(i, c) for i, row in enumerate(entries) for c in row[j].comparisons if c.reference in labels]
+            tested = [(i, c) for i, c in places if c.interval.low is not None]
+            p_values = [min(c.interval.p_above(0), c.interval.p_below(0)) for _, c in tested]
+            for (i, comparison), p in zip(tested, statistics.holm(p_values), strict=True):
+                if comparison.verdict != "undecided" and p >= 1 - statistics.LEVEL:
+                    doubt = f"not after Holm's correction for {len(tested)} rows"
+                    undecided = dataclasses.replace(comparison, verdict="undecided", doubts=(doubt,))
+                    others = entries[i][j].comparisons
+                    replaced = tuple(undecided if c is comparison else c for c in others)
+                    entries[i][j] = dataclasses.replace(entries[i][j], comparisons=replaced)
+    return entries
 
 
 def _mark_best(entries: list[list[TableEntry]], columns: tuple[Column, ...]) -> tuple[tuple[TableEntry, ...], ...]:

@@ -10,7 +10,7 @@ from ..store.records import Record
 from ..study import measures, rates
 from ..study.fill import FilledCell
 from ..study.layout import Column, Study
-from ..study.statistics import Interval
+from ..study.statistics import Interval, summary
 from .tables import COSTS, UNSPENT, Comparison, FilledTable, TableEntry, mean_cost, spent_share
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DASH = "—"
 MARKS = {"better": "▲", "worse": "▼", "undecided": ""}
+RANK_LABEL = "singular values of the update above 0.1"
 BEST_RULE = "Bold marks the best mean of a column, certain or not."
 
 
@@ -25,10 +26,12 @@ def better_rule(study: Study) -> str:
     """What the marks of a table say."""
     if not study.references:
         return BEST_RULE
-    rank = " at the same rank" if len(study.references) > 1 else ""
+    first = study.references[0]
+    rank = " at the same rank" if len(study.rows_of(first)) > 1 else ""
     return (
-        f"▲ better, ▼ worse than {study.reference}{rank}: the 95 % t interval of the paired differences over common "
-        f"seeds excludes zero, and lower and higher learning rates were tried for both. {BEST_RULE}"
+        f"▲ better, ▼ worse than {first}{rank}: the 95 % t interval of the paired differences over common seeds "
+        "excludes zero, still does after Holm's correction for the rows of the column, and lower and higher learning "
+        f"rates were tried for both. {BEST_RULE}"
     )
 
 
@@ -160,14 +163,26 @@ def _cost(name: str, mean: float) -> str:
 
 DETAIL_HEADER = (
     "row", "task", "model", "rank", "operator", "learning rate: loss of the search", "runs",
-    "trainable parameters", "seconds", "peak memory, MiB",
+    "trainable parameters", "seconds", "peak memory, MiB", RANK_LABEL,
 )  # fmt: skip
 
 
-def detail(label: str, filled: FilledCell) -> tuple[str, ...]:
+def details(table: FilledTable) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """How each row of a table was run: the header, and a line for each cell.
+
+    The last column stands only where a run recorded the singular values of its update.
+    """
+    lines = [_detail(label, cell) for label, cell in table.details()]
+    width = len(DETAIL_HEADER) - all(line[-1] == DASH for line in lines)
+    return DETAIL_HEADER[:width], [line[:width] for line in lines]
+
+
+def _detail(label: str, filled: FilledCell) -> tuple[str, ...]:
     """One line about a cell, in the order of DETAIL_HEADER."""
     setting = filled.setting
     assert setting is not None
+    ranks = [r for run in filled.selected.values() if (r := measures.large_singular_values(run)) is not None]
+    rank = summary(ranks)
     return (
         label,
         filled.cell.task,
@@ -177,6 +192,7 @@ def detail(label: str, filled: FilledCell) -> tuple[str, ...]:
         rate_search(filled),
         counts(filled),
         *costs(filled).values(),
+        f"{rank.mean:.1f}" if rank else DASH,
     )
 
 

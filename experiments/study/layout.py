@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from .. import tasks
@@ -18,6 +17,7 @@ from ..spec.run_config import TaskSettings
 CURVES, RATES, COST, SPECTRUM, RANK = "curves", "rates", "cost", "spectrum", "rank"
 FIGURES = (CURVES, RATES, COST, SPECTRUM, RANK)  # what may be drawn of a study
 REFERENCE_METHOD = "lora"  # with what a study compares that names no reference, where the method is in the study
+Search = tuple[tuple[str, tuple[Any, ...]], ...]
 TRAINING_LOSS = "loss"  # the curve that every run that trains has
 
 
@@ -67,6 +67,7 @@ class Row:
         rank: A rank of the paper; None where the row has none, or where `own_rank` is given.
         own_rank: A rank that the study chooses itself.
         scales: The scales at which the study has the row; empty: all.
+        search: (setting, candidates) of what is searched for this row, in place of, or beside, the study's search.
         paper_values: Names of columns -> the paper's values.
         in_paper: Whether the paper has the row.
         points: The points of the paper's curve, (step of the paper, value).
@@ -78,6 +79,7 @@ class Row:
     rank: int | None = None
     own_rank: int | None = None
     scales: tuple[str, ...] = ()
+    search: Search = ()
     paper_values: dict[str, float | None] = field(default_factory=dict, hash=False)
     in_paper: bool = False
     points: tuple[tuple[int, float], ...] = ()
@@ -107,7 +109,8 @@ class Study:
         scale: The only scale of the study; empty: any.
         search: (setting, candidates) of what the study searches in place of, or beside, the protocol.
         seeds: The seeds at the selected rate; the search uses the first.
-        reference: The family of the rows with which the other rows are compared; empty: none.
+        references: The families of the rows with which the other rows are compared. The marks of a table are those of
+            the comparison with the first.
         curve: The metric whose curves over the training are drawn.
         figures: What is drawn: some of FIGURES.
         notes: What stands below the table.
@@ -119,9 +122,9 @@ class Study:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     scale: str = ""
-    search: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    search: Search = ()
     seeds: tuple[int, ...] = (0, 1, 2)
-    reference: str = ""
+    references: tuple[str, ...] = ()
     curve: str = TRAINING_LOSS
     figures: tuple[str, ...] = (CURVES, RATES, COST)
     notes: tuple[str, ...] = ()
@@ -168,7 +171,7 @@ class Study:
             fixed["method.operator"],
             fixed["model"],
             (*own_rank, *(argument(name, value) for name, value in settings.items())),
-            self.search,
+            tuple((dict(self.search) | dict(row.search)).items()),
         )
 
     def cells(self, scale: str) -> list[Cell]:
@@ -178,18 +181,22 @@ class Study:
         here = self.at(scale)
         return list(dict.fromkeys(here.cell(row, column) for row in here.rows for column in here.columns))
 
-    @cached_property
-    def references(self) -> list[Row]:
-        """The rows with which the others are compared."""
-        return [row for row in self.rows if self.reference and row.family == self.reference]
+    def rows_of(self, family: str) -> list[Row]:
+        """The rows of a family, rank by rank."""
+        return [row for row in self.rows if row.family == family]
 
-    def reference_of(self, row: Row) -> Row | None:
-        """The row with which a row is compared: the reference at the same rank, or the only one there is."""
-        if row in self.references:
-            return None
-        same = [r for r in self.references if r.any_rank == row.any_rank]
-        only = self.references if len(self.references) == 1 else []
-        return next(iter(same or only), None)
+    def references_of(self, row: Row) -> list[Row]:
+        """The rows with which a row is compared: each reference at the same rank, or the only row that it has.
+
+        A reference is compared with the references before it alone, so that no pair is compared twice.
+        """
+        place = self.references.index(row.family) if row.family in self.references else None
+        found = []
+        for family in self.references[:place]:
+            rows = self.rows_of(family)
+            same = [r for r in rows if r.any_rank == row.any_rank]
+            found += same or (rows if len(rows) == 1 else [])
+        return found
 
 
 def metric_columns(task_settings: TaskSettings, settings: dict[str, Any]) -> tuple[Column, ...]:

@@ -50,7 +50,7 @@ def _study(key: str, cells: dict[str, list[Record]], results: Results) -> Study 
     if len({row.family for row in rows}) == 1:  # nothing but the rank differs
         rows = [replace(row, family=row.label) for row in rows]
     title = f"Runs on {task} with {model} that differ only in their method"
-    study = Study(f"runs-{key[:6]}", title, tuple(rows), columns, results.scale, reference=rows[0].family)
+    study = Study(f"runs-{key[:6]}", title, tuple(rows), columns, results.scale, references=(rows[0].family,))
     for row, cell in zip(rows, order, strict=True):
         results.put(_filled(study, row, cells[cell]))
     return study

@@ -37,7 +37,7 @@ from ..paper import published
 from ..spec import compose, methods, scales
 from ..spec.protocol import rank_number
 from ..spec.run_config import TaskSettings
-from .layout import FIGURES, TRAINING_LOSS, Column, Row, Study, metric_columns, published_in
+from .layout import FIGURES, TRAINING_LOSS, Column, Row, Search, Study, metric_columns, published_in
 
 BRACKET = "bracket"
 NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
@@ -56,6 +56,7 @@ class RowEntry(BaseModel):
     label: str | None = None  # `{rank}` stands for the rank; without a label: the row's name, and `, r = 8`
     ranks: list[Rank] | None = None  # in place of the study's
     scales: list[str] = []
+    search: dict[str, str | list[Any]] = {}  # in place of, or beside, the study's
 
 
 class ColumnEntry(BaseModel):
@@ -83,7 +84,7 @@ class StudyEntry(BaseModel):
     ranks: list[Rank] = []
     search: dict[str, str | list[Any]] = {}
     seeds: Annotated[int, Field(gt=0, le=1000)] | list[Annotated[int, Field(ge=0)]] = 3
-    reference: str = ""
+    reference: str | list[str] = []
     columns: list[str] | dict[str, ColumnEntry] = []
     curve: str = TRAINING_LOSS
     figures: list[str] = list(FIGURES[:3])
@@ -178,7 +179,8 @@ def _study(name: str, entry: StudyEntry, entries: dict[str, Any]) -> Study:
     base = {n: v for n, v in entry.base.items() if n != "scale"}
     rows = _rows(entry.rows, base, entry.ranks)
     families = {row.family for row in rows}
-    if entry.reference and entry.reference not in families:
+    references = [entry.reference] if isinstance(entry.reference, str) else entry.reference
+    if not families.issuperset(references):
         raise ConfigError(f"reference must be a row ({', '.join(dict.fromkeys(r.family for r in rows))})")
     if unknown := [figure for figure in entry.figures if figure not in FIGURES]:
         raise ConfigError(f"figures has {unknown[0]!r}; allowed: {', '.join(FIGURES)}")
@@ -190,7 +192,7 @@ def _study(name: str, entry: StudyEntry, entries: dict[str, Any]) -> Study:
         _scale(entry.base),
         _search(entry.search),
         _seeds(entry.seeds),
-        entry.reference,
+        tuple(references),
         entry.curve,
         tuple(entry.figures),
         tuple(entry.notes),
@@ -223,24 +225,26 @@ def _seeds(seeds: int | list[int]) -> tuple[int, ...]:
     return chosen
 
 
-def _search(search: Mapping[str, str | list[Any]]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+def _search(search: Mapping[str, str | list[Any]], where: str = "") -> Search:
     listed = {}
     for setting, candidates in search.items():
         if isinstance(candidates, list) and candidates:
-            listed[setting] = tuple(sorted(map(_rate, candidates))) if setting == RATE else tuple(candidates)
+            listed[setting] = (
+                tuple(sorted(_rate(c, where) for c in candidates)) if setting == RATE else tuple(candidates)
+            )
         elif candidates != BRACKET or setting != RATE:
             allowed = f"{BRACKET}, or a list of rates" if setting == RATE else "a list of values"
-            raise ConfigError(f"search.{setting} must be {allowed}, got {candidates!r}")
+            raise ConfigError(f"{where}search.{setting} must be {allowed}, got {candidates!r}")
     return tuple(listed.items())
 
 
-def _rate(value: Any) -> float:
+def _rate(value: Any, where: str) -> float:
     try:  # YAML reads 1e-3 as a text
         rate = float(value)
     except (TypeError, ValueError):
         rate = 0.0
     if not 0 < rate < float("inf"):
-        raise ConfigError(f"search.{RATE} must hold positive numbers, got {value!r}")
+        raise ConfigError(f"{where}search.{RATE} must hold positive numbers, got {value!r}")
     return rate
 
 
@@ -274,7 +278,7 @@ def _row(family: str, entry: RowEntry, base: Settings, ranked: bool) -> Row:
     # `{rank}` stands for the rank, and where the file gives no label the rank stands at the end.
     label = entry.label or (f"{family}, r = {{rank}}" if ranked else family)
     settings = {n: base[n] for n in ("method",) if n in base} | (entry.model_extra or {})
-    return Row(label, family, settings, scales=tuple(entry.scales))
+    return Row(label, family, settings, scales=tuple(entry.scales), search=_search(entry.search, f"rows.{family}."))
 
 
 def _at_rank(row: Row, rank: int | str) -> Row:

@@ -74,6 +74,13 @@ class Browser:
         element = self._post("/element", {"using": "css selector", "value": selector})
         self._post(f"/element/{next(iter(element.values()))}/click", {})
 
+    def emulate(self, width: int, scheme: str) -> None:
+        """Show the page `width` pixels wide, in the colours of a `light` or a `dark` desktop."""
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        colours = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        for command, parameters in (("setDeviceMetricsOverride", metrics), ("setEmulatedMedia", colours)):
+            self._post("/goog/cdp/execute", {"cmd": f"Emulation.{command}", "params": parameters})
+
     def console(self) -> list[str]:
         """The warnings and errors since the session began."""
         time.sleep(0.1)

@@ -200,6 +200,55 @@ def test_scales_are_apart(browser):
     assert browser.console() == []
 
 
+# The lowest contrast of a text with what is behind the text, as WCAG 2.2 defines contrast, and that text.
+CONTRAST = """
+const context = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+const rgba = colour => {
+  context.clearRect(0, 0, 1, 1);
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+  return [r, g, b, a / 255];
+};
+const over = (top, share, below) => [0, 1, 2].map(i => top[i] * share + below[i] * (1 - share));
+const behind = element => {
+  if (!element) return rgba(getComputedStyle(document.querySelector('nav')).backgroundColor);  // that of the page
+  const own = rgba(getComputedStyle(element).backgroundColor);
+  return own[3] === 1 ? own : over(own, own[3], behind(element.parentElement));
+};
+const light = colour => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => {
+  const c = colour[i] / 255;
+  return sum + weight * (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+}, 0);
+let lowest = [100, ''];
+for (const element of document.querySelectorAll('.page.shown *, nav *, header *, h1, body > p')) {
+  const text = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.textContent.trim()).join('');
+  if (!text || element.closest('svg, script, style') || !element.checkVisibility()) continue;
+  let opacity = 1;
+  for (let e = element; e; e = e.parentElement) opacity *= getComputedStyle(e).opacity;
+  const ground = behind(element), colour = rgba(getComputedStyle(element).color);
+  const both = [light(over(colour, opacity * colour[3], ground)), light(ground)].sort((a, b) => b - a);
+  const contrast = (both[0] + 0.05) / (both[1] + 0.05);
+  if (contrast < lowest[0]) lowest = [contrast, text];
+}
+return lowest;
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 768, 390])
+def test_fits_and_can_be_read_at_each_width_and_in_each_scheme(browser, width, scheme):
+    browser.emulate(width, scheme)
+    assert browser.run("return [innerWidth, matchMedia('(prefers-color-scheme: dark)').matches]") == [
+        width,
+        scheme == "dark",
+    ]
+    assert browser.run("return document.scrollingElement.scrollWidth") <= width
+    contrast, text = browser.run(CONTRAST)
+    assert 4.5 <= contrast < 22, text  # 4.5 is WCAG's lowest contrast for text of this size, 21 is black on white
+    assert browser.console() == []
+
+
 def test_fits_a_phone(page, tmp_path):
     (tmp_path / "report.html").write_text(page)
     phone = Browser(tmp_path / "profile", 390, 844)

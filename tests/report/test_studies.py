@@ -151,7 +151,7 @@ def made(*arguments, ranks=(), seeds=None, columns=(), name=""):
 
 def test_arguments_make_a_study():
     study = made("method=mora,lora", "task=uuid", "method.dropout=0,0.1", "model='a, b'", ranks=[4, 8], seeds=[3])
-    assert study.reference == "LoRA, dropout = 0"
+    assert study.references == ("LoRA, dropout = 0",)
     assert len(study.rows) == 8
     assert [cell.model for cell in study.cells("laptop")] == ["a, b"] * 8
     assert study.seeds == (3,)

@@ -6,6 +6,7 @@ import pytest
 
 from experiments.paper import Cell
 from experiments.report import tables, wording
+from experiments.spec import methods
 from experiments.study import measures, study_file
 from experiments.study.fill import Results
 
@@ -131,3 +132,40 @@ def test_a_footnote_says_over_how_many_documents_a_loss_is_a_mean():
         "The bits per byte of held-out answers of math is measured on 200 documents, the same for every seed: its "
         "interval knows the seeds, and not what other documents would give."
     ) in wording.footnotes(table)
+
+
+def league_entries(values, reference=("LoRA", "MoRA")):
+    """The entries of a study of one column, with these values of the seeds of each method."""
+    rows = {methods.label(name): {"method": name} for name in values}
+    entries = {"base": {"task": "uuid"}, "rows": rows, "ranks": ["r8"], "columns": ["char_accuracy"]}
+    study = study_file.of_entries("some", entries | {"reference": list(reference)})
+    records = []
+    for cell in study.cells("laptop"):
+        finals = [{"char_accuracy": value} for value in values[cell.method]]
+        records += synthetic.measured(FIXED.setting(cell), finals)
+    return {row[0].row.family: row[0] for row in tables.fill(study, Results("laptop", records, FIXED)).entries}
+
+
+def test_a_row_is_compared_with_each_reference_and_the_first_is_marked():
+    found = league_entries({"lora": [50, 50.1, 49.9], "mora": [60, 60.2, 59.9], "dora": [55, 55.1, 55]})
+    compared = {family: [(c.reference, c.verdict) for c in entry.comparisons] for family, entry in found.items()}
+    assert compared == {
+        "LoRA": [],
+        "MoRA": [("LoRA, r = 8", "better")],
+        "DoRA": [("LoRA, r = 8", "better"), ("MoRA, r = 8", "worse")],
+    }
+    assert found["DoRA"].comparison.reference == "LoRA, r = 8"
+    without = league_entries({"mora": [60, 60.2, 59.9], "dora": [55, 55.1, 55]}, ["MoRA"])
+    assert without["DoRA"].comparison.reference == "MoRA, r = 8"
+
+
+def test_the_number_of_rows_is_corrected_for():
+    """MoRA's interval excludes zero just so: this decides with one row, and not among three."""
+    lora, mora = [50, 50, 50], [51.5, 52.2, 53]
+    alone = league_entries({"lora": lora, "mora": mora}, ["LoRA"])["MoRA"].comparison
+    assert alone.verdict == "better"
+    assert 0.017 < alone.interval.p_above(0) < 0.05
+    others = {"dora": [50, 51, 49], "lora_plus": [48, 51, 50]}
+    among = league_entries({"lora": lora, "mora": mora} | others, ["LoRA"])["MoRA"].comparison
+    assert among.interval == alone.interval
+    assert (among.verdict, among.doubts) == ("undecided", ("not after Holm's correction for 3 rows",))

@@ -55,12 +55,31 @@ def test_a_cell_has_the_arguments_of_base_column_and_row():
 
 def test_a_row_is_compared_with_the_reference_at_its_rank():
     made = study()
-    references = {row.label: getattr(made.reference_of(row), "label", None) for row in made.rows}
-    assert references["MoRA, r = 64"] == "LoRA, r = 64"
-    assert references["LoRA, r = 8"] is None
-    assert references["FFT"] is None  # there are two ranks
-    one = study(ranks=[8])
-    assert [getattr(one.reference_of(row), "label", None) for row in one.rows if row.label == "FFT"] == ["LoRA, r = 8"]
+    references = references_of(made)
+    assert references["MoRA, r = 64"] == ["LoRA, r = 64"]
+    assert references["LoRA, r = 8"] == []
+    assert references["FFT"] == []  # there are two ranks
+    assert references_of(study(ranks=[8]))["FFT"] == ["LoRA, r = 8"]
+
+
+def references_of(made):
+    return {row.label: [reference.label for reference in made.references_of(row)] for row in made.rows}
+
+
+def test_of_several_references_each_pair_is_compared_once():
+    references = references_of(study(reference=["LoRA", "MoRA"], ranks=[8]))
+    assert references["LoRA, r = 8"] == []
+    assert references["MoRA, r = 8"] == ["LoRA, r = 8"]
+    assert references["FFT"] == ["LoRA, r = 8", "MoRA, r = 8"]
+
+
+def test_a_row_adds_to_the_search_of_the_study():
+    rows = {"LoRA": {"method": "lora"}, "alpha searched": {"method": "lora", "search": {"method.alpha": [8, 16]}}}
+    made = study(rows=rows, ranks=[8])
+    plain, searched = (dict(made.cell(row, made.columns[0]).search) for row in made.rows)
+    assert searched == plain | {"method.alpha": (8, 16)}
+    with pytest.raises(ConfigError, match=r"rows.X.search.method.alpha must be a list of values, got 'bracket'"):
+        study(rows={"X": {"method": "lora", "search": {"method.alpha": "bracket"}}})
 
 
 def test_what_a_study_searches_replaces_the_grid_of_the_protocol():
