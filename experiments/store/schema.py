@@ -15,7 +15,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import tasks
-from ..errors import one_line
+from ..errors import ConfigError, one_line
 from ..identity import key_of
 
 VERSION = 2
@@ -188,12 +188,19 @@ def _check_identity(values: dict[str, Any]) -> None:
 
 def _check_finished(values: dict[str, Any]) -> None:
     final, cost = values["metrics"]["final"], values["cost"]
-    task = values["cell"]["task"]
-    # The file of a user's task, which says what its headline is, is not run; and a task may not be here any more.
-    unknown = "module" in values["identity"]["task"] or task not in tasks.names()
-    headlines = [] if unknown else [name for name in tasks.get(task).headlines if name in final]
+    headlines = [name for name in _headlines(values) if name in final]
     if any(final[name] is None for name in headlines):
         raise ValueError(f"its run is finished, and {headlines[0]} is no finite number")
     for name in ("trainable_parameters", "seconds"):
         if cost.get(name) is None:
             raise ValueError(f"its run is finished, and cost.{name} is missing")
+
+
+def _headlines(values: dict[str, Any]) -> tuple[str, ...]:
+    """The headlines of a record's task; none where this process does not know the task."""
+    if "module" in values["identity"]["task"]:  # a user's file says what the headline is, and the file is not run
+        return ()
+    try:
+        return tasks.get(values["cell"]["task"]).headlines
+    except ConfigError:  # the task may not be here any more
+        return ()
