@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 RECORDS = 5000
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 CELLS = 200  # of a sweep
+HYDRA = 10  # cells that Hydra alone composes; each takes as long as any other
 TABLES, PAGE = "make_tables.py", "make_report.py"
 BY_HYDRA, COMPOSED, CHECKED = "composed by Hydra alone", "composed by run.py", "composed and checked by run.py"
 
@@ -70,22 +71,24 @@ def grow(runs: Path, count: int) -> None:
 
 def by_json(folder: Path) -> float:
     """The seconds in which Python's own reader of JSON reads the files."""
-    start = time.process_time()
-    for path in folder.rglob("*.json"):
-        json.loads(path.read_bytes())
-    return time.process_time() - start
+
+    def read() -> None:
+        for path in folder.rglob("*.json"):
+            json.loads(path.read_bytes())
+
+    return spent(read)
 
 
 def of_process(arguments: list[str]) -> float:
     """The seconds of processor time that a process of Python takes."""
 
-    def spent() -> float:
+    def so_far() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime
 
-    before = spent()
+    before = so_far()
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=ROOT)
-    return spent() - before
+    return so_far() - before
 
 
 def composing(cells: int) -> Iterator[dict[str, Any]]:
@@ -106,19 +109,22 @@ def composing(cells: int) -> Iterator[dict[str, Any]]:
     with initialize_config_dir(str(compose.CONF), version_base=None):
         loader: Any = GlobalHydra.instance().config_loader()
         sweep = loader.load_configuration("config", [], RunMode.MULTIRUN)
-        ways: dict[str, Callable[[Any, list[str]], Any]] = {
-            BY_HYDRA: loader.load_sweep_config,
-            COMPOSED: CellComposer(loader),
+        composer, context = CellComposer(loader), SimpleNamespace(config_loader=loader)
+        sweeper = SimpleNamespace(hydra_context=context, launcher=None, config=sweep, overrides=[arguments])
+        seconds = {
+            BY_HYDRA: spent(lambda: [loader.load_sweep_config(sweep, cell) for cell in arguments[:HYDRA]]) / HYDRA,
+            COMPOSED: spent(lambda: [composer(sweep, cell) for cell in arguments]) / len(arguments),
+            CHECKED: spent(lambda: Sweep().check(sweeper)) / len(arguments),
         }
-        seconds = dict.fromkeys([*ways, CHECKED], 0.0)
-        for cell, (name, way) in itertools.product(arguments, ways.items()):
-            start = time.process_time()
-            way(sweep, cell)
-            seconds[name] += time.process_time() - start
-        context = SimpleNamespace(config_loader=loader)
-        start = time.process_time()
-        Sweep().check(SimpleNamespace(hydra_context=context, launcher=None, config=sweep, overrides=[arguments]))
-        seconds[CHECKED] = time.process_time() - start
-    for name, total in seconds.items():
-        ratio = {"value": total / seconds[BY_HYDRA]}
-        yield {"command": name, "of": f"a cell of {cells:,}", "seconds": total / len(arguments), "ratio": ratio}
+    for name, each in seconds.items():
+        yield {
+            **{"command": name, "of": f"a cell of {cells:,}", "seconds": each},
+            "ratio": {"value": each / seconds[BY_HYDRA]},
+        }
+
+
+def spent(work: Callable[[], Any]) -> float:
+    """The seconds of processor time that a call takes in this process."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments.report import figures, html, plots
+from experiments.report import figures, html, html_data, plots
 from experiments.study import study_file
 from experiments.study.fill import Results
 
@@ -97,6 +97,17 @@ def test_the_committed_page_is_small():
     if not committed.exists():
         pytest.skip("no page is committed")
     assert committed.stat().st_size < 3_000_000
+
+
+def test_a_further_run_of_a_cell_makes_the_page_little_longer(small):
+    """A page of 5,000 runs has at most 3 MB."""
+    run = small.records[0]
+
+    def size(count):
+        runs = [dataclasses.replace(run, key=f"{i:016x}", cell=run.cell | {"seed": i}) for i in range(count)]
+        return len(html_data.script_json(html_data.pack(runs)))
+
+    assert (size(100) - size(50)) / 50 < 500
 
 
 def test_figures_do_not_share_ids(page):
