@@ -15,8 +15,9 @@ All tests that prove the same promise have the same sentence. Counts add up over
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,12 @@ def compose(*overrides: str) -> RunConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         return parse(hydra_compose("config", overrides=list(overrides)))
+
+
+def some_slow(cases: Iterable[Any], default: Collection[Any]) -> list[Any]:
+    """The cases of a test, all but the `default` ones marked as slow: these few show that the test can fail."""
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*v, marks=[] if v in default or v[0] in default else [pytest.mark.slow]) for v in values]
 
 
 @pytest.fixture

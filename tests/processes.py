@@ -9,9 +9,9 @@ import pkgutil
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -41,9 +41,9 @@ class Ending(NamedTuple):
         return [line for line in self.err.splitlines() if line and not re.search(r"\d/\d+ \[", line)]
 
 
-def launch(*arguments: str, log: Path, before: Callable[[], None] | None = None, limit: float = 240) -> Ending:
-    """Run `run.py` with these arguments to its end; `before` is called in the new process, to prepare a fault."""
-    process = begin(*arguments, log=log, before=before)
+def launch(*arguments: str, log: Path, limit: float = 240, **preparation: Any) -> Ending:
+    """Run `run.py` with these arguments to its end; `preparation` as for `begin`."""
+    process = begin(*arguments, log=log, **preparation)
     process.join(limit)
     if process.exitcode is None:
         process.kill()
@@ -55,16 +55,32 @@ def printed(code: int, log: Path) -> Ending:
     return Ending(code, log.with_suffix(".out").read_text(), log.with_suffix(".err").read_text())
 
 
-def begin(*arguments: str, log: Path, before: Callable[[], None] | None = None) -> multiprocessing.Process:
-    process = server.Process(target=_main, args=(arguments, log, before))
+def begin(
+    *arguments: str,
+    log: Path,
+    before: Callable[[], None] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> multiprocessing.Process:
+    """Start `run.py` with these arguments.
+
+    Args:
+        arguments: The command line, without the name of the script.
+        log: Where the output goes: stdout to this path with the suffix .out, stderr with .err.
+        before: Called in the new process, to prepare a fault.
+        environment: Variables of the new process, beside those of the tests.
+    """
+    process = server.Process(target=_main, args=(arguments, log, before, dict(environment or {})))
     process.start()
     return process
 
 
-def _main(arguments: tuple[str, ...], log: Path, before: Callable[[], None] | None) -> None:
+def _main(
+    arguments: tuple[str, ...], log: Path, before: Callable[[], None] | None, environment: dict[str, str]
+) -> None:
     for number, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(log.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.argv = ["run.py", *arguments]
+    os.environ.update(environment)
     if before:
         before()
     import run

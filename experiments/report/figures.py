@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,18 +31,19 @@ def training_curves(study: Study, results: Results) -> Figure | None:
     has_runs = any(c.band for c in drawn)
     if not has_points and not has_runs:
         return None
-    figure, panels = plots.canvas(2 if has_points else 1, height=4.4)
+    figure, panels = plots.canvas(2 if has_points else 1, height=4.0, width=11.0 if has_points else 7.0)
     axes = panels[-1]
+    ends: list[list[tuple[float, str, dict[str, Any]]]] = [[] for _ in panels]
     for curve, look in zip(drawn, plots.looks_of([c.filled.cell for c in drawn]), strict=True):
-        if has_points:
-            x = [100 * step / published.STEPS for step, _ in curve.row.points]
-            panels[0].plot(x, [v for _, v in curve.row.points], markersize=4, **look)
+        if points := curve.row.points:
+            values = [value for _, value in points]
+            panels[0].plot([100 * step / published.STEPS for step, _ in points], values, markersize=4, **look)
+            ends[0].append((values[-1], curve.row.label, look))
         if band := curve.band:
-            axes.plot(band.percent, band.mean, label=curve.label, markevery=MARKER_EVERY, markersize=4, **look)
+            axes.plot(band.percent, band.mean, markevery=MARKER_EVERY, markersize=4, **look)
             low, high = ([m + sign * s for m, s in zip(band.mean, band.sd, strict=True)] for sign in (-1, 1))
             axes.fill_between(band.percent, low, high, color=look["color"], alpha=0.18, linewidth=0)
-        else:
-            axes.plot([], [], label=curve.label, **look)
+            ends[-1].append((band.mean[-1], curve.label, look))
     task = tasks.get(drawn[0].filled.cell.task)
     if has_points:
         note = ", read off the plot (±0.02)" if published.read_off(study.name) else ""
@@ -56,8 +58,13 @@ def training_curves(study: Study, results: Results) -> Figure | None:
         panel.set_xlabel("% of training")
         panel.set_xlim(0, 103)
         panel.set_ylabel(_axis_label(metric) if metric else "training loss, nats per token")
+    missing = [curve.row.label for curve in drawn if not curve.band]
+    if has_runs and missing:
+        axes.set_xlabel(f"% of training\nnot run: {'; '.join(missing)}")
+    for panel, labels in zip(panels, ends, strict=True):
+        plots.label_ends(panel, labels)
     figure.suptitle(study.title)
-    plots.legend_below(figure, axes, 2)
+    plots.legend_below(figure, axes, 1)
     return figure
 
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from ..paper import Cell
@@ -73,9 +75,10 @@ def log_axis(axis: Any, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def canvas(panels: int, *, height: float = 3.4) -> tuple[Figure, Sequence[Any]]:
-    """A figure with `panels` axes side by side; `height` in inches."""
-    figure = Figure(figsize=(4.6 * panels if panels > 1 else 6.4, height), layout="constrained")
+def canvas(panels: int, *, height: float = 3.4, width: float = 0.0) -> tuple[Figure, Sequence[Any]]:
+    """A figure with `panels` axes side by side; `height` and `width` of the figure in inches."""
+    width = width or (4.6 * panels if panels > 1 else 6.4)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     return figure, list(axes)
 
@@ -85,6 +88,50 @@ def legend_below(figure: Figure, axes: Any, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+END_SIZE = 8  # the size of a label at the end of a line, in points
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, dict[str, Any]]]) -> None:
+    """Write a label for each line to the right of the panel, at the height of the line's end or near it.
+
+    A piece of the line, with its colour, dashes and marker, stands before the label. So lines that end at the same
+    height are told apart too, on a grey print as well. Call this when the limits of the axes are final.
+
+    Args:
+        axes: A panel of a figure whose limits are set.
+        ends: (y of the end, label, look) for each line.
+    """
+    low, high = axes.get_ylim()
+    figure_height = axes.figure.get_size_inches()[1]
+    gap = 1.35 * END_SIZE / 72 / (0.72 * figure_height)  # a line of text, as part of the height of the panel
+    heights = [(y - low) / (high - low) for y, _, _ in ends]
+    beside: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
+    for (_, label, look), height, place in zip(ends, heights, spread(heights, gap), strict=True):
+        axes.add_artist(Line2D([1.0, 1.03], [height, place], color=look["color"], linewidth=0.5, **beside))
+        piece = Line2D([1.03, 1.065, 1.1], [place] * 3, markevery=[1], markersize=4, **look, **beside)
+        axes.add_artist(piece)
+        axes.text(1.115, place, label, va="center", fontsize=END_SIZE, transform=axes.transAxes)
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights, moved apart until all have at least `gap` between them, in the same order, none above 1.
+
+    Equal heights keep their order from top to bottom.
+    """
+    order = sorted(range(len(heights)), key=lambda i: (heights[i], -i))
+    placed: list[float] = []
+    for i in order:
+        placed.append(max(heights[i], placed[-1] + gap) if placed else heights[i])
+    ceiling = 1.0
+    for k in reversed(range(len(placed))):
+        placed[k] = min(placed[k], ceiling)
+        ceiling = placed[k] - gap
+    moved = [0.0] * len(heights)
+    for i, place in zip(order, placed, strict=True):
+        moved[i] = place
+    return moved
 
 
 def svg(figure: Figure) -> bytes:

@@ -1,4 +1,4 @@
-"""run.py as a user starts it: in a process of its own."""
+"""run.py as a user starts it, in a process of its own: what it prints, what it leaves, how it ends."""
 
 import json
 import os
@@ -8,24 +8,22 @@ import time
 
 import pytest
 
+from experiments.tasks.uuid import UuidTask
 from experiments.train import callbacks
 
 from ..conftest import ROOT
+from ..processes import launch, the_record
 
 SMOKE = ("scale=smoke", "logger=none", "hardware=cpu")
 
 
-def run(*arguments: str, env=None) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **(env or {})})
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """The results folder, the record of each method, and the finished process of the sweep."""
+    """The results folder, the record of each method, and how the process of the sweep ended."""
     results = tmp_path_factory.mktemp("sweep")
-    done = run("-m", "method=fft,lora,mora", "task=uuid", *SMOKE, f"paths.results={results}")
-    assert done.returncode == 0, done.stderr
+    log = tmp_path_factory.mktemp("log") / "sweep"
+    done = launch("-m", "method=fft,lora,mora", "task=uuid", *SMOKE, f"paths.results={results}", log=log)
+    assert done.code == 0, done.err
     records = [json.loads(p.read_text()) for p in (results / "runs").glob("*.json")]
     return results, {r["cell"]["method"]: r for r in records}, done
 
@@ -39,8 +37,8 @@ def test_a_sweep_leaves_one_record_a_cell(sweep):
         assert record["error"] is None
         measured = {"char_accuracy", "char_accuracy_floor", "key_loss", "value_loss"}
         assert set(record["metrics"]["final"]) == measured
-        assert record["key"] + ".json" in done.stdout
-        assert method in done.stdout
+        assert record["key"] + ".json" in done.out
+        assert method in done.out
         assert "." not in record["key"]
         # People share records, and the folders of this machine would mean nothing to others.
         assert str(results) not in json.dumps(record)
@@ -88,39 +86,36 @@ def test_a_finished_cell_is_not_run_again(sweep):
 
 
 def test_the_papers_value_is_printed_or_said_to_be_missing(sweep):
-    assert "paper" in sweep[2].stdout
+    assert "paper" in sweep[2].out
+
+
+def fail_at_the_evaluation() -> None:
+    UuidTask.evaluate = lambda *_: 1 / 0
 
 
 def test_a_run_that_fails_leaves_a_record_and_exit_code_1(tmp_path):
-    probe = (
-        "import sys, run; from experiments.tasks import uuid;"
-        "uuid.UuidTask.evaluate = lambda *a: 1 / 0; sys.exit(run.main())"
-    )
     arguments = ["method=fft", *SMOKE, f"paths.results={tmp_path}"]
-    done = subprocess.run([sys.executable, "-c", probe, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    (path,) = (tmp_path / "runs").glob("*.json")
-    record = json.loads(path.read_text())
+    done = launch(*arguments, log=tmp_path / "first", before=fail_at_the_evaluation)
+    assert done.code == 1
+    record = the_record(tmp_path)
     assert record["status"] == "failed"
     traceback = f"failures/{record['key']}.txt"
     assert record["error"] == {"type": "ZeroDivisionError", "message": "division by zero", "traceback": traceback}
-    lines = [line for line in done.stderr.splitlines() if line and "step/s" not in line]
-    assert lines == [f"failed: ZeroDivisionError: division by zero; traceback: {tmp_path / traceback}"]
+    assert done.messages == [f"failed: ZeroDivisionError: division by zero; traceback: {tmp_path / traceback}"]
     text = (tmp_path / traceback).read_text()
     assert text.startswith(f"{record['name']} ({record['key']}) failed at ")
     assert "Traceback (most recent call last)" in text
     assert text.endswith("ZeroDivisionError: division by zero\n")
     # The same command continues from the checkpoint and finishes. The traceback would now mislead, and is gone.
-    assert run(*arguments).returncode == 0
-    assert json.loads(path.read_text())["status"] == "finished"
+    assert launch(*arguments, log=tmp_path / "second").code == 0
+    assert the_record(tmp_path)["status"] == "finished"
     assert list((tmp_path / "failures").iterdir()) == []
 
 
 def test_a_run_that_diverges_fails_and_says_at_which_step(tmp_path):
-    done = run("method=lora", *SMOKE, f"paths.results={tmp_path}", "training.learning_rate=1e30")
-    assert done.returncode == 1
-    (path,) = (tmp_path / "runs").glob("*.json")
-    record = json.loads(path.read_text())
+    rate = "training.learning_rate=1e30"
+    assert launch("method=lora", *SMOKE, f"paths.results={tmp_path}", rate, log=tmp_path / "log").code == 1
+    record = the_record(tmp_path)
     assert record["status"] == "failed"
     assert record["error"]["type"] == "FloatingPointError"
     assert "diverged at step" in record["error"]["message"]
@@ -128,16 +123,17 @@ def test_a_run_that_diverges_fails_and_says_at_which_step(tmp_path):
 
 
 def test_wandb_offline_mirrors_the_record_and_its_failure_fails_nothing(tmp_path):
-    env = {"WANDB_API_KEY": "", "HOME": str(tmp_path)}
-    done = run("method=lora", "scale=smoke", "hardware=cpu", f"paths.results={tmp_path / 'a'}", env=env)
-    assert done.returncode == 0, done.stderr
+    arguments = ["method=lora", "scale=smoke", "hardware=cpu"]
+    environment = {"WANDB_API_KEY": "", "HOME": str(tmp_path)}
+    done = launch(*arguments, f"paths.results={tmp_path / 'a'}", log=tmp_path / "first", environment=environment)
+    assert done.code == 0, done.err
     assert list((tmp_path / "a" / "wandb").rglob("*.wandb"))
     blocked = tmp_path / "b"
     blocked.mkdir()
     (blocked / "wandb").write_text("a file where the folder should be")
-    done = run("method=lora", "scale=smoke", "hardware=cpu", f"paths.results={blocked}", env=env)
-    assert done.returncode == 0
-    assert "W&B failed" in done.stderr
+    done = launch(*arguments, f"paths.results={blocked}", log=tmp_path / "second", environment=environment)
+    assert done.code == 0
+    assert "W&B failed" in done.err
 
 
 def test_a_run_leaves_nothing_where_it_was_started(sweep, tmp_path):

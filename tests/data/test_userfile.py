@@ -288,7 +288,7 @@ contents = st.lists(lines, max_size=3).flatmap(
 def test_any_bytes_are_read_or_refused(tmp_path, counted):
     contents_read, refusals = [], []
 
-    @settings(max_examples=500, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=200, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
     @example(b'{"instruction": "Say a.", "output": "a"}', "alpaca", ".jsonl", None)
     @example(b"", "alpaca", ".csv", None)
     @given(

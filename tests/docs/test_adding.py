@@ -82,6 +82,7 @@ def test_the_sweep_runs_as_printed(folder):
     assert {Store(folder / "results").read(key).cell["method"] for key in keys} == {"lora", "mora"}
 
 
+@pytest.mark.slow
 def test_the_task_runs_on_several_processes(folder):
     done = run(folder, *FIRST[2:], "hardware.processes=2")
     assert done.code == 0, done.err

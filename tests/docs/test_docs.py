@@ -16,7 +16,7 @@ import pytest
 from experiments.cli import script
 from experiments.data import catalogue, sources
 
-from ..conftest import ROOT, compose
+from ..conftest import ROOT, compose, some_slow
 from ..data.tokenizers_of import CACHE
 from ..train import test_all_methods as all_methods
 
@@ -59,7 +59,7 @@ def call(copy: Path, *arguments: str) -> str:
 SMOKE_RUN = ["run.py", "task=uuid", "scale=smoke", "logger=none", "hardware=cpu"]
 
 
-@pytest.mark.parametrize("method", ["psoft", "rsdora"])
+@pytest.mark.parametrize("method", some_slow(["psoft", "rsdora"], ["psoft"]))
 def test_a_method_of_the_page_trains_resumes_and_exports(method, tmp_path, capsys):
     """The test adds only the file of the method, in a folder outside the project."""
     for block in files_of_the_page():
@@ -69,6 +69,7 @@ def test_a_method_of_the_page_trains_resumes_and_exports(method, tmp_path, capsy
     all_methods.check(method, ["--config-dir", str(tmp_path / "conf")], tmp_path, capsys)
 
 
+@pytest.mark.slow
 def test_a_method_of_the_page_has_a_row(copy_with_two_methods):
     copy = copy_with_two_methods
     assert re.search("PSOFT, r = 256 .*3 missing", call(copy, "scripts/plan.py", "table2", "--scale", "smoke"))

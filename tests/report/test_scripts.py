@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -22,8 +21,7 @@ from experiments.study import study_file
 from experiments.study.cells import Protocols
 
 from .. import synthetic
-
-ROOT = Path(__file__).parent.parent.parent
+from ..conftest import ROOT, some_slow
 
 
 def script(name, *arguments):
@@ -67,7 +65,7 @@ def test_tables_are_filled_and_the_same_twice(results, tmp_path):
     assert "smoke" not in (one / "FINDINGS.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["make_tables", "make_figures", "make_report"])
+@pytest.mark.parametrize("name", some_slow(["make_tables", "make_figures", "make_report"], ["make_tables"]))
 def test_a_process_gives_the_same(name, results, tmp_path):
     one, two = (shutil.copytree(results, tmp_path / n) for n in ("one", "two"))
     options = ["--scale", "smoke", *(["--figure", "2"] if name == "make_figures" else [])]

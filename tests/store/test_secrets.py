@@ -16,14 +16,17 @@ from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.identity import key_of
 from experiments.store.records import Store
+from experiments.tasks.uuid import UuidTask
 from experiments.train import trainer
 from scripts import make_report, make_tables
 
 from ..conftest import ROOT
+from ..processes import launch
 
 WANDB_KEY = "0123456789abcdef" * 2 + "01234567"  # forty hexadecimal digits, like the name of a commit
 HF_TOKEN = "hf_" + "aB3" * 10
 LOGIN = "me" + ":pw"
+PASSPHRASE = "correct-horse-battery"
 COMMIT = "7f7fe13" + "0" * 33
 
 
@@ -125,28 +128,26 @@ def test_a_token_in_an_address_is_hidden():
     assert redact.text("https://t0ken@host/x and https://host/a@b") == "https://[secret]@host/x and https://host/a@b"
 
 
+def print_and_fail() -> None:
+    def fail(*_):
+        print(PASSPHRASE, flush=True)
+        raise RuntimeError(f"401 for {PASSPHRASE}")
+
+    UuidTask.evaluate = fail
+
+
 @pytest.mark.promise("What a run prints reaches W&B with its secrets hidden.")
 def test_a_secret_that_is_printed_is_in_no_file_of_wandb(tmp_path, counted):
     """The run prints a secret while W&B listens, and fails with the secret in its error."""
-    probe = (
-        "import sys, run; from experiments.tasks import uuid\n"
-        "def fail(*a):\n"
-        "    print('correct-horse-battery', flush=True)\n"
-        "    raise RuntimeError('401 for correct-horse-battery')\n"
-        "uuid.UuidTask.evaluate = fail; sys.exit(run.main())"
-    )
-    environment = os.environ | {"WANDB_API_KEY": "", "WANDB_MODE": "offline"}
-    variable = "MY_" + "SECRET"
-    environment[variable] = "correct-horse-battery"
+    environment = {"WANDB_API_KEY": "", "WANDB_MODE": "offline", "HOME": str(tmp_path)}
+    environment["MY_" + "SECRET"] = PASSPHRASE
     arguments = ["method=none", "scale=smoke", "hardware=cpu", "logger=wandb", f"paths.results={tmp_path / 'results'}"]
-    environment["HOME"] = str(tmp_path)
-    command = [sys.executable, "-c", probe, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
-    assert "failed: RuntimeError: 401 for [secret]" in done.stderr
+    done = launch(*arguments, log=tmp_path / "log", before=print_and_fail, environment=environment)
+    assert done.code == 1, done.err
+    assert "failed: RuntimeError: 401 for [secret]" in done.err
     files = [p for p in (tmp_path / "results").rglob("*") if p.is_file()]
     assert any(p.suffix == ".wandb" and b"401 for [secret]" in p.read_bytes() for p in files)
-    assert [p for p in files if b"correct-horse-battery" in p.read_bytes()] == []
+    assert [p for p in files if PASSPHRASE.encode() in p.read_bytes()] == []
     counted(len(files), "files of W&B and the store")
 
 

@@ -16,6 +16,7 @@ from experiments.store.wandb_mirror import grouping, reachable
 from experiments.study.printed import tables_of
 
 from ..conftest import ROOT, compose
+from ..processes import launch, the_record
 from .wandb_file import messages
 
 
@@ -23,15 +24,13 @@ from .wandb_file import messages
 def mirrored(tmp_path_factory):
     """The record of an offline run, and the messages that W&B wrote about the run."""
     folder = tmp_path_factory.mktemp("mirrored")
-    environment = os.environ | {"WANDB_API_KEY": "", "WANDB_MODE": "offline", "HOME": str(folder)}
+    environment = {"WANDB_API_KEY": "", "WANDB_MODE": "offline", "HOME": str(folder)}
     arguments = ["method=remora", "scale=smoke", "hardware=cpu", f"paths.results={folder}"]
-    command = [sys.executable, str(ROOT / "run.py"), *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "W&B failed" not in done.stderr
-    (path,) = (folder / "runs").glob("*.json")
+    done = launch(*arguments, log=folder / "log", environment=environment)
+    assert done.code == 0, done.err
+    assert "W&B failed" not in done.err
     (file,) = (folder / "wandb").rglob("*.wandb")
-    return json.loads(path.read_text()), list(messages(file))
+    return the_record(folder), list(messages(file))
 
 
 def of_kind(wandb_messages, kind: str) -> list:

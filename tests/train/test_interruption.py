@@ -16,6 +16,7 @@ from experiments.spec import signals
 from experiments.store.records import Store
 from experiments.train.recording import Recording
 
+from ..conftest import some_slow
 from ..faults.causes import RUN, WRITES
 from ..processes import SMOKE, at_call, launch, the_record
 from . import on_ranks
@@ -23,6 +24,8 @@ from . import on_ranks
 LIMIT = 240  # seconds; the machine may be busy with other tests
 # The run is longer than any test, so a signal ends it, and the signal's checkpoint is the only one.
 LONG = ("training.steps=4000", "training.evaluate_every=4000", "training.checkpoint_every=4000")
+
+SIGNALS = [getattr(signal, f"SIG{name}") for name in ("TERM", "USR1", "USR2", "INT", "HUP", "QUIT", "XCPU")]
 
 
 def start(results: Path, *arguments: str) -> subprocess.Popen:
@@ -49,18 +52,7 @@ def checkpoint_steps(results: Path) -> list[int]:
     return sorted(int(p.name.split("-")[1]) for p in results.glob("checkpoints/*/checkpoint-*"))
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGTERM,
-        signal.SIGUSR2,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
-        pytest.param(signal.SIGQUIT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGXCPU, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("number", some_slow(SIGNALS, [signal.SIGTERM]))
 def test_the_first_signal_keeps_a_checkpoint_and_exits_130(number, tmp_path):
     process = start(tmp_path, *LONG)
     wait_for(b"loss=", process)
@@ -76,6 +68,7 @@ def test_the_first_signal_keeps_a_checkpoint_and_exits_130(number, tmp_path):
     assert step % 2 == 0  # a logged step
 
 
+@pytest.mark.slow
 def test_the_second_sigint_stops_at_once(tmp_path):
     # The checkpoint waits for a step that is logged, and the only such step is the last one.
     process = start(tmp_path, *LONG, "training.log_every=4000")

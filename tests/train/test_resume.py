@@ -4,6 +4,7 @@ The tests send SIGKILL to real processes. A fork server imports the libraries on
 """
 
 import functools
+import itertools
 import random
 import signal
 import threading
@@ -15,7 +16,7 @@ import pytest
 from experiments.store.records import from_json
 from experiments.train import checkpoints
 
-from ..conftest import compose
+from ..conftest import compose, some_slow
 from ..processes import SMOKE, at_call, die, half_written, outcome, server
 
 SAME_BITS = "A run that is killed continues from its last checkpoint and ends with the same bits as an undisturbed run."
@@ -80,8 +81,9 @@ def finish(method: str, results: Path) -> dict:
 
 
 @pytest.mark.promise(SAME_BITS)
-@pytest.mark.parametrize("kill", range(2))
-@pytest.mark.parametrize("method", [*METHODS, PRETRAINING])
+@pytest.mark.parametrize(
+    ("method", "kill"), some_slow(itertools.product([*METHODS, PRETRAINING], range(2)), [("fft", 0), (PRETRAINING, 0)])
+)
 def test_killed_at_a_random_moment(method, kill, uninterrupted, tmp_path, counted):
     expected, seconds = uninterrupted(method)
     moment = random.Random(f"{method}-{kill}").uniform(0.2, 0.9) * seconds
@@ -102,11 +104,22 @@ MOMENTS = (
     ("os.rename", 3),
     ("os.rename", 4),
 )
+# While the trained model and the finished record are written.
+LAST_MOMENTS = (
+    ("experiments.train.trainer.save", 1),
+    ("experiments.files.flush_all", 7),
+    ("experiments.files.write_json", 8),
+)
 
 
 @pytest.mark.promise(SAME_BITS)
-@pytest.mark.parametrize(("at", "count"), MOMENTS)
-@pytest.mark.parametrize("method", RESTARTING)
+@pytest.mark.parametrize(
+    ("method", "at", "count"),
+    some_slow(
+        ((method, *moment) for method, moment in itertools.product(RESTARTING, MOMENTS)),
+        [("remora", *MOMENTS[i]) for i in (0, 2, 3)] + [("relora", *MOMENTS[6])],
+    ),
+)
 def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path, counted):
     expected, _ = uninterrupted(method)
     assert start(overrides(method, tmp_path), at=at, count=count) == -signal.SIGKILL
@@ -116,14 +129,12 @@ def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path, cou
 
 @pytest.mark.promise(SAME_BITS)
 @pytest.mark.parametrize(
-    ("at", "count"),
-    [
-        ("experiments.train.trainer.save", 1),
-        ("experiments.files.flush_all", 7),
-        ("experiments.files.write_json", 8),
-    ],
+    ("method", "at", "count"),
+    some_slow(
+        ((method, *moment) for method, moment in itertools.product(("fft", "remora"), LAST_MOMENTS)),
+        [("fft", *LAST_MOMENTS[0]), ("remora", *LAST_MOMENTS[2])],
+    ),
 )
-@pytest.mark.parametrize("method", ["fft", "remora"])
 def test_killed_after_the_last_step(method, at, count, uninterrupted, tmp_path, counted):
     """The run is killed while it writes the trained model or the finished record."""
     expected, _ = uninterrupted(method)
@@ -149,7 +160,7 @@ def test_failed_after_a_last_step_within_an_epoch(smoke, tmp_path, monkeypatch, 
 
 
 @pytest.mark.promise(SAME_BITS)
-@pytest.mark.parametrize("method", ["mora", "remora", PRETRAINING])
+@pytest.mark.parametrize("method", some_slow(["mora", "remora", PRETRAINING], ["mora"]))
 def test_killed_again_and_again(method, uninterrupted, tmp_path, counted):
     expected, _ = uninterrupted(method)
     for count in (2, 3, 2):

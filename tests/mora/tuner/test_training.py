@@ -157,6 +157,7 @@ def test_adapters_on_different_layers(llama):
     assert all("down_proj" in name for name in llama.gradients(model))
 
 
+@pytest.mark.slow
 def test_a_compiled_model_has_the_same_gradients(llama):
     model = llama.adapted().train()
     expected = llama.gradients(model)

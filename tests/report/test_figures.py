@@ -1,0 +1,39 @@
+"""The figures: every line has its label, and labels do not overlap."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.report import figures, plots
+from experiments.study import study_file
+from experiments.study.fill import Results
+
+from .. import synthetic
+
+FIXED = synthetic.FixedProtocols("laptop")
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.08))
+def test_labels_keep_their_distance_and_the_order_of_the_lines(heights, gap):
+    moved = plots.spread(heights, gap)
+    by_height = sorted(zip(heights, moved, strict=True))
+    assert all(b - a >= gap - 1e-9 for a, b in itertools.pairwise(sorted(moved)))
+    assert all(m <= 1 for m in moved)
+    assert all(low <= high for (a, low), (b, high) in itertools.pairwise(by_height) if a < b)
+
+
+def test_labels_with_room_stand_at_the_ends_of_their_lines():
+    assert plots.spread([0.9, 0.1, 0.5], 0.05) == [0.9, 0.1, 0.5]
+    assert plots.spread([1.0, 1.0], 0.1) == pytest.approx([1.0, 0.9])
+
+
+def test_each_line_has_its_label_at_its_end():
+    records = synthetic.small_set(FIXED)
+    with plots.style():
+        drawn = figures.training_curves(study_file.get("figure1"), Results("laptop", records, FIXED))
+    paper, ours = ([text.get_text() for text in axes.texts] for axes in drawn.axes)
+    assert paper == ["FFT", "LoRA, r = 8", "MoRA, r = 8", "LoRA, r = 256", "MoRA, r = 256"]
+    assert [text.partition(" (")[0] for text in ours][: len(paper)] == paper
+    assert "not run: " in drawn.axes[1].get_xlabel()
