@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     with files.new_folder(options.out) as folder:
         try:
-            config = mora.convert_official(options.folder, folder)
+            with files.writing("the adapter", options.out.parent):
+                config = mora.convert_official(options.folder, folder)
         except ValueError as error:
             raise ConfigError(str(error)) from None
     print(

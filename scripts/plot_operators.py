@@ -1,4 +1,8 @@
-"""Draw docs/operators.svg: the update of the weight by each operator, with the same M for all operators."""
+"""Draw docs/operators.svg: the update of the weight by each operator, with the same M for all operators.
+
+python scripts/plot_operators.py             write docs/operators.svg
+python scripts/plot_operators.py OUT.svg     write another file
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import torch
-
 from experiments import files
-from experiments.report import plots
-from mora import operators
+from experiments.cli import script
 
 IN, OUT, R_HAT = 40, 24, 8
 PANELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -29,8 +26,26 @@ PANELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@matplotlib.rc_context({"svg.hashsalt": "mora", "svg.fonttype": "none"})
-def main(path: Path = Path(__file__).parent.parent / "docs" / "operators.svg") -> None:
+def main(arguments: list[str] | None = None) -> int:
+    parser = script.Parser(__doc__)
+    default = Path(__file__).parent.parent / "docs" / "operators.svg"
+    parser.add_argument("out", nargs="?", metavar="OUT", type=Path, default=default)
+    files.write(parser.parse_args(arguments).out, picture())
+    return 0
+
+
+def picture() -> bytes:
+    """The picture as SVG."""
+    import matplotlib  # here: a wrong argument is refused at once
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import torch
+
+    from experiments.report import plots
+    from mora import operators
+
+    matplotlib.rcParams.update({"svg.hashsalt": "mora", "svg.fonttype": "none"})
     figure, axes = plt.subplots(2, 3, figsize=(9, 4.4), layout="constrained")
     # The wave in M shows the position and the orientation of each copy of M. Because of its diagonal M has full rank.
     side = torch.arange(R_HAT) / (R_HAT - 1)
@@ -43,8 +58,8 @@ def main(path: Path = Path(__file__).parent.parent / "docs" / "operators.svg") -
         axis.set(xticks=[], yticks=[])
     figure.supxlabel(f"{IN} inputs", fontsize=9)
     figure.supylabel(f"{OUT} outputs", fontsize=9)
-    files.write(path, plots.svg(figure))
+    return plots.svg(figure)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script.guarded(main))

@@ -1,4 +1,8 @@
-"""Draw docs/schedules.svg: the learning rate over the steps of the paper's pretraining run, for each schedule."""
+"""Draw docs/schedules.svg: the learning rate over the steps of the paper's pretraining run, for each schedule.
+
+python scripts/plot_schedules.py             write docs/schedules.svg
+python scripts/plot_schedules.py OUT.svg     write another file
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,33 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from experiments import files
-from experiments.report import plots
-from mora.schedules import jagged, official_lifted, plain
+from experiments.cli import script
 
 STEPS, PEAK = 10_000, 5e-4
 RUN: dict[str, Any] = {"steps": STEPS, "warmup": 1_000, "shape": "cosine"}
 RESTARTS: dict[str, Any] = {"every": 2_000, "rewarm": 50}
 
 
-@matplotlib.rc_context({"svg.hashsalt": "mora", "svg.fonttype": "none"})
-def main(path: Path = Path(__file__).parent.parent / "docs" / "schedules.svg") -> None:
+def main(arguments: list[str] | None = None) -> int:
+    parser = script.Parser(__doc__)
+    default = Path(__file__).parent.parent / "docs" / "schedules.svg"
+    parser.add_argument("out", nargs="?", metavar="OUT", type=Path, default=default)
+    files.write(parser.parse_args(arguments).out, picture())
+    return 0
+
+
+def picture() -> bytes:
+    """The picture as SVG."""
+    import matplotlib  # here: a wrong argument is refused at once
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from experiments.report import plots
+    from mora.schedules import jagged, official_lifted, plain
+
+    matplotlib.rcParams.update({"svg.hashsalt": "mora", "svg.fonttype": "none"})
     steps = range(STEPS)
     figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
     curves = {
@@ -40,8 +55,8 @@ def main(path: Path = Path(__file__).parent.parent / "docs" / "schedules.svg") -
     axes.set(xlabel="step", ylabel="learning rate", xlim=(0, STEPS), ylim=(0, 1.15 * PEAK))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     axes.legend(loc="upper right", frameon=False, fontsize=8)
-    files.write(path, plots.svg(figure))
+    return plots.svg(figure)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script.guarded(main))

@@ -10,7 +10,7 @@ import torch
 
 from experiments.cli import script
 from scripts import benchmark
-from scripts.benchmarks import league, linear, memory, models, page, targets, timing
+from scripts.benchmarks import growth, league, linear, memory, models, page, targets, timing
 
 from .conftest import ROOT
 
@@ -72,6 +72,17 @@ def test_every_method_with_an_adapter_is_a_row(small, tmp_path, monkeypatch):
     assert all(row[name]["value"] > 0 for row in (dora, mora) for name in ("linear", "step", "peak"))
     assert "peft_type must be one of" in broken["refused"]
     assert "peft_type must be one of" in (tmp_path / "b.md").read_text()
+
+
+@pytest.mark.slow
+def test_thousands_of_records_and_cells(monkeypatch, tmp_path):
+    monkeypatch.setattr(growth, "RECORDS", 200)
+    monkeypatch.setattr(growth, "CELLS", 20)
+    assert run(tmp_path, "--quick", "--only", "growth") == 0
+    rows = {row["command"]: row for row in json.loads((tmp_path / "b.json").read_text())["parts"]["growth"]["rows"]}
+    assert all(row["seconds"] > 0 for row in rows.values())
+    assert rows[growth.PAGE]["bytes"] > 100_000
+    assert rows[growth.COMPOSED]["seconds"] < rows[growth.BY_HYDRA]["seconds"]
 
 
 def test_the_committed_page_is_what_the_committed_measurement_gives():

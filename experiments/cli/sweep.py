@@ -26,6 +26,7 @@ from ..spec import compose, ranks
 from ..spec.parse import parse
 from ..spec.run_config import RunConfig
 from . import overrides
+from .composer import CellComposer
 
 if TYPE_CHECKING:
     from ..store.records import Record
@@ -89,6 +90,10 @@ class Sweep:
         """
         if self.cells:  # Hydra starts a later batch
             return
+        loader = sweeper.hydra_context.config_loader
+        compose_cell = CellComposer(loader)
+        if type(sweeper.launcher).__name__ == "BasicLauncher":  # composes each cell once more, in this process
+            loader.load_sweep_config = compose_cell
         elsewhere = "slurm" in str(sweeper.config.hydra.launcher.get("_target_")).lower()
         cells = [list(arguments) for batch in sweeper.overrides for arguments in batch]
         shared = set(cells[0]).intersection(*cells) if len(cells) > 1 else set()
@@ -96,7 +101,7 @@ class Sweep:
         for i, arguments in enumerate(cells):
             settings = " ".join(argument for argument in arguments if argument not in shared)[:LONGEST]
             try:
-                self.cells.append(_checked(settings, _composed(sweeper, arguments, i), elsewhere))
+                self.cells.append(_checked(settings, _composed(compose_cell, sweeper, arguments, i), elsewhere))
             except Exception as error:
                 refused = True
                 which = f"cell {i + 1} of {len(cells)} ({settings}): " if len(cells) > 1 else ""
@@ -191,9 +196,9 @@ def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig
     return parse(composed, elsewhere=elsewhere)
 
 
-def _composed(sweeper: Any, arguments: list[str], number: int) -> DictConfig:
+def _composed(compose_cell: CellComposer, sweeper: Any, arguments: list[str], number: int) -> DictConfig:
     """What Hydra will compose for a cell. Afterwards `HydraConfig` is the cell's, as it will be when the cell runs."""
-    composed: DictConfig = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, arguments)
+    composed = compose_cell(sweeper.config, arguments)
     with read_write(composed), open_dict(composed):
         composed.hydra.job.num = composed.hydra.job.id = number
         composed.hydra.runtime.output_dir = os.path.abspath(str(composed.hydra.sweep.dir))

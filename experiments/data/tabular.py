@@ -20,6 +20,7 @@ from ..errors import ConfigError, one_line, reason_of
 from ..spec.checks import is_hub_data
 
 LONGEST = 1 << 24  # characters of a line; a file with a longer line is no file of rows or documents
+HEAD = 4 * LONGEST + 1  # bytes: more than any line has. A larger file is not read whole before its head is checked
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".json", ".jsonl", ".ndjson", ".jsonlines", ".jl")
 COLUMNS = (*JSON_LINES, ".parquet", *DELIMITERS)  # the files that have rows with columns, by their suffix
@@ -70,10 +71,15 @@ def content(path: str, setting: str) -> bytes:
     """The bytes of a user's file.
 
     Raises:
-        ConfigError: The file cannot be read, or has changed; see `unchanged`.
+        ConfigError: The file cannot be read, or has changed (see `unchanged`); or a large file is of another format.
     """
     try:
-        raw = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            raw = file.read(HEAD)
+            if len(raw) == HEAD:
+                _check_head(raw, path, setting)
+                file.seek(0)
+                raw = file.read()
     except OSError as error:
         raise ConfigError(f"{setting}: cannot read {path}: {error.strerror}") from None
     if path in _expected and short_sum(raw) != _expected[path]:
@@ -82,6 +88,13 @@ def content(path: str, setting: str) -> bytes:
             "run; give the command again"
         )
     return raw
+
+
+def _check_head(head: bytes, path: str, setting: str) -> None:
+    if Path(path).suffix.lower() != ".parquet":
+        _lines(head, path, setting, whole=False)
+    elif not head.startswith(b"PAR1"):
+        raise ConfigError(f"{setting}: {path}: not a Parquet file that can be read (it does not begin as one)")
 
 
 def short_sum(raw: bytes) -> str:
@@ -95,9 +108,14 @@ def lines(path: str, setting: str) -> list[str]:
     Raises:
         ConfigError: The file cannot be read, or is no text.
     """
-    raw = content(path, setting).removeprefix(codecs.BOM_UTF8)  # some editors write this mark
+    return _lines(content(path, setting), path, setting)
+
+
+def _lines(raw: bytes, path: str, setting: str, *, whole: bool = True) -> list[str]:
+    """The lines in the bytes of a file, or in the beginning of a file."""
+    raw = raw.removeprefix(codecs.BOM_UTF8)  # some editors write this mark
     try:
-        text = raw.decode().replace("\r\n", "\n").split("\n")
+        text = codecs.getincrementaldecoder("utf-8")().decode(raw, whole).replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         number = raw[: error.start].count(b"\n") + 1
         raise ConfigError(f"{setting}: {path}, line {number}: not UTF-8 text") from None

@@ -39,7 +39,7 @@ def page(records: Sequence[Record], sections: Sequence[Section], problems: Seque
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    places = {r.key: i for i, r in enumerate(records)}
+    places = RunPlaces(records)
     own = [study for _, studies in sections for study in studies if not study.is_of_paper]
     return environment.get_template("report.html").render(
         title=own[0].title if own else TITLE,
@@ -51,11 +51,32 @@ def page(records: Sequence[Record], sections: Sequence[Section], problems: Seque
         rule=findings.RULE_TEXT,
         style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
         script=Markup((PAGE / "report.js").read_text(encoding="utf-8")),
-        data=Markup(html_data.script_json(html_data.pack(records))),
+        data=Markup(html_data.script_json(html_data.pack(records) | {"runs": places.cells})),
     )
 
 
-def _scale(results: Results, studies: Sequence[Study], places: dict[str, int]) -> dict[str, Any]:
+class RunPlaces:
+    """Where the runs of a cell stand among all records. Many entries of a table show one cell, whose list stands once.
+
+    Attributes:
+        cells: For each cell that was asked for, the places of its runs among the records.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.cells: list[list[int]] = []
+        self._of_key = {record.key: i for i, record in enumerate(records)}
+        self._of_cell: dict[tuple[int, ...], int] = {}
+
+    def place(self, filled: FilledCell) -> int:
+        """The index in `cells` of the runs of a cell."""
+        runs = tuple(self._of_key[record.key] for record in filled.records)
+        if runs not in self._of_cell:
+            self._of_cell[runs] = len(self.cells)
+            self.cells.append(list(runs))
+        return self._of_cell[runs]
+
+
+def _scale(results: Results, studies: Sequence[Study], places: RunPlaces) -> dict[str, Any]:
     of_paper = [study for study in studies if study.is_of_paper]
     own = [study for study in studies if not study.is_of_paper]
     judged = verdicts.judge_all(results) if of_paper or not own else []
@@ -78,7 +99,7 @@ def _scale(results: Results, studies: Sequence[Study], places: dict[str, int]) -
     }
 
 
-def _study(study: Study, results: Results, places: dict[str, int]) -> dict[str, Any]:
+def _study(study: Study, results: Results, places: RunPlaces) -> dict[str, Any]:
     """A study of the user's own: its answer and a figure first, then its table, then the other figures."""
     table = tables.fill(study, results)
     return _table(table, places) | {"answers": answers(table), "figures": _figures(study, results)}
@@ -93,7 +114,7 @@ def _figures(study: Study, results: Results) -> list[dict[str, Any]]:
         ]
 
 
-def _table(table: FilledTable, places: dict[str, int]) -> dict[str, Any]:
+def _table(table: FilledTable, places: RunPlaces) -> dict[str, Any]:
     return {
         "id": f"{table.layout.name}-{table.scale}",
         "title": table.layout.heading,
@@ -104,7 +125,7 @@ def _table(table: FilledTable, places: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _row(row: tuple[TableEntry, ...], places: dict[str, int]) -> dict[str, Any]:
+def _row(row: tuple[TableEntry, ...], places: RunPlaces) -> dict[str, Any]:
     filled = tables.cost_cell(row)
     return {
         "label": row[0].row.label,
@@ -123,7 +144,7 @@ def _sort_key(value: float | None) -> float | str:
     return "" if value is None else value
 
 
-def _entry(entry: TableEntry, places: dict[str, int]) -> dict[str, Any]:
+def _entry(entry: TableEntry, places: RunPlaces) -> dict[str, Any]:
     summary = entry.summary
     return {
         "paper": wording.paper_value(entry),
@@ -132,7 +153,7 @@ def _entry(entry: TableEntry, places: dict[str, int]) -> dict[str, Any]:
         "ours_sort": _sort_key(summary.mean if summary else None),
         "best": entry.best,
         "title": f"{entry.row.label}: {entry.column.label}",
-        "runs": " ".join(str(places[r.key]) for r in entry.filled.records),
+        "runs": places.place(entry.filled),
         "search": entry.misfit or wording.rate_search(entry.filled),
         "difference": ". ".join(
             f"Difference from {c.reference}: {wording.difference(c, entry.column)}" for c in entry.comparisons

@@ -24,9 +24,12 @@ def between_marks(path: Path, contents: Mapping[str, str]) -> bytes:
     """The text of `path` with each content between the lines `<!-- name: ... -->` and `<!-- end of name -->`.
 
     Raises:
-        ConfigError: The file has no such two lines for one of the names.
+        ConfigError: The file is no text, or has no such two lines for one of the names.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text") from None
     for name, content in contents.items():
         first, last = re.escape(f"<!-- {name}: "), re.escape(f"<!-- end of {name} -->")
         marks = re.compile(rf"(^{first}[^\n]* -->\n).*?(^{last}$)", re.DOTALL | re.MULTILINE)

@@ -53,6 +53,7 @@ def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimit
 
     Raises:
         ConfigError: The run has no such form, or `out` exists or cannot be written. Nothing is left behind.
+        StorageError: The disk is full. Nothing is left behind.
     """
     if out.exists() or out.is_symlink():
         raise ConfigError(f"OUT exists already and is left as it is: {out}")
@@ -94,8 +95,9 @@ def merged(record: Record, store: Store, out: Path, dtype: str | None = None) ->
     model = model.to(getattr(torch, dtype))
     for name, parameter in model.named_parameters():
         _check_finite(parameter, name, dtype)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with files.writing("the model", out.parent):
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     return f"a whole model, in {dtype}, with its tokenizer: AutoModelForCausalLM.from_pretrained loads it"
 
 
@@ -182,8 +184,9 @@ def save(form: Any, out: Path) -> None:
     """Write an adapter in the format of PEFT: `form` has its configuration and its weights."""
     from safetensors.torch import save_file
 
-    form.config.save_pretrained(str(out))
-    save_file(form.weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    with files.writing("the adapter", out.parent):
+        form.config.save_pretrained(str(out))
+        save_file(form.weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
@@ -251,7 +254,8 @@ def convert(path: Path, dtype: str) -> None:
     weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(path).items()}
     for name, tensor in weights.items():
         _check_finite(tensor, name, dtype)
-    save_file(weights, path, metadata={"format": "pt"})
+    with files.writing("the adapter", path.parent.parent):
+        save_file(weights, path, metadata={"format": "pt"})
 
 
 def _check_finite(tensor: Any, name: str, dtype: str) -> None:

@@ -58,3 +58,13 @@ def composition(arguments: list[str]) -> DictConfig:
         GlobalHydra.instance().hydra = running
     OmegaConf.set_struct(composed, False)
     return composed
+
+
+def holds(composed: DictConfig, name: str) -> bool:
+    """Whether a composition has a value of this name, and not a section or a choice of a file."""
+    node: Any = composed
+    for part in name.split("."):
+        if not isinstance(node, DictConfig) or part not in list(node.keys()):  # `in node` would resolve the value
+            return False
+        node = node._get_node(part)
+    return not isinstance(node, DictConfig)

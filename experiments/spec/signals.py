@@ -36,3 +36,15 @@ def handled_by(handler: Callable[[int, Any], Any]) -> Iterator[dict[int, Any]]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Within the block, a signal that stops a run waits; it has its usual effect when the block ends."""
+    waiting: list[int] = []
+    try:
+        with handled_by(lambda number, frame: waiting.append(number)):
+            yield
+    finally:
+        for number in waiting[:1]:
+            signal.raise_signal(number)

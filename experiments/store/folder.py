@@ -6,24 +6,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from .records import Record, from_json
+from ..errors import one_line
+from .records import Record, from_file
 
 
 class ResultsError(Exception):
     """The results folder cannot be used. The message is one line."""
 
 
-def read_record(path: Path) -> Record:
-    """The record in a file.
-
-    Raises:
-        OSError: The disk does not give the file.
-        ValueError: The file holds no record of this version.
-    """
-    return from_json(path.read_bytes())
-
-
-def read_records(results: str | Path, read: Callable[[Path], Record] = read_record) -> tuple[list[Record], list[str]]:
+def read_records(results: str | Path, read: Callable[[Path], Record] = from_file) -> tuple[list[Record], list[str]]:
     """The records in `results`/runs, in the order of their keys, and one line for each file that is not used.
 
     A file is not used if it is no readable record, if its name is not its key, or if another file holds the same key.
@@ -57,4 +48,5 @@ def read_records(results: str | Path, read: Callable[[Path], Record] = read_reco
             problems.append(f"{' and '.join(names)} hold the same key {key}: none of them is used")
         elif names != [f"{key}.json"]:
             problems.append(f"{names[0]} is not a readable record and is skipped: it holds the key of {key}.json")
-    return [record for name, record in records if holders[record.key] == [name] == [f"{record.key}.json"]], problems
+    used = [record for name, record in records if holders[record.key] == [name] == [f"{record.key}.json"]]
+    return used, list(map(one_line, problems))

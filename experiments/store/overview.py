@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import heartbeats
-from .folder import read_record, read_records
-from .records import Record, Store
+from .folder import read_records
+from .records import Record, Store, from_file
 
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
 
@@ -60,7 +60,7 @@ class Overview:
         stat = path.stat()
         stamp = stat.st_mtime_ns, stat.st_size
         if path not in self.cache or self.cache[path][0] != stamp:
-            self.cache[path] = stamp, read_record(path)
+            self.cache[path] = stamp, from_file(path)
         return self.cache[path][1]
 
     def _state(self, record: Record, sign: heartbeats.Sign | None) -> RunState:

@@ -13,13 +13,17 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .. import files, redact
-from ..errors import ConfigError, StorageError, exit_code
+from ..errors import ConfigError, StorageError, exit_code, one_line
+from ..identity import cell_key_of
 from ..spec import ranks
 from . import schema
+
+LARGEST_FILE = 64 << 20  # bytes; a larger file is no record, and is not read
 
 
 @dataclass
@@ -38,19 +42,25 @@ class Record:
     error: dict[str, str] | None = None
     schema: int = schema.VERSION
 
+    @cached_property
+    def cell_key(self) -> str:
+        """The key of what the runs of the record's cell share."""
+        return cell_key_of(self.identity)
+
 
 def finite(value: Any) -> Any:
     """`value` as a record may hold it.
 
     None stands in place of every number that is not finite or larger than a record may hold. An escape stands in place
-    of half a character, such as the path of a file may have.
+    of half a character, such as the path of a file may have, and of a control character.
     """
     if isinstance(value, dict):
         return {finite(name): finite(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
         return [finite(v) for v in value]
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        whole = value.encode("utf-8", "backslashreplace").decode()
+        return schema.CONTROL.sub(lambda match: ascii(match[0])[1:-1], whole)
     return None if isinstance(value, float) and not schema.is_number(value) else value
 
 
@@ -61,6 +71,18 @@ def from_json(text: bytes) -> Record:
         ValueError: The file holds no record, or a record of another schema.
     """
     return Record(**schema.checked(text))
+
+
+def from_file(path: Path) -> Record:
+    """The record in a file.
+
+    Raises:
+        OSError: The disk does not give the file.
+        ValueError: The file holds no record of this version.
+    """
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise ValueError(f"it has {size:,} bytes, and a record has at most {LARGEST_FILE:,}")
+    return from_json(path.read_bytes())
 
 
 class Store:
@@ -96,7 +118,7 @@ class Store:
             OSError: The record exists, but the disk fails to read it. With None, the run would start again.
         """
         try:
-            record = from_json(self.path(key).read_bytes())
+            record = from_file(self.path(key))
             if record.key != key:
                 raise ValueError(f"it holds the key of {record.key}.json")
             return record
@@ -141,7 +163,7 @@ class Store:
                 lock.acquire(blocking=False)
             except TimeoutError:
                 owner = path.read_text(errors="replace", encoding="utf-8") or "another process"
-                print(f"cell {key} is being run by {owner}; waiting", file=sys.stderr)
+                print(f"cell {key} is being run by {one_line(owner)}; waiting", file=sys.stderr)
                 lock.acquire()
         except OSError as error:
             if error.filename is None:

@@ -1,25 +1,28 @@
 """What the file of a record may hold. Each record is checked when it is read, so its readers rely on all of this.
 
 A record has the sections and the types of `Schema`; its numbers are finite and not too large for sums of squares; its
-texts have no half characters; its key is the hash of its identity, and its cell is that of its identity. A finished run
-has a finite headline and a cost.
+texts have no half characters and no control characters; its key is the hash of its identity, and its cell is that of
+its identity. A finished run has a finite headline and a cost.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import tasks
-from ..errors import one_line
+from ..errors import ConfigError, one_line
 from ..identity import key_of
 
 VERSION = 2
 LARGEST = 1e150  # the square of a larger number may overflow
 DEEPEST = 40  # sections within sections
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # would move the cursor of a terminal, or worse
+CONTROL_IN_JSON = re.compile(rb"\\u00[01789][0-9a-fA-F]|\\[bf]|\x7f|\xc2[\x80-\x9f]")  # and a few harmless texts
 
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Numbers = dict[str, Number | None]
@@ -89,7 +92,7 @@ class Schema(BaseModel):
 
     version: Annotated[Literal[2], Field(alias="schema")]
     key: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    name: Annotated[str, Field(max_length=1000)]
+    name: Annotated[str, Field(max_length=1000, pattern=r"^[^\r\n]*$")]
     status: Literal["running", "finished", "failed", "interrupted"]
     cell: CellSection
     config: Config
@@ -112,7 +115,9 @@ def checked(text: bytes) -> dict[str, Any]:
     if (version := values.get("schema")) != VERSION:
         known = json.dumps(version)[:20] if isinstance(version, int | str) else "none"
         raise ValueError(f"schema {known}, this version reads {VERSION} (scripts/migrate_records.py migrates 1 to 2)")
-    _check_numbers(values, "record", DEEPEST)
+    _check_numbers(_without_curve(values), "record", DEEPEST)
+    if CONTROL_IN_JSON.search(text):
+        _check_texts(values, "record")
     try:
         Schema.model_validate(values)
     except ValidationError as error:
@@ -123,6 +128,14 @@ def checked(text: bytes) -> dict[str, Any]:
     if values["status"] == "finished":
         _check_finished(values)
     return values
+
+
+def _without_curve(values: dict[str, Any]) -> dict[str, Any]:
+    """The record without its curve: the most numbers stand there, and `Schema` checks them faster."""
+    metrics = values.get("metrics")
+    if not isinstance(metrics, dict):
+        return values
+    return values | {"metrics": {name: part for name, part in metrics.items() if name != "curve"}}
 
 
 def is_number(value: Any) -> bool:
@@ -138,6 +151,15 @@ def _check_numbers(value: dict[str, Any] | list[Any], where: str, depth: int) ->
             _check_numbers(part, name if isinstance(name, str) else where, depth - 1)
         elif type(part) in (int, float) and not is_number(part):
             raise ValueError(one_line(f"{name}: a number beyond {LARGEST:g}"))
+
+
+def _check_texts(value: Any, where: str) -> None:
+    if isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_texts(name, where)
+            _check_texts(part, name if isinstance(name, str) else where)
+    elif isinstance(value, str) and CONTROL.search(value):
+        raise ValueError(one_line(f"{where}: a text with a control character"))
 
 
 def _check_curve(rows: list[dict[str, Any]]) -> None:
@@ -166,12 +188,19 @@ def _check_identity(values: dict[str, Any]) -> None:
 
 def _check_finished(values: dict[str, Any]) -> None:
     final, cost = values["metrics"]["final"], values["cost"]
-    task = values["cell"]["task"]
-    # The file of a user's task, which says what its headline is, is not run; and a task may not be here any more.
-    unknown = "module" in values["identity"]["task"] or task not in tasks.names()
-    headlines = [] if unknown else [name for name in tasks.get(task).headlines if name in final]
+    headlines = [name for name in _headlines(values) if name in final]
     if any(final[name] is None for name in headlines):
         raise ValueError(f"its run is finished, and {headlines[0]} is no finite number")
     for name in ("trainable_parameters", "seconds"):
         if cost.get(name) is None:
             raise ValueError(f"its run is finished, and cost.{name} is missing")
+
+
+def _headlines(values: dict[str, Any]) -> tuple[str, ...]:
+    """The headlines of a record's task; none where this process does not know the task."""
+    if "module" in values["identity"]["task"]:  # a user's file says what the headline is, and the file is not run
+        return ()
+    try:
+        return tasks.get(values["cell"]["task"]).headlines
+    except ConfigError:  # the task may not be here any more
+        return ()

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,9 @@ from .. import redact
 from ..identity import group_of
 from ..spec.run_config import RunConfig
 from .records import Record, curve
+
+CONNECTING = 5.0  # seconds that a connection to W&B's server may take, before the copy of a run stays local
+SLOWEST = 30.0  # seconds that W&B has to register a run, and to send what is left at the end
 
 
 def grouping(record: Record, tables: Sequence[str]) -> dict[str, Any]:
@@ -41,12 +47,24 @@ def summary(record: Record) -> dict[str, Any]:
     return {**record.metrics["final"], **cost, "status": record.status}
 
 
+def reachable(address: str) -> bool:
+    """Whether the server at an address takes a connection. Behind a proxy, W&B's own client has to try."""
+    if urllib.request.getproxies().keys() - {"no"}:  # "no" lists hosts that need no proxy
+        return True
+    with contextlib.suppress(OSError, ValueError):
+        parts = urllib.parse.urlsplit(address)
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        with socket.create_connection((parts.hostname or "", port), CONNECTING):
+            return True
+    return False
+
+
 class WandbMirror(TrainerCallback):
     """Sends the configuration, each row of the curve, and at the end the final metrics and the cost.
 
-    With WANDB_API_KEY or a login the mirror is online, otherwise it is a folder below `results/wandb`. The id of the
-    run is the key of the record, so a resumed run continues on the same page of W&B. W&B gets nothing that is printed,
-    except for the error of a run that fails, without the secrets in its message.
+    With WANDB_API_KEY or a login the mirror is online. Without them, or without a network, the mirror is a folder below
+    `results/wandb`. The id of the run is the key of the record, so a resumed run continues on the same page of W&B. W&B
+    gets nothing that is printed, except for the error of a run that fails, without the secrets in its message.
     """
 
     def __init__(self, config: RunConfig, record: Record, tables: Sequence[str] = ()) -> None:
@@ -60,6 +78,9 @@ class WandbMirror(TrainerCallback):
             import wandb
 
             mode = os.environ.get("WANDB_MODE") or self._online_or_offline()
+            if mode == "online" and not reachable(wandb.setup().settings.base_url):
+                print("warning: W&B cannot be reached, so this run's copy stays local", file=sys.stderr)
+                mode = "offline"
             self.run = wandb.init(
                 project=config.logger.project,
                 id=record.key,
@@ -71,7 +92,13 @@ class WandbMirror(TrainerCallback):
                 resume="allow" if mode == "online" else None,
                 # W&B would copy what is printed before `redact` hides the secrets in it, and the address of the git
                 # remote, which may hold a token.
-                settings=wandb.Settings(console="off", disable_git=True),
+                settings=wandb.Settings(
+                    console="off",
+                    disable_git=True,
+                    init_timeout=SLOWEST,
+                    finish_timeout=SLOWEST,
+                    finish_timeout_raises=True,
+                ),
             )
 
         self._guard(start)

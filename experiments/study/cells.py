@@ -172,7 +172,7 @@ class Protocols:
         """The composition with the cell's further arguments: values are put into it, a choice needs a new one."""
         try:
             values = settings(self._more(cell))
-            if not all(_holds(composed, name) for name in values):
+            if not all(compose.holds(composed, name) for name in values):
                 return compose.composition(arguments)
         except (HydraException, OmegaConfBaseException) as error:
             raise UnavailableError(" ".join(str(error).split())) from None
@@ -235,16 +235,6 @@ class Protocols:
 def _names(options: tuple[str, ...]) -> set[str]:
     """The names of the settings that arguments set."""
     return {option.partition("=")[0].lstrip("+") for option in options}
-
-
-def _holds(composed: DictConfig, name: str) -> bool:
-    """Whether a composition has a value of this name, and not a section or a choice of a file."""
-    node: Any = composed
-    for part in name.split("."):
-        if not isinstance(node, DictConfig) or part not in list(node.keys()):  # `in node` would resolve the value
-            return False
-        node = node._get_node(part)
-    return not isinstance(node, DictConfig)
 
 
 def _without_method(composed: DictConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from .. import tasks
-from ..identity import RATE, cell_key_of, differences
+from ..identity import RATE, differences
 from ..paper import Cell
 from ..spec import methods
 from ..store.records import Record
@@ -124,7 +124,7 @@ class Results:
         self._by_cell: dict[str, list[Record]] = defaultdict(list)
         for record in self.records:
             self._by_method[record.cell["task"], record.cell["method"]].append(record)
-            self._by_cell[cell_key_of(record.identity)].append(record)
+            self._by_cell[record.cell_key].append(record)
         self._cells: dict[Cell, FilledCell] = {}
 
     def cell(self, cell: Cell) -> FilledCell:

@@ -27,7 +27,7 @@ def studies(results: Results, records: Iterable[Record]) -> list[Study]:
     """
     groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        groups[shared_key(record)][cell_key_of(record.identity)].append(record)
+        groups[shared_key(record)][record.cell_key].append(record)
     made = [_study(key, cells, results) for key, cells in groups.items() if len(cells) > 1]
     return [study for study in made if study is not None]
 

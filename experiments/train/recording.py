@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, StorageError
-from ..spec import ranks
+from ..spec import ranks, signals
 from ..spec.protocol import borrowed
 from ..spec.run_config import RunConfig
 from ..store import failures, provenance
@@ -102,9 +102,19 @@ class Recording:
 
     def _end(self, error: BaseException | None) -> bool:
         """Write the record for the last time. Gives whether the error stays within the block."""
-        record = self.record
         if self.trainer is None and isinstance(error, ConfigError | StorageError | KeyboardInterrupt | SystemExit):
             return False
+        try:
+            with signals.deferred():  # a signal during the last write must not leave a record that says `running`
+                self._close(error)
+        finally:
+            if self.mirror:
+                self.mirror.finish(self.record)
+        return isinstance(error, Exception)
+
+    def _close(self, error: BaseException | None) -> None:
+        """Write the record for the last time, and remove what a finished run does not need."""
+        record = self.record
         if self.bar:
             self.bar.close()
         if error is None:
@@ -120,14 +130,10 @@ class Recording:
         except StorageError:
             if (record.error or {}).get("type") != "StorageError":
                 raise  # else the user has read about this disk already
-        finally:
-            if self.mirror:
-                self.mirror.finish(record)
         if record.status == "finished" and ranks.first():
             shutil.rmtree(self.store.checkpoints(record.key), ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.store.failure(record.key).unlink(missing_ok=True)
-        return isinstance(error, Exception)
 
     def _fail(self, error: Exception) -> None:
         """Write the error into the record, and print it. If several ranks fail, the first to fail prints its error."""

@@ -5,6 +5,8 @@ The caller has composed and checked the configuration and claimed the cell. The 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import signal
 import sys
@@ -15,7 +17,7 @@ from typing import Any
 
 from .. import tasks
 from ..errors import ConfigError
-from ..spec import ranks
+from ..spec import ranks, signals
 from ..spec.run_config import RunConfig
 from ..store.records import Record, Store
 
@@ -23,6 +25,7 @@ Execute = Callable[[RunConfig, Record, Store], Record]
 
 GRACE = 10.0  # seconds that the other ranks have to end by themselves after one rank has failed
 STOPPING = 60.0  # seconds that the ranks have to end after they got SIGTERM
+HUNG = 600.0  # seconds without a step and without a byte of a checkpoint; then ranks that got SIGTERM count as hung
 
 
 def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Record:
@@ -53,10 +56,13 @@ def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Re
         while not context.join(grace_period=GRACE):
             pass
     except KeyboardInterrupt:
-        stop(context.processes, None)  # the ranks write a checkpoint, however long that takes
-        if (written := store.read(record.key)) and written.status != "finished":
-            written.status, written.error = "interrupted", None
-            store.write(written)
+        try:  # the ranks write a checkpoint, however long that takes
+            stop(context.processes, HUNG, functools.partial(activity, store, record.key))
+        finally:
+            with signals.deferred():
+                if (written := store.read(record.key)) and written.status != "finished":
+                    written.status, written.error = "interrupted", None
+                    store.write(written)
         raise
     except (ProcessExitedException, ProcessRaisedException) as ending:
         error = ranks.failure_in(rendezvous)
@@ -81,15 +87,39 @@ def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Re
     return written
 
 
-def stop(processes: list[Any], seconds: float | None = STOPPING) -> None:
-    """Send SIGTERM to the processes and wait. Kill those that are left after `seconds`, or at an interruption."""
+def activity(store: Store, key: str) -> Any:
+    """What changes while the ranks of a run train or write a checkpoint: their step, and the sizes of the files."""
+    progress = b""
+    sizes: list[tuple[str, int]] = []
+    with contextlib.suppress(OSError):  # files come and go
+        progress = store.progress(key).read_bytes()
+        sizes = sorted((str(path), path.stat().st_size) for path in store.checkpoints(key).rglob("*"))
+    return progress, sizes
+
+
+def stop(processes: list[Any], seconds: float = STOPPING, activity: Callable[[], Any] = lambda: None) -> None:
+    """Send SIGTERM to the processes and wait. At an interruption, kill those that are left.
+
+    Args:
+        processes: The processes.
+        seconds: Kill those that are left after so many seconds in which `activity()` has not changed.
+        activity: A value that changes while the processes work.
+    """
     try:
         for process in processes:
             if process.is_alive():
                 process.terminate()
-        deadline = time.monotonic() + (seconds or 0.0)
-        for process in processes:
-            process.join(None if seconds is None else max(0.0, deadline - time.monotonic()))
+        seen, deadline = activity(), time.monotonic() + seconds
+        while alive := [process for process in processes if process.is_alive()]:
+            if (now := activity()) != seen:
+                seen, deadline = now, time.monotonic() + seconds
+            if (left := deadline - time.monotonic()) <= 0:
+                print(
+                    f"warning: {len(alive)} of the ranks did not end within {seconds:g} s and are killed",
+                    file=sys.stderr,
+                )
+                break
+            alive[0].join(min(left, 1.0))
     finally:
         for process in processes:
             if process.is_alive():

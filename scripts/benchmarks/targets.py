@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from . import growth
+
 Row = dict[str, Any]
 
 
@@ -78,6 +80,11 @@ def trainer(row: Row) -> Row | None:
     return row["ratio"] if row["loop"] == "run.py" else None
 
 
+def grown(command: str, field: str, unit: float = 1.0) -> Callable[[Row], Row | None]:
+    """The value of a field, in `unit`, of the rows of one command."""
+    return lambda row: {"value": row[field] / unit} if row["command"] == command else None
+
+
 BLOCKS = (
     "A block operator computes three products of 2 T k r_hat operations each: in the forward pass, for the gradient "
     "of the input, and for the gradient of M. These three products alone, each as one product of contiguous matrices, "
@@ -104,6 +111,16 @@ REST = (
     "MoRA can be faster than LoRA only in the time that the adapter adds. In this small model a part of that time is "
     "needed to start operations on small tensors (0.15 ms for a layer and step), whatever the operations are."
 )
+READING = (
+    "A profile of make_tables.py shows two large parts. A third of the time reads and checks the records; reading them "
+    "as JSON alone takes most of what the target allows. Half of the time composes the settings of the tables' cells "
+    "and finds the cells that have runs; this part does not grow with the number of records."
+)
+DRAWING = "make_report.py does all that make_tables.py does, and draws the figures. The figures were not profiled."
+SVG = (
+    "5,000 records take 1 MB of the page. The rest of the page is tables and figures; the figures draw every run that "
+    "has a place in them."
+)
 TARGETS = (
     Target(
         "sharing, r = 8: overhead over the frozen layer against LoRA's", "linear", 0.4, overhead(8, "sharing"), SUMS
@@ -129,4 +146,9 @@ TARGETS = (
         unit=" s",
     ),
     Target("a finished cell is recognised", "startup", 2.0, start("a finished cell"), unit=" s"),
+    Target("tables of 5,000 records", "growth", 3.0, grown(growth.TABLES, "seconds"), READING, unit=" s"),
+    Target("page of 5,000 records", "growth", 3.0, grown(growth.PAGE, "seconds"), DRAWING, unit=" s"),
+    Target("size of the page of 5,000 records", "growth", 3.0, grown(growth.PAGE, "bytes", 1e6), SVG, unit=" MB"),
+    Target("a cell of a sweep is composed", "growth", 0.1, grown(growth.COMPOSED, "seconds"), unit=" s"),
+    Target("a cell of a sweep is composed and checked", "growth", 0.1, grown(growth.CHECKED, "seconds"), unit=" s"),
 )

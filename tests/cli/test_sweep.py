@@ -6,8 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from experiments import runner
+from experiments.cli.composer import CellComposer
 from experiments.cli.sweep import Sweep, SweepCell, announcement
 from experiments.errors import ConfigError
 
@@ -160,6 +162,36 @@ def test_the_time_left_is_that_of_the_cells_that_were_not_finished_before():
     assert sweep.left(2) == 30.0
     assert announcement(2, 5, "seed=2", 30.0) == "cell 3 of 5: seed=2, about 30 s left"
     assert announcement(0, 5, "seed=0", None) == "cell 1 of 5: seed=0"
+
+
+def test_a_cell_is_composed_as_hydra_composes_it(sweep, monkeypatch):
+    """Hydra composes each choice of files once, and every cell is what Hydra would compose for the cell alone."""
+    compared, by_hydra = [], []
+
+    def check(own, sweeper):
+        loader = sweeper.hydra_context.config_loader
+        load = loader.load_sweep_config
+        loader.load_sweep_config = lambda *arguments: by_hydra.append(arguments) or load(*arguments)
+        composer = CellComposer(loader)
+        for batch in sweeper.overrides:
+            for cell in batch:
+                ours, theirs = composer(sweeper.config, list(cell)), load(sweeper.config, list(cell))
+                assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
+                compared.append(cell)
+        raise SystemExit(2)
+
+    monkeypatch.setattr(Sweep, "check", check)
+    for arguments, cells, compositions in (
+        (["method=lora,mora", "seed=0,1", "training.learning_rate=0.1,${task.pairs}"], 8, 2),
+        (["method.rank=1,8", "method.target_modules=[q_proj],all-linear", "task.pairs=${training.steps},32"], 8, 1),
+        (["task=uuid,instruct", "+method.peft.use_dora=true,false", "quantization=none,nf4"], 8, 4),
+        (["experiment=table2,table3", "model=tiny,'y z'"], 4, 2),
+        (["task.pairs=64", "++task.pairs=16", "seed=0,1"], 2, 3),  # the order of the first two matters
+    ):
+        compared.clear()
+        by_hydra.clear()
+        assert sweep("-m", *arguments)[0] == 2
+        assert (len(compared), len(by_hydra)) == (cells, compositions)
 
 
 def test_another_sweeper_is_checked_by_hydra(monkeypatch):

@@ -2,6 +2,8 @@
 
 import codecs
 import json
+import os
+import re
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -212,6 +214,35 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, end):
     assert len(userfile.conversations(str(tmp_path / "a.jsonl"), "alpaca")) == 1
     (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + f"one{end}two".encode())
     assert userfile.documents(str(tmp_path / "a.txt")) == [f"one{end}two".replace("\r", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "message"),
+    [
+        ("weights.jsonl", b"{", "line 1: has a zero byte"),
+        ("weights.txt", b"\xff", "line 1: not UTF-8 text"),
+        ("weights.parquet", b"PK", "not a Parquet file"),
+    ],
+)
+def test_a_huge_file_of_another_format_is_refused_by_its_head(tmp_path, name, head, message):
+    path = tmp_path / name
+    path.write_bytes(head)
+    os.truncate(path, 1 << 40)  # no memory could hold it
+    with pytest.raises(ConfigError, match=f"^task.train_file: {re.escape(str(path))}.*{message}"):
+        userfile.checked(str(path), userfile.TRAIN, None)
+
+
+def test_a_line_that_is_too_long_is_refused_before_the_file_is_read(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a" * tabular.HEAD)
+    os.truncate(tmp_path / "a.txt", 1 << 40)
+    with pytest.raises(ConfigError, match="line 1: longer than 16,777,216 characters"):
+        userfile.checked(str(tmp_path / "a.txt"), userfile.TRAIN, None)
+
+
+def test_a_large_file_of_texts_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tabular, "HEAD", 6)  # cuts the letter in two
+    (tmp_path / "a.txt").write_text("abcd \u03b1\n\nb")
+    assert userfile.documents(str(tmp_path / "a.txt")) == ["abcd \u03b1", "b"]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):

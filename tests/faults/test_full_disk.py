@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,38 @@ def test_tables_on_a_full_disk(undisturbed, small_disk, capsys, counted):
     assert {p.read_text() for p in tables} == {"of an earlier run"}
     assert half_written(small_disk) == []
     counted(1, "full disks")
+
+
+@pytest.mark.promise("On a full cache disk a run goes on, with the warnings that it has for a cache that is read-only.")
+def test_a_full_cache_disk_warns_as_a_read_only_one_does(small_disk, tmp_path, monkeypatch, capsys, counted):
+    from experiments import files
+    from experiments.data import rows
+    from experiments.spec import shapes
+    from experiments.train import scratch
+
+    monkeypatch.setattr(scratch, "learn_tokenizer", lambda *_: scratch.byte_tokenizer().backend_tokenizer)
+    monkeypatch.setattr(files, "SETTLED", -1.0)
+    (tmp_path / "config.json").write_text("{}")
+
+    def warnings() -> list[str]:
+        """Use everything that a run keeps in the cache."""
+        built = rows.Rows.of([([1] * 4000, [True] * 4000)])
+        assert len(rows.cached(small_disk, "k", lambda: built)) == 1
+        assert scratch.learned_tokenizer(1024, small_disk)("a").input_ids
+        assert files.sums([tmp_path / "config.json"], small_disk / "sums" / "s.json")
+        shapes.keep(shapes.NAMED["tiny"].shape, str(tmp_path), small_disk)
+        assert half_written(small_disk) == []
+        return [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()]
+
+    fill(small_disk)
+    full = warnings()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert warnings() == full
+    assert full == [
+        f"tokenised rows are not kept in {small_disk / 'rows'}",
+        f"the tokenizer is not kept in {small_disk / 'models'}",
+    ]
+    counted(2, "caches that take nothing")
 
 
 def limit_files(size: int) -> None:

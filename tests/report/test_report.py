@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments.report import figures, html, plots
+from experiments.report import figures, html, html_data, plots
 from experiments.study import study_file
 from experiments.study.fill import Results
 
@@ -82,9 +82,14 @@ def test_needs_no_network(page):
 
 def test_data_is_whole(page, hostile):
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
-    assert [r["key"] for r in data["records"]] == [r.key for r in hostile[0]]
-    evil = next(r for r in data["records"] if r["name"] == EVIL)
-    assert data["sections"][evil["provenance"][EVIL]] == EVIL
+    packed = [dict(zip(data["fields"], values, strict=True)) for values in data["records"]]
+    assert [r["key"] for r in packed] == [r.key for r in hostile[0]]
+    evil = next(r for r in packed if r["name"] == EVIL)
+    assert data["sections"][data["sections"][evil["provenance"]][EVIL]] == EVIL
+    for record, values in zip(hostile[0], packed, strict=True):
+        names, *numbers = values["final"]
+        assert dict(zip(data["sections"][names], numbers, strict=True)) == pytest.approx(record.metrics["final"], 1e-5)
+        assert data["sections"][values["cell"]] | {k: values[k] for k in ("learning_rate", "seed")} == record.cell
 
 
 def test_the_committed_page_is_small():
@@ -92,6 +97,17 @@ def test_the_committed_page_is_small():
     if not committed.exists():
         pytest.skip("no page is committed")
     assert committed.stat().st_size < 3_000_000
+
+
+def test_a_further_run_of_a_cell_makes_the_page_little_longer(small):
+    """A page of 5,000 runs has at most 3 MB."""
+    run = small.records[0]
+
+    def size(count):
+        runs = [dataclasses.replace(run, key=f"{i:016x}", cell=run.cell | {"seed": i}) for i in range(count)]
+        return len(html_data.script_json(html_data.pack(runs)))
+
+    assert (size(100) - size(50)) / 50 < 500
 
 
 def test_figures_do_not_share_ids(page):

@@ -109,6 +109,9 @@ def test_the_readme_gets_answer_and_claims_between_its_marks(results, tmp_path):
     done = script("make_tables", "--results", folder, "--readme", page)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert page.read_text() == "no marks\n"
+    page.write_bytes(b"\x89PNG")
+    done = script("make_tables", "--results", folder, "--readme", page)
+    assert (done.returncode, done.stderr) == (2, f"error: {page} is not UTF-8 text\n")
 
 
 def test_check_knows_what_is_left_over(results, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,24 @@ def test_an_export_that_breaks_off_leaves_nothing(trained, tmp_path, monkeypatch
     monkeypatch.setattr(export, "merged", interrupted)
     assert call(records["mora"].key, tmp_path / "out", "--results", results) == 130
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.promise("If the disk is full, an export ends with one line of error and leaves nothing.")
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_an_export_on_a_full_disk(trained, tmp_path, capsys, form, counted):
+    results, records = trained
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # refuses every write beyond 100 bytes of a file
+    try:
+        code = call(records["mora"].key, tmp_path / "out", "--results", results, "--format", form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    err = capsys.readouterr().err
+    assert (code, err.count("\n")) == (1, 1), err
+    assert err.startswith("error: ")
+    assert "File too large" in err
+    assert not list(tmp_path.iterdir())
+    counted(1, "full disks")
 
 
 @pytest.fixture(scope="module")

@@ -155,8 +155,8 @@ def test_the_state_of_a_run(status, sign, state, tmp_path):
 
 def test_a_record_is_read_again_when_its_file_changes(tmp_path, monkeypatch):
     reads = []
-    original = overview.read_record
-    monkeypatch.setattr(overview, "read_record", lambda path: reads.append(path) or original(path))
+    original = overview.from_file
+    monkeypatch.setattr(overview, "from_file", lambda path: reads.append(path) or original(path))
     store, view = Store(tmp_path), overview.Overview(tmp_path)
     store.write(record(status="failed"))
     for _ in range(3):

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.files import write_json
 from experiments.identity import cell_key_of, group_of, identity_of, key_of
@@ -19,6 +20,7 @@ from experiments.spec.parse import from_record
 from experiments.store import schema
 from experiments.store.folder import read_records
 from experiments.store.records import Record, Store
+from scripts import status
 
 from ..conftest import ROOT, compose
 from ..processes import SMOKE, begin, half_written, launch, outcome, printed, the_record
@@ -106,6 +108,9 @@ ODD = {
     "the key of another file": (values(**dataclasses.asdict(record(seed=2))), f"{record(seed=2).key}.json"),
     "a learning rate of zero": (values(cell=CELL | {"learning_rate": 0}), "cell.learning_rate"),
     "an error without a type": (values(status="failed", error={"message": "x"}), "error.type"),
+    "a control character": (values(provenance={"a": "\x1b[31m"}), "a: a text with a control character"),
+    "a control character in a name": (values(cost=COST | {"\x9b31m": 1.0}), "a text with a control character"),
+    "a name of two lines": (values(name="a\nb"), "name: "),
     "deep nesting": (values(provenance={"a": json.loads("[" * 100 + "]" * 100)}), "within one another"),
 }
 
@@ -115,6 +120,33 @@ ODD = {
 def test_an_odd_record_is_named_and_skipped(odd, tmp_path, capsys, counted):
     refused(tmp_path, *ODD[odd], capsys)
     counted(1, "odd records")
+
+
+def test_a_file_that_is_too_large_for_a_record_is_not_read(tmp_path, capsys):
+    Store(tmp_path).write(record(seed=1))
+    with open(Store(tmp_path).path(KEY), "wb") as file:
+        os.truncate(file.fileno(), 1 << 40)  # no memory could hold it
+    assert Store(tmp_path).read(KEY) is None
+    (problem,) = read_records(tmp_path)[1]
+    assert "it has 1,099,511,627,776 bytes, and a record has at most" in problem
+    assert problem.split(": ")[1] in capsys.readouterr().err
+
+
+@pytest.mark.promise("No control character of a record or of its file's name reaches the terminal.")
+def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys, counted):
+    changed = record(seed=1)
+    changed.name, changed.status, changed.error = "a\x1b[31m", "failed", {"type": "E\x9b", "message": "b\x07"}
+    Store(tmp_path).write(changed)
+    assert Store(tmp_path).read(changed.key).name == r"a\x1b[31m"  # what we write ourselves is written with escapes
+    (tmp_path / "runs" / f"{KEY}.json").write_bytes(values(name="c\x1b[31m"))
+    (tmp_path / "runs" / "d\x1b[31m.json").write_bytes(values())
+    assert [r.key for r in script.records(tmp_path)] == [changed.key]
+    assert script.guarded(lambda: status.main(["--results", str(tmp_path)])) == 0
+    out, err = capsys.readouterr()
+    assert r"E\x9b" in out
+    assert r"d\x1b[31m.json" in err
+    assert [c for c in out + err if not c.isprintable() and c != "\n"] == []
+    counted(4, "texts with control characters")
 
 
 @pytest.mark.promise("If two files hold the same key, both are named and neither is used.")

@@ -1,16 +1,21 @@
 """W&B holds the same values as the record: the tests read the offline file of a real run."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import time
 
 import pytest
 
 from experiments import runner
 from experiments.identity import identity_of
 from experiments.store.records import Record
-from experiments.store.wandb_mirror import grouping
+from experiments.store.wandb_mirror import grouping, reachable
 from experiments.study.printed import tables_of
 
-from ..conftest import compose
+from ..conftest import ROOT, compose
 from ..processes import launch, the_record
 from .wandb_file import messages
 
@@ -101,3 +106,36 @@ def test_tags_name_every_table_that_a_run_stands_in(overrides, tables):
     record = record_of(*overrides)
     tags = grouping(record, tables_of(record.identity))["tags"]
     assert {tag for tag in tags if tag.startswith("table")} == tables
+
+
+def test_a_server_that_takes_no_connection_cannot_be_reached(monkeypatch):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert reachable(address)
+    assert not reachable(address)
+    assert not reachable("https://no.such.host.invalid")
+    assert not reachable("http://[")
+    monkeypatch.setenv("https_proxy", "http://proxy:1")
+    assert reachable(address)  # W&B's client finds out
+
+
+@pytest.mark.slow
+@pytest.mark.promise("Without a network, W&B costs a run seconds: its copy stays local.")
+def test_without_a_network_the_copy_stays_local(tmp_path, counted):
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "all_proxy", "ALL_PROXY", "WANDB_MODE")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | {"HOME": str(tmp_path)}
+    environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": "http://127.0.0.1:1"}
+    command = [sys.executable, str(ROOT / "run.py"), "method=none", "scale=smoke", "hardware=cpu"]
+    start = time.monotonic()
+    done = subprocess.run(
+        [*command, f"paths.results={tmp_path}"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    seconds = time.monotonic() - start
+    assert done.returncode == 0, done.stderr
+    assert "W&B cannot be reached, so this run's copy stays local" in done.stderr
+    assert "W&B failed" not in done.stderr
+    assert list((tmp_path / "wandb").rglob("*.wandb"))
+    assert seconds < 80  # without the check: W&B's 90 seconds and those of the run
+    counted(1, "runs without a network")

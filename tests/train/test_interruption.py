@@ -1,5 +1,6 @@
 """Signals to real runs: the first signal saves a checkpoint, the second ends the run, the same command continues."""
 
+import functools
 import os
 import re
 import signal
@@ -9,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from experiments import files, runner
+from experiments.identity import identity_of
+from experiments.spec import signals
+from experiments.store.records import Store
+from experiments.train.recording import Recording
+
 from ..conftest import some_slow
-from ..processes import SMOKE, the_record
+from ..faults.causes import RUN, WRITES
+from ..processes import SMOKE, at_call, launch, the_record
 from . import on_ranks
 
 LIMIT = 240  # seconds; the machine may be busy with other tests
@@ -69,10 +77,41 @@ def test_the_second_sigint_stops_at_once(tmp_path):
     wait_for(b"once more stops at once", process)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=LIMIT)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert record(tmp_path)["status"] == "interrupted"
     assert checkpoint_steps(tmp_path) == []
+    assert "the same command goes on from the last checkpoint, if there is one" in err
+
+
+def test_a_signal_at_the_last_write_waits_for_the_write(smoke, monkeypatch, tmp_path):
+    config, write_json = smoke("method=none"), files.write_json
+
+    def interrupted(path, value):
+        signal.raise_signal(signal.SIGTERM)
+        write_json(path, value)
+
+    monkeypatch.setattr(files, "write_json", interrupted)
+    store, new = Store(config.paths.results), runner.record_of(config, identity_of(config))
+    with (
+        signals.handled_by(signal.default_int_handler),
+        pytest.raises(KeyboardInterrupt),
+        Recording(config, new, store),
+    ):
+        pass
+    assert record(tmp_path / "results")["status"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.promise("A run that gets a signal while it writes its last record is finished.")
+def test_a_run_that_gets_a_signal_at_its_last_write_is_finished(tmp_path, counted):
+    arguments = [*RUN, f"paths.results={tmp_path / 'results'}"]
+    stop = functools.partial(signal.raise_signal, signal.SIGTERM)
+    before = functools.partial(at_call, *WRITES["the last record"], stop)
+    assert launch(*arguments, log=tmp_path / "log", before=before).code == 130
+    assert record(tmp_path / "results")["status"] == "finished"
+    assert not list(tmp_path.glob("results/checkpoints/*"))
+    counted(1, "signals at the last write")
 
 
 @pytest.mark.slow

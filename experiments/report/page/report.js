@@ -1,6 +1,13 @@
 "use strict";
 // All that this script shows comes from the records. It is set as text, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
+// experiments/report/html_data.py says how the records are packed.
+const numbers = ([names, ...values]) => Object.fromEntries(data.sections[names].map((name, i) => [name, values[i]]));
+data.records = data.records.map((values) => {
+  const record = Object.fromEntries(data.fields.map((field, i) => [field, values[i]]));
+  const { cell, learning_rate, seed, final, cost, error } = record;
+  return { ...record, cell: { ...data.sections[cell], learning_rate, seed }, final: numbers(final), cost: numbers(cost), error: data.sections[error] };
+});
 const $ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
 function element(name, attributes = {}, ...children) {
@@ -88,7 +95,7 @@ function listRuns(page, scale) {
   const fill = () => {
     table.tBodies[0].replaceChildren(...shown.slice(0, limit).map(([r, i]) => {
       const [first, ...rest] = Object.values(FIELDS).map((get) => short(get(r)));
-      const button = element("button", { type: "button", class: "cell", "data-title": r.name, "data-runs": i }, first);
+      const button = element("button", { type: "button", class: "cell", "data-title": r.name, "data-record": i }, first);
       return element("tr", {}, element("td", {}, button), ...rest.map((text) => element("td", {}, text)));
     }));
     more.hidden = shown.length <= limit;
@@ -110,7 +117,7 @@ function listRuns(page, scale) {
 
 // Provenance ---------------------------------------------------------------------------------------------------------
 
-const expand = (places) => Object.fromEntries(Object.entries(places).map(([name, place]) => [name, data.sections[place]]));
+const expand = (place) => Object.fromEntries(Object.entries(data.sections[place]).map(([name, at]) => [name, data.sections[at]]));
 const block = (title, content) => element("details", {}, element("summary", {}, title), element("pre", {}, JSON.stringify(content, null, 1)));
 
 function runDetails(record) {
@@ -124,10 +131,10 @@ function runDetails(record) {
 }
 
 function provenance(button) {
-  const { title, runs, search, difference, command } = button.dataset;
+  const { title, runs, record, search, difference, command } = button.dataset;
   const body = document.getElementById("provenance-body");
   document.getElementById("provenance-title").textContent = title;
-  const records = runs.split(" ").filter(Boolean).map((i) => data.records[Number(i)]);
+  const records = (record ? [Number(record)] : data.runs[Number(runs)]).map((i) => data.records[i]);
   body.replaceChildren();
   if (search) body.append(element("p", {}, `Learning rate: ${search}`));
   if (difference) body.append(element("p", {}, difference));
