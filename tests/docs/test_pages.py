@@ -10,9 +10,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from experiments.reuse import load
 from experiments.spec import checks, shapes
+from experiments.store.records import Store
 
 from ..conftest import ROOT, compose
 from .test_docs import blocks
@@ -75,6 +78,19 @@ def test_the_python_snippets_run(page, monkeypatch):
 
     for snippet in blocks(page, "python"):
         exec(compile(snippet, page, "exec"), {"MoraConfig": MoraConfig})  # noqa: S102
+
+
+def test_the_snippet_about_restarts_loads_a_finished_run(trained):
+    results, records = trained
+    record, store = records["remora"], Store(results)
+    _, base, _ = load.base_of(record, store, load.settings(record, store))
+    (snippet,) = blocks("docs/restarts.md", "python")
+    names = {"base_model": base}
+    code = snippet.replace("results/models/<key>", str(store.model(record.key)))
+    exec(compile(code, "docs/restarts.md", "exec"), names)  # noqa: S102
+    trained_model, _ = load.restore(record, store)
+    expected = dict(trained_model.named_parameters())
+    assert all(torch.equal(p, expected[name]) for name, p in names["model"].named_parameters())
 
 
 def test_the_reference_names_every_module():
