@@ -30,22 +30,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
     default = Path(__file__).parent.parent / "docs" / "operators.svg"
     parser.add_argument("out", nargs="?", metavar="OUT", type=Path, default=default)
-    files.write(parser.parse_args(arguments).out, picture())
+    out = parser.parse_args(arguments).out
+    import matplotlib  # here: a wrong argument is refused at once
+
+    matplotlib.use("Agg")
+    with matplotlib.rc_context({"svg.hashsalt": "mora", "svg.fonttype": "none"}):
+        files.write(out, picture())
     return 0
 
 
 def picture() -> bytes:
     """The picture as SVG."""
-    import matplotlib  # here: a wrong argument is refused at once
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import torch
 
     from experiments.report import plots
     from mora import operators
 
-    matplotlib.rcParams.update({"svg.hashsalt": "mora", "svg.fonttype": "none"})
     figure, axes = plt.subplots(2, 3, figsize=(9, 4.4), layout="constrained")
     # The wave in M shows the position and the orientation of each copy of M. Because of its diagonal M has full rank.
     side = torch.arange(R_HAT) / (R_HAT - 1)

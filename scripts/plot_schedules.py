@@ -24,21 +24,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
     default = Path(__file__).parent.parent / "docs" / "schedules.svg"
     parser.add_argument("out", nargs="?", metavar="OUT", type=Path, default=default)
-    files.write(parser.parse_args(arguments).out, picture())
+    out = parser.parse_args(arguments).out
+    import matplotlib  # here: a wrong argument is refused at once
+
+    matplotlib.use("Agg")
+    with matplotlib.rc_context({"svg.hashsalt": "mora", "svg.fonttype": "none"}):
+        files.write(out, picture())
     return 0
 
 
 def picture() -> bytes:
     """The picture as SVG."""
-    import matplotlib  # here: a wrong argument is refused at once
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     from experiments.report import plots
     from mora.schedules import jagged, official_lifted, plain
 
-    matplotlib.rcParams.update({"svg.hashsalt": "mora", "svg.fonttype": "none"})
     steps = range(STEPS)
     figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
     curves = {

@@ -15,22 +15,26 @@ from tabulate import tabulate
 
 from experiments import tasks
 from experiments.cli import script
-from experiments.estimate import ratios
 
 SCALES = ["paper", "workstation", "laptop"]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(tasks.names())} (default: all)")
-    chosen = parser.parse_args(arguments).tasks or list(tasks.names())
+    names = list(tasks.names())
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(names)} (default: all)")
+    chosen = parser.parse_args(arguments).tasks or names
+    if unknown := [name for name in chosen if name not in names]:
+        parser.error(f"TASK must be one of {', '.join(names)}, got {unknown[0]!r}")
     for name in chosen:
-        print(table(tasks.get(name).name))
+        print(table(name))
     return 0
 
 
 def table(task: str) -> str:
     """The table of a task in Markdown."""
+    from experiments.estimate import ratios  # here: a wrong argument is refused before torch is imported
+
     header = ("ratio", "the paper's rank", *SCALES)
     return f"**{task}**\n\n{tabulate(ratios.lines(task, SCALES), header, tablefmt='pipe', disable_numparse=True)}\n"
 

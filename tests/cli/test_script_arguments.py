@@ -73,7 +73,7 @@ REFUSED = [
     ("prepare_data", ["--foo"], "unrecognized arguments: --foo"),
     ("plot_operators", ["--foo"], "unrecognized arguments: --foo"),
     ("plot_schedules", ["out.svg", "again.svg"], "unrecognized arguments: again.svg"),
-    ("print_ratios", ["nosuch"], "task must be one of"),
+    ("print_ratios", ["nosuch"], "TASK must be one of"),
     ("print_ratios", ["--foo"], "unrecognized arguments: --foo"),
 ]
 

@@ -84,7 +84,7 @@ def test_a_method_of_the_page_has_a_row(copy_with_two_methods):
 def test_a_plot_of_the_docs_is_what_its_script_draws(name, tmp_path):
     drawn = tmp_path / f"{name}.svg"
     settings = matplotlib.rcParams.find_all("svg")
-    importlib.import_module(f"scripts.plot_{name}").main(drawn)
+    importlib.import_module(f"scripts.plot_{name}").main([str(drawn)])
     assert matplotlib.rcParams.find_all("svg") == settings  # other figures of this process keep their settings
     assert drawn.read_bytes() == (ROOT / "docs" / drawn.name).read_bytes()
     assert os.listdir(tmp_path) == [drawn.name]
