@@ -57,10 +57,10 @@ def test_a_part_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path)
 
 
 def test_no_part_gets_more_than_the_time_that_is_left(tmp_path):
-    moments = iter([0.0, 0.0, 100.0, 500.0])
+    moments = iter([0.0, 0.0, 210.0, 500.0])
     behaviour = dict.fromkeys(("tests", "step", "table2"), ("done",))
     code, started, content, _ = run_all(tmp_path, behaviour, 300.0, clock=lambda: next(moments))
-    assert started == [("tests", 240.0), ("step", 140.0)]
+    assert started == [("tests", 100.0), ("step", 30.0)]
     assert (code, content["table2"]["status"]) == (0, "stopped")
     assert content["table2"]["reason"].startswith("no time was left")
 

@@ -47,7 +47,8 @@ class Cuda:
         ConfigError: torch finds no CUDA GPU.
     """
 
-    name, rehearsal, settings, compiler = "cuda", False, ("hardware=gpu",), "inductor"
+    name, rehearsal, compiler = "cuda", False, "inductor"
+    settings: tuple[str, ...] = ("hardware=gpu",)
 
     def __init__(self) -> None:
         import torch
@@ -87,7 +88,7 @@ class StandIn:
     """The CPU in place of a GPU, to rehearse the check without a GPU."""
 
     name, card, rehearsal, compiler = "cpu", "rehearsal", True, "aot_eager"
-    settings = ("hardware=cpu", "hardware.threads=1")
+    settings: tuple[str, ...] = ("hardware=cpu", "hardware.threads=1")
 
     def seconds(self, call: Callable[[], object]) -> float:
         """The time of one call, in seconds."""

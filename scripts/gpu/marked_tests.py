@@ -24,6 +24,7 @@ class Outcomes:
         if report.when != "call" and report.passed:
             return
         row: Row = {"test": report.nodeid.rsplit("::", 1)[-1], "seconds": round(report.duration, 1)}
+        row |= dict(report.user_properties)  # what the test has measured
         if report.skipped:
             row["skipped"] = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         elif report.failed:
@@ -44,6 +45,8 @@ def measure(device: Device, emit: Emit, results: Path, tests: Path = ROOT / "tes
     os.environ[DEVICE] = device.name
     place = ["--rootdir", str(ROOT), "--config-file", str(ROOT / "pyproject.toml"), "--override-ini", "timeout=300"]
     quiet = ["-m", "gpu", "-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    # pytest warns that hydra was imported before pytest, and the project's settings make a warning an error.
+    quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     code = pytest.main([str(tests), *place, *quiet], plugins=[Outcomes(emit)])
     if code == pytest.ExitCode.INTERRUPTED:
         raise KeyboardInterrupt

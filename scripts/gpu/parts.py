@@ -29,21 +29,21 @@ class CheckPart:
 
     Attributes:
         module: The module of this package whose function `measure(device, emit, results, **options)` does the work.
-        seconds: The longest time of the part.
+        share: The longest time of the part, as a share of the time of the check.
         options: Further arguments of `measure`.
     """
 
     module: str
-    seconds: float
+    share: float
     options: dict[str, Any] = field(default_factory=dict)
 
 
 PARTS = {
-    "tests": CheckPart("marked_tests", 480.0),
-    "layer-4096x4096": CheckPart("layer_times", 240.0, {"shape": (4096, 4096)}),
-    "layer-4096x11008": CheckPart("layer_times", 240.0, {"shape": (4096, 11008)}),
-    "step": CheckPart("step_times", 240.0),
-    "table2": CheckPart("study_runs", 1500.0),  # the last part: the part gets the time that is left
+    "tests": CheckPart("marked_tests", 1 / 3),
+    "layer-4096x4096": CheckPart("layer_times", 1 / 6, {"shape": (4096, 4096)}),
+    "layer-4096x11008": CheckPart("layer_times", 1 / 6, {"shape": (4096, 11008)}),
+    "step": CheckPart("step_times", 1 / 6),
+    "table2": CheckPart("study_runs", 1.0),  # the last part: the part gets the time that is left
 }
 
 
@@ -73,7 +73,7 @@ def run_all(
         if open_file().status(name) == DONE:
             say(f"{name}: done before")
             continue
-        left = min(end - now(), PARTS[name].seconds)
+        left = min(end - now(), PARTS[name].share * seconds)
         if left <= 0:
             open_file().end(name, STOPPED, "no time was left; the same command continues")
         else:

@@ -41,7 +41,23 @@ METHODS = {
     "rotation": ("method=mora", "method.operator=rotation"),
     "remora": ("method=remora", "method.restart_every=4", "method.restart_warmup=1"),
 }
+# The largest difference between two curves of losses, as a share of the loss. No GPU has run these tests, so the bounds
+# are guesses. The file of the check holds the differences that a GPU really has.
+BOUNDS = {"fp32": 2e-3, "bf16": 3e-2}
 STEPS = ("training.steps=12", "training.evaluate_every=4", "training.checkpoint_every=2", "training.log_every=1")
+
+
+@pytest.fixture
+def assert_close(record_property):
+    """`assert_close(actual, expected, bound)`: two curves of losses. The row of the test gets the largest difference."""
+
+    def check(actual, expected, bound):
+        assert len(actual) == len(expected) > 2
+        difference = ((actual - expected).abs() / expected).max().item()
+        record_property("difference", difference)
+        assert difference < bound
+
+    return check
 
 
 @pytest.fixture
@@ -64,11 +80,6 @@ def config(device, results, precision, *arguments):
 
 def losses(record):
     return torch.tensor([row["loss"] for row in record.metrics["curve"]])
-
-
-def assert_close(actual, expected, tolerance):
-    assert len(actual) == len(expected) > 2
-    assert ((actual - expected).abs() / expected).max() < tolerance
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -102,24 +113,25 @@ def test_an_operator_computes_and_merges_as_on_the_cpu(operator, device):
         assert all(t.device.type == place for t in results[-1])
         layer.unmerge()
         M.grad = None
+    # Each number is a sum of at most 200 products of about 1 in float32. Rounding is expected at 1e-5; the bound is a guess.
     for actual, expected in zip(*reversed(results), strict=True):
         torch.testing.assert_close(actual.cpu(), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-3), ("bf16", 3e-2)])
-def test_the_losses_are_those_of_the_cpu_in_fp32(method, precision, tolerance, train):
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_the_losses_are_those_of_the_cpu_in_fp32(method, precision, train, assert_close):
     expected = train(*METHODS[method], on="cpu", precision="fp32", folder="cpu")
-    assert_close(train(*METHODS[method], precision=precision), expected, tolerance)
+    assert_close(train(*METHODS[method], precision=precision), expected, BOUNDS[precision])
 
 
 @pytest.mark.parametrize("method", ["sharing", "remora"])
-def test_an_interrupted_run_continues_to_the_same_losses(method, device, train, tmp_path, monkeypatch):
-    interrupted = config(device, tmp_path / "interrupted", "bf16", *METHODS[method])
+def test_an_interrupted_run_continues_to_the_same_losses(method, device, train, tmp_path, monkeypatch, assert_close):
+    interrupted = config(device, tmp_path / "interrupted", "fp32", *METHODS[method])
     interrupt_at_step(7, interrupted, monkeypatch)
     record = runner.run(interrupted)
     assert record.status == "finished", record.error
-    assert_close(losses(record), train(*METHODS[method]), 5e-3)
+    assert_close(losses(record), train(*METHODS[method], precision="fp32"), BOUNDS["fp32"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -130,7 +142,7 @@ def test_an_adapter_trains_on_an_nf4_base(method, train):
 
 
 @pytest.mark.parametrize("method", ["sharing", "remora"])
-def test_fsdp_on_one_rank_gives_the_losses_of_one_process(method, device, train, tmp_path):
+def test_fsdp_on_one_rank_gives_the_losses_of_one_process(method, device, train, tmp_path, assert_close):
     with contextlib.closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -145,17 +157,17 @@ def test_fsdp_on_one_rank_gives_the_losses_of_one_process(method, device, train,
     content = json.loads(path.read_text())
     assert content["provenance"]["sharding"] == "full"
     actual = torch.tensor([row["loss"] for row in content["metrics"]["curve"]])
-    assert_close(actual, train(*METHODS[method], precision="fp32", folder="alone"), 2e-3)
+    assert_close(actual, train(*METHODS[method], precision="fp32", folder="alone"), BOUNDS["fp32"])
 
 
 @pytest.mark.parametrize("method", ["sharing", "rotation"])
-def test_a_compiled_run_gives_the_losses_of_an_eager_run(method, train):
+def test_a_compiled_run_gives_the_losses_of_an_eager_run(method, train, assert_close):
     expected = train(*METHODS[method], folder="eager")
-    assert_close(train(*METHODS[method], "hardware.compile=true", folder="compiled"), expected, 2e-2)
+    assert_close(train(*METHODS[method], "hardware.compile=true", folder="compiled"), expected, BOUNDS["bf16"])
 
 
 @pytest.mark.parametrize("operator", ["sharing", "rotation"])
-def test_flash_attention_gives_the_loss_and_the_gradients_of_plain_attention(operator, device):
+def test_flash_attention_gives_the_loss_and_the_gradients_of_plain_attention(operator, device, record_property):
     torch.manual_seed(0)
     base = scratch.llama(shapes.NAMED["tiny"], 0, bos=0, eos=1, pad=2).requires_grad_(False)
     settings = MoraConfig(r=4, operator=operator, init_weights=False, target_modules=models.TARGETS)
@@ -167,13 +179,17 @@ def test_flash_attention_gives_the_loss_and_the_gradients_of_plain_attention(ope
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
             trained = [p for p in model.parameters() if p.requires_grad]
             results.append([loss, *torch.autograd.grad(loss, trained)])
-    for actual, expected in zip(*results, strict=True):
-        assert (actual - expected).norm() <= 0.05 * expected.norm()
+    difference = max(((a - e).norm() / e.norm()).item() for a, e in zip(*results, strict=True))
+    record_property("difference", difference)
+    assert difference < 0.05  # the bound for a gradient in bf16 in tests/accelerator/test_precision.py
 
 
 @pytest.mark.parametrize("method", ["lora", "sharing", "rotation"])
-def test_the_peak_memory_of_a_step_is_close_to_the_estimate_of_the_dry_run(method, device, tmp_path):
-    """The dry run claims at most 18 % above and 1 % below on the CPU. On a GPU, cuBLAS adds a workspace."""
+def test_the_peak_memory_of_a_step_is_close_to_the_estimate_of_the_dry_run(method, device, record_property):
+    """On a CPU the estimate is at most 18 % above the peak and 1 % below it (docs/cluster.md).
+
+    How far the estimate is off on a GPU is not known. The bounds are guesses.
+    """
     rows, length = 8, 256
     sizes = ["model=tiny", "task=math", "scale=paper", f"task.max_length={length}", f"training.batch_size={rows}"]
     place = CPU if device == "cpu" else ("hardware=gpu", "hardware.precision=bf16")
@@ -192,4 +208,5 @@ def test_the_peak_memory_of_a_step_is_close_to_the_estimate_of_the_dry_run(metho
 
     train_one_step()  # the libraries allocate their workspaces
     peak, estimate = measuring.peak(train_one_step), dry_run.estimate(planned).peak[0]
+    record_property("estimate_over_peak", estimate / peak)
     assert 0.75 < estimate / peak < 1.35
