@@ -63,6 +63,7 @@ GPU = """
 
 `make gpu` measures one linear layer in bf16 at 4096 x 4096 and 4096 x 11008, eager and compiled, and the training step
 of a LLaMA with 1.3 billion weights. A time is the median between two CUDA events, after the L2 cache was overwritten.
+The peak is the memory that a step allocates beside the weights, the adapters and the state of the optimizer.
 [cluster.md](cluster.md#on-a-gpu-of-yours) says how to run the command.
 """
 NO_GPU = """\

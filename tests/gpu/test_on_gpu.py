@@ -49,7 +49,7 @@ STEPS = ("training.steps=12", "training.evaluate_every=4", "training.checkpoint_
 
 @pytest.fixture
 def assert_close(record_property):
-    """`assert_close(actual, expected, bound)`: two curves of losses. The row of the test gets the largest difference."""
+    """`assert_close(actual, expected, bound)`: two curves of losses. The test reports the largest difference."""
 
     def check(actual, expected, bound):
         assert len(actual) == len(expected) > 2
@@ -113,7 +113,7 @@ def test_an_operator_computes_and_merges_as_on_the_cpu(operator, device):
         assert all(t.device.type == place for t in results[-1])
         layer.unmerge()
         M.grad = None
-    # Each number is a sum of at most 200 products of about 1 in float32. Rounding is expected at 1e-5; the bound is a guess.
+    # Each number is a sum of at most 200 products in float32, so rounding is expected at 1e-5. The bound is a guess.
     for actual, expected in zip(*reversed(results), strict=True):
         torch.testing.assert_close(actual.cpu(), expected, rtol=1e-3, atol=1e-3)
 
