@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo compare base test slow reliability check scan audit docs dist installs workflows results format setup clean
+.PHONY: demo compare base test slow reliability gpu gpu-wheels check scan audit docs dist installs workflows results format setup clean
 
 # The records go to a folder of their own: results/ holds this cell already, and a finished cell is not run again.
 demo: $(READY)
@@ -39,6 +39,18 @@ slow: $(READY)
 reliability: $(READY)
 	$(BIN)/python -m pytest -m promise --promises docs/reliability.json
 	$(BIN)/python -m tests.promises
+
+# On a machine with a CUDA GPU: runs the tests marked gpu, measures, and writes results/gpu/<card>.json, in at most 25
+# minutes. The same command continues. PYTHON is the Python that has torch, transformers, accelerate and peft. What this
+# Python lacks is taken from the folder WHEELS, without a network and without a change to PYTHON's own packages.
+WHEELS ?= gpu-wheels
+gpu:
+	$(if $(wildcard $(WHEELS)/*.whl),$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --upgrade --target build/gpu-packages $(WHEELS)/*.whl)
+	$(if $(wildcard $(WHEELS)/cache),MORA_CACHE=$(abspath $(WHEELS)/cache)) PYTHONPATH=$(abspath build/gpu-packages):$$PYTHONPATH $(PYTHON) scripts/gpu_check.py
+
+# Writes the folder WHEELS, on a machine with a network.
+gpu-wheels: $(READY)
+	$(BIN)/python scripts/gpu_wheels.py --output $(WHEELS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

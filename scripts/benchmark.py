@@ -25,6 +25,7 @@ from experiments.cli import command, script
 from experiments.errors import ConfigError
 from experiments.files import write_json
 from scripts.benchmarks import page
+from scripts.gpu import card_file
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = 1
@@ -61,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             write_json(options.output, measurements)
     elif not measurements["parts"]:
         raise ConfigError(f"{options.output} holds no measurement; run without --render first")
-    text = page.render(measurements)
+    cards = [card_file.read(path) for path in sorted((ROOT / "results" / "gpu").glob("*.json"))]
+    text = page.render(measurements, cards)
     print(text)
     return script.finish({options.page: text.encode()}, options.check)
 

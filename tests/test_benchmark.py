@@ -127,6 +127,25 @@ def test_a_file_that_is_no_measurement_is_one_line_and_left_alone(content, tmp_p
     assert error.count("\n") == 1
 
 
+def test_the_page_says_that_no_gpu_was_measured_until_a_card_has_a_file():
+    measured = json.loads(JSON.read_text())
+    assert "**Nothing was measured on a GPU.**" in page.render(measured)
+    time = {"median": 0.002, "q1": 0.001, "q3": 0.003, "min": 0.001, "rounds": 5}
+    layer = {"in": 48, "out": 80, "tokens": 16, "r": 8, "adapter": "float32", "mode": "eager", "method": "lora"}
+    layer |= {"time": time, "against_frozen": {"value": 1.25}, "against_lora": {"value": 1.0}}
+    step = {"method": "lora", "kernels": "transformers", "rows": 2, "length": 8, "time": time}
+    step |= {"tokens_per_second": 8000.0, "peak": 2**20}
+    failed = {"status": "failed", "reason": "1 of 2 rows failed", "rows": [{"test": "a", "error": "b"}]}
+    parts = {"tests": failed, "layer-48x80": {"status": "done", "reason": "", "rows": [layer, {"skipped": "unsloth"}]}}
+    parts["step"] = {"status": "done", "reason": "", "rows": [step]}
+    text = page.render(measured, [{"card": "Some Card", "parts": parts}])
+    assert "Nothing was measured" not in text
+    assert "### Some Card" in text
+    assert "1 of 2 rows failed" in text
+    assert "25.0 %" in text
+    assert "8,000" in text
+
+
 def test_an_interrupted_part_leaves_those_before_it(small, tmp_path, monkeypatch):
     assert run(tmp_path, "--quick", "--only", "memory") == 0
     before = (tmp_path / "b.json").read_bytes()

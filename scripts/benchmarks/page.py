@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,14 +64,45 @@ NOTES = {
 }
 
 
-def render(measured: dict[str, Any]) -> str:
-    """The page, from the content of the JSON file."""
+GPU = """
+## On a GPU
+
+`make gpu` measures one linear layer in bf16 at 4096 x 4096 and 4096 x 11008, eager and compiled, and the training step
+of a LLaMA with 1.3 billion weights. A time is the median between two CUDA events, after the L2 cache was overwritten.
+The peak is the memory that a step allocates beside the weights, the adapters and the state of the optimizer.
+[cluster.md](cluster.md#on-a-gpu-of-yours) says how to run the command.
+"""
+NO_GPU = """\
+**Nothing was measured on a GPU.** Everything above was measured on a CPU in float32. Not known are: the speed on a GPU,
+eager or compiled, against PEFT's LoRA and against the kernels of Liger and Unsloth; the memory on a GPU beside the
+estimate of the dry run; the losses in bf16 on a GPU beside those of a CPU; and Table 2 at workstation scale."""
+
+
+def render(measured: dict[str, Any], cards: Sequence[dict[str, Any]] = ()) -> str:
+    """The page.
+
+    Args:
+        measured: The content of the JSON file.
+        cards: The contents of results/gpu/*.json, one for each GPU.
+    """
     parts = measured["parts"]
     sections = [INTRODUCTION, "## Targets\n", targets(parts)]
     for name, title in TITLES.items():
         if name in parts:
             sections += [f"\n## {title}\n", f"{NOTES[name]}\n", made_on(parts[name]), table(TABLES[name], parts[name])]
-    return "\n".join(sections) + "\n"
+    return "\n".join([*sections, GPU, *(map(gpu, cards) if cards else [NO_GPU])]) + "\n"
+
+
+def gpu(card: dict[str, Any]) -> str:
+    """The section of one GPU: the status of each part, and the tables of what was measured."""
+    parts = card["parts"]
+    status = [[name, part["status"], len(part["rows"]), part["reason"]] for name, part in parts.items()]
+    sections = [f"### {card['card']}\n", markdown(("part", "status", "rows", "reason"), status)]
+    for kind, columns in GPU_TABLES.items():
+        rows = [r for name, part in parts.items() if name.startswith(kind) for r in part["rows"] if "time" in r]
+        if rows:
+            sections += ["", markdown([head for head, _ in columns], [[show(r) for _, show in columns] for r in rows])]
+    return "\n".join(sections)
 
 
 def targets(parts: dict[str, Any]) -> str:
@@ -276,6 +307,27 @@ TABLES: dict[str, Columns | tuple[Wide, ...]] = {
         ("s", lambda row: f"{row['seconds']:.3g}"),
         ("MB", lambda row: f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else "-"),
         ("against Hydra alone", lambda row: number(row.get("ratio", {}).get("value"))),
+    ),
+}
+
+GPU_TABLES: dict[str, Columns] = {
+    "layer": (
+        ("in x out", shape),
+        RANK,
+        ("adapter", lambda row: row["adapter"]),
+        ("mode", lambda row: row["mode"]),
+        ("method", lambda row: row["method"]),
+        *TIME,
+        ("overhead", overhead),
+        *quotient("against_lora", "against LoRA's"),
+    ),
+    "step": (
+        ("method", lambda row: row["method"]),
+        ("kernels", lambda row: row["kernels"]),
+        ("tokens", lambda row: row["rows"] * row["length"]),
+        *TIME,
+        ("tokens a second", lambda row: f"{row['tokens_per_second']:,.0f}"),
+        ("peak, MiB", lambda row: mebibytes(row["peak"])),
     ),
 }
 

@@ -6,6 +6,7 @@ the activations.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +39,17 @@ SETTINGS = (
 )
 
 
-def step(model: Any, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
-    """One optimizer step on `batch`, as a bare loop does it."""
+def step(
+    model: Any, batch: dict[str, torch.Tensor], context: Callable[[], Any] = contextlib.nullcontext
+) -> Callable[[], None]:
+    """One optimizer step on `batch`, as a bare loop does it, with the forward pass inside `context()`."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
 
     def call() -> None:
-        model(**batch).loss.backward()
+        with context():
+            loss = model(**batch).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -17,13 +17,26 @@ from typing import Any
 Samples = dict[str, list[float]]
 
 
-def alternate(candidates: Mapping[str, Callable[[], object]], seconds: float, rounds: tuple[int, int]) -> Samples:
+def seconds_of(call: Callable[[], object]) -> float:
+    """The time of one call by the clock of this machine, in seconds."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def alternate(
+    candidates: Mapping[str, Callable[[], object]],
+    seconds: float,
+    rounds: tuple[int, int],
+    clock: Callable[[Callable[[], object]], float] = seconds_of,
+) -> Samples:
     """Seconds of each call of each candidate, after one call each that does not count.
 
     Args:
         candidates: What is called, by name. Calls must not depend on what the others do.
         seconds: When so much time is spent, no new round starts,
         rounds: but at least and at most so many are run.
+        clock: Calls a candidate and gives the seconds of the call.
     """
     names = list(candidates)
     for name in names:
@@ -38,9 +51,7 @@ def alternate(candidates: Mapping[str, Callable[[], object]], seconds: float, ro
             if done >= fewest and time.perf_counter() > end:
                 break
             for name in names if done % 2 == 0 else reversed(names):
-                start = time.perf_counter()
-                candidates[name]()
-                samples[name].append(time.perf_counter() - start)
+                samples[name].append(clock(candidates[name]))
     finally:
         gc.enable()
     return samples
