@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo compare base test slow reliability gpu gpu-wheels check scan audit docs dist installs workflows results format setup clean
+.PHONY: demo compare base test slow reliability gpu gpu-wheels triton check scan audit docs dist installs workflows results format setup clean
 
 # The records go to a folder of their own: results/ holds this cell already, and a finished cell is not run again.
 demo: $(READY)
@@ -51,6 +51,12 @@ gpu:
 # Writes the folder WHEELS, on a machine with a network.
 gpu-wheels: $(READY)
 	$(BIN)/python scripts/gpu_wheels.py --output $(WHEELS)
+
+# Runs Triton's kernels in Triton's interpreter on the CPU, and compiles the kernels for a GPU. Triton is a download of
+# 290 MB, so no other target installs it.
+triton: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[experiments,dev,triton]'
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/mora/test_triton_kernels.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import kernels
 from .blocked import Blocked
-from .factored import Factored, FeatureMap
+from .factored import Factored
 from .operators import Operator
 
 
@@ -143,11 +144,6 @@ def _same_memory(result: Tensor) -> Tensor:
     return result.detach()
 
 
-def _sum(features: FeatureMap, x: Tensor, dtype: torch.dtype) -> Tensor:
-    # The sum is computed in the wider of the two dtypes. A grouping makes no copy of x in that dtype.
-    return features.sum(x, torch.promote_types(x.dtype, dtype)).to(dtype)
-
-
 def _kernel(operator: Operator) -> Any:
     """The steps of both passes for the family of the operator. Here y is the product of M with the compressed input.
 
@@ -163,15 +159,15 @@ class _FactoredKernel:
 
     @staticmethod
     def save(operator: Factored, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return _sum(operator.inputs, x, dtype)
+        return kernels.sum_groups(operator.inputs, x, dtype)
 
     @staticmethod
     def add_(out: Tensor, compressed: Tensor, M: Tensor, operator: Factored) -> None:
-        operator.outputs.add_spread_(out, compressed @ M.mT)
+        kernels.add_spread_(operator.outputs, out, compressed @ M.mT)
 
     @staticmethod
     def sum(operator: Factored, grad: Tensor, dtype: torch.dtype) -> Tensor:
-        return _sum(operator.outputs, grad, dtype)
+        return kernels.sum_groups(operator.outputs, grad, dtype)
 
     @staticmethod
     def grad_x(grad_y: Tensor, M: Tensor, operator: Factored, leading: torch.Size) -> Tensor:
@@ -179,7 +175,7 @@ class _FactoredKernel:
 
     @staticmethod
     def add_grad_x_(grad_x: Tensor, grad_y: Tensor, M: Tensor, operator: Factored) -> Tensor:
-        return operator.inputs.add_spread_(grad_x, grad_y @ M)
+        return kernels.add_spread_(operator.inputs, grad_x, grad_y @ M)
 
     @staticmethod
     def grad_matrix(grad_y: Tensor, compressed: Tensor, operator: Factored) -> Tensor:
@@ -208,7 +204,7 @@ class _BlockedKernel:
 
     @staticmethod
     def sum(operator: Blocked, grad: Tensor, dtype: torch.dtype) -> Tensor:
-        return _sum(operator.tiles, grad.reshape(-1, operator.out_features), dtype)
+        return kernels.sum_groups(operator.tiles, grad.reshape(-1, operator.out_features), dtype)
 
     @staticmethod
     def grad_x(grad_y: Tensor, M: Tensor, operator: Blocked, leading: torch.Size) -> Tensor:

@@ -65,6 +65,13 @@ def test_no_part_gets_more_than_the_time_that_is_left(tmp_path):
     assert content["table2"]["reason"].startswith("no time was left")
 
 
+def test_a_part_that_was_killed_at_the_end_of_its_time_has_not_failed(tmp_path):
+    moments = iter([0.0, 0.0, 150.0])
+    code, _, content, _ = run_all(tmp_path, {"tests": None}, 300.0, ["tests"], lambda: next(moments))
+    assert code == 0
+    assert (content["tests"]["status"], content["tests"]["reason"]) == ("stopped", "the time of this part was up")
+
+
 @pytest.mark.parametrize(
     ("error", "code", "status", "reason"),
     [
@@ -114,9 +121,10 @@ def test_the_layer_rows_name_every_method_case_and_ratio(device, tmp_path):
     assert not [row for row in rows if "error" in row]
     cases = {(row["r"], row["adapter"], row["mode"]) for row in rows}
     assert cases == {(case.r, case.adapter, case.mode) for case in layer_times.CASES}
-    timed = [row for row in rows if "time" in row]
+    timed = [row for row in rows if "time" in row and row["method"] != layer_times.TRITON]
     assert len(timed) == len(layer_times.CASES) * 5
     assert all("against_frozen" in row and "against_lora" in row for row in timed if row["method"] != "frozen")
+    assert len([row for row in rows if row["method"] == layer_times.TRITON]) == 4  # timed, or skipped with a reason
     assert rows[-1] | {"method": "lora (unsloth)", "skipped": "unsloth is not installed"} == rows[-1]
 
 

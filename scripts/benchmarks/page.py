@@ -71,6 +71,12 @@ GPU = """
 of a LLaMA with 1.3 billion weights. A time is the median between two CUDA events, after the L2 cache was overwritten.
 The peak is the memory that a step allocates beside the weights, the adapters and the state of the optimizer.
 [cluster.md](cluster.md#on-a-gpu-of-yours) says how to run the command.
+
+`mora.kernels.use_triton()` lets truncation and sharing compute with two Triton kernels on CUDA. One kernel reads the
+input once and compresses it. The other kernel decompresses, and reads and writes the output once. The backward pass
+uses the same two kernels. In Triton's interpreter the kernels give torch's results, and they compile for a GPU
+(`make triton`). The kernels are off by default, because nobody has measured whether they are faster. `make gpu`
+measures the kernels beside torch.
 """
 NO_GPU = """\
 **Nothing was measured on a GPU.** Everything above was measured on a CPU in float32. Not known are: the speed on a GPU,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.errors import reason_of
+from mora import kernels
 from scripts.benchmarks import linear, timing
 
 from .device import Device
@@ -19,6 +20,7 @@ from .parts import Emit, Row
 
 TOKENS = 4096
 BF16 = torch.bfloat16
+TRITON = "sharing (triton)"
 Call = Callable[[], None]
 
 
@@ -47,7 +49,10 @@ CASES = (
 
 
 def measure(device: Device, emit: Emit, results: Path, shape: tuple[int, int]) -> None:
-    """A row for each case and method. Unsloth comes last, because its import changes other libraries."""
+    """A row for each case and method, and for sharing with Triton's kernels.
+
+    Unsloth comes last, because its import changes other libraries.
+    """
     k, d = (48, 80) if device.rehearsal else shape
     tokens, budget = (16, (0.0, (1, 1))) if device.rehearsal else (TOKENS, (2.0, (10, 200)))
     weight = nn.Parameter(torch.randn(d, k, device=device.name, dtype=BF16) / k**0.5, requires_grad=False)
@@ -61,6 +66,13 @@ def measure(device: Device, emit: Emit, results: Path, shape: tuple[int, int]) -
             call = step(layer, trained, x, gradient, case.adapter == "float32")
             if (row := attempt(method, call)) is None:
                 calls[method] = call
+            else:
+                emit(about | row)
+        if case.mode == "eager" and "sharing" in calls:
+            if importlib.util.find_spec("triton") is None:
+                emit(about | {"method": TRITON, "skipped": "triton is not installed"})
+            elif (row := attempt(TRITON, triton := with_triton(calls["sharing"]))) is None:
+                calls[TRITON] = triton
             else:
                 emit(about | row)
         for row in compare(calls, device, *budget):
@@ -94,6 +106,19 @@ def step(
             tensor.grad = None
 
     return call
+
+
+def with_triton(call: Call) -> Call:
+    """The call, computed with the kernels of `mora.triton_kernels` where they apply."""
+
+    def switched() -> None:
+        kernels.use_triton()
+        try:
+            call()
+        finally:
+            kernels.use_triton(False)
+
+    return switched
 
 
 def attempt(method: str, call: Call) -> Row | None:

@@ -73,7 +73,8 @@ def run_all(
         if open_file().status(name) == DONE:
             say(f"{name}: done before")
             continue
-        left = min(end - now(), PARTS[name].share * seconds)
+        started = now()
+        left = min(end - started, PARTS[name].share * seconds)
         if left <= 0:
             open_file().end(name, STOPPED, "no time was left; the same command continues")
         else:
@@ -81,7 +82,9 @@ def run_all(
             code = start(name, left)
             file = open_file()
             if file.status(name) in (None, RUNNING):  # the process could not write its end
-                file.end(name, FAILED, f"the process of this part ended with code {code}")
+                late = now() >= started + left
+                ended = f"the process of this part ended with code {code}"
+                file.end(name, *((STOPPED, "the time of this part was up") if late else (FAILED, ended)))
         part = open_file().parts[name]
         say(f"{name}: {part['status']}{': ' if part['reason'] else ''}{part['reason']}")
     return int(any(open_file().status(name) == FAILED for name in names))
