@@ -288,7 +288,7 @@ def sharded_updates(device: torch.device, folder: Path) -> Any:
 
 
 PARTS = {
-    "truncation": Part(functools.partial(operator, "truncation"), "mora.fused._sum"),
+    "truncation": Part(functools.partial(operator, "truncation"), "mora.kernels.sum_groups"),
     "sharing": Part(functools.partial(operator, "sharing"), "mora.grouped.Grouping.sum"),
     "decouple": Part(functools.partial(operator, "decouple"), "mora.blocked.Blocked.matrices"),
     "rotation": Part(functools.partial(operator, "rotation"), "mora.blocked.Blocked.tables"),
@@ -298,7 +298,7 @@ PARTS = {
     "autocast": Part(autocast, "mora.blocked.turn"),
     "checkpointing": Part(checkpointing, "mora.blocked.Blocked.sum_matrices"),
     "restart": Part(restarting, "mora.sharded.part"),
-    "regroup": Part(regrouping, "mora.fused._sum"),
+    "regroup": Part(regrouping, "mora.kernels.sum_groups"),
     "optimizer reset": Part(reset, "torch.rand_like"),
     "checkpoint save and load": Part(saving, "mora.sharded.part"),
     "spectrum": Part(spectrum, "mora.blocked.Blocked.tables"),

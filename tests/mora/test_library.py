@@ -34,6 +34,8 @@ def imported_packages(source: Path) -> set[str]:
 def test_the_sources_import_only_what_the_wheel_requires(source):
     requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     required = {requirement.partition(">")[0] for requirement in requirements}
+    if source.name == "triton_kernels.py":
+        required.add("triton")  # an extra: `kernels.use_triton` alone imports this file
     assert imported_packages(source) <= set(sys.stdlib_module_names) | required
 
 
