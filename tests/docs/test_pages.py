@@ -99,7 +99,7 @@ def test_the_reference_names_every_module():
     named = set(re.findall(r"^::: mora\.(\w+)$", page, re.MULTILINE))
     public = importlib.import_module("mora").__all__
     assert named >= set(public) - {"__version__"}
-    # What `import mora` gives is shown by its name; these modules are not shown again, and `kernels` stands for the last.
+    # What `import mora` gives is shown by its name; these modules are not shown again. `kernels` stands for the last.
     assert modules - named == {"config", "layer", "model", "official", "triton_kernels"}
 
 
