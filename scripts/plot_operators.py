@@ -12,7 +12,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments import files
 from experiments.cli import script
 
 IN, OUT, R_HAT = 40, 24, 8
@@ -27,16 +26,7 @@ PANELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(__doc__)
-    default = Path(__file__).parent.parent / "docs" / "operators.svg"
-    parser.add_argument("out", nargs="?", metavar="OUT", type=Path, default=default)
-    out = parser.parse_args(arguments).out
-    import matplotlib  # here: a wrong argument is refused at once
-
-    matplotlib.use("Agg")
-    with matplotlib.rc_context({"svg.hashsalt": "mora", "svg.fonttype": "none"}):
-        files.write(out, picture())
-    return 0
+    return script.draw(arguments, __doc__, Path(__file__).parent.parent / "docs" / "operators.svg", picture)
 
 
 def picture() -> bytes:

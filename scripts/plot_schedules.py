@@ -12,7 +12,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments import files
 from experiments.cli import script
 
 STEPS, PEAK = 10_000, 5e-4
@@ -21,16 +20,7 @@ RESTARTS: dict[str, Any] = {"every": 2_000, "rewarm": 50}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script.Parser(__doc__)
-    default = Path(__file__).parent.parent / "docs" / "schedules.svg"
-    parser.add_argument("out", nargs="?", metavar="OUT", type=Path, default=default)
-    out = parser.parse_args(arguments).out
-    import matplotlib  # here: a wrong argument is refused at once
-
-    matplotlib.use("Agg")
-    with matplotlib.rc_context({"svg.hashsalt": "mora", "svg.fonttype": "none"}):
-        files.write(out, picture())
-    return 0
+    return script.draw(arguments, __doc__, Path(__file__).parent.parent / "docs" / "schedules.svg", picture)
 
 
 def picture() -> bytes:

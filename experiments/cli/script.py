@@ -15,7 +15,7 @@ from typing import NoReturn
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import redact, tasks
+from .. import files, redact, tasks
 from ..errors import ConfigError, StorageError, exit_code, one_line
 from ..report import output
 from ..spec import compose, scales, signals
@@ -119,6 +119,19 @@ def records(folder: Path) -> list[Record]:
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     return records
+
+
+def draw(arguments: list[str] | None, doc: str | None, out: Path, picture: Callable[[], bytes]) -> int:
+    """Write a picture of the documentation, an SVG, to `out` or to the path that the argument OUT names."""
+    parser = Parser(doc)
+    parser.add_argument("out", nargs="?", metavar="OUT", type=Path, default=out)
+    out = parser.parse_args(arguments).out
+    import matplotlib  # here: a wrong argument is refused at once
+
+    matplotlib.use("Agg")
+    with matplotlib.rc_context({"svg.hashsalt": "mora", "svg.fonttype": "none"}):
+        files.write(out, picture())
+    return 0
 
 
 def finish(files: Mapping[Path, bytes], check: bool, whole: Path | None = None) -> int:

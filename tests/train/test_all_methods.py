@@ -11,9 +11,9 @@ import pytest
 from experiments.spec import methods
 from scripts import evaluate, export_adapter
 
+from ..conftest import some_slow
 from ..processes import SMOKE, begin, launch
 
-CHEAP = ("lora", "hra")  # the others are slow
 NAMES = [name for name in methods.names() if name not in ("none", "fft")]
 WITHIN = {"dora": ["method.budget=r", "method.peft.r=null"]}  # the settings with which a method keeps to its budget
 RANKS = {"c3a": 11}  # the lowest rank whose parameters the method can spend on this model
@@ -52,7 +52,7 @@ def check(method: str, arguments: list[str], folder: Path, capsys: pytest.Captur
 @pytest.mark.filterwarnings("ignore:Invalid `oft_block_size`:UserWarning")
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("method", [n if n in CHEAP else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
+@pytest.mark.parametrize("method", some_slow(NAMES, ["lora", "hra"]))
 def test_a_method_trains_within_its_budget_resumes_and_is_exported(method, tmp_path, capsys):
     cost = check(method, WITHIN.get(method, []), tmp_path, capsys)["cost"]
     assert 0 < cost["trainable_parameters"] <= cost["budget_parameters"]
