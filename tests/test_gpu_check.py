@@ -194,6 +194,32 @@ def test_the_wheels_are_what_the_machine_lacks():
     assert not {"torch", "numpy", "transformers", "peft", "accelerate", "tokenizers"} & {*packages}
 
 
+def test_the_folder_of_wheels_holds_the_model(tmp_path, monkeypatch, capsys):
+    """pip needs a network; a stand-in writes one wheel of Python code and one of machine code."""
+    names, calls = iter(["hydra_core-1.3.4-py3-none-any.whl", "pydantic_core-2.41.5-cp311-cp311-manylinux.whl"]), []
+
+    def pip(*arguments):
+        calls.append(arguments)
+        for name in [*names] or ["pydantic_core-2.41.5-cp312-cp312-manylinux.whl"]:
+            (tmp_path / "wheels" / name).write_bytes(b"wheel")
+
+    monkeypatch.setattr(gpu_wheels, "pip", pip)
+    monkeypatch.setenv("MORA_CACHE", str(tmp_path / "cache"))
+    options = ["--output", str(tmp_path / "wheels"), "--model"]
+    assert script.guarded(lambda: gpu_wheels.main(options)) == 2
+    assert "holds no model; run `python scripts/prepare_data.py` first" in capsys.readouterr().err
+    model = tmp_path / "cache" / "models" / gpu_wheels.MODEL
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    assert gpu_wheels.main([*options, "--python", "3.12"]) == 0
+    assert (tmp_path / "wheels" / "cache" / "models" / gpu_wheels.MODEL / "model.safetensors").is_file()
+    assert [name.name for name in sorted((tmp_path / "wheels").glob("*.whl"))] == [
+        "hydra_core-1.3.4-py3-none-any.whl",
+        "pydantic_core-2.41.5-cp312-cp312-manylinux.whl",
+    ]
+    assert calls[1][calls[1].index("--python-version") :][:2] == ("--python-version", "3.12")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_whole_check_passes_its_rehearsal(tmp_path):

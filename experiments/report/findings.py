@@ -19,25 +19,27 @@ from .markdown import text as escaped
 from .verdicts import ANSWERS, NOT_RUN, VERDICTS, ClaimVerdict, PartVerdict, SideNumbers, judge_all
 from .wording import DASH
 
-RULE_TEXT = (
+RULES = (
     "A claim has one or more parts. A part compares two methods by the difference of their means, the first less the "
-    f"second, with the {statistics.RULE}. A part is reproduced if the whole interval fulfils the rule of the part, not "
-    "reproduced if the whole interval contradicts the rule, and undecided otherwise. A part is also undecided in "
-    "three cases: the methods have fewer than two common seeds; or the learning rate of one of the methods was not "
-    "searched, or is the lowest or the highest rate that was tried; or neither method scores above the floor, which "
-    "is the score of a model that knows nothing. A claim is reproduced if all its parts are reproduced. A claim is "
-    "not reproduced if all its parts were run and at least one part is not reproduced, after Holm's correction for "
-    "the number of parts. A claim is not run if none of its parts was run, and undecided otherwise. A benchmark asks "
-    "the same questions for every seed, so its interval is widened by the uncertainty that a sample of so many "
-    "questions has. The intervals of losses and perplexities contain the differences between seeds, but not the "
-    "differences between documents. A stand-in is what a smaller scale measures in place of the paper's metric."
+    f"second, with the {statistics.RULE}.",
+    "A part is reproduced if the whole interval fulfils the rule of the part, not reproduced if the whole interval "
+    "contradicts the rule, and undecided otherwise.",
+    "A part is also undecided in three cases: the methods have fewer than two common seeds; or the learning rate of "
+    "one of the methods was not searched, or is the lowest or the highest rate that was tried; or neither method "
+    "scores above the floor, which is the score of a model that knows nothing.",
+    "A claim is reproduced if all its parts are reproduced. A claim is not reproduced if all its parts were run and at "
+    "least one part is not reproduced, after Holm's correction for the number of parts. A claim is not run if none of "
+    "its parts was run, and undecided otherwise.",
+    "A benchmark asks the same questions for every seed, so its interval is widened by the uncertainty that a sample "
+    "of so many questions has. The intervals of losses and perplexities contain the differences between seeds, but "
+    "not the differences between documents.",
+    "A stand-in is what a smaller scale measures in place of the paper's metric.",
 )
-HEADER = f"""# Findings
+HEADER = """# Findings
 
 `python scripts/make_tables.py` generates this file from the records in `runs/`. Do not edit it by hand.
 
-{RULE_TEXT}
-"""
+""" + "".join(f"* {rule}\n" for rule in RULES)
 LINE_BREAK = "<br>"
 
 

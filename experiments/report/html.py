@@ -48,7 +48,7 @@ def page(records: Sequence[Record], sections: Sequence[Section], problems: Seque
         problems=problems,
         runs=len(records),
         part_header=findings.PART_HEADER,
-        rule=findings.RULE_TEXT,
+        rules=findings.RULES,
         style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
         script=Markup((PAGE / "report.js").read_text(encoding="utf-8")),
         data=Markup(html_data.script_json(html_data.pack(records) | {"runs": places.cells})),

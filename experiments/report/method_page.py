@@ -48,9 +48,9 @@ def _line(name: str, method: Method) -> tuple[str, ...]:
     settings = {n: v for n, v in (method.peft or {}).items() if n not in ("peft_type", "target_modules")}
     if method.budget:
         settings[method.budget] = "the largest that fits"
-        for name, values in (method.budget_choices or {}).items():
-            settings[name] = f"the best of {', '.join(map(str, values))}"
-    shown = ", ".join(f"{setting}={value}" for setting, value in settings.items())
+        for setting, values in (method.budget_choices or {}).items():
+            settings[setting] = f"the best of {', '.join(map(str, values))}"
+    shown = ", ".join("=".join(map(str, item)) for item in settings.items())
     formula = f"`{notes.formula}`" if notes.formula else wording.DASH
     label = f"{markdown.text(method.label)} (`{name}`)"
     return label, markdown.text(notes.summary), formula, notes.paper or wording.DASH, f"`{shown}`"

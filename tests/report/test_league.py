@@ -71,6 +71,7 @@ def test_the_page_has_a_line_for_each_method_and_the_results_of_the_league(study
     for name in METHODS:
         (line,) = (line for line in lines if f"(`{name}`)" in line)
         assert methods.notes(name).summary[:20] in line
+    assert [line for line in lines if "(`lokr`)" in line and "decompose_factor=the best of" in line]
     (line,) = (line for line in lines if "(`randproj`)" in line)
     assert "`dW = Q M P" in line
     assert "projection_seed=0" in line
