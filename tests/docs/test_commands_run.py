@@ -53,7 +53,7 @@ MORE = {
     "scripts/plot_schedules.py": ["schedules.svg"],
     "scripts/benchmark.py --render": ["--page", "performance.md"],
     "scripts/prepare_data.py": ["--check"],
-    "scripts/plan.py psoft --run": ["--config-dir", "my/conf", "--scale", "smoke"],
+    "scripts/plan.py psoft --run": ["--config-dir", "my/conf", "--scale", "smoke", "--method", "lora"],
     "scripts/plan.py uuid_four_layers --run": ["--scale", "smoke"],
     "scripts/plan.py league --scale laptop --run": ["--task", "uuid", "--method", "mora", "--method", "miss"],
     "scripts/plan.py table2 task.pairs=100 --run": ["--scale", "smoke", "--method", "lora", "--method", "mora"],

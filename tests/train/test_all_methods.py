@@ -49,6 +49,7 @@ def check(method: str, arguments: list[str], folder: Path, capsys: pytest.Captur
 
 # PEFT says that BOFT has no CUDA here and which block OFT took, and torch that SHiRA's sparse tensors are trusted.
 @pytest.mark.filterwarnings("ignore:.*CUDA extension:UserWarning")
+@pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor:UserWarning")
 @pytest.mark.filterwarnings("ignore:Invalid `oft_block_size`:UserWarning")
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 @pytest.mark.timeout(900)
