@@ -230,6 +230,17 @@ def misfit_notes(table: FilledTable) -> list[str]:
     return [f"{label} has a dash: {reason}." for label, reason in misfits]
 
 
+def rank_note(table: FilledTable) -> list[str]:
+    """Which ranks stand for those of the paper, which stand in names, where they differ."""
+    pairs = {
+        (filled.cell.rank, filled.setting.rank)
+        for _, filled in table.details()
+        if filled.setting and filled.cell.rank and filled.cell.rank != filled.setting.rank
+    }
+    ranks = ", and ".join(f"r = {here} here stands for r = {paper}" for paper, here in sorted(pairs))
+    return [f"The ranks in the names are those of the paper: {ranks}."] if pairs else []
+
+
 def floor_notes(table: FilledTable) -> list[str]:
     """The floor of each metric that has one: what a model gets that knows nothing."""
     notes = []
@@ -276,7 +287,7 @@ def footnotes(table: FilledTable) -> list[str]:
             "A column of a training step shows our curve at the measured step that is nearest to the same part of our "
             f"training: steps {places}."
         )
-    notes += misfit_notes(table) + floor_notes(table) + sample_notes(table)
+    notes += rank_note(table) + misfit_notes(table) + floor_notes(table) + sample_notes(table)
     searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
     notes += [selection_note(tasks.get(name), len(set(searched)) > 1) for name in dict.fromkeys(searched)]
     notes += doubt_note(table)
