@@ -30,7 +30,13 @@ BASE_FILE = "base.safetensors"
 
 
 def save_base(
-    model: PeftModel, updates: Sequence[Update], folder: str | Path, adapter: str = "default", write: bool = True
+    model: PeftModel,
+    updates: Sequence[Update],
+    folder: str | Path,
+    adapter: str = "default",
+    write: bool = True,
+    *,
+    trained: bool = False,
 ) -> None:
     """Write the base weights that differ from the pretrained ones. If no base weight differs, no file is written.
 
@@ -43,14 +49,17 @@ def save_base(
         folder: The folder in which the adapter is saved.
         adapter: The name of the adapter.
         write: Whether this rank writes the file.
+        trained: Whether the adapted weights were trained themselves, as in a warm start. The file then holds all base
+            weights, and no updates.
     """
 
     def whole(tensor: Tensor) -> Tensor:
         gathered = sharded.whole(tensor.detach())
         return gathered.cpu().contiguous() if write else gathered.new_empty(0)
 
-    tensors = {f"weight:{name}": whole(p) for name, p in trained_rest(model)}
-    merged = {name: base_weight(layer).detach() for name, layer in adapted_layers(model, adapter)} if updates else {}
+    tensors = {f"weight:{name}": whole(p) for name, p in trained_rest(model, frozen=trained)}
+    layers = adapted_layers(model, adapter) if updates and not trained else ()
+    merged = {name: base_weight(layer).detach() for name, layer in layers}
     size_of_updates = sum(size(t) for update in updates for t in update.tensors.values())
     descriptions: list[dict[str, Any]] = []
     if size_of_updates < sum(map(size, merged.values())):
@@ -143,13 +152,13 @@ def load_restarted(base: nn.Module, folder: str | Path, **options: Any) -> PeftM
     return PeftModel.from_pretrained(base, folder, **options)
 
 
-def trained_rest(model: PeftModel) -> list[tuple[str, nn.Parameter]]:
-    """The trainable parameters beside the adapters, each with its name in the base model."""
+def trained_rest(model: PeftModel, *, frozen: bool = False) -> list[tuple[str, nn.Parameter]]:
+    """The trainable parameters beside the adapters, each with its name in the base model; `frozen`: the others too."""
     prefix = model.base_model.prefix
     return [
         (plain_name(name), p)
         for name, p in model.get_base_model().named_parameters()
-        if p.requires_grad and prefix not in name
+        if (p.requires_grad or frozen) and prefix not in name
     ]
 
 

@@ -94,6 +94,10 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
     held = {name: size / (devices if name in sharded else 1) for name, size in parts.items()}
 
     notes = list(adapted.notes)
+    if t.warm_start_steps:
+        notes.append(
+            f"in the first {t.warm_start_steps:,} steps all weights train; method=fft dry_run=true estimates such steps"
+        )
     try:
         step = trace.step(adapted.model, placement, rows, length)
     except trace.UntracedError as error:

@@ -77,6 +77,8 @@ def together(run: RunConfig) -> None:
         adapters(run, shape)
     if run.method.restart_every:
         _restarts(run)
+    if run.training.warm_start_steps:
+        _warm_start(run)
     if run.quantization != "none":
         _quantized(run)
 
@@ -117,6 +119,25 @@ def _method(method: Method) -> None:
         for name in RESTARTS:
             if getattr(method, name) is None:
                 raise ConfigError(f"method.{name} is missing; method={method.name} cannot do without it")
+
+
+def _warm_start(run: RunConfig) -> None:
+    """A warm start trains a whole model in one process, and leaves steps for the adapters."""
+    t, m = run.training, run.method
+    needs = ""
+    if m.peft is None or not m.train_rest:
+        needs = (
+            f"must be null for method={m.name} and task={run.task.name}: "
+            "it needs an adapter, and method.train_rest=true"
+        )
+    elif t.warm_start_steps is not None and t.warm_start_steps >= t.steps:
+        needs = f"must be less than training.steps={t.steps}"
+    elif run.hardware.distributed:
+        needs = (
+            "must be null with several processes or sharded weights, whose gradients are chosen before the first step"
+        )
+    if needs:
+        raise ConfigError(f"training.warm_start_steps {needs}; got {t.warm_start_steps}")
 
 
 def _only_equal(value: Any, allowed: list[Any]) -> bool:

@@ -198,6 +198,7 @@ class Training(Section):
     schedule: Literal["linear", "cosine", "constant"]
     schedule_floor: Fraction | None = None  # the share of the peak rate at the last step; None: zero
     warmup_steps: Count
+    warm_start_steps: PositiveInt | None = None  # steps before the adapters train, in which the adapted weights train
     weight_decay: NotNegative
     max_grad_norm: Positive
     adapter_dtype: Literal["float32", "base", "official"]

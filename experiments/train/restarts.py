@@ -53,7 +53,8 @@ class Restarts(TrainerCallback):
         m = self.config.method
         if not m.restart_every or state.global_step % m.restart_every:
             return
-        if state.global_step >= self.config.training.steps:
+        t = self.config.training
+        if not (t.warm_start_steps or 0) <= state.global_step < t.steps:
             return
         assert m.optimizer_reset and m.reset_ratio
         with ranks.same_randomness():
@@ -68,7 +69,8 @@ class Restarts(TrainerCallback):
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "adapter_config.json").is_file():  # a sharded checkpoint of accelerate lacks this file
                 self.model.peft_config["default"].save_pretrained(str(folder))
-        checkpoint.save_base(self.model, self.updates, folder, write=ranks.first())
+        trained = bool(self.config.training.warm_start_steps)
+        checkpoint.save_base(self.model, self.updates, folder, write=ranks.first(), trained=trained)
 
     def load(self, folder: Path) -> None:
         """Load the base weights and the grouping of a saved adapter into the model, but not the adapter itself."""

@@ -28,6 +28,7 @@ from .interruption import StopWithCheckpoint
 from .placement import Placement, training_arguments
 from .restarts import Restarts
 from .sampling import PaddedRows, SingleProcessOrder
+from .warm_start import WarmStart
 
 
 def quiet() -> None:
@@ -57,6 +58,7 @@ class RunTrainer(Trainer):
         self.folder = Path(self.args.output_dir or "")
         self.config, self.rates, self.network = config, adapted.rates, adapted.model
         self.restarts = Restarts(adapted.model, config) if isinstance(adapted.model, PeftModel) else None
+        self.warm_start = WarmStart(adapted.model, config)
         self.interruption = StopWithCheckpoint(config)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -64,8 +66,9 @@ class RunTrainer(Trainer):
             t = self.config.training
             assert t.learning_rate is not None  # of a run that trains
             groups: dict[float, list[torch.nn.Parameter]] = {}
+            first = set(self.warm_start.weights)
             for name, parameter in (self.model if model is None else model).named_parameters():
-                if parameter.requires_grad:
+                if parameter.requires_grad or parameter in first:
                     groups.setdefault(self.rates.get(name, 1.0), []).append(parameter)
             self.optimizer = torch.optim.AdamW(
                 [{"params": p, "lr": t.learning_rate * rate} for rate, p in sorted(groups.items())],
@@ -192,9 +195,9 @@ def build(
         examples = PaddedRows(train, config.device_batch * config.hardware.ranks)
     trainer = RunTrainer(config=config, adapted=adapted, args=arguments, train_dataset=examples, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
-    # The order matters: the curve measures the model after the optimizer's step, then a restart merges the adapter, and
-    # then an interruption saves a checkpoint.
-    for callback in (Curve(measure, config), trainer.restarts, trainer.interruption):
+    # The order matters: the curve measures the model after the optimizer's step, then a restart merges the adapter, or
+    # the warm start ends, and then an interruption saves a checkpoint.
+    for callback in (Curve(measure, config), trainer.restarts, trainer.warm_start, trainer.interruption):
         if callback:
             trainer.add_callback(callback)
     return trainer
