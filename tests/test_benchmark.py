@@ -53,6 +53,7 @@ def test_a_part_is_measured_stored_and_rendered_and_another_joins_it(small, tmp_
     assert run(tmp_path, "--render", "--check") == 0
 
 
+@pytest.mark.slow
 def test_every_method_with_an_adapter_is_a_row(small, tmp_path, monkeypatch):
     monkeypatch.setattr(league, "MODEL", "tiny")
     monkeypatch.setattr(league, "LENGTH", 8)

@@ -115,6 +115,7 @@ def test_a_process_whose_time_is_up_is_interrupted_and_then_killed():
     assert parts.start_process(["true"], 60.0) == 0
 
 
+@pytest.mark.slow
 def test_the_layer_rows_name_every_method_case_and_ratio(device, tmp_path):
     rows = []
     layer_times.measure(device, rows.append, tmp_path, (4096, 11008))

@@ -159,6 +159,7 @@ def test_the_readmes_snippets_run(trainer, tmp_path):
     assert not trainer or any(p.any() for name, p in model.named_parameters() if "mora" in name.lower())
 
 
+@pytest.mark.slow
 def test_the_readmes_scripts_run(smoke, tmp_path, capsys):
     """The scripts run in the order of the README, on the results of one smoke run, whose key replaces KEY."""
     from experiments import runner

@@ -55,6 +55,7 @@ def test_the_text_about_the_operators_is_true():
     execute("operators.ipynb", OPERATORS)
 
 
+@pytest.mark.slow
 def test_the_results_are_shown_with_and_without_records(tmp_path):
     protocols = Protocols("smoke")
     records = [

@@ -204,6 +204,7 @@ def test_real_steps_peak_where_the_estimate_says():
             assert numbers["peak"] == pytest.approx(numbers["peak_measured"], rel=0.2), (name, checkpointing)
 
 
+@pytest.mark.slow
 def test_processes_share_the_batch_and_what_is_sharded():
     """On GPUs that this machine does not have."""
     own = ["task=math", "scale=paper", "dry_run=true", "hardware.device_batch_size=1"]
