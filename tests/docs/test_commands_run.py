@@ -38,14 +38,13 @@ ELSEWHERE = {
 )
 
 # What a command names, and what stands for it here. No hub has the benchmarks; a task of lm-eval in a folder stands
-# for them. A study or a plan runs at smoke scale.
+# for them.
 CHANGES = (
     (r"^task\.benchmarks=.*", "task.benchmarks=[my_task]"),
     (r"^arc_easy:acc_norm$", "my_task:acc_norm"),
     (r"=/", "={folder}/"),
     (r"^/", "{folder}/"),
     (r"^(docs/league\.md|OUT|DIR)$", "{folder}/\\1"),
-    (r"^laptop$", "smoke"),
 )
 SHORT = [f"training.{name}=2" for name in ("steps", "log_every", "evaluate_every", "checkpoint_every")]
 SHORT += ["training.warmup_steps=1"]
@@ -57,7 +56,7 @@ MORE = {
     "scripts/prepare_data.py": ["--check"],
     "scripts/plan.py psoft --run": ["--config-dir", "my/conf", "--scale", "smoke", "--method", "lora"],
     "scripts/plan.py uuid_four_layers --run": ["--method", "lora", *SHORT],
-    "scripts/plan.py league --scale laptop --run": ["--task", "uuid", "--method", "mora", "--method", "miss"],
+    "scripts/plan.py league --scale laptop --run": ["--task", "uuid", "--method", "miss", *SHORT],
     "scripts/plan.py table2 task.pairs=100 --run": ["--scale", "smoke", "--method", "mora", *SHORT],
     "scripts/compare.py method=lora,mora task=uuid --ranks 1,32 --run": ["scale=smoke"],
     "scripts/evaluate.py KEY --benchmarks arc_easy:acc_norm --limit 200 --add": ["--benchmark-path", "my/tasks"],
