@@ -197,28 +197,27 @@ class Grouped(Factored):
         )
 
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
-        """``weight += sign * delta_weight(M)`` in place. M is broadcast over views of the weight, not copied."""
-        for s in self.inputs.segments:
-            part = M[:, s.groups]
-            if s.strided:
-                self.outputs.add_spread_(s.fold(weight).movedim(0, -1), part.mT, sign)
-            elif s.repeat == 1:
-                self.outputs.add_spread_(weight[:, s.features].mT, part.mT, sign)
-            else:
-                _add_runs_(weight[:, s.features], part, s.repeat, self.outputs, sign)
+        """``weight += sign * delta_weight(M)`` in place. At most a few rows of delta are in memory at a time."""
+        segments = self.inputs.segments
+        if any(s.repeat > 1 and not s.strided for s in segments):
+            return _add_rows_(weight, M, segments, self.outputs, sign)
+        for s in segments:
+            part = M[:, s.groups].mT
+            target = s.fold(weight).movedim(0, -1) if s.strided else weight[:, s.features].mT
+            self.outputs.add_spread_(target, part, sign)  # broadcasts M over a view of the weight
         return weight
 
 
-def _add_runs_(weight: Tensor, part: Tensor, repeat: int, outputs: Grouping, sign: float) -> None:
-    """``weight += sign * delta`` in place. The delta repeats each column of `part` and spreads the rows over `outputs`.
+def _add_rows_(weight: Tensor, M: Tensor, inputs: tuple[Segment, ...], outputs: Grouping, sign: float) -> Tensor:
+    """``weight += sign * delta`` in place, for inputs whose groups are contiguous.
 
-    Each column of `part` occurs `repeat` times side by side. To broadcast over so few neighbours would be slow, so
-    the repeated columns are copied to a temporary tensor, for as many rows at a time as the cache holds.
+    To broadcast a number of M over so few neighbours would be slow. So its columns are repeated in a temporary tensor,
+    for as many rows of M at a time as the cache holds.
 
     Args:
-        weight: (d, width * repeat).
-        part: (q, width), some columns of M.
-        repeat: The number of inputs in each group.
+        weight: (d, k).
+        M: (q, q).
+        inputs: The segments of the k inputs, contiguous and in order.
         outputs: The grouping of the d outputs.
         sign: 1.0 or -1.0.
     """
@@ -227,8 +226,10 @@ def _add_runs_(weight: Tensor, part: Tensor, repeat: int, outputs: Grouping, sig
         target = weight[s.features].unflatten(0, s.shape)
         for first in range(0, s.width, chunk):
             groups = slice(first, first + chunk)
-            rows = part[s.groups][groups].repeat_interleave(repeat, dim=1)
+            part = M[s.groups][groups]
+            rows = torch.cat([part[:, i.groups].repeat_interleave(i.repeat, dim=1) for i in inputs], dim=1)
             if s.strided:
                 target[:, groups].add_(rows, alpha=sign)
             else:
                 target[groups].add_(rows.unsqueeze(1), alpha=sign)
+    return weight
