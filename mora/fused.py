@@ -90,7 +90,7 @@ class _Linear(torch.autograd.Function):
         # Compressing before the product with the weight is faster: it brings x into the cache.
         state = kernel.save(operator, x, M.dtype)
         if bias is None and _update_first(operator, x, M):
-            out = _add_product_(kernel.update(state, M, operator), x, weight.mT)
+            out = _same_memory(_add_product_(kernel.update(state, M, operator), x, weight.mT))
         else:
             out = _same_memory(torch.nn.functional.linear(x, weight, bias))
             kernel.add_(out, state, M, operator)

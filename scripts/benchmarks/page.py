@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from . import stages
+from . import attempts, stages
 from .targets import TARGETS, Row, Target
 
 TITLES = {
@@ -100,6 +100,7 @@ def render(measured: dict[str, Any], cards: Sequence[dict[str, Any]] = ()) -> st
     for name, title in TITLES.items():
         if name in parts:
             sections += [f"\n## {title}\n", f"{NOTES[name]}\n", made_on(parts[name]), table(TABLES[name], parts[name])]
+    sections += ["\n## What was tried\n", f"{attempts.NOTE}\n", markdown(attempts.HEADS, attempts.ATTEMPTS)]
     return "\n".join([*sections, GPU, *(map(gpu, cards) if cards else [NO_GPU])]) + "\n"
 
 
@@ -358,5 +359,5 @@ def table(columns: Columns | tuple[Wide, ...], part: dict[str, Any]) -> str:
     return markdown([head for head, _ in plain], [[show(row) for _, show in plain] for row in part["rows"]])
 
 
-def markdown(heads: Any, rows: list[list[Any]]) -> str:
+def markdown(heads: Any, rows: Sequence[Sequence[Any]]) -> str:
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
