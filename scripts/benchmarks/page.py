@@ -57,7 +57,8 @@ NOTES = {
     "is the shortest, so the overhead of run.py weighs most. The bare loop computes the same batch again and again. "
     "Neither run.py nor the bare loop measures the curve or writes checkpoints.",
     "stages": "The run of `make demo`, once, as a process of its own. A stage is the time that the process spends in "
-    "some functions, without the time of other stages within these functions.",
+    "some functions, without the time of other stages within these functions. Most of the start imports torch, "
+    "transformers and PEFT. PEFT imports bitsandbytes too where it is installed, which takes two seconds.",
     "startup": "The time of a whole process, from its start to its end.",
     "generation": "Greedy generation after prompts of 38 tokens. The adapters are not merged.",
     "growth": "The seconds are processor time. The records are those of this project, archived ones too, at seven "
