@@ -197,27 +197,28 @@ class Grouped(Factored):
         )
 
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
-        """``weight += sign * delta_weight(M)`` in place. At most a few rows of delta are in memory at a time."""
-        segments = self.inputs.segments
-        if any(s.repeat > 1 and not s.strided for s in segments):
-            return _add_rows_(weight, M, segments, self.outputs, sign)
-        for s in segments:
-            part = M[:, s.groups].mT
-            target = s.fold(weight).movedim(0, -1) if s.strided else weight[:, s.features].mT
-            self.outputs.add_spread_(target, part, sign)  # broadcasts M over a view of the weight
+        """``weight += sign * delta_weight(M)`` in place. M is broadcast over views of the weight, not copied."""
+        for s in self.inputs.segments:
+            part = M[:, s.groups]
+            if s.strided:
+                self.outputs.add_spread_(s.fold(weight).movedim(0, -1), part.mT, sign)
+            elif s.repeat == 1:
+                self.outputs.add_spread_(weight[:, s.features].mT, part.mT, sign)
+            else:
+                _add_runs_(weight[:, s.features], part, s.repeat, self.outputs, sign)
         return weight
 
 
-def _add_rows_(weight: Tensor, M: Tensor, inputs: tuple[Segment, ...], outputs: Grouping, sign: float) -> Tensor:
-    """``weight += sign * delta`` in place, for inputs whose groups are contiguous.
+def _add_runs_(weight: Tensor, part: Tensor, repeat: int, outputs: Grouping, sign: float) -> None:
+    """``weight += sign * delta`` in place. The delta repeats each column of `part` and spreads the rows over `outputs`.
 
-    To broadcast a number of M over so few neighbours would be slow. So its columns are repeated in a temporary tensor,
-    for as many rows of M at a time as the cache holds.
+    Each column of `part` occurs `repeat` times side by side. To broadcast over so few neighbours would be slow, so
+    the repeated columns are copied to a temporary tensor, for as many rows at a time as the cache holds.
 
     Args:
-        weight: (d, k).
-        M: (q, q).
-        inputs: The segments of the k inputs, contiguous and in order.
+        weight: (d, width * repeat).
+        part: (q, width), some columns of M.
+        repeat: The number of inputs in each group.
         outputs: The grouping of the d outputs.
         sign: 1.0 or -1.0.
     """
@@ -226,17 +227,8 @@ def _add_rows_(weight: Tensor, M: Tensor, inputs: tuple[Segment, ...], outputs: 
         target = weight[s.features].unflatten(0, s.shape)
         for first in range(0, s.width, chunk):
             groups = slice(first, first + chunk)
-            part = M[s.groups][groups]
-            rows = torch.cat([_repeat(part[:, i.groups], i.repeat) for i in inputs], dim=1)
+            rows = part[s.groups][groups].repeat_interleave(repeat, dim=1)
             if s.strided:
                 target[:, groups].add_(rows, alpha=sign)
             else:
                 target[groups].add_(rows.unsqueeze(1), alpha=sign)
-    return weight
-
-
-def _repeat(x: Tensor, times: int) -> Tensor:
-    """Each column `times` times side by side: (rows, columns) -> (rows, columns * times)."""
-    if times <= 3:  # `repeat_interleave` takes twice as long for so few copies
-        return torch.stack([x] * times, dim=-1).flatten(1)
-    return x.repeat_interleave(times, dim=1)

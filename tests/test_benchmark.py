@@ -117,7 +117,7 @@ def test_time_counts_for_the_inner_stage_alone(monkeypatch):
 
 @pytest.mark.slow
 def test_the_stages_of_a_run_add_up_to_its_time(monkeypatch, tmp_path):
-    monkeypatch.setattr(stages, "RUN", ("method=mora", "task=uuid", "scale=smoke", "logger=none"))
+    monkeypatch.setattr(stages, "RUN", ("method=mora", "task=uuid", "logger=none"))
     assert run(tmp_path, "--quick", "--only", "stages") == 0
     *rows, whole = json.loads((tmp_path / "b.json").read_text())["parts"]["stages"]["rows"]
     assert [row["stage"] for row in rows] == list(stages.WORK)

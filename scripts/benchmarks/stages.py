@@ -68,7 +68,7 @@ class Clock:
 
 def measure(quick: bool) -> Iterator[dict[str, Any]]:
     """A row for each stage, and a row for the whole run."""
-    settings = [*RUN, *(("training.steps=100", "training.warmup_steps=10") if quick else ())]
+    settings = [*RUN, *(("scale=smoke",) if quick else ())]
     with tempfile.TemporaryDirectory(prefix="mora-benchmark-") as folder:
         file = Path(folder) / "stages.json"
         run = [sys.executable, "-m", __name__, str(file), *settings, f"paths.results={folder}"]
