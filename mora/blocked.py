@@ -44,6 +44,11 @@ class Run(NamedTuple):
         end = self.row + self.length * self.height, self.column + self.length * self.width, self.block + self.length
         return end == other[:3] and self[4:] == other[4:] and self.width == self.height
 
+    @property
+    def is_first(self) -> bool:
+        """Whether no other run before this one reaches the same outputs: these blocks are whole and on the diagonal."""
+        return self.offset == 0 and self.row == self.column
+
     def inputs(self, x: Tensor) -> Tensor:
         """The inputs of each block, as a view: (T, k) -> (length, T, width)."""
         part = x[:, self.column : self.column + self.length * self.width]

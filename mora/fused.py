@@ -10,8 +10,9 @@ tensor for the sum, and autograd saves the inputs of each step. The functions he
   all k numbers per token.
 * For a block operator they turn M instead of the activations: P^b = M R^b (Eq. 11), followed by one batched product.
 
-`linear` also computes the frozen base layer, so that the backward pass can add the gradient of the update in the memory
-of the gradient of the base. `add_update` is for a base layer that must be called itself.
+`linear` also computes the frozen base layer. It writes the update first and adds the product with the frozen weight to
+the update. This saves one pass over the output, and one pass over the gradient of the input. `add_update` is for a base
+layer that must be called itself.
 
 Legend: k = in_features, d = out_features, q = r_hat, n = number of input blocks, T = number of tokens, ``...`` = any
 leading dimensions.
@@ -85,11 +86,14 @@ def pays(operator: Operator, x: Tensor) -> bool:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, M: Tensor, operator: Operator) -> Tensor:
-        ctx.operator = operator
+        ctx.operator, kernel = operator, _kernel(operator)
         # Compressing before the product with the weight is faster: it brings x into the cache.
-        state = _kernel(operator).save(operator, x, M.dtype)
-        out = _same_memory(torch.nn.functional.linear(x, weight, bias))
-        _kernel(operator).add_(out, state, M, operator)
+        state = kernel.save(operator, x, M.dtype)
+        if bias is None and _update_first(operator, x, M):
+            out = _same_memory(_add_product_(kernel.update(state, M, operator), x, weight.mT))
+        else:
+            out = _same_memory(torch.nn.functional.linear(x, weight, bias))
+            kernel.add_(out, state, M, operator)
         ctx.save_for_backward(state if ctx.needs_input_grad[3] else None, M, weight)
         return out
 
@@ -103,7 +107,10 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             grad_M = kernel.grad_matrix(grad_y, state, operator).to(M.dtype)
         if ctx.needs_input_grad[0]:
-            grad_x = kernel.add_grad_x_(grad @ weight, grad_y, M, operator)
+            if _update_first(operator, grad, M):
+                grad_x = _add_product_(kernel.grad_x(grad_y, M, operator, grad.shape[:-1]), grad, weight)
+            else:
+                grad_x = kernel.add_grad_x_(grad @ weight, grad_y, M, operator)
         return grad_x, None, None, grad_M, None
 
 
@@ -136,6 +143,21 @@ def _compute_dtype(M: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else M.dtype
 
 
+def _update_first(operator: Operator, x: Tensor, M: Tensor) -> bool:
+    """Whether the update is written before the product with the weight, which is then added to it.
+
+    Not if this would round the update to the dtype of x, and not where a Triton kernel adds the update.
+    """
+    sides = (operator.inputs, operator.outputs) if isinstance(operator, Factored) else ()
+    return x.dtype == M.dtype and not any(kernels.applies(side, x) for side in sides)
+
+
+def _add_product_(out: Tensor, x: Tensor, matrix: Tensor) -> Tensor:
+    """``out += x @ matrix`` in place. x: (..., k). matrix: (k, d). out: (..., d), contiguous."""
+    out.view(-1, matrix.shape[1]).addmm_(x.reshape(-1, matrix.shape[0]), matrix)
+    return out
+
+
 def _same_memory(result: Tensor) -> Tensor:
     # A tensor in the same memory, without a history in autograd. ctx.mark_dirty would be the usual way. But autograd
     # treats the output of a linear layer with a bias as a view, and for a view mark_dirty costs copies in the backward
@@ -147,9 +169,9 @@ def _same_memory(result: Tensor) -> Tensor:
 def _kernel(operator: Operator) -> Any:
     """The steps of both passes for the family of the operator. Here y is the product of M with the compressed input.
 
-    `save` returns the tensor that the backward pass needs, `add_` adds the update to the output, and `sum` computes the
-    gradient of y. From the gradient of y, `grad_x` and `add_grad_x_` compute the gradient of x, and `grad_matrix`
-    computes the gradient of M.
+    `save` returns the tensor that the backward pass needs, `update` returns the update, `add_` adds the update to the
+    output, and `sum` computes the gradient of y. From the gradient of y, `grad_x` and `add_grad_x_` compute the
+    gradient of x, and `grad_matrix` computes the gradient of M.
     """
     return _FactoredKernel if isinstance(operator, Factored) else _BlockedKernel
 
@@ -160,6 +182,10 @@ class _FactoredKernel:
     @staticmethod
     def save(operator: Factored, x: Tensor, dtype: torch.dtype) -> Tensor:
         return kernels.sum_groups(operator.inputs, x, dtype)
+
+    @staticmethod
+    def update(compressed: Tensor, M: Tensor, operator: Factored) -> Tensor:
+        return operator.outputs.spread(compressed @ M.mT)
 
     @staticmethod
     def add_(out: Tensor, compressed: Tensor, M: Tensor, operator: Factored) -> None:
@@ -191,16 +217,36 @@ class _BlockedKernel:
         return x
 
     @staticmethod
+    def update(x: Tensor, M: Tensor, operator: Blocked) -> Tensor:
+        values = _BlockedKernel.values(x, M, operator)
+        if operator.tiles.r_hat < operator.out_features:
+            values = operator.tiles.spread(values)
+        return values.view(*x.shape[:-1], operator.out_features)
+
+    @staticmethod
     def add_(out: Tensor, x: Tensor, M: Tensor, operator: Blocked) -> None:
-        P = operator.matrices(M)
-        tokens, rows = x.reshape(-1, operator.in_features).to(M.dtype), out.view(-1, operator.out_features)
+        rows = out.view(-1, operator.out_features)
         # The products go straight to the output, unless the output has another dtype or repeats the blocks' values.
-        direct = operator.tiles.r_hat == operator.out_features and out.dtype == M.dtype
-        y = rows if direct else tokens.new_zeros(len(tokens), operator.tiles.r_hat)
+        if operator.tiles.r_hat == operator.out_features and out.dtype == M.dtype:
+            _BlockedKernel.multiply(rows, x, M, operator, keep=1)
+        else:
+            operator.tiles.add_spread_(rows, _BlockedKernel.values(x, M, operator))
+
+    @staticmethod
+    def values(x: Tensor, M: Tensor, operator: Blocked) -> Tensor:
+        """What `tiles` repeats over the outputs: (T, tiles.r_hat), in the dtype of M."""
+        values = x.new_empty(x.shape[:-1].numel(), operator.tiles.r_hat, dtype=M.dtype)
+        _BlockedKernel.multiply(values, x, M, operator, keep=0)
+        return values
+
+    @staticmethod
+    def multiply(values: Tensor, x: Tensor, M: Tensor, operator: Blocked, keep: int) -> None:
+        """Multiply values (T, tiles.r_hat) by `keep`, 0 or 1, and add the product of each block."""
+        P, tokens = operator.matrices(M), x.reshape(-1, operator.in_features).to(M.dtype)
         for run in operator.runs:
-            run.outputs(y).baddbmm_(run.inputs(tokens), run.matrices(P).mT)
-        if not direct:
-            operator.tiles.add_spread_(rows, y)
+            # Later runs over the same outputs add to what the first run has written.
+            beta = keep if run.is_first else 1
+            run.outputs(values).baddbmm_(run.inputs(tokens), run.matrices(P).mT, beta=beta)
 
     @staticmethod
     def sum(operator: Blocked, grad: Tensor, dtype: torch.dtype) -> Tensor:
@@ -208,24 +254,25 @@ class _BlockedKernel:
 
     @staticmethod
     def grad_x(grad_y: Tensor, M: Tensor, operator: Blocked, leading: torch.Size) -> Tensor:
-        zeros = grad_y.new_zeros(*leading, operator.in_features)
-        return _BlockedKernel.add_grad_x_(zeros, grad_y, M, operator)
+        P, grad_x = operator.matrices(M), grad_y.new_empty(len(grad_y), operator.in_features)
+        grad_x[:, operator.used * operator.r_hat :] = 0  # the dead inputs
+        for run in operator.runs:
+            # A part of a block that wraps around adds to inputs that have a value already.
+            run.inputs(grad_x).baddbmm_(run.outputs(grad_y), run.matrices(P), beta=1 if run.offset else 0)
+        return grad_x.view(*leading, operator.in_features)
 
     @staticmethod
     def add_grad_x_(grad_x: Tensor, grad_y: Tensor, M: Tensor, operator: Blocked) -> Tensor:
-        if grad_x.dtype != M.dtype:
-            return grad_x.add_(_BlockedKernel.grad_x(grad_y, M, operator, grad_x.shape[:-1]))
-        P, tokens = operator.matrices(M), grad_x.view(-1, operator.in_features)
-        for run in operator.runs:
-            run.inputs(tokens).baddbmm_(run.outputs(grad_y), run.matrices(P))
-        return grad_x
+        return grad_x.add_(_BlockedKernel.grad_x(grad_y, M, operator, grad_x.shape[:-1]))
 
     @staticmethod
     def grad_matrix(grad_y: Tensor, x: Tensor, operator: Blocked) -> Tensor:
         tokens = x.reshape(-1, operator.in_features).to(grad_y.dtype)
-        grad_P = grad_y.new_zeros(operator.used, operator.r_hat, operator.r_hat)
+        # Without rotation the matrix of every block is M itself, so all products add to one gradient.
+        grad_P = grad_y.new_zeros(operator.used if operator.rotate else 1, operator.r_hat, operator.r_hat)
+        grad_blocks = grad_P.expand(operator.used, -1, -1)
         for run in operator.runs:
-            matrices, left, right = run.matrices(grad_P), run.outputs(grad_y), run.inputs(tokens)
+            matrices, left, right = run.matrices(grad_blocks), run.outputs(grad_y), run.inputs(tokens)
             for i in range(run.length):
                 # The contiguous copies make the product faster: a transposed product has half the speed if the row
                 # stride is a power of two. The copies of one block at a time stay in the cache.

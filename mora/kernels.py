@@ -52,7 +52,7 @@ def use_triton(active: bool = True) -> None:
 
 def sum_groups(features: FeatureMap, x: Tensor, dtype: torch.dtype) -> Tensor:
     """(..., k) -> (..., q) in `dtype`, computed in the wider of the two dtypes."""
-    if _applies(features, x) and dtype in DTYPES:
+    if applies(features, x) and dtype in DTYPES:
         result: Tensor = _triton.sum_groups(features, x, dtype)
         return result
     # A grouping makes no copy of x in the wider dtype.
@@ -61,13 +61,14 @@ def sum_groups(features: FeatureMap, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def add_spread_(features: FeatureMap, out: Tensor, y: Tensor) -> Tensor:
     """``out += spread(y)`` in place. out: (..., k), contiguous. y: (..., q)."""
-    if _applies(features, out) and y.dtype in DTYPES:
+    if applies(features, out) and y.dtype in DTYPES:
         result: Tensor = _triton.add_spread_(features, out, y)
         return result
     return features.add_spread_(out, y)
 
 
-def _applies(features: FeatureMap, x: Tensor) -> bool:
+def applies(features: FeatureMap, x: Tensor) -> bool:
+    """Whether a Triton kernel sums the groups of a tensor like x, or adds to it."""
     if _triton is None or not isinstance(features, Grouping) or type(x) is not Tensor or x.dtype not in DTYPES:
         return False
     placed = x.is_cuda or (_triton.INTERPRETED and x.device.type == "cpu")

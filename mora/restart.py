@@ -218,9 +218,9 @@ def pending_update(name: str, layer: MoraLinear | LoraLinear, config: Any, adapt
             "out_groups": config.out_groups,
             "wrap": config.wrap,
         }
-        return Update(name, {"M": sharded.whole(layer.mora_M[adapter].detach()).cpu().clone()}, arguments)
+        return Update(name, {"M": sharded.whole(layer.mora_M[adapter].detach()).to("cpu", copy=True)}, arguments)
     factors = {"A": layer.lora_A[adapter].weight, "B": layer.lora_B[adapter].weight}
-    tensors = {key: sharded.whole(weight.detach()).cpu().clone() for key, weight in factors.items()}
+    tensors = {key: sharded.whole(weight.detach()).to("cpu", copy=True) for key, weight in factors.items()}
     return Update(name, tensors, {"scale": float(layer.scaling[adapter])})
 
 

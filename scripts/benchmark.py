@@ -1,6 +1,6 @@
 """Compare speed and memory with PEFT's LoRA, dense arithmetic and a bare loop; write docs/performance.md.
 
-    python scripts/benchmark.py                       all parts, about half an hour on two quiet cores
+    python scripts/benchmark.py                       all parts, about 40 minutes on two quiet cores
     python scripts/benchmark.py --only linear,memory  these parts; measurements of other parts stay
     python scripts/benchmark.py --render              write the page again without new measurements
 

@@ -4,13 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from experiments.cli import script
 from scripts import benchmark
-from scripts.benchmarks import growth, league, linear, memory, models, page, targets, timing
+from scripts.benchmarks import growth, league, linear, memory, models, page, stages, targets, timing
 
 from .conftest import ROOT
 
@@ -84,6 +85,46 @@ def test_thousands_of_records_and_cells(monkeypatch, tmp_path):
     assert all(row["seconds"] > 0 for row in rows.values())
     assert rows[growth.PAGE]["bytes"] > 100_000
     assert rows[growth.COMPOSED]["seconds"] < rows[growth.BY_HYDRA]["seconds"]
+
+
+def test_time_counts_for_the_inner_stage_alone(monkeypatch):
+    now = [5.0]
+    monkeypatch.setattr(stages.time, "perf_counter", lambda: now[0])
+    clock = stages.Clock(now[0])
+
+    def wait(seconds):
+        now[0] += seconds
+
+    def train():
+        wait(3)
+        work.measure()
+        wait(4)
+
+    def measure():
+        wait(10)
+        raise KeyError("a stage ends with an error too")
+
+    work = SimpleNamespace(train=train, measure=measure)
+    clock.timed(work, "train", stages.STEPS)
+    clock.timed(work, "measure", stages.CURVE)
+    wait(1)
+    with pytest.raises(KeyError):
+        work.train()
+    wait(2)
+    clock.charge()
+    assert (clock.seconds[stages.START], clock.seconds[stages.STEPS], clock.seconds[stages.CURVE]) == (3, 3, 10)
+    assert (clock.calls[stages.STEPS], clock.calls[stages.CURVE]) == (1, 1)
+
+
+@pytest.mark.slow
+def test_the_stages_of_a_run_add_up_to_its_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "RUN", ("method=mora", "task=uuid", "logger=none"))
+    assert run(tmp_path, "--quick", "--only", "stages") == 0
+    *rows, whole = json.loads((tmp_path / "b.json").read_text())["parts"]["stages"]["rows"]
+    assert [row["stage"] for row in rows] == list(stages.WORK)
+    assert sum(row["seconds"] for row in rows) == pytest.approx(whole["seconds"], abs=0.01)
+    idle = {row["stage"] for row in rows if not row["seconds"]}
+    assert idle == {stages.MIRROR}
 
 
 def test_the_committed_page_is_what_the_committed_measurement_gives():

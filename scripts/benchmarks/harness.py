@@ -57,24 +57,27 @@ class Turns(TrainerCallback):
 
 
 def measure(quick: bool) -> Iterator[dict[str, Any]]:
-    """Two rows for each method, of the UUID task at laptop scale."""
-    segments = 3 if quick else 20
-    for method in METHODS:
-        samples, tokens = train(method, segments)
-        for name, times in samples.items():
-            summary = timing.summary(times)
-            # The ratio of speeds is the inverse of that of times.
-            against = timing.ratio(samples, "bare loop", name)
-            row = {"method": method, "loop": name, "tokens_per_second": round(tokens / summary["median"], 1)}
-            yield row | {"time": summary, "ratio": against}
+    """Two rows for each model and method, of the UUID task at laptop scale."""
+    for model, settings in MODELS.items():
+        for method in METHODS:
+            samples, tokens = train(method, (f"model={model}", *settings), 3 if quick else 20)
+            for name, times in samples.items():
+                summary = timing.summary(times)
+                row = {"model": model, "method": method, "loop": name}
+                row["tokens_per_second"] = round(tokens / summary["median"], 1)
+                # The ratio of speeds is the inverse of that of times.
+                yield row | {"time": summary, "ratio": timing.ratio(samples, "bare loop", name)}
 
 
-# The step of this model is so short that the overhead of run.py weighs most.
-TINY = ("model=tiny", "method.rank=8", "task.pairs=160", "task.eval_pairs=160", "training.batch_size=16")
+# The model of the protocol, and a model whose step is so short that the overhead of run.py weighs most.
+MODELS = {
+    "llama-7m": (),
+    "tiny": ("method.rank=8", "task.pairs=160", "task.eval_pairs=160", "training.batch_size=16"),
+}
 
 
-def train(method: str, segments: int) -> tuple[timing.Samples, int]:
-    """Train `method` for so many segments; also the tokens of a segment."""
+def train(method: str, settings: tuple[str, ...], segments: int) -> tuple[timing.Samples, int]:
+    """Train `method` with some settings for so many segments; also the tokens of a segment."""
     compose.register()
     never = 1_000_000
     steps_in_all = WARM_UP + SEGMENT * segments
@@ -85,7 +88,7 @@ def train(method: str, segments: int) -> tuple[timing.Samples, int]:
                     f"method={method}",
                     "task=uuid",
                     "scale=laptop",
-                    *TINY,
+                    *settings,
                     "hardware=cpu",
                     "method.dropout=0.0",
                     f"training.steps={steps_in_all}",

@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from . import attempts, stages
 from .targets import TARGETS, Row, Target
 
 TITLES = {
@@ -17,6 +18,7 @@ TITLES = {
     "steps": "A training step",
     "league": "Every method against LoRA",
     "harness": "run.py against a bare loop",
+    "stages": "Where the time of a run goes",
     "startup": "Starting",
     "generation": "Generation",
     "growth": "Thousands of records and cells",
@@ -51,9 +53,12 @@ NOTES = {
     "of one linear layer, for 1,024 tokens, with the time of the frozen layer. *Saved* is the number of bytes that "
     "this layer keeps for the backward pass. *Step* and *peak* are the time and the largest memory of a whole training "
     "step, without parameters.",
-    "harness": "The UUID task on the model `tiny`. Its step is the shortest, so the overhead of run.py weighs most. "
-    "The bare loop computes the same batch again and again. Neither run.py nor the bare loop measures the curve or "
-    "writes checkpoints.",
+    "harness": "The UUID task at laptop scale, on its own model `llama-7m` and on the model `tiny`. The step of `tiny` "
+    "is the shortest, so the overhead of run.py weighs most. The bare loop computes the same batch again and again. "
+    "Neither run.py nor the bare loop measures the curve or writes checkpoints.",
+    "stages": "The run of `make demo`, once, as a process of its own. A stage is the time that the process spends in "
+    "some functions, without the time of other stages within these functions. Most of the start imports torch, "
+    "transformers and PEFT. PEFT imports bitsandbytes too where it is installed, which takes two seconds.",
     "startup": "The time of a whole process, from its start to its end.",
     "generation": "Greedy generation after prompts of 38 tokens. The adapters are not merged.",
     "growth": "The seconds are processor time. The records are those of this project, archived ones too, at seven "
@@ -96,6 +101,7 @@ def render(measured: dict[str, Any], cards: Sequence[dict[str, Any]] = ()) -> st
     for name, title in TITLES.items():
         if name in parts:
             sections += [f"\n## {title}\n", f"{NOTES[name]}\n", made_on(parts[name]), table(TABLES[name], parts[name])]
+    sections += ["\n## What was tried\n", f"{attempts.NOTE}\n", markdown(attempts.HEADS, attempts.ATTEMPTS)]
     return "\n".join([*sections, GPU, *(map(gpu, cards) if cards else [NO_GPU])]) + "\n"
 
 
@@ -192,7 +198,7 @@ def shape(row: Row) -> str:
 def where(row: Row) -> str:
     """The case of a row in words."""
     parts = [shape(row)] if "in" in row else []
-    parts += [str(row[name]) for name in ("model", "command") if name in row]
+    parts += [str(row[name]) for name in ("model", "command", "stage") if name in row]
     parts += [f"r = {row['r']}"] if "r" in row else []
     parts += [str(row[name]) for name in ("operator", "method") if name in row]
     return ", ".join(parts)
@@ -286,6 +292,7 @@ TABLES: dict[str, Columns | tuple[Wide, ...]] = {
         ("", lambda row: row.get("refused", "")),
     ),
     "harness": (
+        ("model", lambda row: row["model"]),
         ("method", lambda row: row["method"]),
         ("loop", lambda row: row["loop"]),
         ("tokens a second", lambda row: f"{row['tokens_per_second']:,.0f}"),
@@ -298,6 +305,13 @@ TABLES: dict[str, Columns | tuple[Wide, ...]] = {
         ("quartiles", lambda row: spread(row["time"])),
         ("fastest", lambda row: number(row["time"]["min"])),
         ("rounds", lambda row: row["time"]["rounds"]),
+    ),
+    "stages": (
+        ("stage", lambda row: row["stage"]),
+        ("s", lambda row: f"{row['seconds']:.1f}"),
+        ("of the run", lambda row: f"{100 * row['share']['value']:.1f} %"),
+        ("calls", lambda row: row["calls"]),
+        ("what happens", lambda row: stages.WORK.get(row["stage"], "")),
     ),
     "generation": (
         ("model", lambda row: row["model"]),
@@ -346,5 +360,5 @@ def table(columns: Columns | tuple[Wide, ...], part: dict[str, Any]) -> str:
     return markdown([head for head, _ in plain], [[show(row) for _, show in plain] for row in part["rows"]])
 
 
-def markdown(heads: Any, rows: list[list[Any]]) -> str:
+def markdown(heads: Any, rows: Sequence[Sequence[Any]]) -> str:
     return tabulate(rows, heads, tablefmt="github", disable_numparse=True)

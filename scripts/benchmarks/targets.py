@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import growth
+from . import growth, stages
 
 Row = dict[str, Any]
 
@@ -80,6 +80,10 @@ def trainer(row: Row) -> Row | None:
     return row["ratio"] if row["loop"] == "run.py" else None
 
 
+def curve(row: Row) -> Row | None:
+    return row["share"] if row["stage"] == stages.CURVE else None
+
+
 def grown(command: str, field: str, unit: float = 1.0) -> Callable[[Row], Row | None]:
     """The value of a field, in `unit`, of the rows of one command."""
     return lambda row: {"value": row[field] / unit} if row["command"] == command else None
@@ -138,6 +142,7 @@ TARGETS = (
     Target("restart of a whole model against one read and write of its weights", "merging", 3.0, restart, COPIES),
     Target("training step, smollm2-135m, sharing against LoRA, r = 8", "steps", 0.97, step, REST),
     Target("run.py's tokens a second against a bare loop's", "harness", 0.95, trainer, at_most=False),
+    Target("points of the curve, of the time of a run", "stages", 0.1, curve),
     Target(
         "run.py --help, --cfg job, a configuration error",
         "startup",

@@ -1,5 +1,7 @@
 """The fused training path: equality with the plain composition, and the memory that it saves for the backward pass."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mora import MoraConfig, fused, operators
+from mora import MoraConfig, fused, kernels, operators
 from mora.fused import add_update
 
 from .test_operators import VARIANTS, sizes, squares, variants
@@ -80,6 +82,42 @@ def test_low_precision_activations_with_a_float32_matrix(variant, k, d, q, dtype
         torch.testing.assert_close(y.double(), exact, rtol=unit, atol=1e-3)
     grads = torch.autograd.grad(y.float().sum(), [x, M])
     assert [g.dtype for g in grads] == [dtype, torch.float32]
+
+
+@pytest.mark.parametrize("shape", [(96, 160, 40), (160, 96, 40), (96, 96, 96)], ids=str)
+@pytest.mark.parametrize("name", operators.NAMES)
+def test_sum_with_the_base_is_rounded_no_more_than_the_base(name, shape):
+    """With adapter and weight in bfloat16. The products are large enough for the fast code of torch."""
+    k, d, q = shape
+    _, x, M = tensors(k, d, q, leading=(64,))
+    weight, operator = torch.randn(d, k, dtype=torch.float64), operators.build(name, k, d, q)
+    x, M, weight = (t.detach().bfloat16().requires_grad_(t.requires_grad) for t in (x, M / q, weight))
+    exact = nn.functional.linear(x.double(), weight.double()) + operator.apply(x.double(), M.double())
+    y = fused.linear(x, weight, None, M, operator)
+    base = nn.functional.linear(x, weight)
+    error = (y.double() - exact).norm()
+    assert y.dtype == torch.bfloat16
+    assert error <= 1.5 * (base.double() - nn.functional.linear(x.double(), weight.double())).norm()
+    direction = torch.randn_like(exact)
+    for actual, expected in zip(*(torch.autograd.grad(r, [x, M], direction.to(r)) for r in (y, exact)), strict=True):
+        assert (actual.double() - expected.double()).norm() <= 0.02 * expected.double().norm()
+
+
+def test_triton_kernels_add_the_update_where_they_are_on(monkeypatch):
+    operator = operators.build("sharing", 10, 14, 6)
+    calls = []
+    triton = SimpleNamespace(
+        INTERPRETED=True,
+        sum_groups=lambda features, x, dtype: calls.append("sum") or features.sum(x),
+        add_spread_=lambda features, out, y: calls.append("add") or features.add_spread_(out, y),
+    )
+    monkeypatch.setattr(kernels, "_triton", triton)
+    _, x, M = tensors(10, 14, 6, dtype=torch.float32)
+    weight = torch.randn(14, 10)
+    expected = x @ weight.T + operator.apply(x, M)
+    calls.clear()
+    assert_same(fused.linear(x, weight, None, M, operator), expected, [x, M])
+    assert calls == ["sum", "add"] * 2
 
 
 @pytest.mark.parametrize("name", operators.NAMES)
