@@ -167,7 +167,7 @@ def svg_element(figure: Figure, name: str) -> str:
         figure.set_layout_engine(None)
     text = svg(figure).decode()
     text = re.sub(r"<metadata>.*?</metadata>| xmlns[^ >]*|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r"\n\s+", "\n", text.replace("xlink:href", "href"))
+    text = re.sub(r"\n\s+", "\n", text)
     used = set(re.findall(r"""(?:url\(#|href="#)([^")]+)""", text))
     text = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
     prefix = f"f{hashlib.sha256(name.encode()).hexdigest()[:6]}"
