@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.cli import script
 from experiments.report import html, pages
-from experiments.store.folder import read_records
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,9 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--check", action="store_true", help="write nothing; exit 1 when the page on disk is out of date"
     )
     options = parser.parse_args(arguments)
-    records, problems = read_records(options.results)
-    for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
+    records, problems = script.records_and_problems(options.results)
     page = html.page(records, pages.sections(records, options.results, options.scale), problems)
     return script.finish({options.results / "report.html": page.encode()}, options.check)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import math
 import re
 import signal
@@ -115,10 +116,16 @@ def add_task_modules(arguments: Sequence[str]) -> None:
 
 def records(folder: Path) -> list[Record]:
     """The readable records of a results folder. Prints a warning for each file that is no readable record."""
+    return records_and_problems(folder)[0]
+
+
+def records_and_problems(folder: Path) -> tuple[list[Record], list[str]]:
+    """The readable records of a results folder, and the warnings, which are printed too."""
     records, problems = read_records(folder)
+    gc.freeze()  # the records stay until the script ends, so the garbage collector need not look at them
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
-    return records
+    return records, problems
 
 
 def draw(arguments: list[str] | None, doc: str | None, out: Path, picture: Callable[[], bytes]) -> int:

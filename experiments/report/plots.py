@@ -5,6 +5,7 @@ Markers, dashes and hatches keep the series apart on a grey print.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
@@ -150,15 +152,25 @@ def _content(figure: Figure, file_format: str, metadata: dict[str, None]) -> byt
     return buffer.getvalue()
 
 
-def svg_element(figure: Figure, prefix: str) -> str:
-    """The figure as an `<svg>` element of an HTML page: without prolog and metadata.
+def svg_element(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element of an HTML page: the drawing alone, without prolog, metadata and comments.
 
     Args:
-        figure: A figure drawn inside `style()`.
-        prefix: Put before every id, so that the ids of several figures in one page differ.
+        figure: A figure drawn inside `style()`; it is laid out for the page and for no other file afterwards.
+        name: The name of the figure in the page. A short hash of the name stands before every id, so that the ids of
+            several figures in one page differ.
     """
+    # Before matplotlib saves a figure, it draws the whole figure once only to lay it out. The layout alone is enough.
+    FigureCanvasSVG(figure)
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     text = svg(figure).decode()
-    text = re.sub(r"<metadata>.*?</metadata>| xmlns[^ >]*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>| xmlns[^ >]*|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"\n\s+", "\n", text)
+    used = set(re.findall(r"""(?:url\(#|href="#)([^")]+)""", text))
+    text = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
+    prefix = f"f{hashlib.sha256(name.encode()).hexdigest()[:6]}"
     return re.sub(r"""( id="|url\(#|href="#)""", rf"\g<1>{prefix}-", text)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import omegaconf.base
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, grammar_parser
 
 from . import protocol
 
@@ -17,8 +18,13 @@ CONF = Path(__file__).parents[2] / "conf"
 _searched: list[str] = []  # folders with a user's own files, from Hydra's search path
 
 
+# OmegaConf parses a text such as ${method.rank} each time it needs the value, which takes most of its time.
+parse_once = lru_cache(maxsize=4096)(grammar_parser.parse)
+
+
 def register() -> None:
-    """Teach OmegaConf the look-ups of `spec.protocol`."""
+    """Teach OmegaConf the look-ups of `spec.protocol`, and to parse no text twice."""
+    omegaconf.base.parse = parse_once  # type: ignore[attr-defined]
     for lookup in (protocol.learning_rate, protocol.lora_alpha, protocol.by_rank, protocol.lowest_rank):
         OmegaConf.register_new_resolver(lookup.__name__, lookup, replace=True)
 
@@ -37,6 +43,17 @@ def choices(group: str) -> dict[str, Path]:
     """The choices of a group by name, with their files; a user's file replaces a file of `conf/`."""
     files = {path.stem: path for folder in reversed(folders()) for path in (folder / group).glob("*.yaml")}
     return dict(sorted(files.items()))
+
+
+def plain_file(path: Path) -> DictConfig | None:
+    """The settings of a file, where the file alone makes its section of a composition; else None.
+
+    A file that inherits from another one does not, and neither does a file with settings of other sections.
+    """
+    if "@package" in path.read_text(encoding="utf-8"):
+        return None
+    settings = OmegaConf.load(path)
+    return settings if isinstance(settings, DictConfig) and "defaults" not in settings else None
 
 
 @cache

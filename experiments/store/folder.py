@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import one_line
@@ -35,11 +37,12 @@ def read_records(results: str | Path, read: Callable[[Path], Record] = from_file
     except OSError as error:
         raise ResultsError(f"--results: {folder} cannot be read: {error.strerror}") from None
     records, problems = [], []
-    for path in paths:
-        try:
-            records.append((path.name, read(path)))
-        except (OSError, ValueError) as error:
-            problems.append(f"{path.name} is not a readable record and is skipped: {error}")
+    with _collector_paused():
+        for path in paths:
+            try:
+                records.append((path.name, read(path)))
+            except (OSError, ValueError) as error:
+                problems.append(f"{path.name} is not a readable record and is skipped: {error}")
     holders = defaultdict(list)
     for name, record in records:
         holders[record.key].append(name)
@@ -50,3 +53,15 @@ def read_records(results: str | Path, read: Callable[[Path], Record] = from_file
             problems.append(f"{names[0]} is not a readable record and is skipped: it holds the key of {key}.json")
     used = [record for name, record in records if holders[record.key] == [name] == [f"{record.key}.json"]]
     return used, list(map(one_line, problems))
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pause the garbage collector, which would go through all records again and again; a record holds no cycles."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()

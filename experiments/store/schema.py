@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import pydantic_core
@@ -22,7 +23,7 @@ VERSION = 2
 LARGEST = 1e150  # the square of a larger number may overflow
 DEEPEST = 40  # sections within sections
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # would move the cursor of a terminal, or worse
-CONTROL_IN_JSON = re.compile(rb"\\u00[01789][0-9a-fA-F]|\\[bf]|\x7f|\xc2[\x80-\x9f]")  # and a few harmless texts
+CONTROL_IN_JSON = (b"\\", b"\x7f", b"\xc2")  # without any of these bytes, JSON in UTF-8 has no control character
 
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Numbers = dict[str, Number | None]
@@ -115,8 +116,8 @@ def checked(text: bytes) -> dict[str, Any]:
     if (version := values.get("schema")) != VERSION:
         known = json.dumps(version)[:20] if isinstance(version, int | str) else "none"
         raise ValueError(f"schema {known}, this version reads {VERSION} (scripts/migrate_records.py migrates 1 to 2)")
-    _check_numbers(_without_curve(values), "record", DEEPEST)
-    if CONTROL_IN_JSON.search(text):
+    _check_numbers(_without_curve(values))
+    if any(mark in text for mark in CONTROL_IN_JSON):
         _check_texts(values, "record")
     try:
         Schema.model_validate(values)
@@ -143,14 +144,28 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and -LARGEST <= value <= LARGEST
 
 
-def _check_numbers(value: dict[str, Any] | list[Any], where: str, depth: int) -> None:
-    if not depth:
-        raise ValueError(f"it has more than {DEEPEST} sections within one another")
-    for name, part in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(part, dict | list):
-            _check_numbers(part, name if isinstance(name, str) else where, depth - 1)
-        elif type(part) in (int, float) and not is_number(part):
-            raise ValueError(one_line(f"{name}: a number beyond {LARGEST:g}"))
+def _check_numbers(values: dict[str, Any]) -> None:
+    """Check the numbers of a record, level by level: a recursion takes three times as long."""
+    level: list[Any] = [values]
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for section in level:
+            for part in section.values() if type(section) is dict else section:
+                kind = type(part)
+                if kind is dict or kind is list:
+                    below.append(part)
+                elif (kind is float or kind is int) and not -LARGEST <= part <= LARGEST:
+                    raise ValueError(one_line(f"{_name(part, section)}: a number beyond {LARGEST:g}"))
+        if not below:
+            return
+        level = below
+    raise ValueError(f"it has more than {DEEPEST} sections within one another")
+
+
+def _name(value: Any, section: dict[str, Any] | list[Any]) -> str | int:
+    """The name of a value in its section, or its place in its list."""
+    parts: Iterable[tuple[str | int, Any]] = section.items() if isinstance(section, dict) else enumerate(section)
+    return next(name for name, part in parts if part is value)
 
 
 def _check_texts(value: Any, where: str) -> None:
@@ -163,8 +178,7 @@ def _check_texts(value: Any, where: str) -> None:
 
 
 def _check_curve(rows: list[dict[str, Any]]) -> None:
-    steps = [row.get("step") for row in rows]
-    if not all(type(step) is int and step >= 0 for step in steps):
+    if not all(type(step := row.get("step")) is int and step >= 0 for row in rows):
         raise ValueError("a row of metrics.curve has no step")
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from .. import tasks
+from ..errors import ConfigError
 from ..identity import RATE, differences
 from ..paper import Cell
 from ..spec import methods
@@ -57,7 +58,7 @@ class FilledCell:
     missing: str  # why there is no setting; empty where there is one
     command: str
     runs: dict[float, dict[int, Record]] = field(default_factory=dict)
-    alike: Sequence[Record] = ()  # the records of the same task and method
+    alike: Sequence[Record] = ()  # a record of each cell with the same task and method
     variants: Sequence[FilledCell] = ()  # all that a search over further settings compares, this cell among them
 
     @cached_property
@@ -120,11 +121,13 @@ class Results:
         self.scale = scale
         self.protocols = protocols or Protocols(scale)
         self.records = [r for r in records if r.cell["scale"] == scale]
-        self._by_method: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        self._by_method: dict[tuple[str, str], list[Record]] = defaultdict(list)  # of each cell the first record
         self._by_cell: dict[str, list[Record]] = defaultdict(list)
         for record in self.records:
-            self._by_method[record.cell["task"], record.cell["method"]].append(record)
             self._by_cell[record.cell_key].append(record)
+        for records_of_cell in self._by_cell.values():
+            first = min(records_of_cell, key=lambda record: record.key)
+            self._by_method[first.cell["task"], first.cell["method"]].append(first)
         self._cells: dict[Cell, FilledCell] = {}
 
     def cell(self, cell: Cell) -> FilledCell:
@@ -166,14 +169,27 @@ class Results:
 
     def has_runs(self, study: Study) -> bool:
         """Whether a run fills a cell of the study."""
-        return any(self.cell(cell).runs for cell in study.cells(self.scale))
+        return any(self._may_have_runs(cell) and self.cell(cell).runs for cell in study.cells(self.scale))
+
+    def _may_have_runs(self, cell: Cell) -> bool:
+        """Whether there are runs of the cell's method on this version of its task. Nothing is composed for this."""
+        if cell in self._cells:
+            return True
+        alike = self._by_method.get((cell.task, cell.method))
+        if not alike:
+            return False
+        try:
+            version = tasks.get(cell.task).version
+        except ConfigError:
+            return False
+        return any(record.identity.get("task_version", version) == version for record in alike)
 
     def unplaced(self, studies: Iterable[Study]) -> list[Record]:
         """Finished runs that fill no cell of the studies: of other settings, or of a protocol that has changed since.
 
         All the rates of a search count as placed.
         """
-        cells = {cell for study in studies for cell in study.cells(self.scale)}
+        cells = {cell for study in studies for cell in study.cells(self.scale) if self._may_have_runs(cell)}
         filled = [variant for cell in cells for variant in (self.cell(cell).variants or [self.cell(cell)])]
         placed = {r.key for cell in filled for r in cell.records}
         return [r for r in self.records if r.status == "finished" and r.key not in placed]

@@ -145,12 +145,15 @@ def diverged(record: Record) -> bool:
     if record.status == "failed":
         return (record.error or {}).get("type") == "FloatingPointError"
     rows = [row for row in record.metrics["curve"] if "loss" in row]
-    if any(number(row["loss"]) is None for row in rows):
+    losses = [loss for row in rows if (loss := number(row["loss"])) is not None]
+    if len(losses) < len(rows):
         return True
-    last, total = training_loss(record), steps(record)
-    if last is None or total is None:
+    total = steps(record)
+    end = [row["loss"] for row in rows if total and row["step"] > (1 - TAIL) * total]
+    if not end or not total:
         return False
-    beginning = [row["loss"] for row in rows if row["step"] <= TAIL * total] or [rows[0]["loss"]]
+    last = sum(end) / len(end)
+    beginning = [row["loss"] for row in rows if row["step"] <= TAIL * total] or losses[:1]
     return last > 1.1 * sum(beginning) / len(beginning) and last > max(beginning)
 
 

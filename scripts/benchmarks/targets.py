@@ -116,14 +116,17 @@ REST = (
     "needed to start operations on small tensors (0.15 ms for a layer and step), whatever the operations are."
 )
 READING = (
-    "A profile of make_tables.py shows two large parts. A third of the time reads and checks the records; reading them "
-    "as JSON alone takes most of what the target allows. Half of the time composes the settings of the tables' cells "
-    "and finds the cells that have runs; this part does not grow with the number of records."
+    "Reading the records takes about a third of the time. pydantic's reader of JSON "
+    "takes 0.6 s to 1 s of it, the check against the schema takes as long again, and the hashes of the identities take "
+    "0.4 s. So reading takes most of what the target allows. The rest does not grow with the number of records. "
+    "Hydra composes a configuration for each task and for each method whose file inherits, eight in all, for 1.3 s. "
+    "76 cells of tables and claims are put together from these compositions and are checked, for about 1.5 s. Python "
+    "imports its modules for 0.8 s, and the tables import pandas and scipy for 0.6 s to 1 s more."
 )
-DRAWING = "make_report.py does all that make_tables.py does, and draws the figures. The figures were not profiled."
-SVG = (
-    "5,000 records take 1 MB of the page. The rest of the page is tables and figures; the figures draw every run that "
-    "has a place in them."
+DRAWING = (
+    "make_report.py does all that make_tables.py does, and matplotlib draws 21 figures. A figure takes 0.2 s to 0.4 s: "
+    "half of it lays out the figure, the other half writes the figure. So the figures alone take more than the target "
+    "allows, with 26 records as with 5,000."
 )
 TARGETS = (
     Target(
@@ -153,7 +156,7 @@ TARGETS = (
     Target("a finished cell is recognised", "startup", 2.0, start("a finished cell"), unit=" s"),
     Target("tables of 5,000 records", "growth", 3.0, grown(growth.TABLES, "seconds"), READING, unit=" s"),
     Target("page of 5,000 records", "growth", 3.0, grown(growth.PAGE, "seconds"), DRAWING, unit=" s"),
-    Target("size of the page of 5,000 records", "growth", 3.0, grown(growth.PAGE, "bytes", 1e6), SVG, unit=" MB"),
+    Target("size of the page of 5,000 records", "growth", 3.0, grown(growth.PAGE, "bytes", 1e6), unit=" MB"),
     Target("a cell of a sweep is composed", "growth", 0.1, grown(growth.COMPOSED, "seconds"), unit=" s"),
     Target("a cell of a sweep is composed and checked", "growth", 0.1, grown(growth.CHECKED, "seconds"), unit=" s"),
 )

@@ -122,6 +122,16 @@ def test_figures_are_those_of_the_files(page, small):
     assert element in page
 
 
+def test_a_figure_of_the_page_draws_what_its_file_draws(small):
+    with plots.style():
+        figure, again = (figures.training_curves(study_file.get("figure4"), small) for _ in range(2))
+        file, element = plots.svg(figure).decode(), plots.svg_element(again, "figure4")
+    drawing = re.compile(r' d="([^"]*)"| (?:transform|x|y|style)="([^"]*)"')
+    assert drawing.findall(element) == drawing.findall(file)
+    ids = re.findall(r' id="([^"]*)"', element)
+    assert set(ids) == set(re.findall(r'(?:url\(|href=")#([\w.-]+)', element))
+
+
 @pytest.fixture(scope="module")
 def browser(page, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")

@@ -53,6 +53,20 @@ def test_of_several_records_the_nearest_is_named():
     assert filled(far, near).nearest == f"{near.key}: a 1, this cell wants nothing"
 
 
+class NoProtocols:
+    """Protocols that compose nothing."""
+
+    def setting(self, cell):
+        raise AssertionError(cell)
+
+
+def test_nothing_is_composed_for_runs_of_another_version_of_the_task():
+    old = other_settings(synthetic.record(SETTING, 1e-2, 0), task_version=0)
+    results = Results("laptop", [old], NoProtocols())
+    assert not results.has_runs(study_file.get("table2"))
+    assert results.unplaced([study_file.get("table2")]) == [old]
+
+
 def test_the_machine_of_the_reader_plays_no_part(protocols, monkeypatch):
     cell = Cell("uuid", "mora", 8)
     record = synthetic.record(protocols.setting(cell), 1e-2, 0)
