@@ -37,7 +37,8 @@ def headline(table: FilledTable, metric: str = "final") -> str:
         metric: The name of the column.
     """
     entries = [row[j] for row in table.entries for j, column in enumerate(table.columns) if column.name == metric]
-    info = entries[0].column.info
+    # A column of ours without any run is not in the table.
+    info = next(column.info for column in table.layout.columns if column.name == metric)
     shown = "; ".join(f"{e.row.label}: {wording.ours(e)}" for e in entries if e.values) or "no runs yet"
     compared = [f"* {_answer(entry, c).text}\n" for entry in entries for c in entry.comparisons]
     name = info.label[0].upper() + info.label[1:]

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from experiments.paper import Cell
-from experiments.report import tables, wording
+from experiments.report import answers, tables, wording
 from experiments.spec import methods
 from experiments.study import measures, study_file
 from experiments.study.fill import Results
@@ -169,3 +169,8 @@ def test_the_number_of_rows_is_corrected_for():
     among = league_entries({"lora": lora, "mora": mora} | others, ["LoRA"])["MoRA"].comparison
     assert among.interval == alone.interval
     assert (among.verdict, among.doubts) == ("undecided", ("not after Holm's correction for 3 rows",))
+
+
+def test_the_answer_of_a_study_without_runs_says_so():
+    table = tables.fill(study_file.get("table2"), Results("laptop", []))
+    assert answers.headline(table) == "Character accuracy, %, mean ± standard deviation (seeds): no runs yet.\n\n"
