@@ -25,6 +25,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, open_dict
+
+from experiments.cli.composer import CellComposer
 from experiments.spec.compose import register
 from experiments.spec.parse import parse
 from experiments.spec.run_config import RunConfig
@@ -39,16 +45,25 @@ ROOT = Path(__file__).parent.parent
 pytest_plugins = ["tests.promises"]
 
 
+class Hydra:
+    """Composes with Hydra. It has the method of Hydra's loader that `CellComposer` calls for each choice of files."""
+
+    def load_sweep_config(self, sweep: DictConfig, arguments: list[str]) -> DictConfig:
+        register()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+            return hydra_compose("config", overrides=arguments, return_hydra_config=True)
+
+
+COMPOSER = CellComposer(Hydra())
+
+
 def compose(*overrides: str) -> RunConfig:
     """The typed configuration that run.py would compose from these arguments."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        return parse(hydra_compose("config", overrides=list(overrides)))
+    composed = COMPOSER(DictConfig({}), overrides)
+    with open_dict(composed):
+        del composed["hydra"]
+    return parse(composed)
 
 
 def some_slow(cases: Iterable[Any], default: Collection[Any]) -> list[Any]:
