@@ -80,6 +80,18 @@ def test_the_python_snippets_run(page, monkeypatch):
         exec(compile(snippet, page, "exec"), {"MoraConfig": MoraConfig})  # noqa: S102
 
 
+def test_the_protocol_of_the_page_is_that_of_a_run():
+    (snippet,) = blocks("docs/protocols.md", "yaml")
+    shown, protocol = yaml.safe_load(snippet)["protocol"], compose("task=uuid", "scale=laptop").protocol
+    rates = shown.pop("learning_rates")
+    assert {name: protocol[name] for name in shown} == shown
+    for method, ranks in rates.items():
+        for rank, grid in ranks.items():
+            used, candidates = float(grid["use"]), [float(rate) for rate in grid["candidates"]]
+            own = protocol["learning_rates"][method][rank]
+            assert (float(own["use"]), [float(rate) for rate in own["candidates"]]) == (used, candidates)
+
+
 def test_the_snippet_about_restarts_loads_a_finished_run(trained):
     results, records = trained
     record, store = records["remora"], Store(results)
