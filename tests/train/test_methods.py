@@ -13,6 +13,7 @@ from experiments.train import adapt as adapting
 from experiments.train import cost
 from experiments.train.base_models import tiny_model
 from experiments.train.trainer import RunTrainer
+from experiments.train.warm_start import WarmStart
 
 LAYERS, LINEARS = NAMED["tiny"].layers, NAMED["tiny"].linears().values()
 RANK = 3
@@ -69,6 +70,7 @@ def optimizer_of(smoke, name: str, *overrides: str):
     adapted = adapt(smoke, name, *overrides)
     trainer = RunTrainer.__new__(RunTrainer)
     trainer.config, trainer.rates, trainer.model, trainer.optimizer = config, adapted.rates, adapted.model, None
+    trainer.warm_start = WarmStart(adapted.model, config)
     return adapted.model, trainer.create_optimizer(), config
 
 
