@@ -103,7 +103,6 @@ class Protocols:
         compose.register()
         self.scale = scale
         self._composed: dict[tuple[str, str, str], DictConfig | UnavailableError] = {}
-        self._compositions: dict[tuple[str, str], DictConfig] = {}
         self._sections: dict[str, DictConfig | None] = {}
         self._settings: dict[Cell, CellSetting | UnavailableError] = {}
 
@@ -207,20 +206,15 @@ class Protocols:
         return tuple(sorted(map(float, found)))
 
     def _compose(self, method: str, task: str) -> DictConfig:
-        """The composition of a method with a task, fresh: the caller may change it."""
-        if (method, task) not in self._compositions:
-            self._compositions[method, task] = self._with_method(method, task)
-        return copy.deepcopy(self._compositions[method, task])
+        """The composition of a method with a task, fresh: the caller may change it.
 
-    def _with_method(self, method: str, task: str) -> DictConfig:
-        """The composition of `fft` with a task and with the section `method` of another method.
-
-        Hydra composes the two itself where a file of the task has settings of methods, or where the file of the method
-        has settings of other sections.
+        It is the composition of `fft` with the task, with the section `method` of the method. Hydra composes the two
+        itself where a file of the task has settings of methods, or where the file of the method has settings of other
+        sections.
         """
         composed, section, own = self._hydra("fft", task), self._section(method), self._section("fft")
         if section is None or own is None or _plain(composed.method) != _plain(own):
-            return self._hydra(method, task)
+            return copy.deepcopy(self._hydra(method, task))
         composed = copy.deepcopy(composed)
         composed.method = section
         return composed

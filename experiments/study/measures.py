@@ -123,12 +123,15 @@ def reading(record: Record, quantity: paper.Quantity) -> Reading | None:
 
 def training_loss(record: Record) -> float | None:
     """Mean training loss over the last tenth of the steps; None where it is not finite."""
-    rows, total = record.metrics["curve"], steps(record)
-    tail = [row.get("loss") for row in rows if "loss" in row and total and row["step"] > (1 - TAIL) * total]
-    values = [number(v) for v in tail]
+    values = [number(loss) for loss in _last_losses(record.metrics["curve"], steps(record))]
     if not values or any(v is None for v in values):
         return None
     return sum(v for v in values if v is not None) / len(values)
+
+
+def _last_losses(rows: list[dict[str, Any]], total: int | None) -> list[Any]:
+    """The losses of the last tenth of the steps; none where the number of steps is not known."""
+    return [row["loss"] for row in rows if "loss" in row and total and row["step"] > (1 - TAIL) * total]
 
 
 def selection_loss(record: Record, task: tasks.Task) -> float | None:
@@ -149,7 +152,7 @@ def diverged(record: Record) -> bool:
     if len(losses) < len(rows):
         return True
     total = steps(record)
-    end = [row["loss"] for row in rows if total and row["step"] > (1 - TAIL) * total]
+    end = _last_losses(rows, total)
     if not end or not total:
         return False
     last = sum(end) / len(end)

@@ -12,6 +12,7 @@ from experiments import runner
 from experiments.cli.composer import CellComposer
 from experiments.cli.sweep import Sweep, SweepCell, announcement
 from experiments.errors import ConfigError
+from experiments.spec.compose import parse_once, register
 
 from ..conftest import ROOT
 
@@ -211,3 +212,12 @@ def test_another_sweeper_is_checked_by_hydra(monkeypatch):
     assert (batches, own.cells) == ([[["seed=0"]]], [])
     OtherSweeper().validate_batch_is_legal([])
     assert batches[1:] == [[]]
+
+
+def test_a_text_is_parsed_once():
+    """`register` replaces a function of OmegaConf that has no public name: this test fails if that has no effect."""
+    register()
+    before = parse_once.cache_info()
+    assert [OmegaConf.create({"a": 1, "b": "${a} of once"}).b for _ in range(3)] == ["1 of once"] * 3
+    after = parse_once.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits >= 2) == (1, True)

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.spec import checks, shapes
-
 from .. import families
 from ..conftest import ROOT
 from ..processes import SMOKE
@@ -83,11 +81,7 @@ def reader(tmp_path_factory, trained) -> tuple[Path, str]:
             path.write_text(block.replace(": /", f": {folder}/"))
     families.write("llama", folder / "my" / "folder")
     families.write("qwen3", folder / "models" / "qwen3-0.6b", hidden_size=256, head_dim=64)  # rank 64 fits
-    copy = folder / "models" / "llama-2-7b"
-    copy.mkdir()
-    sizes = shapes.NAMED["meta-llama/Llama-2-7b-hf"]
-    config = {"model_type": "llama"} | {name: getattr(sizes, size) for name, size in checks.SIZES.items()}
-    (copy / "config.json").write_text(json.dumps(config))
+    pages.write_config_of_llama(folder / "models" / "llama-2-7b")
     rows = [{"prompt": f"{i} + {i} =", "completion": str(2 * i)} for i in range(80)]
     for name in ("rows.jsonl", "tickets.jsonl"):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))

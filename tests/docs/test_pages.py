@@ -36,14 +36,20 @@ RUNS = {" ".join(c): c[1:] for page in PAGES if page.name not in OWN_TEST for c 
 SCRIPTS = {" ".join(c): c for page in PAGES for c in commands(page, "scripts/")}
 
 
+def write_config_of_llama(folder: Path) -> None:
+    """Write the config.json of a copy of LLaMA-2 7B, without weights."""
+    sizes = shapes.NAMED["meta-llama/Llama-2-7b-hf"]
+    config = {name: getattr(sizes, size) for name, size in checks.SIZES.items()}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | config))
+
+
 @pytest.fixture
 def reader(tmp_path, monkeypatch) -> Path:
     """The files that the commands name, as a reader would have them, in the working folder."""
-    sizes = shapes.NAMED["meta-llama/Llama-2-7b-hf"]
-    for folder in ("copy/data", "models/llama-2-7b", "my/tasks"):
+    write_config_of_llama(tmp_path / "models" / "llama-2-7b")
+    for folder in ("copy/data", "my/tasks"):
         (tmp_path / folder).mkdir(parents=True)
-    config = {name: getattr(sizes, size) for name, size in checks.SIZES.items()}
-    (tmp_path / "models" / "llama-2-7b" / "config.json").write_text(json.dumps(config))
     for file in ("rows.jsonl", "test.csv"):
         (tmp_path / file).touch()
     monkeypatch.chdir(tmp_path)
