@@ -45,8 +45,8 @@ def _study(key: str, cells: dict[str, list[Record]], results: Results) -> Study 
     except ConfigError:
         return None  # the task of the runs is not here any more
     order = sorted(cells, key=lambda cell: (cells[cell][0].cell["method"] != REFERENCE_METHOD, cells[cell][0].name))
-    labels = _labels([cells[cell][0] for cell in order])
-    rows = [_row(label, cells[cell][0], cell) for label, cell in zip(labels, order, strict=True)]
+    names = _names([cells[cell][0] for cell in order])
+    rows = [_row(*own, cells[cell][0], cell) for own, cell in zip(names, order, strict=True)]
     if len({row.family for row in rows}) == 1:  # nothing but the rank differs
         rows = [replace(row, family=row.label) for row in rows]
     title = f"Runs on {task} with {model} that differ only in their method"
@@ -65,25 +65,29 @@ def _settings(record: Record) -> TaskSettings:
         return TaskSettings.model_construct(name=task)
 
 
-def _row(label: str, record: Record, cell_key: str) -> Row:
-    """The row of a cell. Rows that differ only in their rank have one family."""
-    method, rank = methods.label(record.cell["method"]), record.cell["rank"]
-    family = method if label in (method, f"{method}, r = {rank}") else label
-    return Row(label, family, {"method": record.cell["method"], "record": cell_key}, own_rank=rank)
+def _row(label: str, family: str, record: Record, cell_key: str) -> Row:
+    return Row(label, family, {"method": record.cell["method"], "record": cell_key}, own_rank=record.cell["rank"])
 
 
-def _labels(records: list[Record]) -> list[str]:
-    """What tells the cells apart: the method, the rank, then the settings of the method that differ among its cells."""
-    labels = []
+def _names(records: list[Record]) -> list[tuple[str, str]]:
+    """The label and the family of each cell's row. Rows of one family differ only in their rank or in PEFT's settings.
+
+    The label tells the cells apart: the method, the rank, then the settings of the method that differ among its cells.
+    PEFT's own settings, such as `peft.lora_alpha`, often follow from the other ones. They are named where no other
+    setting differs.
+    """
+    names = []
     for record in records:
-        rank = record.cell["rank"]
-        label = methods.label(record.cell["method"]) + (f", r = {rank}" if rank else "")
+        method, rank = methods.label(record.cell["method"]), record.cell["rank"]
         alike = [r for r in records if (r.cell["method"], r.cell["rank"]) == (record.cell["method"], rank)]
-        settings = [{n: v for n, v in flat(r.identity["method"]) if not n.startswith("peft.")} for r in alike]
+        settings = [dict(flat(r.identity["method"])) for r in alike]
         own = settings[alike.index(record)]
-        differ = [f"{n} = {v}" for n, v in own.items() if any(other.get(n) != v for other in settings)]
-        labels.append(", ".join([label, *differ]))
-    return labels
+        differ = [n for n, v in own.items() if any(other.get(n) != v for other in settings)]
+        named = [name for name in differ if not name.startswith("peft.")]
+        shown = [f"{name} = {own[name]}" for name in named or differ]
+        label = ", ".join([method + (f", r = {rank}" if rank else ""), *shown])
+        names.append((label, label if named else method))
+    return names
 
 
 def _filled(study: Study, row: Row, records: list[Record]) -> FilledCell:

@@ -118,6 +118,23 @@ def test_runs_that_no_file_describes_are_compared_when_they_differ_in_their_meth
     assert filled.unplaced([study]) == []
 
 
+def test_a_setting_of_pefts_tells_rows_apart_where_no_other_setting_does():
+    """Both rows of LoRA have MoRA's rank, so each is compared with MoRA by its own name."""
+
+    def with_alpha(run, alpha):
+        identity = run.identity | {"method": run.identity["method"] | {"peft": {"lora_alpha": alpha}}}
+        return dataclasses.replace(run, key=key_of(identity), identity=identity)
+
+    runs = others()
+    lora, mora = ([run for run in runs if run.cell["method"] == name] for name in ("lora", "mora"))
+    ((study, _),) = comparison.of_records([*mora, *(with_alpha(run, alpha) for run in lora for alpha in (16, 64))])
+    assert {row.label: row.family for row in study.rows} == {
+        "LoRA, r = 4, peft.lora_alpha = 16": "LoRA",
+        "LoRA, r = 4, peft.lora_alpha = 64": "LoRA",
+        "MoRA, r = 4": "MoRA",
+    }
+
+
 def test_runs_that_differ_in_more_than_their_method_are_not_compared():
     runs = others()
     for run in runs:
