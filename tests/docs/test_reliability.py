@@ -65,3 +65,16 @@ def test_every_promise_on_the_page_has_its_test():
         texts = {getattr(node, "value", None) for node in ast.walk(ast.parse((ROOT / test.split("::")[0]).read_text()))}
         assert texts >= set(entry["promises"]), f"{test} has another promise now"
         assert "failed" not in entry["outcomes"], f"{test} failed when it was last counted"
+
+
+def test_every_test_of_a_promise_is_on_the_page():
+    marked = {
+        f"{file.relative_to(ROOT).as_posix()}::{node.name}"
+        for file in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and any(ast.unparse(decorator).startswith("pytest.mark.promise(") for decorator in node.decorator_list)
+    }
+    assert marked
+    missing = marked - set(json.loads(promises.DATA.read_text()))
+    assert not missing, f"never counted: {sorted(missing)}; pytest <these tests> --promises docs/reliability.json"
