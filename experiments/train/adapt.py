@@ -8,7 +8,7 @@ another way (`initialisation`). Restarts are in `restarts.py`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,10 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"method={m.name} does not fit the model: {one_line(str(error))}") from error
     adapted = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
+    # PEFT puts these into the number format of the base weights; the copy would train, unlike the original.
+    constants = [p for layer in adapted for p in _constants(layer)]
+    for constant in constants:
+        constant.requires_grad_(False)
     in_stacks = {str(layer.parameter_name) for layer in adapted if hasattr(layer, "parameter_name")}
     if in_stacks and not m.peft.get("target_parameters"):
         raise ConfigError(
@@ -78,7 +82,8 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         _initialisation(m)(wrapped)
     if m.train_rest:
         # A layer on a parameter, such as a stack of experts, names the parameter.
-        frozen = {id(getattr(a.get_base_layer(), getattr(a, "parameter_name", "weight"), None)) for a in adapted}
+        weights = (getattr(a.get_base_layer(), getattr(a, "parameter_name", "weight"), None) for a in adapted)
+        frozen = {id(parameter) for parameter in (*constants, *weights)}
         for parameter in wrapped.parameters():
             parameter.requires_grad_(id(parameter) not in frozen)
     rates = {
@@ -92,6 +97,14 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
     }
     notes = (chosen.note if chosen else "", _of_experts(left), _of_budget(spent, trainable, budget))
     return AdaptedModel(wrapped, rates, tuple(filter(None, notes)), budget)
+
+
+def _constants(layer: BaseTunerLayer) -> Iterator[nn.Parameter]:
+    """What an adapter holds as parameters but does not train, such as the number of ranks that AdaLoRA has kept."""
+    for name in layer.other_param_names:
+        held = getattr(layer, name, None)
+        if isinstance(held, nn.ParameterDict):
+            yield from held.values()
 
 
 def _without_effect(model: nn.Module, layers: Iterable[str], config: RunConfig) -> set[str]:

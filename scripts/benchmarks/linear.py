@@ -51,7 +51,7 @@ def step(layer: nn.Module, x: Tensor, gradient: Tensor) -> Callable[[], None]:
 
 def measure(quick: bool) -> Iterator[dict[str, Any]]:
     """A row for each shape, rank and adapter."""
-    seconds, rounds = (2.0, (3, 5)) if quick else (30.0, (7, 100))
+    seconds, rounds = (2.0, (3, 5)) if quick else (30.0, (25, 100))
     for k, d in SHAPES:
         weight = nn.Parameter(torch.randn(d, k) / k**0.5, requires_grad=False)
         x, gradient = torch.randn(TOKENS, k, requires_grad=True), torch.randn(TOKENS, d)

@@ -17,7 +17,7 @@ from experiments.spec import methods
 from experiments.train import trainer as training
 from experiments.train.trainer import RunTrainer
 
-from ..train.test_all_methods import RANKS
+from ..train.test_all_methods import RANKS, expected_warnings
 from .test_runs import trainer_of
 
 STEPS = ("training.steps=6", "training.batch_size=4", "training.evaluate_every=6", "training.checkpoint_every=6")
@@ -122,6 +122,7 @@ def test_the_first_gradient_is_that_of_float32(method, place, precision, trainer
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@expected_warnings
 @pytest.mark.parametrize(("place", "precision"), PLACES)
 @pytest.mark.parametrize("method", TRAINED)
 def test_training_learns_what_float32_learns(method, place, precision, trainer):
@@ -130,9 +131,9 @@ def test_training_learns_what_float32_learns(method, place, precision, trainer):
     own = trainer(method, place, precision)
     check_start(own, reference, precision)
     seen: set[torch.dtype] = set()
-    layer = next(module for module in own.network.modules() if isinstance(module, torch.nn.Linear))
+    layer = next(module for name, module in own.network.named_modules() if name.endswith(".q_proj"))
     layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype) if module.training else None)
-    assert expected > 0.5, "the reference has learned too little"
+    assert expected > 0.1, "the reference has learned too little"
     assert learned(own) == pytest.approx(expected, rel=BOUNDS[precision].learned)
     # On a CPU, full training is in float32: there is no autocast, and weights that train are float32.
     assert seen == {torch.float32 if (place, method) == ("cpu", "fft") else FORMATS[precision]}

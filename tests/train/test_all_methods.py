@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,22 @@ from ..processes import SMOKE, begin, launch
 NAMES = [name for name in methods.names() if name not in ("none", "fft")]
 WITHIN = {"dora": ["method.budget=r", "method.peft.r=null"]}  # the settings with which a method keeps to its budget
 RANKS = {"c3a": 11}  # the lowest rank whose parameters the method can spend on this model
+
+
+# PEFT says that BOFT has no CUDA here and which block OFT took, and torch that SHiRA's sparse tensors are trusted.
+EXPECTED_WARNINGS = (
+    "ignore:.*CUDA extension:UserWarning",
+    "ignore:Setting boft_n_butterfly_factor:UserWarning",
+    "ignore:Invalid `oft_block_size`:UserWarning",
+    "ignore:Sparse invariant checks:UserWarning",
+)
+
+
+def expected_warnings(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test of every method: the warnings that PEFT and torch give about some of the methods are no errors."""
+    for warning in EXPECTED_WARNINGS:
+        test = pytest.mark.filterwarnings(warning)(test)
+    return test
 
 
 def check(method: str, arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> dict:
@@ -47,11 +64,7 @@ def check(method: str, arguments: list[str], folder: Path, capsys: pytest.Captur
     return values
 
 
-# PEFT says that BOFT has no CUDA here and which block OFT took, and torch that SHiRA's sparse tensors are trusted.
-@pytest.mark.filterwarnings("ignore:.*CUDA extension:UserWarning")
-@pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor:UserWarning")
-@pytest.mark.filterwarnings("ignore:Invalid `oft_block_size`:UserWarning")
-@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+@expected_warnings
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("method", some_slow(NAMES, ["lora", "miss"]))
 def test_a_method_trains_within_its_budget_resumes_and_is_exported(method, tmp_path, capsys):

@@ -15,6 +15,9 @@ from experiments.train.base_models import tiny_model
 from experiments.train.trainer import RunTrainer
 from experiments.train.warm_start import WarmStart
 
+from ..conftest import some_slow
+from .test_all_methods import NAMES, RANKS, expected_warnings
+
 LAYERS, LINEARS = NAMED["tiny"].layers, NAMED["tiny"].linears().values()
 RANK = 3
 
@@ -45,6 +48,15 @@ def test_trainable_parameters_equal_the_formula(name, smoke):
     trainable, total = cost.count_parameters(adapt(smoke, name).model)
     assert trainable == FORMULAS[name]
     assert total == FORMULAS["fft"] + (0 if name in ("none", "fft") else trainable)
+
+
+@expected_warnings
+@pytest.mark.parametrize("name", some_slow(NAMES, ["adalora", "lora", "mora"]))
+def test_the_number_format_of_the_base_does_not_change_what_trains(name, smoke):
+    config = smoke(f"method={name}", f"method.rank={RANKS.get(name, 8)}")
+    in_float32, in_bf16 = (adapting.adapt(tiny_model().to(dtype), config) for dtype in (torch.float32, torch.bfloat16))
+    trained = [[n for n, p in adapted.model.named_parameters() if p.requires_grad] for adapted in (in_float32, in_bf16)]
+    assert trained[0] == trained[1]
 
 
 def test_mora_never_has_more_than_lora():
