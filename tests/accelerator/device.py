@@ -125,7 +125,10 @@ def _alias(tensor: Tensor, kind: int) -> Tensor:
     place = _pointer(capsule, b"dltensor")
     assert place
     (ctypes.c_int32 * 2).from_address(place + ctypes.sizeof(ctypes.c_void_p))[:] = kind, 0
-    return torch._C._from_dlpack(capsule)
+    alias: Tensor = torch._C._from_dlpack(capsule)
+    torch._C._set_conj(alias, tensor.is_conj())  # DLPack hands over numbers only, not how torch reads the numbers
+    torch._C._set_neg(alias, tensor.is_neg())
+    return alias
 
 
 def _on_cpu(tensor: Tensor) -> Tensor:

@@ -52,6 +52,15 @@ def test_its_tensors_are_ordinary_tensors(accelerator):
     assert torch.equal(module.weight.grad.cpu(), torch.tensor([0.0, 4.0, 0.0]).expand(2, 3))
 
 
+def test_its_complex_numbers_are_those_of_the_cpu(accelerator):
+    x = torch.randn(4, 8)
+    conjugated, negated = torch.fft.ifft(x), torch.fft.fft(x).conj().imag  # views that only say how numbers are read
+    assert conjugated.is_conj()
+    assert negated.is_neg()
+    assert torch.equal((torch.fft.ifft(x.to(accelerator)) * 2).cpu(), conjugated * 2)
+    assert torch.equal((torch.fft.fft(x.to(accelerator)).conj().imag * 2).cpu(), negated * 2)
+
+
 def test_its_random_numbers_are_its_own(accelerator):
     torch.manual_seed(5)
     of_cpu = torch.get_rng_state()
