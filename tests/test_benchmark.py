@@ -14,6 +14,7 @@ from scripts import benchmark
 from scripts.benchmarks import growth, league, linear, memory, models, page, stages, targets, timing
 
 from .conftest import ROOT
+from .train.test_all_methods import RANKS, expected_warnings
 
 JSON, PAGE = ROOT / "results" / "benchmark.json", ROOT / "docs" / "performance.md"
 
@@ -54,11 +55,27 @@ def test_a_part_is_measured_stored_and_rendered_and_another_joins_it(small, tmp_
     assert run(tmp_path, "--render", "--check") == 0
 
 
-@pytest.mark.slow
-def test_every_method_with_an_adapter_is_a_row(small, tmp_path, monkeypatch):
+@pytest.fixture
+def tiny_league(small, monkeypatch):
+    """The methods of the league, on a model of two layers."""
     monkeypatch.setattr(league, "MODEL", "tiny")
     monkeypatch.setattr(league, "LENGTH", 8)
-    runs = league.configs()
+    return league.configs()
+
+
+@pytest.mark.slow
+@expected_warnings
+def test_every_method_with_an_adapter_is_a_row(tiny_league, tmp_path):
+    assert run(tmp_path, "--quick", "--only", "league") == 0
+    rows = json.loads((tmp_path / "b.json").read_text())["parts"]["league"]["rows"]
+    assert [row["method"] for row in rows] == [r.method.label for name, r in tiny_league.items() if name != "lora"]
+    assert [row["method"] for row in rows if "refused" in row] == [tiny_league[name].method.label for name in RANKS]
+    assert all(row["saved"]["value"] > 0 for row in rows if "refused" not in row)
+
+
+@pytest.mark.slow
+def test_the_rows_of_the_league(tiny_league, tmp_path, monkeypatch):
+    runs = tiny_league
     assert {"lora", "dora", "mora", "randproj"} <= runs.keys()
     assert "fft" not in runs
     chosen = {name: runs[name] for name in ("lora", "dora", "mora")}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, one_line
 from experiments.spec.parse import of_methods
 from experiments.spec.run_config import RunConfig
 from experiments.train import adapt
@@ -48,12 +48,12 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {"model": MODEL, "r": RANK, "method": run.method.label}
         try:
             model = adapt.adapt(copy.deepcopy(base), run).model.train()
-        except ConfigError as error:
-            yield row | {"refused": str(error)}
-            continue
-        pair = {REFERENCE: reference, name: model}
-        share = parameters(model) / parameters(reference)
-        yield row | {"parameters": {"value": round(share, 4)}} | one_linear(pair, quick) | one_step(pair, quick)
+            pair = {REFERENCE: reference, name: model}
+            share = parameters(model) / parameters(reference)
+            measured = {"parameters": {"value": round(share, 4)}} | one_linear(pair, quick) | one_step(pair, quick)
+        except (ConfigError, RuntimeError) as error:  # the rows of the other methods took an hour
+            measured = {"refused": one_line(str(error))}
+        yield row | measured
 
 
 def one_linear(pair: dict[str, nn.Module], quick: bool) -> dict[str, Any]:

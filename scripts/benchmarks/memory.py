@@ -27,9 +27,10 @@ def bytes_saved(layer: nn.Module, x: torch.Tensor) -> int:
     parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            sizes[storage.data_ptr()] = storage.nbytes()
+        for dense in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
+            storage = dense.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
