@@ -5,9 +5,7 @@ from __future__ import annotations
 NOTE = """\
 In milliseconds, before and after, on one thread of an AMD EPYC that other programs used too: the fastest of 25 to 60
 calls, with the candidates in turns. At r = 8, for 1,024 tokens in float32, if the line says nothing else. A change was
-kept if the case became more than 5 % faster and nothing else became slower. The part "One linear layer"
-above was measured before these changes, on a quiet machine. It was not replaced: on the busy machine the quartiles of
-the ratios were as far apart as the ratios are large."""
+kept if the case became more than 5 % faster and nothing else became slower."""
 HEADS = ("tried", "what was timed", "before", "after", "kept")
 ATTEMPTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
