@@ -36,7 +36,7 @@ slow: $(READY)
 
 # Runs every test that proves a promise, slow tests too, and writes docs/reliability.md. This takes about an hour.
 reliability: $(READY)
-	$(BIN)/python -m pytest -m promise -n auto --dist worksteal --override-ini timeout=1800 --promises docs/reliability.json
+	$(BIN)/python -m pytest -m promise -n auto --dist worksteal --override-ini timeout=1800 --promises=docs/reliability.json
 	$(BIN)/python -m tests.promises
 
 # On a machine with a CUDA GPU: runs the tests marked gpu, measures, and writes results/gpu/<card>.json, in at most 25

@@ -1,6 +1,6 @@
 """What is promised, and the tests that prove it: a pytest plugin that counts, and the page that shows the counts.
 
-    python -m pytest -m promise --promises docs/reliability.json     run every such test, the slow ones too
+    python -m pytest -m promise --promises=docs/reliability.json     run every such test, the slow ones too
     python -m tests.promises                                         docs/reliability.json -> docs/reliability.md
 
 Each test's entry says at which commit and when it ran. A run of some tests replaces their entries and leaves the rest.

@@ -77,4 +77,4 @@ def test_every_test_of_a_promise_is_on_the_page():
     }
     assert marked
     missing = marked - set(json.loads(promises.DATA.read_text()))
-    assert not missing, f"never counted: {sorted(missing)}; pytest <these tests> --promises docs/reliability.json"
+    assert not missing, f"never counted: {sorted(missing)}; pytest <these tests> --promises=docs/reliability.json"
