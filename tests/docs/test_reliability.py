@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shlex
 import subprocess
 import sys
 
@@ -52,6 +53,13 @@ def test_the_plugin_counts_cases_by_outcome(tmp_path):
         "test_example.py::test_unknown_fixture": (["It is set up."], {"failed": 1}, {}),
     }  # fmt: skip
     assert all(entry["commit"].rstrip("+").isalnum() for entry in known.values())
+
+
+def test_make_reliability_gives_pytest_arguments_that_it_knows():
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "--promises" in line]
+    command = [sys.executable, *shlex.split(line)[1:], "--markers"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_page_is_what_the_counts_give():
