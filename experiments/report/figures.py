@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def training_curves(study: Study, results: Results) -> Figure | None:
         panel.set_ylabel(_axis_label(metric) if metric else "training loss, nats per token")
     missing = [curve.row.label for curve in drawn if not curve.band]
     if has_runs and missing:
-        axes.set_xlabel(f"% of training\nnot run: {'; '.join(missing)}")
+        not_run = textwrap.fill(f"not run: {'; '.join(missing)}", width=110, break_on_hyphens=False)
+        axes.set_xlabel(f"% of training\n{not_run}")
     for panel, labels in zip(panels, ends, strict=True):
         plots.label_ends(panel, labels)
     figure.suptitle(study.title)

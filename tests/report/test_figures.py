@@ -37,3 +37,20 @@ def test_each_line_has_its_label_at_its_end():
     assert paper == ["FFT", "LoRA, r = 8", "MoRA, r = 8", "LoRA, r = 256", "MoRA, r = 256"]
     assert [text.partition(" (")[0] for text in ours][: len(paper)] == paper
     assert "not run: " in drawn.axes[1].get_xlabel()
+
+
+def test_a_long_label_leaves_room_for_the_panel():
+    label = f"MoRA, r = 8, target_modules = {['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj']} (n = 2)"
+    with plots.style():
+        figure, (axes,) = plots.canvas(1, height=4.0, width=7.0)
+        axes.plot([0, 1], [0, 1], label=label)
+        plots.label_ends(axes, [(1.0, label, plots.look(0))])
+        plots.legend_below(figure, axes, 1)
+        drawn = plots.svg_element(figure, "long")  # matplotlib warns where no room is left
+    assert axes.get_position().width > 0.3
+    texts = {axes.texts[0].get_text(), figure.legends[0].get_texts()[0].get_text()}
+    assert texts == {plots.shortened(label)}
+    assert plots.shortened(label).startswith("MoRA, r = 8, target_modules = [")
+    assert plots.shortened(label).endswith("'up_proj'] (n = 2)")
+    assert len(plots.shortened(label)) <= plots.LABEL_WIDTH
+    assert "svg" in drawn
