@@ -153,9 +153,21 @@ def _remembered(memory: Path) -> dict[str, Any]:
     return entries if isinstance(entries, dict) else {}
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder, as far as the disk allows. If the process is killed, `folder` is there whole or not at all.
+
+    What a killed process has left is removed by the next call for the same folder.
+    """
+    removed = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(removed, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there is no such folder, or the disk is read-only
+        os.rename(folder, removed)
+        shutil.rmtree(removed, ignore_errors=True)
+
+
 def replace(folder: Path, final: Path) -> None:
     """Remove `final` and rename `folder`, which lies on the same disk and is flushed, to it."""
-    shutil.rmtree(final, ignore_errors=True)
+    remove(final)
     os.rename(folder, final)
     flush(final.parent)
 

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from . import tasks
+from . import files, tasks
 from .data import userfile
 from .errors import ConfigError
 from .identity import cell_of, identity_of, key_of, name_of
@@ -37,11 +37,11 @@ def run(config: RunConfig) -> Record:
     store, identity = Store(config.paths.results), ranks.broadcast(identity_of(config))
     key = key_of(identity)
     # Read before the claim as well: a finished cell is then recognised in a folder where nothing can be written.
-    if previous := finished(ranks.broadcast(store.read(key, quietly=True))):
+    if previous := finished(ranks.broadcast(store.read(key, quietly=True)), store):
         return previous
     with store.claim(key) if ranks.first() else contextlib.nullcontext():
         unfinished = ranks.broadcast(store.read(key))
-        if previous := finished(unfinished):
+        if previous := finished(unfinished, store):
             return previous
         if unfinished is None and ranks.first():
             store.set_aside(key)
@@ -59,11 +59,12 @@ def record_of(config: RunConfig, identity: dict[str, Any]) -> Record:
     return Record(key_of(identity), name, "running", cell_of(config), config.for_record(), identity)
 
 
-def finished(record: Record | None) -> Record | None:
+def finished(record: Record | None, store: Store) -> Record | None:
     """The record if its run is finished, which is then printed; else None."""
     if record is None or record.status != "finished":
         return None
     if ranks.first():
+        files.remove(store.checkpoints(record.key))  # what is left if the run was killed after its last record
         print(f"{record.name}: finished before, at {record.provenance.get('finished_at')}")
     return record
 

@@ -147,4 +147,6 @@ def outcome(results: Path) -> dict:
 
 def half_written(results: Path) -> list[Path]:
     """The half-written files and folders below `results`."""
-    return [p for p in results.rglob("*") if p.name == "incomplete" or p.name.endswith((".tmp", ".incomplete"))]
+    return [
+        p for p in results.rglob("*") if p.name == "incomplete" or p.name.endswith((".tmp", ".incomplete", ".removed"))
+    ]

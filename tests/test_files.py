@@ -26,6 +26,27 @@ def flushed(monkeypatch):
     return paths
 
 
+def test_a_folder_is_there_whole_or_not_at_all_if_its_removal_is_cut_short(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoint-8"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+
+    def cut_short(path, ignore_errors):
+        if path.exists():
+            (path / "a").unlink()
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", cut_short)
+        with pytest.raises(SystemExit):
+            files.remove(folder)
+    assert not folder.exists()
+    assert [p.name for p in tmp_path.iterdir()] == [".checkpoint-8.removed"]
+    files.remove(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_is_flushed_before_it_appears_and_its_name_after(tmp_path, flushed):
     files.write(tmp_path / "a.json", b"new")
     (content, before), (folder, after) = flushed

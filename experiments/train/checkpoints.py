@@ -7,7 +7,6 @@ systems can: a file comes back empty, cut off, or with other bytes. A run then w
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -70,4 +69,4 @@ def prune(folder: Path, step: int, keep: int) -> None:
     paths = by_step(folder)
     usable = [path for path in paths if step_of(path) <= step]
     for path in set(paths) - set(usable[-keep:]):
-        shutil.rmtree(path, ignore_errors=True)
+        files.remove(path)

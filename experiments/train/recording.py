@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import ConfigError, StorageError
 from ..spec import ranks, signals
 from ..spec.protocol import borrowed
@@ -131,7 +131,7 @@ class Recording:
             if (record.error or {}).get("type") != "StorageError":
                 raise  # else the user has read about this disk already
         if record.status == "finished" and ranks.first():
-            shutil.rmtree(self.store.checkpoints(record.key), ignore_errors=True)
+            files.remove(self.store.checkpoints(record.key))
             with contextlib.suppress(OSError):
                 self.store.failure(record.key).unlink(missing_ok=True)
 

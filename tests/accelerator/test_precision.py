@@ -20,11 +20,15 @@ from experiments.train.trainer import RunTrainer
 from ..train.test_all_methods import RANKS, expected_warnings
 from .test_runs import trainer_of
 
-RATES = {"lokr": 0.1}  # where six steps at the rate of the protocol change almost nothing
+# Rates at which six steps learn something, and at which rounding does not decide what they learn.
+RATES = {"lokr": 0.1, "waveft": 0.003}
 STEPS = ("training.steps=6", "training.batch_size=4", "training.evaluate_every=6", "training.checkpoint_every=6")
 LENGTHS = (12, 10, 12, 8, 12, 11, 9, 12)
 MEASURED = Rows.of([(range(3, 3 + n), [True] * n) for n in LENGTHS])
 TRAINED = [name for name in methods.names() if name != "none"]
+# What these do, torch allows on a CPU and on CUDA only: data of another device in a parameter, sparse tensors, and
+# transposed convolutions.
+NOT_ON_THE_ACCELERATOR = ("pissa", "shira", "waveft")
 OVERFLOWING = ("delora",)  # divides by 1e-4 while its B is zero, which is too much for fp16
 RESTARTS = ("method.restart_every=3", "method.restart_warmup=1")
 FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,8 +48,9 @@ class Bounds(NamedTuple):
     learned: float
 
 
-# In bf16 the gradient of FourierFT differs by 6 %, and that of any other method by 2 % at most.
-BOUNDS = {"bf16": Bounds(0.005, 0.1, 0.05), "fp16": Bounds(0.0005, 0.01, 0.05)}
+# FourierFT sums over a whole layer for each number that it trains. Its gradient differs by 6 % in bf16, that of any
+# other method by 2 % at most.
+BOUNDS = {"bf16": Bounds(0.005, 0.1, 0.05), "fp16": Bounds(0.0005, 0.02, 0.05)}
 
 
 def settings(method: str, precision: str) -> list[str]:
@@ -115,7 +120,13 @@ def trainer(on_accelerator, smoke, tmp_path, monkeypatch):
 
 
 PLACES = [("cpu", "bf16"), ("accelerator", "bf16"), ("accelerator", "fp16")]
-CASES = [(m, *place) for m in TRAINED for place in PLACES if place[1] != "fp16" or m not in OVERFLOWING]
+CASES = [
+    (method, place, precision)
+    for method in TRAINED
+    for place, precision in PLACES
+    if not (place == "accelerator" and method in NOT_ON_THE_ACCELERATOR)
+    and not (precision == "fp16" and method in OVERFLOWING)
+]
 
 
 @pytest.mark.parametrize(("place", "precision"), PLACES)
@@ -134,8 +145,10 @@ def test_training_learns_what_float32_learns(method, place, precision, trainer):
     reference, expected = Start.of(in_float32), learned(in_float32)
     own = trainer(method, place, precision)
     check_start(own, reference, precision)
+    if precision == "fp16":  # six steps are too few to find the scale at which no gradient overflows
+        own.accelerator.scaler._init_scale = 2.0**6
     seen: set[torch.dtype] = set()
-    layer = next(module for name, module in own.network.named_modules() if name.endswith(".q_proj"))
+    layer = next(module for name, module in own.network.named_modules() if name.endswith("lm_head"))
     layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype) if module.training else None)
     assert expected > 0.1, "the reference has learned too little"
     assert learned(own) == pytest.approx(expected, rel=BOUNDS[precision].learned)

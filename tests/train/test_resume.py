@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.store.records import from_json
+from experiments.store.records import Store, from_json
 from experiments.train import checkpoints
 
 from ..conftest import compose, some_slow
@@ -141,6 +141,16 @@ def test_killed_after_the_last_step(method, at, count, uninterrupted, tmp_path, 
     assert start(overrides(method, tmp_path), at=at, count=count) == -signal.SIGKILL
     assert finish(method, tmp_path) == expected
     counted(1, "kills")
+
+
+def test_what_a_kill_after_the_last_record_leaves_is_removed(smoke, tmp_path):
+    from experiments import runner
+
+    record = runner.run(smoke("method=lora", *COMMON))
+    left = Store(tmp_path / "results").checkpoints(record.key)
+    (left / "checkpoint-8").mkdir(parents=True)
+    assert runner.run(smoke("method=lora", *COMMON)).status == "finished"
+    assert not left.exists()
 
 
 @pytest.mark.promise(SAME_BITS)
