@@ -160,9 +160,10 @@ def remove(folder: Path) -> None:
     """
     removed = folder.with_name(f".{folder.name}.removed")
     shutil.rmtree(removed, ignore_errors=True)
-    with contextlib.suppress(OSError):  # there is no such folder, or the disk is read-only
-        os.rename(folder, removed)
-        shutil.rmtree(removed, ignore_errors=True)
+    if folder.is_dir():
+        with contextlib.suppress(OSError):  # the disk is read-only, or another process was faster
+            os.rename(folder, removed)
+            shutil.rmtree(removed, ignore_errors=True)
 
 
 def replace(folder: Path, final: Path) -> None:

@@ -92,8 +92,8 @@ def test_killed_at_a_random_moment(method, kill, uninterrupted, tmp_path, counte
     counted(int(killed), "kills")
 
 
-# While a restart merges layers, before and after it resets the optimizer, while a checkpoint is written, and before and
-# after the rename that completes the checkpoint.
+# While a restart merges layers, before and after it resets the optimizer, while a checkpoint is written, after the
+# rename that completes a checkpoint, and before the rename that removes an older checkpoint.
 MOMENTS = (
     ("mora.restart.pending_update", 12),
     ("mora.restart.reset_optimizer", 2),
