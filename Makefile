@@ -34,7 +34,8 @@ slow: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[experiments,dev,quantized,slurm]'
 	$(BIN)/python -m pytest -m slow -n auto --dist worksteal --override-ini timeout=1800
 
-# Runs every test that proves a promise, slow tests too, and writes docs/reliability.md. This takes about an hour.
+# Runs every test that proves a promise, slow tests too, and writes docs/reliability.md. This takes 40
+# minutes on two cores.
 reliability: $(READY)
 	$(BIN)/python -m pytest -m promise -n auto --dist worksteal --override-ini timeout=1800 --promises=docs/reliability.json
 	$(BIN)/python -m tests.promises

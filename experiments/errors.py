@@ -71,6 +71,10 @@ def one_line(text: str) -> str:
     """`text` on one line, without control characters, and cut in the middle where it is long."""
     text = " ".join(text.split())
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    if len(text) <= LONGEST:
-        return text
-    return f"{text[: LONGEST * 2 // 3]} ... {text[-LONGEST // 3 :]}"
+    return shortened(text, LONGEST)
+
+
+def shortened(text: str, longest: int) -> str:
+    """`text`, of which the middle is left out where it has more than `longest` characters."""
+    gap, end = " ... ", longest // 3
+    return text if len(text) <= longest else f"{text[: longest - len(gap) - end]}{gap}{text[-end:]}"

@@ -60,11 +60,11 @@ def record_of(config: RunConfig, identity: dict[str, Any]) -> Record:
 
 
 def finished(record: Record | None, store: Store) -> Record | None:
-    """The record if its run is finished, which is then printed; else None."""
+    """The record if its run is finished; else None. Says so, and removes what a kill after the last record has left."""
     if record is None or record.status != "finished":
         return None
     if ranks.first():
-        files.remove(store.checkpoints(record.key))  # what is left if the run was killed after its last record
+        files.remove(store.checkpoints(record.key))
         print(f"{record.name}: finished before, at {record.provenance.get('finished_at')}")
     return record
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from ..errors import shortened
 from ..paper import Cell
 from ..spec import methods
 
@@ -89,18 +90,10 @@ def legend_below(figure: Figure, axes: Any, columns: int) -> None:
     """One legend for all panels, below them, so that it covers no curve."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, [shortened(x) for x in labels], loc="outside lower center", ncols=columns)
+        figure.legend(handles, [shortened(x, LABEL_WIDTH) for x in labels], loc="outside lower center", ncols=columns)
 
 
-LABEL_WIDTH = 64  # the letters of the longest label
-
-
-def shortened(label: str) -> str:
-    """The label without its middle, if it has more than `LABEL_WIDTH` letters. The figure has no room for more."""
-    half = (LABEL_WIDTH - 1) // 2
-    return label if len(label) <= LABEL_WIDTH else f"{label[:half].rstrip()}…{label[-half:].lstrip()}"
-
-
+LABEL_WIDTH = 64  # the letters of the longest label for which a figure has room
 END_SIZE = 8  # the size of a label at the end of a line, in points
 
 
@@ -123,7 +116,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, dict[str, Any]]]) ->
         axes.add_artist(Line2D([1.0, 1.03], [height, place], color=look["color"], linewidth=0.5, **beside))
         piece = Line2D([1.03, 1.065, 1.1], [place] * 3, markevery=[1], markersize=4, **look, **beside)
         axes.add_artist(piece)
-        axes.text(1.115, place, shortened(label), va="center", fontsize=END_SIZE, transform=axes.transAxes)
+        axes.text(1.115, place, shortened(label, LABEL_WIDTH), va="center", fontsize=END_SIZE, transform=axes.transAxes)
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:

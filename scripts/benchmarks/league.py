@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.errors import ConfigError, one_line
+from experiments.errors import ConfigError, reason_of
 from experiments.spec.parse import of_methods
 from experiments.spec.run_config import RunConfig
 from experiments.train import adapt
@@ -52,7 +52,7 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
             share = parameters(model) / parameters(reference)
             measured = {"parameters": {"value": round(share, 4)}} | one_linear(pair, quick) | one_step(pair, quick)
         except (ConfigError, RuntimeError) as error:  # the rows of the other methods took an hour
-            measured = {"refused": one_line(str(error))}
+            measured = {"refused": reason_of(error)}
         yield row | measured
 
 

@@ -21,7 +21,11 @@ from ..train.test_all_methods import RANKS, expected_warnings
 from .test_runs import trainer_of
 
 # Rates at which six steps learn something, and at which rounding does not decide what they learn.
-RATES = {"adalora": 0.1, "lokr": 0.1, "waveft": 0.003}
+RATES = {"adalora": 0.1, "c3a": 0.1, "hira": 0.03, "loha": 0.03, "lokr": 0.1, "waveft": 0.003}
+# FourierFT sums over a whole layer for each number that it trains, which rounds more.
+GRADIENTS = {("fourierft", "bf16"): 0.1}
+# Six steps are too few for the gradient scaler to come down from its first scale to one at which RandLoRA fits in fp16.
+SCALES = {"randlora": 2.0**6}
 STEPS = ("training.steps=6", "training.batch_size=4", "training.evaluate_every=6", "training.checkpoint_every=6")
 LENGTHS = (12, 10, 12, 8, 12, 11, 9, 12)
 MEASURED = Rows.of([(range(3, 3 + n), [True] * n) for n in LENGTHS])
@@ -48,9 +52,7 @@ class Bounds(NamedTuple):
     learned: float
 
 
-# FourierFT sums over a whole layer for each number that it trains. Its gradient differs by 6 % in bf16, that of any
-# other method by 2 % at most.
-BOUNDS = {"bf16": Bounds(0.005, 0.1, 0.05), "fp16": Bounds(0.0005, 0.02, 0.05)}
+BOUNDS = {"bf16": Bounds(0.005, 0.05, 0.05), "fp16": Bounds(0.0005, 0.01, 0.05)}
 
 
 def settings(method: str, precision: str) -> list[str]:
@@ -90,12 +92,13 @@ class Start(NamedTuple):
 def check_start(trainer: RunTrainer, reference: Start, precision: str) -> None:
     """The formats of the weights, the loss and the gradient before training."""
     bounds, own = BOUNDS[precision], Start.of(trainer)
+    gradient = GRADIENTS.get((trainer.config.method.name, precision), bounds.gradient)
     # A single frozen number is a constant of an adapter.
     frozen = {p.dtype for p in trainer.network.parameters() if not p.requires_grad and p.numel() > 1}
     assert frozen <= {FORMATS[precision]}  # full training has no frozen weights
     assert {p.dtype for p in trainer.network.parameters() if p.requires_grad} == {torch.float32}
     assert own.loss == pytest.approx(reference.loss, rel=bounds.loss)
-    assert (own.gradient - reference.gradient).norm() / reference.gradient.norm() < bounds.gradient
+    assert (own.gradient - reference.gradient).norm() / reference.gradient.norm() < gradient
 
 
 def learned(trainer: RunTrainer) -> float:
@@ -146,12 +149,12 @@ def test_training_learns_what_float32_learns(method, place, precision, trainer):
     reference, expected = Start.of(in_float32), learned(in_float32)
     own = trainer(method, place, precision)
     check_start(own, reference, precision)
-    if precision == "fp16":  # six steps are too few to find the scale at which no gradient overflows
-        own.accelerator.scaler._init_scale = 2.0**6
+    if precision == "fp16" and method in SCALES:
+        own.accelerator.scaler._init_scale = SCALES[method]
     seen: set[torch.dtype] = set()
     layer = next(module for name, module in own.network.named_modules() if name.endswith("lm_head"))
     layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype) if module.training else None)
-    assert expected > 0.1, "the reference has learned too little"
+    assert expected > 0.5, "the reference has learned too little"
     assert learned(own) == pytest.approx(expected, rel=BOUNDS[precision].learned)
     # On a CPU, full training is in float32: there is no autocast, and weights that train are float32.
     assert seen == {torch.float32 if (place, method) == ("cpu", "fft") else FORMATS[precision]}
