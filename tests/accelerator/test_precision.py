@@ -21,7 +21,7 @@ from ..train.test_all_methods import RANKS, expected_warnings
 from .test_runs import trainer_of
 
 # Rates at which six steps learn something, and at which rounding does not decide what they learn.
-RATES = {"adalora": 0.1, "c3a": 0.1, "hira": 0.03, "loha": 0.03, "lokr": 0.1, "waveft": 0.003}
+RATES = {"adalora": 0.1, "c3a": 0.1, "hira": 0.03, "loha": 0.03, "lokr": 0.1, "vera": 0.1, "waveft": 0.003}
 # FourierFT sums over a whole layer for each number that it trains, which rounds more.
 GRADIENTS = {("fourierft", "bf16"): 0.1}
 # Six steps are too few for the gradient scaler to come down from its first scale to one at which RandLoRA fits in fp16.

@@ -43,7 +43,7 @@ def check(method: str, arguments: list[str], folder: Path, capsys: pytest.Captur
     whole, killed = folder / "whole", folder / "killed"
     done = launch(*run, f"paths.results={whole}", log=folder / "log")
     assert done.code == 0, done.err
-    assert f"uuid-smoke-{method}-r{rank}-lr" in done.out
+    assert f"uuid-smoke-{method}-r{rank}-" in done.out
     process = begin(*run, f"paths.results={killed}", log=folder / "log")
     while not list(killed.glob("checkpoints/*/checkpoint-*")):
         assert process.is_alive()
