@@ -101,7 +101,9 @@ def test_thousands_of_records_and_cells(monkeypatch, tmp_path):
     rows = {row["command"]: row for row in json.loads((tmp_path / "b.json").read_text())["parts"]["growth"]["rows"]}
     assert all(row["seconds"] > 0 for row in rows.values())
     assert rows[growth.PAGE]["bytes"] > 100_000
-    assert rows[growth.COMPOSED]["ratio"]["value"] == rows[growth.COMPOSED]["seconds"] / rows[growth.BY_HYDRA]["seconds"]
+    assert (
+        rows[growth.COMPOSED]["ratio"]["value"] == rows[growth.COMPOSED]["seconds"] / rows[growth.BY_HYDRA]["seconds"]
+    )
 
 
 def test_time_counts_for_the_inner_stage_alone(monkeypatch):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_config, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_config, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
@@ -190,13 +191,28 @@ def adapter_config(method: Method) -> PeftConfig:
         raise ConfigError(f"method.peft of method={method.name}: {one_line(str(error))}") from error
 
 
+def wrapped(model: Any, config: PeftConfig, **options: Any) -> PeftModel:
+    """PEFT's model around `model`; the variables of the environment stay as they are.
+
+    PEFT 0.21 sets the compiler to gcc before it builds code for GPUs, and leaves gcc set where the build fails. With
+    gcc set, torch.compile fails in all later runs of the same sweep, because gcc links no C++.
+    """
+    before = dict(os.environ)
+    try:
+        return get_peft_model(model, config, **options)
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
 def _adapted(config: PeftConfig, names: dict[str, tuple[int, int]], device: str) -> nn.Module:
     with silent(), warnings.catch_warnings(), torch.device(device):
         warnings.simplefilter("ignore")  # the run itself warns once, and not for each value
         model = nn.Sequential()
         for name, (k, d) in names.items():
             model.add_module(name, nn.Linear(k, d, bias=False))
-        return get_peft_model(model, config)
+        return wrapped(model, config)
 
 
 def _reason(method: Method, limit: int, sizes: Sizes, counts: list[Numbers]) -> str:

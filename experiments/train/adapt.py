@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer, _check_lora_target_modules_mamba
 from torch import nn
 
 from ..errors import ConfigError, one_line
 from ..spec import budgets, shapes, skeletons, target_modules
-from ..spec.counting import adapter_config
+from ..spec.counting import adapter_config, wrapped
 from ..spec.run_config import Method, RunConfig
 
 
@@ -61,10 +61,10 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
             # LoRA sets the layout of Conv1D's weights by itself, and warns about that.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             spent = budgets.spent(_named(m, chosen, model), sizes, config.paths.cache_folder)
-            wrapped = get_peft_model(model, adapter_config(spent), autocast_adapter_dtype=in_float32)
+            network = wrapped(model, adapter_config(spent), autocast_adapter_dtype=in_float32)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"method={m.name} does not fit the model: {one_line(str(error))}") from error
-    adapted = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
+    adapted = [layer for layer in network.modules() if isinstance(layer, BaseTunerLayer)]
     # PEFT puts these into the number format of the base weights; the copy would train, unlike the original.
     constants = [p for layer in adapted for p in _constants(layer)]
     for constant in constants:
@@ -77,18 +77,18 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
             "allowed: a list method.target_modules of layers outside the experts"
         )
     budget = shapes.lora_parameters(m.rank, sizes) if m.rank and not in_stacks else None
-    trainable = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if m.initialisation is not None:
-        _initialisation(m)(wrapped)
+        _initialisation(m)(network)
     if m.train_rest:
         # A layer on a parameter, such as a stack of experts, names the parameter.
         weights = (getattr(a.get_base_layer(), getattr(a, "parameter_name", "weight"), None) for a in adapted)
         frozen = {id(parameter) for parameter in (*constants, *weights)}
-        for parameter in wrapped.parameters():
+        for parameter in network.parameters():
             parameter.requires_grad_(id(parameter) not in frozen)
     rates = {
         name: ratio
-        for name, _ in wrapped.named_parameters()
+        for name, _ in network.named_parameters()
         for part, ratio in (m.rate_ratios or {}).items()
         if part in name
     }
@@ -96,7 +96,7 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         name: p for name, p in stacked.items() if target_modules.kind(name) not in in_stacks and not p.requires_grad
     }
     notes = (chosen.note if chosen else "", _of_experts(left), _of_budget(spent, trainable, budget))
-    return AdaptedModel(wrapped, rates, tuple(filter(None, notes)), budget)
+    return AdaptedModel(network, rates, tuple(filter(None, notes)), budget)
 
 
 def _constants(layer: BaseTunerLayer) -> Iterator[nn.Parameter]:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from experiments.cli import command
 from experiments.tasks.uuid import UuidTask
 from experiments.train import callbacks
 
@@ -149,3 +150,12 @@ def test_a_log_file_does_not_get_a_line_a_step(capsys):
             time.sleep(0.05)  # on a terminal the bar would have ten updates
             output.update(1)
     assert capsys.readouterr().err.count("step/s") <= 2
+
+
+def test_runs_in_one_process_name_the_project_once_on_the_path_of_python(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"elsewhere{os.pathsep}{ROOT}")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # set back after the test
+    monkeypatch.setattr(command.signals, "handled", list)  # the signals of the tests stay theirs
+    command.prepare_environment()
+    command.prepare_environment()
+    assert os.environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}elsewhere"

@@ -1,6 +1,7 @@
 """Each method trains the parameters, and at the learning rates, that its file names."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -57,6 +58,15 @@ def test_the_number_format_of_the_base_does_not_change_what_trains(name, smoke):
     in_float32, in_bf16 = (adapting.adapt(tiny_model().to(dtype), config) for dtype in (torch.float32, torch.bfloat16))
     trained = [[n for n, p in adapted.model.named_parameters() if p.requires_grad] for adapted in (in_float32, in_bf16)]
     assert trained[0] == trained[1]
+
+
+@expected_warnings
+@pytest.mark.parametrize("name", some_slow(NAMES, ["boft", "lora"]))
+def test_the_environment_stays_as_it_was(name, smoke, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    before = dict(os.environ)
+    adapting.adapt(tiny_model(), smoke(f"method={name}", f"method.rank={RANKS.get(name, 8)}"))
+    assert dict(os.environ) == before
 
 
 def test_mora_never_has_more_than_lora():
