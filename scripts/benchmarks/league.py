@@ -21,7 +21,7 @@ from experiments.train import adapt
 from . import linear, memory, models, steps, timing
 
 MODEL, RANK, LAYER = "smollm2-135m", 8, "mlp.up_proj"
-ROWS, LENGTH = 4, 128  # the batch of a step
+ROWS, LENGTH = 2, 128  # the batch of a step: 256 tokens, because some methods take ten times as long as LoRA
 REFERENCE = "lora"
 
 
@@ -62,7 +62,7 @@ def one_linear(pair: dict[str, nn.Module], quick: bool) -> dict[str, Any]:
     k, d = layers[REFERENCE].in_features, layers[REFERENCE].out_features
     x, gradient = torch.randn(linear.TOKENS, k, requires_grad=True), torch.randn(linear.TOKENS, d)
     calls = {name: linear.step(layer, x, gradient) for name, layer in layers.items()}
-    seconds, rounds = (1.0, (3, 5)) if quick else (10.0, (7, 100))
+    seconds, rounds = (1.0, (3, 5)) if quick else (5.0, (25, 100))
     samples = timing.alternate(calls, seconds, rounds)
     lora, own = (memory.bytes_saved(layer, x) for layer in layers.values())
     ratio = timing.ratio(samples, other(pair), REFERENCE)
@@ -75,7 +75,7 @@ def one_step(pair: dict[str, nn.Module], quick: bool) -> dict[str, Any]:
     rows = 1 if quick else ROWS
     ids = torch.randint(3, model.config.vocab_size, (rows, LENGTH), generator=torch.Generator().manual_seed(0))
     calls = {name: steps.step(model, {"input_ids": ids, "labels": ids}) for name, model in pair.items()}
-    samples = timing.alternate(calls, 2.0 if quick else 30.0, (2, 3) if quick else (5, 60))
+    samples = timing.alternate(calls, 2.0 if quick else 15.0, (2, 3) if quick else (5, 60))
     lora, own = (memory.peak_bytes(call) for call in calls.values())
     ratio = timing.ratio(samples, other(pair), REFERENCE)
     return {"step": ratio, "peak": {"value": round(own / lora, 4)}, "time": timing.summary(samples[other(pair)])}
