@@ -19,6 +19,8 @@ This page compares every method of `conf/method` that has an adapter, at the sam
 means the same for all methods: a method may train as many parameters as a LoRA of this rank.
 `python scripts/make_tables.py --league docs/league.md` writes this page from the files of the methods and from the
 records. `make check` fails if the page differs from these files.
+[performance.md](performance.md#every-method-against-lora) compares the time and the memory of each method with LoRA's,
+for one layer and for one training step.
 """
 SETTINGS = """## What each method does
 
@@ -27,6 +29,21 @@ update of W, and q is the side of a square matrix. The settings are those of the
 `method.rank={rank}`, without the names of the layers. The value of a setting that is "the largest that fits" is found
 by counting parameters, and the run prints the value. "The best of" some values is the value with which the method
 trains the most parameters.
+"""
+IN_PEFT = """## MoRA in PEFT's own comparison of methods
+
+The repository of PEFT compares PEFT's methods: in its folder `method_comparison/MetaMathQA`, each method trains
+Llama-3.2-3B on MetaMathQA and is scored on GSM8K. An experiment there is a folder with two files. This command writes
+such a folder for MoRA; OUT is the folder `method_comparison/MetaMathQA` of a clone of PEFT.
+
+```sh
+python scripts/export_peft_experiment.py OUT
+```
+
+By default the experiment has the budget of PEFT's LoRA at rank 32, on `q_proj` and `v_proj`: LoRA trains 9,175,040
+parameters. M has 443 rows and columns for `q_proj` and 362 for `v_proj`, so MoRA trains 9,164,204 parameters. `--rank`,
+`--operator` and `--learning-rate` change the experiment. PEFT alone does not know MoRA, so the command that the script
+prints imports this project first. This project has not run the comparison, because it needs a GPU.
 """
 
 
@@ -40,7 +57,7 @@ def page(all_results: Sequence[Results]) -> str:
     rows = [_line(name, run.method) for name, run in runs.items()]
     parts = [INTRODUCTION, SETTINGS.format(task=TASK, scale=SCALE, rank=RANK)]
     parts += [markdown.compact_grid(("method", "what it does", "formula", "paper", "settings"), rows)]
-    return "\n".join([*parts, "## Results and cost\n", _results(all_results)])
+    return "\n".join([*parts, "## Results and cost\n", _results(all_results), IN_PEFT])
 
 
 def _line(name: str, method: Method) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The exported experiment has the format of PEFT's comparison of methods, and the size that is claimed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from peft import LoraConfig, PeftConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
 from experiments.cli import script
+from experiments.report import method_page
 from experiments.reuse import peft_comparison
 from mora import MoraConfig
 from scripts import export_peft_experiment
@@ -64,6 +66,7 @@ def test_the_script_says_the_sizes_and_how_to_start(tmp_path, capsys):
     out = capsys.readouterr().out
     for words in ("9,164,204 trainable", "9,175,040", "q_proj 443, v_proj 362", "import mora", "-v experiments/mora/"):
         assert words in out
+    assert all(number in out for number in re.findall(r"[\d,]*\d{3}", method_page.IN_PEFT))  # the text for readers
     for arguments, words in (([], "exists already"), (["--operator", "mixing"], "operator must be one of auto, trunc")):
         assert call(tmp_path, *arguments) == 2
         error = capsys.readouterr().err
