@@ -1,8 +1,8 @@
 """The numbers of a dry run, beside formulas, published counts and the memory of real steps."""
 
+import functools
 import math
 import os
-import subprocess
 import sys
 
 import pytest
@@ -17,6 +17,7 @@ from experiments.train.base_models import tiny_model
 from experiments.train.placement import Placement
 
 from ..conftest import ROOT, compose
+from ..processes import launch
 
 CPU, GPU = Placement("cpu", "fp32"), Placement("cuda", "bf16")
 SEVEN_B = "meta-llama/Llama-2-7b-hf"
@@ -182,15 +183,17 @@ def test_what_cannot_be_estimated_is_one_line():
 
 
 def test_the_command_prints_a_table_and_leaves_nothing(tmp_path):
-    command = [sys.executable, str(ROOT / "run.py"), "scale=paper", "task=math", "method=mora", "dry_run=true"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    lines = {line.split("  ")[0].strip(): line.split() for line in done.stdout.splitlines()}
+    here, log = tmp_path / "here", tmp_path / "log"
+    here.mkdir()
+    arguments = ["scale=paper", "task=math", "method=mora", "dry_run=true"]
+    done = launch(*arguments, log=log, before=functools.partial(os.chdir, here))
+    assert done.code == 0, done.err
+    assert done.err == ""
+    lines = {line.split("  ")[0].strip(): line.split() for line in done.out.splitlines()}
     assert lines["trainable parameters"][-1] == "19,988,480"
     assert lines["A100 80 GB"][-1] == "yes"
-    assert "GPU" in done.stdout or "(gpu) in bf16" in done.stdout
-    assert os.listdir(tmp_path) == []
+    assert "GPU" in done.out or "(gpu) in bf16" in done.out
+    assert os.listdir(here) == []
 
 
 @pytest.mark.slow

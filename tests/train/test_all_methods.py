@@ -66,7 +66,7 @@ def check(method: str, arguments: list[str], folder: Path, capsys: pytest.Captur
 
 @expected_warnings
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("method", some_slow(NAMES, ["lora", "miss"]))
+@pytest.mark.parametrize("method", some_slow(NAMES, ["miss"]))
 def test_a_method_trains_within_its_budget_resumes_and_is_exported(method, tmp_path, capsys):
     cost = check(method, WITHIN.get(method, []), tmp_path, capsys)["cost"]
     assert 0 < cost["trainable_parameters"] <= cost["budget_parameters"]

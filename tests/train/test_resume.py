@@ -82,7 +82,7 @@ def finish(method: str, results: Path) -> dict:
 
 @pytest.mark.promise(SAME_BITS)
 @pytest.mark.parametrize(
-    ("method", "kill"), some_slow(itertools.product([*METHODS, PRETRAINING], range(2)), [("fft", 0), (PRETRAINING, 0)])
+    ("method", "kill"), some_slow(itertools.product([*METHODS, PRETRAINING], range(2)), [(PRETRAINING, 0)])
 )
 def test_killed_at_a_random_moment(method, kill, uninterrupted, tmp_path, counted):
     expected, seconds = uninterrupted(method)
@@ -117,7 +117,7 @@ LAST_MOMENTS = (
     ("method", "at", "count"),
     some_slow(
         ((method, *moment) for method, moment in itertools.product(RESTARTING, MOMENTS)),
-        [("remora", *MOMENTS[i]) for i in (0, 2, 3)] + [("relora", *MOMENTS[6])],
+        [("remora", *MOMENTS[i]) for i in (0, 3, 6)],
     ),
 )
 def test_killed_within_a_restart(method, at, count, uninterrupted, tmp_path, counted):
