@@ -21,7 +21,7 @@ from experiments.train import adapt
 from . import linear, memory, models, steps, timing
 
 MODEL, RANK, LAYER = "smollm2-135m", 8, "mlp.up_proj"
-ROWS, LENGTH = 2, 128  # the batch of a step: 256 tokens, because some methods take ten times as long as LoRA
+ROWS, LENGTH = 2, 128  # the batch of a step is small: some methods take eight times as long as LoRA
 REFERENCE = "lora"
 
 
