@@ -38,8 +38,9 @@ def prepare_environment() -> None:
     # twenty times slower. With 10,000 turns they become slower by a third, and a single run keeps its speed.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # A job on a cluster imports this project from any folder.
-    project, others = str(compose.CONF.parent), filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([project, *others]))
+    path = os.environ.get("PYTHONPATH")
+    others = path.split(os.pathsep) if path else []
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(compose.CONF.parent), *others]))
     for stop in signals.handled():
         signal.signal(stop, signal.default_int_handler)
 

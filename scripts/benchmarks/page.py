@@ -53,8 +53,8 @@ NOTES = {
     "of one linear layer, for 1,024 tokens, with the time of the frozen layer. *Saved* is the number of bytes that "
     "this layer keeps for the backward pass. *Step* and *peak* are the time and the largest memory of a whole training "
     "step of 256 tokens, without parameters. AsyLoRA, LoRA+, PiSSA, ReLoRA and rsLoRA compute what LoRA computes, so "
-    "the distance of their ratios from 1 shows how exact the measured times are. DoRA has the settings of its paper, "
-    "which exceed the budget.",
+    "the distance of their ratios from 1 shows how exact the measured times are. *Parameters* shows how much of the "
+    "budget a method spends.",
     "harness": "The UUID task at laptop scale, on its own model `llama-7m` and on the model `tiny`. The step of `tiny` "
     "is the shortest, so the overhead of run.py weighs most. The bare loop computes the same batch again and again. "
     "Neither run.py nor the bare loop measures the curve or writes checkpoints.",

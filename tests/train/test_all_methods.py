@@ -17,6 +17,7 @@ from ..processes import SMOKE, begin, launch
 
 NAMES = [name for name in methods.names() if name not in ("none", "fft")]
 WITHIN = {"dora": ["method.budget=r", "method.peft.r=null"]}  # the settings with which a method keeps to its budget
+NAMED = {"dora": "r=None-budget=r-"}  # how the name of the run shows these settings
 RANKS = {"c3a": 11}  # the lowest rank whose parameters the method can spend on this model
 
 
@@ -43,7 +44,7 @@ def check(method: str, arguments: list[str], folder: Path, capsys: pytest.Captur
     whole, killed = folder / "whole", folder / "killed"
     done = launch(*run, f"paths.results={whole}", log=folder / "log")
     assert done.code == 0, done.err
-    assert f"uuid-smoke-{method}-r{rank}-" in done.out
+    assert f"uuid-smoke-{method}-r{rank}-{NAMED.get(method, '')}lr" in done.out
     process = begin(*run, f"paths.results={killed}", log=folder / "log")
     while not list(killed.glob("checkpoints/*/checkpoint-*")):
         assert process.is_alive()
