@@ -67,6 +67,8 @@ def _line(name: str, method: Method) -> tuple[str, ...]:
         settings[method.budget] = "the largest that fits"
         for setting, values in (method.budget_choices or {}).items():
             settings[setting] = f"the best of {', '.join(map(str, values))}"
+        if method.budget_pattern:
+            settings[method.budget_pattern] = "a value for each size of layers"
     shown = ", ".join("=".join(map(str, item)) for item in settings.items())
     formula = f"`{notes.formula}`" if notes.formula else wording.DASH
     label = f"{markdown.text(method.label)} (`{name}`)"

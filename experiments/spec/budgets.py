@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..errors import ConfigError
 from . import shapes, target_modules
 from .run_config import Method, RunConfig
 
-FORMAT = 2  # part of the names of the cache's files: raise it when a file has other entries
+FORMAT = 3  # part of the names of the cache's files: raise it when a file has other entries
 
 
 def is_open(method: Method) -> bool:
@@ -31,23 +31,23 @@ def is_open(method: Method) -> bool:
     return method.budget is not None and method.rank is not None and (method.peft or {}).get(method.budget) is None
 
 
-def spent(method: Method, sizes: Iterable[tuple[int, int]], cache: Path) -> Method:
+def spent(method: Method, layers: Mapping[str, tuple[int, int]], cache: Path) -> Method:
     """The method with the settings of its budget filled in.
 
     Args:
         method: The method; `method.budget` names a setting of `method.peft`.
-        sizes: (in_features, out_features) of each adapted layer.
+        layers: Name of each adapted layer -> (in_features, out_features).
         cache: The folder in which answers are kept, so that the next process need not count.
 
     Raises:
         ConfigError: Every value trains more parameters than the budget, or PEFT takes no value.
     """
-    peft, sizes = method.peft or {}, list(sizes)
+    peft, sizes = method.peft or {}, list(layers.values())
     if not is_open(method):
         firsts = {name: values[0] for name, values in (method.budget_choices or {}).items() if peft.get(name) is None}
         return method.replace(peft=peft | firsts) if firsts else method
     limit, path = _limit(method, sizes), _file(method, sizes, cache)
-    answer = _kept(path)
+    answer = _kept(path, sizes)
     if answer["reason"]:
         raise ConfigError(answer["reason"])
     if not answer["settings"]:
@@ -59,7 +59,7 @@ def spent(method: Method, sizes: Iterable[tuple[int, int]], cache: Path) -> Meth
             _keep(path, {"reason": str(error)})
             raise
         _keep(path, answer)
-    return method.replace(peft=peft | answer["settings"])
+    return method.replace(peft=peft | _by_name(method, answer["settings"], layers))
 
 
 def misfit(run: RunConfig) -> str:
@@ -76,13 +76,34 @@ def misfit(run: RunConfig) -> str:
         return ""
     sizes = [shape.linears[name] for name in layers]
     path = _file(run.method, sizes, run.paths.cache_folder)
-    answer = _kept(path)
+    answer = _kept(path, sizes)
     if answer["reason"] is None:
         from . import counting
 
         answer["reason"] = counting.misfit(run.method, _limit(run.method, sizes), Counter(sizes))
         _keep(path, answer)
     return str(answer["reason"])
+
+
+def _by_name(method: Method, settings: dict[str, Any], layers: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """The settings for PEFT: a pattern names the layers that get another value than the others.
+
+    The last part of a name, such as `q_proj`, stands for all layers with this part where these are of one size.
+    """
+    if method.budget is None or method.budget_pattern not in settings:
+        return settings
+    common = settings[method.budget]
+    values = {(k, d): value for k, d, value in settings[method.budget_pattern]}
+    sizes: dict[str, set[tuple[int, int]]] = {}
+    for name, size in layers.items():
+        sizes.setdefault(_last(name), set()).add(size)
+    own = {name: values[size] for name, size in layers.items() if values[size] != common}
+    pattern = {_last(name) if len(sizes[_last(name)]) == 1 else name: value for name, value in own.items()}
+    return {**settings, str(method.budget_pattern): pattern}
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _limit(method: Method, sizes: list[tuple[int, int]]) -> int:
@@ -93,7 +114,7 @@ def _limit(method: Method, sizes: list[tuple[int, int]]) -> int:
 def _file(method: Method, sizes: list[tuple[int, int]], cache: Path) -> Path:
     """Where an answer is kept. Another version of PEFT may count in another way."""
     peft = {name: value for name, value in (method.peft or {}).items() if name != "target_modules"}
-    asked = [method.budget, method.budget_step, method.budget_most, method.budget_choices, peft]
+    asked = [method.budget, method.budget_step, method.budget_most, method.budget_choices, method.budget_pattern, peft]
     text = json.dumps([*asked, method.name, method.rank, sorted(Counter(sizes).items())], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
     return cache / "budgets" / f"v{FORMAT}-{importlib.metadata.version('peft')}-{digest}.json"
@@ -104,7 +125,7 @@ def _keep(path: Path, answer: dict[str, Any]) -> None:
         files.write_json(path, answer)
 
 
-def _kept(path: Path) -> dict[str, Any]:
+def _kept(path: Path, sizes: Iterable[tuple[int, int]]) -> dict[str, Any]:
     """The answer that is kept: `settings` by name, or None where they were not asked for; `reason`, or None.
 
     The reason says why no value fits; it is empty where a value fits, and None where nobody has asked yet.
@@ -114,6 +135,18 @@ def _kept(path: Path) -> dict[str, Any]:
         settings, reason = answer.get("settings"), answer.get("reason")
     except (OSError, ValueError, AttributeError):
         settings, reason = None, None
-    if not isinstance(settings, dict) or not all(type(value) is int and value > 0 for value in settings.values()):
+    if not isinstance(settings, dict) or not all(_is_usable(value, set(sizes)) for value in settings.values()):
         settings = None
     return {"settings": settings, "reason": "" if settings else reason if isinstance(reason, str) else None}
+
+
+def _is_usable(value: Any, sizes: set[tuple[int, int]]) -> bool:
+    """Whether what was kept is a value, or a pattern with a value for each size."""
+    if not isinstance(value, list):
+        return type(value) is int and value > 0
+    rows_are_numbers = all(isinstance(row, list) and all(type(n) is int and n > 0 for n in row) for row in value)
+    return (
+        rows_are_numbers
+        and sorted(row[:2] for row in value) == sorted([k, d] for k, d in sizes)
+        and all(len(row) == 3 for row in value)
+    )

@@ -37,6 +37,8 @@ def settings(method: Method, limit: int, sizes: Sizes) -> dict[str, Any]:
     Raises:
         ConfigError: Each value trains more, or PEFT takes no value.
     """
+    if _has_pattern(method):
+        return _by_size(method, limit, sizes)
     counts = _choices(method, sizes)
     most, best = 0, None
     for numbers in counts:
@@ -51,12 +53,58 @@ def settings(method: Method, limit: int, sizes: Sizes) -> dict[str, Any]:
 
 def misfit(method: Method, limit: int, sizes: Sizes) -> str:
     """Why no value trains at most `limit` parameters; empty where one does. Most methods need one count or two."""
+    if _has_pattern(method):
+        try:
+            _by_size(method, limit, sizes)
+        except ConfigError as error:
+            return str(error)
+        return ""
     counts, grid = _choices(method, sizes), _grid(limit, sizes)
     # The parameters grow with the value or shrink with it, so the ends of the grid come first.
     ends = list(dict.fromkeys(itertools.chain.from_iterable(zip(grid, reversed(grid), strict=True))))
     if any(_fits(numbers.of(value), limit) for value in ends for numbers in counts):
         return ""
     return _reason(method, limit, sizes, counts)
+
+
+def _has_pattern(method: Method) -> bool:
+    """Whether layers of each size may get a value of their own. The command line may set the pattern itself."""
+    return method.budget_pattern is not None and not (method.peft or {}).get(method.budget_pattern)
+
+
+def _by_size(method: Method, limit: int, sizes: Sizes) -> dict[str, Any]:
+    """The settings with one value for each size of layers: the value that most layers get, and the pattern of all.
+
+    The pattern is a list of (in_features, out_features, value). Every combination of the values is added up, so the
+    method must train nothing outside the layers.
+    """
+    assert method.budget is not None
+    assert method.budget_pattern is not None
+    best: dict[int, dict[tuple[int, int], int]] = {0: {}}  # parameters -> the value of each size so far
+    fewest, least = 0, {}
+    for size, layers in sizes.items():
+        numbers = Numbers(method, Counter([size]), {})
+        counts = {value: number for value in _grid(limit, Counter([size])) if (number := numbers.of(value))}
+        if not counts:
+            raise ConfigError(_reason(method, limit, sizes, [numbers]))
+        least[size] = min(counts, key=lambda value: (counts[value], value))
+        fewest += layers * counts[least[size]]
+        best = {
+            total: {**values, size: value}
+            for before, values in best.items()
+            for value, number in counts.items()
+            if (total := before + layers * number) <= limit
+        }
+    if not best:
+        shown = " and ".join(f"{value} for layers of {k} x {d}" for (k, d), value in least.items())
+        raise ConfigError(_too_many(method, limit, sizes, fewest, f"method.peft.{method.budget}={shown}"))
+    values = best[max(best)]
+    step = method.budget_step or 1
+    return {
+        method.budget: step
+        * max(values.values(), key=lambda own: sum(sizes[s] for s, v in values.items() if v == own)),
+        method.budget_pattern: [[*size, step * value] for size, value in values.items()],
+    }
 
 
 def largest(counted: Callable[[int], int | None], limit: int, sizes: Sizes) -> int | None:
@@ -225,6 +273,11 @@ def _reason(method: Method, limit: int, sizes: Sizes, counts: list[Numbers]) -> 
         )
     fewest, value, numbers = min(known, key=lambda entry: entry[:2])
     shown = " and ".join(f"method.peft.{name}={own}" for name, own in numbers.settings(value).items())
+    return _too_many(method, limit, sizes, fewest, shown)
+
+
+def _too_many(method: Method, limit: int, sizes: Sizes, fewest: int, shown: str) -> str:
+    """The line about a method that trains too many parameters even with the settings `shown`."""
     per_rank = lora_parameters(1, sizes.elements())
     return (
         f"method={method.name} trains at least {fewest:,} parameters, with {shown}, and a LoRA of rank {method.rank} "

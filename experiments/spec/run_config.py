@@ -96,6 +96,8 @@ class Method(Section):
         budget_most: The setting gets at most this number; None: any number.
         budget_choices: Other settings of `peft` -> the values among which the budget chooses; the first value counts
             where the command line sets the setting of the budget.
+        budget_pattern: The setting of `peft` that gives single layers another value: name of a layer -> value. The
+            budget then finds a value for each size of layers; None: all layers get one value.
         train_rest: Whether everything but the adapted weights trains beside the adapters.
         rate_ratios: Part of a parameter's name -> the factor of the learning rate for parameters with this part.
         initialisation: The function of `train.adapt` that initialises the adapter anew.
@@ -117,6 +119,7 @@ class Method(Section):
     budget_step: PositiveInt | None = None
     budget_most: PositiveInt | None = None
     budget_choices: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = None
+    budget_pattern: Text | None = None
     train_rest: Switch | None = None
     rate_ratios: dict[str, Positive] | None = None
     initialisation: Text | None = None

@@ -51,7 +51,7 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         return _without_adapter(model, config)
     linears, head = skeletons.linear_layers(model)
     chosen = target_modules.of(config, linears, head, _without_effect(model, linears, config)) if m.targets else None
-    sizes = [linears[name] for name in chosen.layers] if chosen else []
+    layers = {name: linears[name] for name in chosen.layers} if chosen else {}
     stacked = skeletons.stacked_weights(model)
     # PEFT keeps adapters of half-precision models in float32 unless it is told not to.
     policy = config.training.adapter_dtype
@@ -60,7 +60,7 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         with warnings.catch_warnings():
             # LoRA sets the layout of Conv1D's weights by itself, and warns about that.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
-            spent = budgets.spent(_named(m, chosen, model), sizes, config.paths.cache_folder)
+            spent = budgets.spent(_named(m, chosen, model), layers, config.paths.cache_folder)
             network = wrapped(model, adapter_config(spent), autocast_adapter_dtype=in_float32)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"method={m.name} does not fit the model: {one_line(str(error))}") from error
@@ -76,7 +76,7 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
             "method.target_modules names, because the experts once had layers of these names; "
             "allowed: a list method.target_modules of layers outside the experts"
         )
-    budget = shapes.lora_parameters(m.rank, sizes) if m.rank and not in_stacks else None
+    budget = shapes.lora_parameters(m.rank, layers.values()) if m.rank and not in_stacks else None
     trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if m.initialisation is not None:
         _initialisation(m)(network)
@@ -134,6 +134,8 @@ def _of_budget(method: Method, trainable: int, budget: int | None) -> str:
     if budget is None or (method.budget is None and trainable <= budget):
         return ""
     names = [] if method.budget is None else [method.budget, *(method.budget_choices or {})]
+    if method.budget_pattern and (method.peft or {}).get(method.budget_pattern):
+        names.append(method.budget_pattern)
     settings = " and ".join(f"method.peft.{name} is {(method.peft or {})[name]}" for name in names)
     more = f", {trainable / budget - 1:.1%} more than the budget" if trainable > budget else ""
     line = f"the method trains {trainable:,} parameters{more}, and a LoRA of rank {method.rank} trains {budget:,}"

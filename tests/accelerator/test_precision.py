@@ -17,7 +17,7 @@ from experiments.spec import methods
 from experiments.train import trainer as training
 from experiments.train.trainer import RunTrainer
 
-from ..train.test_all_methods import RANKS, expected_warnings
+from ..train.test_all_methods import expected_warnings
 from .test_runs import trainer_of
 
 # Rates at which six steps learn something, and at which rounding does not decide what they learn.
@@ -57,9 +57,8 @@ BOUNDS = {"bf16": Bounds(0.005, 0.05, 0.05), "fp16": Bounds(0.0005, 0.01, 0.05)}
 
 def settings(method: str, precision: str) -> list[str]:
     restarts = RESTARTS if method in ("relora", "remora") else ()
-    rank = [f"method.rank={RANKS[method]}"] if method in RANKS else []
     rate = [f"training.learning_rate={RATES[method]}"] if method in RATES else []
-    return [f"method={method}", f"hardware.precision={precision}", *STEPS, *rank, *restarts, *rate]
+    return [f"method={method}", f"hardware.precision={precision}", *STEPS, *restarts, *rate]
 
 
 def gradient_of(trainer: RunTrainer) -> torch.Tensor:

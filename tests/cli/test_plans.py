@@ -131,14 +131,14 @@ def test_a_method_that_does_not_fit_its_budget_is_a_dash_with_its_reason(tmp_pat
     """Neither a run to do nor a failure: the plan and the tables know the reason before anything has run."""
     study = study_file.of_entries(
         "small",
-        {"base": {"task": "uuid"}, "rows": {"C3A": {"method": "c3a"}, "LoRA": {"method": "lora"}}, "ranks": [8]},
+        {"base": {"task": "uuid"}, "rows": {"LoHa": {"method": "loha"}, "LoRA": {"method": "lora"}}, "ranks": [1]},
     )
     options = argparse.Namespace(scale="smoke", results=tmp_path, seeds=None, rate_search="listed", settings=[])
     made = StudyPlan([study], options)
     (label, dash), (_, lora) = made.states()
     assert (dash.needed, planning.count_of_runs(dash), dash.unavailable) == ([], 0, "")
-    assert dash.misfit.startswith("method=c3a trains at least ")
-    assert dash.misfit.endswith("allowed: method.rank=11 or more")
+    assert dash.misfit.startswith("method=loha trains at least ")
+    assert dash.misfit.endswith("allowed: method.rank=2 or more")
     assert lora.needed
     assert made.show() == 0
     shown = capsys.readouterr().out

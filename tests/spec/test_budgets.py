@@ -1,10 +1,11 @@
 """A method spends its budget: the setting that trains the most parameters, and no more than LoRA of the rank."""
 
+import itertools
 import math
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.errors import ConfigError
@@ -19,7 +20,12 @@ SPENDERS = [name for name in methods.names() if methods.settings(name).get("budg
 
 def spent(smoke, tmp_path, name, *arguments, sizes=SIZES):
     method = smoke(f"method={name}", *arguments).method
-    return budgets.spent(method, sizes.elements(), tmp_path)
+    return budgets.spent(method, named(sizes), tmp_path)
+
+
+def named(sizes):
+    """Name of a layer -> size. Layers of one size have the name that `counting.trainable` gives this size."""
+    return {f"{j}.layer{i}": size for i, (size, number) in enumerate(sizes.items()) for j in range(number)}
 
 
 def trainable(method, sizes=SIZES):
@@ -98,23 +104,90 @@ def test_the_budget_chooses_among_the_values_of_other_settings(smoke, tmp_path):
     fixed = [
         few.replace(peft=few.peft | {"r": None, "decompose_factor": factor}) for factor in (2, 4, 8)
     ]  # at 16 nothing fits
-    most = max(trainable(budgets.spent(method, SIZES.elements(), tmp_path)) for method in fixed)
+    most = max(trainable(budgets.spent(method, named(SIZES), tmp_path)) for method in fixed)
     assert trainable(few) == most
     by_hand = spent(smoke, tmp_path, "lokr", "+method.peft.r=3")
     assert (by_hand.peft["r"], by_hand.peft["decompose_factor"]) == (3, few.budget_choices["decompose_factor"][0])
 
 
-def test_dora_exceeds_the_budget_and_says_so_unless_it_is_told_to_keep_to_the_budget(smoke):
-    above = adapt.adapt(tiny_model(), smoke("method=dora", "method.rank=8"))
+def test_dora_keeps_to_the_budget_and_says_when_it_is_told_to_exceed_the_budget(smoke):
+    within = adapt.adapt(tiny_model(), smoke("method=dora", "method.rank=8"))
+    assert cost.count_parameters(within.model)[0] <= within.budget
+    assert within.notes[0].startswith("method.peft.r is 7: ")
+    above = adapt.adapt(tiny_model(), smoke("method=dora", "method.rank=8", "method.peft.r=8"))
     number, _ = cost.count_parameters(above.model)
     assert number > above.budget
     assert above.notes == (
-        f"the method trains {number:,} parameters, {number / above.budget - 1:.1%} more than the budget, and a LoRA of "
-        f"rank 8 trains {above.budget:,}",
+        f"method.peft.r is 8: the method trains {number:,} parameters, {number / above.budget - 1:.1%} more than the "
+        f"budget, and a LoRA of rank 8 trains {above.budget:,}",
     )
-    within = adapt.adapt(tiny_model(), smoke("method=dora", "method.rank=8", "method.budget=r", "method.peft.r=null"))
-    assert cost.count_parameters(within.model)[0] <= within.budget
-    assert within.notes[0].startswith("method.peft.r is 7: ")
+    published = smoke("method=dora", "task=instruct", "scale=paper").method
+    assert published.peft["r"] == published.rank == 8
+
+
+def test_layers_of_each_size_have_a_value_of_their_own_where_the_method_has_a_pattern(smoke):
+    """A block of C3A divides both sides of a layer. No single block fits rank 8 on this model."""
+    adapted = adapt.adapt(tiny_model(), smoke("method=c3a", "method.rank=8"))
+    number, _ = cost.count_parameters(adapted.model)
+    assert 0.9 * adapted.budget < number <= adapted.budget
+    config = adapted.model.peft_config["default"]
+    assert adapted.notes[0].startswith(
+        f"method.peft.block_size is {config.block_size} and method.peft.block_size_pattern is "
+        f"{config.block_size_pattern}: the method trains {number:,} parameters"
+    )
+    assert set(config.block_size_pattern) < {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "up_proj",
+        "gate_proj",
+        "down_proj",
+    }
+    with pytest.raises(ConfigError, match=r"allowed: method\.rank=11 or more"):
+        adapt.adapt(tiny_model(), smoke("method=c3a", "method.rank=8", "method.budget_pattern=null"))
+    by_hand = adapt.adapt(tiny_model(), smoke("method=c3a", "method.rank=8", "+method.peft.block_size=16"))
+    assert by_hand.model.peft_config["default"].block_size_pattern == {}
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from([8, 12, 16, 24]), st.sampled_from([8, 12, 16, 24])),
+        st.integers(1, 3),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 8),
+)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_combination_of_values_trains_more_within_the_budget(smoke, layers, rank):
+    method, sizes = smoke("method=c3a", f"method.rank={rank}").method, Counter(layers)
+    limit = lora_parameters(rank, sizes.elements())
+    values = {size: [b for b in range(1, 25) if not size[0] % b and not size[1] % b] for size in sizes}
+    totals = [
+        sum(number * size[0] * size[1] // block for (size, number), block in zip(sizes.items(), blocks, strict=True))
+        for blocks in itertools.product(*values.values())
+    ]
+    fitting = [total for total in totals if total <= limit]
+    if not fitting:
+        with pytest.raises(ConfigError, match=f"trains at least {min(totals):,} parameters"):
+            counting.settings(method, limit, sizes)
+        assert counting.misfit(method, limit, sizes)
+        return
+    found = counting.settings(method, limit, sizes)["block_size_pattern"]
+    assert sum(sizes[k, d] * k * d // block for k, d, block in found) == max(fitting)
+    assert not counting.misfit(method, limit, sizes)
+
+
+def test_names_that_do_not_tell_the_size_are_whole_in_a_pattern(smoke, tmp_path):
+    layers = {"a.proj": (64, 64), "b.proj": (64, 192), "b.out": (192, 64), "0": (64, 64)}
+    method = budgets.spent(smoke("method=c3a", "method.rank=8").method, layers, tmp_path)
+    values = {name: method.peft["block_size_pattern"].get(name, method.peft["block_size"]) for name in layers}
+    assert values["a.proj"] == values["0"]
+    assert "proj" not in method.peft["block_size_pattern"]
+    number = sum(k * d // values[name] for name, (k, d) in layers.items() if name != "b.out")
+    out = method.peft["block_size_pattern"].get("out", method.peft["block_size"])
+    assert number + 192 * 64 // out <= lora_parameters(8, layers.values())
 
 
 def test_the_value_is_kept_for_the_next_process(smoke, tmp_path, monkeypatch):
