@@ -69,13 +69,14 @@ def everything(value: Any, secrets: list[str] | None = None) -> Any:
     return text(value, secrets) if isinstance(value, str) else value
 
 
-def holds_secret(value: Any) -> bool:
-    """Whether any text in `value` holds a secret."""
+def holds_secret(value: Any, secrets: list[str] | None = None) -> bool:
+    """Whether any text in `value` holds a secret; `secrets` as in `text`."""
+    secrets = known() if secrets is None else secrets
     if isinstance(value, dict):
-        return any(holds_secret(part) for pair in value.items() for part in pair)
+        return any(holds_secret(part, secrets) for pair in value.items() for part in pair)
     if isinstance(value, list | tuple):
-        return any(map(holds_secret, value))
-    return isinstance(value, str) and text(value) != value
+        return any(holds_secret(part, secrets) for part in value)
+    return isinstance(value, str) and text(value, secrets) != value
 
 
 class _Stream:

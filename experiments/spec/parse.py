@@ -114,8 +114,9 @@ def from_record(values: Any) -> RunConfig:
 
 
 def _typed(values: dict[str, Any]) -> RunConfig:
+    secrets = redact.known()
     for name, value in values.items():
-        _refuse_secrets(name, value)
+        _refuse_secrets(name, value, secrets)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -133,11 +134,11 @@ def _checked(run: RunConfig, elsewhere: bool = False) -> RunConfig:
     return run
 
 
-def _refuse_secrets(where: str, value: Any) -> None:
+def _refuse_secrets(where: str, value: Any, secrets: list[str]) -> None:
     if isinstance(value, dict):
         for name, part in value.items():
-            _refuse_secrets(f"{where}.{name}", part)
-    elif redact.holds_secret(value):
+            _refuse_secrets(f"{where}.{name}", part, secrets)
+    elif redact.holds_secret(value, secrets):
         raise ConfigError(f"{where} holds a key or a token, which must not get into a record")
 
 
