@@ -150,8 +150,8 @@ def column(browser, table, index):
 
 
 def test_renders_without_errors(browser):
-    assert browser.run("return document.querySelectorAll('.page.shown .results').length") == 8
-    assert browser.run("return document.querySelectorAll('.page.shown figure > svg').length") == 5
+    assert browser.run("return document.querySelectorAll('.page.shown .results').length") == 9
+    assert browser.run("return document.querySelectorAll('.page.shown figure > svg').length") == 6
     assert browser.console() == []
 
 
