@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,15 @@ def _by_name(method: Method, settings: dict[str, Any], layers: Mapping[str, tupl
     if method.budget is None or method.budget_pattern not in settings:
         return settings
     common = settings[method.budget]
-    values = {(k, d): value for k, d, value in settings[method.budget_pattern]}
+    values = {name: settings[method.budget_pattern][shapes.size_name(size)] for name, size in layers.items()}
     sizes: dict[str, set[tuple[int, int]]] = {}
     for name, size in layers.items():
         sizes.setdefault(_last(name), set()).add(size)
-    own = {name: values[size] for name, size in layers.items() if values[size] != common}
-    pattern = {_last(name) if len(sizes[_last(name)]) == 1 else name: value for name, value in own.items()}
+    pattern = {
+        _last(name) if len(sizes[_last(name)]) == 1 else name: value
+        for name, value in values.items()
+        if value != common
+    }
     return {**settings, str(method.budget_pattern): pattern}
 
 
@@ -125,7 +128,7 @@ def _keep(path: Path, answer: dict[str, Any]) -> None:
         files.write_json(path, answer)
 
 
-def _kept(path: Path, sizes: Iterable[tuple[int, int]]) -> dict[str, Any]:
+def _kept(path: Path, sizes: list[tuple[int, int]]) -> dict[str, Any]:
     """The answer that is kept: `settings` by name, or None where they were not asked for; `reason`, or None.
 
     The reason says why no value fits; it is empty where a value fits, and None where nobody has asked yet.
@@ -135,18 +138,17 @@ def _kept(path: Path, sizes: Iterable[tuple[int, int]]) -> dict[str, Any]:
         settings, reason = answer.get("settings"), answer.get("reason")
     except (OSError, ValueError, AttributeError):
         settings, reason = None, None
-    if not isinstance(settings, dict) or not all(_is_usable(value, set(sizes)) for value in settings.values()):
+    if not isinstance(settings, dict) or not all(_is_usable(value, sizes) for value in settings.values()):
         settings = None
     return {"settings": settings, "reason": "" if settings else reason if isinstance(reason, str) else None}
 
 
-def _is_usable(value: Any, sizes: set[tuple[int, int]]) -> bool:
+def _is_usable(value: Any, sizes: list[tuple[int, int]]) -> bool:
     """Whether what was kept is a value, or a pattern with a value for each size."""
-    if not isinstance(value, list):
-        return type(value) is int and value > 0
-    rows_are_numbers = all(isinstance(row, list) and all(type(n) is int and n > 0 for n in row) for row in value)
-    return (
-        rows_are_numbers
-        and sorted(row[:2] for row in value) == sorted([k, d] for k, d in sizes)
-        and all(len(row) == 3 for row in value)
-    )
+    if isinstance(value, dict):
+        return {*value} == {*map(shapes.size_name, sizes)} and all(_is_value(part) for part in value.values())
+    return _is_value(value)
+
+
+def _is_value(value: Any) -> bool:
+    return type(value) is int and value > 0

@@ -23,7 +23,7 @@ import mora  # noqa: F401  (registers MoRA with PEFT)
 
 from ..errors import ConfigError, one_line, reason_of
 from .run_config import Method
-from .shapes import lora_parameters
+from .shapes import lora_parameters, size_name
 from .skeletons import silent
 
 Sizes = Counter[tuple[int, int]]  # (in_features, out_features) -> how many adapted layers have this size
@@ -75,8 +75,8 @@ def _has_pattern(method: Method) -> bool:
 def _by_size(method: Method, limit: int, sizes: Sizes) -> dict[str, Any]:
     """The settings with one value for each size of layers: the value that most layers get, and the pattern of all.
 
-    The pattern is a list of (in_features, out_features, value). Every combination of the values is added up, so the
-    method must train nothing outside the layers.
+    The pattern is size -> value, with sizes as `shapes.size_name` names them. Every combination of the values is added
+    up, so the method must train nothing outside the layers.
     """
     assert method.budget is not None
     assert method.budget_pattern is not None
@@ -96,14 +96,14 @@ def _by_size(method: Method, limit: int, sizes: Sizes) -> dict[str, Any]:
             if (total := before + layers * number) <= limit
         }
     if not best:
-        shown = " and ".join(f"{value} for layers of {k} x {d}" for (k, d), value in least.items())
+        shown = " and ".join(f"{value} for layers of {size_name(size)}" for size, value in least.items())
         raise ConfigError(_too_many(method, limit, sizes, fewest, f"method.peft.{method.budget}={shown}"))
     values = best[max(best)]
     step = method.budget_step or 1
     return {
         method.budget: step
         * max(values.values(), key=lambda own: sum(sizes[s] for s, v in values.items() if v == own)),
-        method.budget_pattern: [[*size, step * value] for size, value in values.items()],
+        method.budget_pattern: {size_name(size): step * value for size, value in values.items()},
     }
 
 

@@ -46,6 +46,11 @@ class Shape:
     uncalled: tuple[str, ...] = ()
 
 
+def size_name(size: tuple[int, int]) -> str:
+    """(in_features, out_features) as text, such as `64 x 192`."""
+    return f"{size[0]} x {size[1]}"
+
+
 def lora_parameters(rank: int, sizes: Iterable[tuple[int, int]]) -> int:
     """The parameters of a LoRA of this rank on layers of these sizes, (in_features, out_features)."""
     return rank * sum(k + d for k, d in sizes)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from experiments.errors import ConfigError
 from experiments.spec import budgets, counting, methods
-from experiments.spec.shapes import NAMED, lora_parameters
+from experiments.spec.shapes import NAMED, lora_parameters, size_name
 from experiments.train import adapt, cost
 from experiments.train.base_models import tiny_model
 
@@ -175,7 +175,7 @@ def test_no_combination_of_values_trains_more_within_the_budget(smoke, layers, r
         assert counting.misfit(method, limit, sizes)
         return
     found = counting.settings(method, limit, sizes)["block_size_pattern"]
-    assert sum(sizes[k, d] * k * d // block for k, d, block in found) == max(fitting)
+    assert sum(n * size[0] * size[1] // found[size_name(size)] for size, n in sizes.items()) == max(fitting)
     assert not counting.misfit(method, limit, sizes)
 
 
@@ -198,6 +198,14 @@ def test_the_value_is_kept_for_the_next_process(smoke, tmp_path, monkeypatch):
         path.write_text('{"value": "x"}')
     with pytest.raises(ConfigError, match="no value that fits"):  # the damaged file is not used
         spent(smoke, tmp_path, "miss", "method.rank=8")
+
+
+@pytest.mark.parametrize("pattern", ["[]", "{}", '{"64 x 64": 8}', '{"64 x 64": 0, "64 x 192": 8, "192 x 64": 8}'])
+def test_a_damaged_pattern_is_found_anew(smoke, tmp_path, pattern):
+    first = spent(smoke, tmp_path, "c3a", "method.rank=8")
+    (path,) = (tmp_path / "budgets").iterdir()
+    path.write_text(f'{{"settings": {{"block_size": 8, "block_size_pattern": {pattern}}}}}')
+    assert spent(smoke, tmp_path, "c3a", "method.rank=8") == first
 
 
 def test_a_value_that_is_kept_is_not_used_above_a_lower_limit(smoke, tmp_path):
