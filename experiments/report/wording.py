@@ -241,6 +241,24 @@ def rank_note(table: FilledTable) -> list[str]:
     return [f"The ranks in the names are those of the paper: {ranks}."] if pairs else []
 
 
+def base_notes(table: FilledTable) -> list[str]:
+    """Which base models differ between runs of the same model and seed: that of `make base` differs by machine."""
+    revisions: dict[str, dict[int, set[str]]] = {}
+    for _, filled in table.details():
+        for seed, run in filled.selected.items():
+            if revision := run.provenance.get("model_revision"):
+                revisions.setdefault(run.cell["model"], {}).setdefault(seed, set()).add(str(revision))
+    notes = []
+    for model, by_seed in revisions.items():
+        if any(len(found) > 1 for found in by_seed.values()):
+            names = ", ".join(sorted(set().union(*by_seed.values())))
+            notes.append(
+                f"Not all runs of {model} started from the same weights (revisions {names}): a difference may be one "
+                "of the base models."
+            )
+    return notes
+
+
 def floor_notes(table: FilledTable) -> list[str]:
     """The floor of each metric that has one: what a model gets that knows nothing."""
     notes = []
@@ -287,7 +305,7 @@ def footnotes(table: FilledTable) -> list[str]:
             "A column of a training step shows our curve at the measured step that is nearest to the same part of our "
             f"training: steps {places}."
         )
-    notes += rank_note(table) + misfit_notes(table) + floor_notes(table) + sample_notes(table)
+    notes += rank_note(table) + misfit_notes(table) + base_notes(table) + floor_notes(table) + sample_notes(table)
     searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
     notes += [selection_note(tasks.get(name), len(set(searched)) > 1) for name in dict.fromkeys(searched)]
     notes += doubt_note(table)

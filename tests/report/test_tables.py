@@ -77,6 +77,24 @@ def test_the_floor_is_said_in_words():
     assert note in wording.footnotes(table)
 
 
+def test_runs_from_several_base_models_are_named():
+    """A seed has its own random weights in a model without a base, so seeds may differ; two runs of a seed may not."""
+    records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
+
+    def notes(revision):
+        for record in records:
+            record.provenance["model_revision"] = revision(record)
+        table = tables.fill(study_file.get("table2"), Results("laptop", records, FIXED))
+        return [n for n in wording.footnotes(table) if "same weights" in n]
+
+    assert notes(lambda record: f"llama-seed{record.cell['seed']}") == []
+    model = records[0].cell["model"]
+    assert notes(lambda record: {"mora": "1a", "lora": "2b"}[record.cell["method"]]) == [
+        f"Not all runs of {model} started from the same weights (revisions 1a, 2b): a difference may be one of the "
+        "base models."
+    ]
+
+
 def test_the_value_loss_stands_beside_the_accuracy():
     records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
     table = tables.fill(study_file.get("table2"), Results("laptop", records, FIXED))
