@@ -17,8 +17,9 @@ from ..paper import Cell
 from ..spec import shapes
 from ..spec.arguments import argument, settings
 from ..spec.run_config import RunConfig
+from ..store import heartbeats
 from ..store.folder import read_records
-from ..store.records import Record
+from ..store.records import Record, Store
 from ..study import measures, planning, start, study_file
 from ..study.cells import Protocols
 from ..study.fill import Results
@@ -160,12 +161,13 @@ class StudyPlan:
         for problem in sorted(set(problems) - self.warned):
             print(f"warning: {problem}", file=sys.stderr)
         self.warned.update(problems)
+        self.alive = heartbeats.alive(Store(folder).progress("").parent)
         return Results(self.scale, records, self.protocols)
 
     def plan(self, planned: PlannedCell, results: Results, abandoned: Attempted = frozenset()) -> Plan:
         """What a cell needs by these results."""
         search = self.options.rate_search
-        return planning.plan(planned.cell, results, planned.seeds, search=search, abandoned=abandoned)
+        return planning.plan(planned.cell, results, planned.seeds, search=search, abandoned=abandoned, alive=self.alive)
 
     def states(self) -> list[tuple[str, Plan]]:
         """The label and the plan of each cell."""

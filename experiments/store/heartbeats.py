@@ -98,6 +98,12 @@ def read(path: Path) -> Sign | None:
         return None
 
 
+def alive(folder: Path) -> set[str]:
+    """The keys of the runs that go on now, by the files in `folder`, which is `<results>/progress`."""
+    signs = map(read, folder.glob("*.json"))
+    return {sign.progress.key for sign in signs if sign and sign.alive}
+
+
 class Heartbeat:
     """Keeps the file of a run up to date until `stop`. The run goes on where the disk does not take the file."""
 

@@ -18,8 +18,9 @@ from . import measures, rates
 from .cells import CellSetting, UnavailableError
 from .fill import FilledCell, Results, Selection
 
-DONE, DIVERGED, FAILED, INTERRUPTED, MISSING = "done", "diverged", "failed", "interrupted", "missing"
-STATES = (DONE, DIVERGED, FAILED, INTERRUPTED, MISSING)
+DONE, DIVERGED, FAILED, MISSING = "done", "diverged", "failed", "missing"
+RUNNING, INTERRUPTED = "running", "interrupted"
+STATES = (DONE, DIVERGED, RUNNING, FAILED, INTERRUPTED, MISSING)
 SEARCH, SEEDS, SINGLE = "search", "seeds", "run"
 SEARCHES = WIDENED, LISTED, OFF = "on", "listed", "off"
 
@@ -70,7 +71,13 @@ class Plan:
 
 
 def plan(
-    cell: Cell, results: Results, seeds: Sequence[int], *, search: str = WIDENED, abandoned: Attempted = frozenset()
+    cell: Cell,
+    results: Results,
+    seeds: Sequence[int],
+    *,
+    search: str = WIDENED,
+    abandoned: Attempted = frozenset(),
+    alive: Set[str] = frozenset(),
 ) -> Plan:
     """The state of a cell and its next stage.
 
@@ -81,6 +88,7 @@ def plan(
         search: One of SEARCHES. `on` tries the protocol's candidates, and more where the best one lies at the edge;
             `listed` tries the protocol's candidates alone; `off` takes the protocol's `use` rate without a search.
         abandoned: Runs that are not tried again, so that one failed candidate does not stop the seeds of the others.
+        alive: The keys of the runs whose processes are running now.
     """
     try:
         setting = results.protocols.setting(cell)
@@ -91,11 +99,12 @@ def plan(
     if search == WIDENED and not setting.widens:
         search = LISTED
     if setting.searched and search != OFF:
-        return _plan_of_variants(setting, results, seeds, search, abandoned)
+        return _plan_of_variants(setting, results, seeds, search, abandoned, alive)
     filled, first = results.cell(cell), seeds[0]
 
     def run(rate: float, seed: int) -> PlannedRun:
-        return PlannedRun(rate, seed, _state(filled, rate, seed), setting.key(rate, seed) in abandoned)
+        key = setting.key(rate, seed)
+        return PlannedRun(rate, seed, _state(filled, rate, seed, key in alive), key in abandoned)
 
     if not setting.candidates:
         return Plan(cell, setting, SINGLE, (run(setting.default_rate, first),), selection="nothing is trained")
@@ -120,10 +129,15 @@ def plan(
 
 
 def _plan_of_variants(
-    setting: CellSetting, results: Results, seeds: Sequence[int], search: str, abandoned: Attempted
+    setting: CellSetting,
+    results: Results,
+    seeds: Sequence[int],
+    search: str,
+    abandoned: Attempted,
+    alive: Set[str],
 ) -> Plan:
     """The plan of a cell whose protocol searches further settings: each variant's search, then the best one's seeds."""
-    plans = [plan(v, results, seeds, search=search, abandoned=abandoned) for v in setting.variants]
+    plans = [plan(v, results, seeds, search=search, abandoned=abandoned, alive=alive) for v in setting.variants]
     searches = [p for p in plans if p.stage == SEARCH and p.needed]
     if searches:
         first, *rest = searches
@@ -154,15 +168,17 @@ def _wider(setting: CellSetting, selection: Selection) -> list[float]:
     return wider
 
 
-def _state(filled: FilledCell, rate: float, seed: int) -> str:
+def _state(filled: FilledCell, rate: float, seed: int, alive: bool) -> str:
     record = filled.runs.get(rate, {}).get(seed)
+    if record and record.status == "finished":
+        return DONE
+    if record and measures.diverged(record):
+        return DIVERGED
+    if alive:  # there may be no record yet, or that of an earlier failure
+        return RUNNING
     if record is None:
         return MISSING
-    if record.status == "finished":
-        return DONE
-    if measures.diverged(record):
-        return DIVERGED
-    # A record that says `running` may be of a run that was killed: run.py finds out, and waits or goes on.
+    # A record that says `running` is of a run whose process was killed, or of another host that has been silent.
     return FAILED if record.status == "failed" else INTERRUPTED
 
 

@@ -11,6 +11,8 @@ from experiments.cli.plans import StudyPlan
 from experiments.errors import ConfigError
 from experiments.report import tables, wording
 from experiments.spec import compose
+from experiments.store.heartbeats import Heartbeat
+from experiments.store.records import Store
 from experiments.study import planning, start, study_file
 from experiments.study.cells import Protocols
 from scripts import plan as plan_script
@@ -79,6 +81,23 @@ def test_runs_of_another_study_are_found_again_so_the_seeds_follow_the_search(tm
     synthetic.write([synthetic.record(setting, rate, 0) for rate in setting.candidates], tmp_path)
     label, state = plan(tmp_path, "task.pairs=8").states()[1]
     assert (label, state.stage, len(state.needed)) == ("LoRA, r = 8", "seeds", 2)
+
+
+def test_a_run_of_another_process_is_not_called_interrupted(tmp_path, capsys):
+    """When that process has ended, the run is interrupted."""
+    lora = Protocols("smoke").setting(plan(tmp_path).cells[1].cell)
+    run = synthetic.record(lora, lora.candidates[0], 0, status="running")
+    synthetic.write([run], tmp_path)
+    heartbeat = Heartbeat(Store(tmp_path).progress(run.key), run, steps=100)
+    heartbeat.start()
+    try:
+        assert planning.states(dict(plan(tmp_path).states())["LoRA, r = 8"]).startswith("1 running")
+        assert plan(tmp_path).show() == 0
+    finally:
+        heartbeat.stop()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("LoRA, r = 8 "))
+    assert " 1 running" in line
+    assert planning.states(dict(plan(tmp_path).states())["LoRA, r = 8"]).startswith("1 interrupted")
 
 
 @pytest.mark.parametrize(

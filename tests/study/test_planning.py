@@ -132,6 +132,21 @@ def test_an_interrupted_run_goes_on():
     assert [r.state for r in made.runs] == ["missing", "missing", "interrupted"]
 
 
+def test_a_run_whose_process_lives_is_running_and_still_needed():
+    """With a record or without one, and also where the record is that of an earlier failure."""
+    records = [
+        synthetic.record(SETTING, 1e-2, 0, status="running"),
+        synthetic.record(SETTING, 3e-3, 0, status="failed"),
+    ]
+    made = plan(records, alive={SETTING.key(rate, 0) for rate in SETTING.candidates})
+    assert [r.state for r in made.runs] == ["running", "running", "running"]
+    assert len(made.needed) == 3
+    assert planning.states(made) == "3 running"
+    finished = [synthetic.record(SETTING, 1e-2, 0), synthetic.diverged(SETTING, 3e-3, 0)]
+    made = plan(finished, alive={SETTING.key(rate, 0) for rate in SETTING.candidates})
+    assert [r.state for r in made.runs] == ["running", "diverged", "done"]
+
+
 def test_without_a_search_the_protocols_rate_is_used():
     made = plan([], search="off")
     assert {r.rate for r in made.runs} == {SETTING.default_rate}
