@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .. import tasks
 
@@ -20,7 +21,10 @@ class Quantity:
         unit: The unit after a value; empty where the name says it.
         metric: The name of the final metric or of the curve in records.
         stand_in: Whether a smaller scale measures this number in place of the paper's.
+        in_training: Whether the number is read during the training, and not at the end.
     """
+
+    in_training: ClassVar[bool] = False
 
     name: str
     unit: str
@@ -53,6 +57,7 @@ class CurveMean(Quantity):
         figure: The figure whose points are the paper's.
     """
 
+    in_training: ClassVar[bool] = True
     fractions: tuple[float, ...] = ()
     figure: str = "figure1"
 
@@ -61,6 +66,7 @@ class CurveMean(Quantity):
 class StepsTo(Quantity):
     """The step at which a rising curve reaches a threshold."""
 
+    in_training: ClassVar[bool] = True
     threshold: float = 0.0
 
 

@@ -61,17 +61,25 @@ def label_of(row: Row, filled: FilledCell) -> str:
     return f"{row.label} ({rank}n = {n})"
 
 
-def of_study(study: Study, results: Results) -> list[LabelledCurve]:
-    """The curve of every row of a study, in the cells of its first column."""
+def of_study(study: Study, results: Results, *, in_training: bool = True) -> list[LabelledCurve]:
+    """The curve of every row of a study, in the cells of its first column.
+
+    Args:
+        study: The study.
+        results: The records of a scale.
+        in_training: Whether the runs have the learning rate for values during the training, or that for values at its
+            end.
+    """
     here = study.at(results.scale)
-    filled = [(row, results.cell(here.cell(row, here.columns[0]))) for row in here.rows]
+    cells = [(row, here.cell(row, here.columns[0])) for row in here.rows]
+    filled = [(row, results.cell(cell, in_training=in_training)) for row, cell in cells]
     return [LabelledCurve(row, f, label_of(row, f), band(f, study.curve)) for row, f in filled]
 
 
 def spectra(study: Study, results: Results) -> list[tuple[LabelledCurve, dict[str, statistics.Summary]]]:
     """For each row with runs, and for each kind of layer, the singular values of the update above 0.1."""
     bars = []
-    for curve in of_study(study, results):
+    for curve in of_study(study, results, in_training=False):
         measured = [s for r in curve.filled.selected.values() if (s := measures.spectrum(r))]
         kinds = dict.fromkeys([*shapes.PROJECTIONS, *(kind for spectrum in measured for kind in spectrum)])
         counts = {p: statistics.summary([s[p] for s in measured if p in s]) for p in kinds}

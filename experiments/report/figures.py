@@ -161,7 +161,7 @@ def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45)
     axes.minorticks_off()
     axes.set_xlabel("learning rate")
-    axes.set_ylabel(tasks.get(task).selection_label)
+    axes.set_ylabel(tasks.get(task).criterion().label)
     axes.set_title(f"Learning-rate search on {task}, scale {scale} (ringed: selected)")
     plots.legend_below(figure, axes, 2)
     return figure

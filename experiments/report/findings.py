@@ -24,9 +24,14 @@ RULES = (
     f"second, with the {statistics.RULE}.",
     "A part is reproduced if the whole interval fulfils the rule of the part, not reproduced if the whole interval "
     "contradicts the rule, and undecided otherwise.",
-    "A part is also undecided in three cases: the methods have fewer than two common seeds; or the learning rate of "
-    "one of the methods was not searched, or is the lowest or the highest rate that was tried; or neither method "
-    "scores above the floor, which is the score of a model that knows nothing.",
+    "A part is also undecided in four cases: the methods have fewer than two common seeds; or the learning rate of "
+    "one of the methods was not searched, or is the lowest or the highest rate that was tried; or a run of one of the "
+    "methods diverged at its rate; or neither method scores above the floor, which is the score of a model that knows "
+    "nothing.",
+    "The learning rate of each method is the rate that was best in the search, by a number that the task names and "
+    "that is the same for every method. For UUIDs there are two such numbers. What is read at the end has the rate "
+    "with the lowest loss on values at the end. What is read during the training, such as steps to 50 %, has the rate "
+    "with the highest mean accuracy over the training.",
     "A claim is reproduced if all its parts are reproduced. A claim is not reproduced if all its parts were run and at "
     "least one part is not reproduced, after Holm's correction for the number of parts. A claim is not run if none of "
     "its parts was run, and undecided otherwise.",

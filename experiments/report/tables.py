@@ -80,7 +80,7 @@ class TableEntry:
 
     @property
     def at_floor(self) -> bool:
-        """Whether the mean is not above the floor: such a value is never marked."""
+        """Whether the mean is not above the floor: nothing is said about two such values, and none is the best."""
         return self.summary is not None and self.floor is not None and self.summary.mean <= self.floor
 
 
@@ -98,12 +98,16 @@ class FilledTable:
         return any(row[column].paper_value is not None for row in self.entries)
 
     def details(self) -> list[tuple[str, FilledCell]]:
-        """The different cells that have runs, each with the label of the first row that shows the cell."""
-        cells: dict[Cell, tuple[str, FilledCell]] = {}
+        """The different cells that have runs, each with the label of the first row that shows the cell.
+
+        A cell stands twice where its values during the training have another learning rate than those at the end.
+        """
+        cells: dict[tuple[Cell, float | None], tuple[str, FilledCell]] = {}
         for row in self.entries:
             for entry in row:
                 if entry.filled.runs:
-                    cells.setdefault(entry.filled.cell, (entry.row.label, entry.filled))
+                    rate = entry.filled.selection.rate if entry.filled.selection else None
+                    cells.setdefault((entry.filled.cell, rate), (entry.row.label, entry.filled))
         return list(cells.values())
 
     def commands(self) -> list[tuple[str, str, str]]:
@@ -144,12 +148,15 @@ def _value(record: Record, column: Column) -> float | None:
 
 
 def _has_values(study: Study, column: Column, results: Results) -> bool:
-    return any(values_of(results.cell(study.cell(row, column)), column) for row in study.rows)
+    return any(values_of(_filled(study, row, column, results), column) for row in study.rows)
+
+
+def _filled(study: Study, row: Row, column: Column, results: Results) -> FilledCell:
+    return results.cell(study.cell(row, column), in_training=column.at is not None)
 
 
 def _entry(study: Study, row: Row, column: Column, results: Results) -> TableEntry:
-    cell = study.cell(row, column)
-    filled, misfit = results.cell(cell), results.misfit(cell)
+    filled, misfit = _filled(study, row, column, results), results.misfit(study.cell(row, column))
     steps: set[int] = set()
     if column.at is not None:
         points = (measures.nearest(r, column.metric, column.at) for r in filled.selected.values())
@@ -183,7 +190,7 @@ def _comparison(entry: TableEntry, reference: TableEntry) -> Comparison | None:
     better, worse = (interval.above(0), interval.below(0))[::sign]
     doubts = tuple(f"{e.row.label}: {e.filled.doubt}" for e in (entry, reference) if e.filled.doubt)
     doubts += (unknown,) if unknown else ()
-    doubts += (f"{entry.row.label} is not above its floor",) if entry.at_floor else ()
+    doubts += ("neither is above its floor",) if entry.at_floor and reference.at_floor else ()
     verdict = "undecided" if doubts else "better" if better else "worse" if worse else "undecided"
     return Comparison(reference.row.label, interval, verdict, doubts)
 

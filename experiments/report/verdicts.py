@@ -2,7 +2,7 @@
 
 A part is reproduced when its condition holds for the whole interval, not reproduced when the interval contradicts the
 condition, undecided otherwise. It is undecided, whatever the interval says, while the learning rate of a side may not
-be the best, and where neither side is above the floor of knowing nothing.
+be the best, where a run of a side diverged, and where neither side is above the floor of knowing nothing.
 
 A claim is reproduced when all its parts are: by chance alone that is no more likely than one part being reproduced, so
 the parts need no correction. A claim is not reproduced when all its parts were run and at least one contradicts it. The
@@ -149,7 +149,7 @@ def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
         means = (numbers.mean, reference_numbers.mean)
         interval, unknown = _with_questions(part, quantity, interval, means, results)
         verdict, reason = _decide(part.kind, interval, margin)
-        doubts = _doubts(part, results) + [unknown] * bool(unknown)
+        doubts = _doubts(part, quantity, results) + [unknown] * bool(unknown)
         if all(_at_floor([side[s] for s in counted]) for side in (readings, reference)):
             doubts.append("neither is above its floor, which a model gets that knows nothing")
         if doubts:
@@ -181,7 +181,8 @@ def _readings(side: Side, quantity: Quantity, results: Results) -> dict[int, Rea
 
 
 def _cell_readings(cell: Cell, quantity: Quantity, results: Results) -> dict[int, Reading]:
-    readings = {seed: measures.reading(r, quantity) for seed, r in results.cell(cell).selected.items()}
+    filled = results.cell(cell, in_training=quantity.in_training)
+    readings = {seed: measures.reading(r, quantity) for seed, r in filled.selected.items()}
     return {seed: reading for seed, reading in readings.items() if reading is not None}
 
 
@@ -207,17 +208,18 @@ def _with_questions(
     """The interval that knows the questions too, where the quantity is a metric of questions."""
     metric = next((m for m in tasks.get(part.side.cell.task).metrics if m.name == quantity.metric), None)
     cells = [*part.side.cells, *part.reference.cells]
-    runs = [record for cell in cells for record in results.cell(cell).selected.values()]
+    filled = [results.cell(cell, in_training=quantity.in_training) for cell in cells]
+    runs = [record for f in filled for record in f.selected.values()]
     return question_samples.known(interval, metric, means, runs) if metric else (interval, "")
 
 
-def _doubts(part: ClaimPart, results: Results) -> list[str]:
-    """Why the learning rate of a side may not be the best."""
+def _doubts(part: ClaimPart, quantity: Quantity, results: Results) -> list[str]:
+    """Why the runs of a side may not show the side at its best, or hide its failures."""
     return [
         f"{side.name if side.over is None else paper.label(cell.method, cell.rank)}: {doubt}"
         for side in (part.side, part.reference)
         for cell in side.cells
-        if (doubt := results.cell(cell).doubt)
+        if (doubt := results.cell(cell, in_training=quantity.in_training).doubt)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -30,19 +31,22 @@ def better_rule(study: Study) -> str:
     rank = " at the same rank" if len(study.rows_of(first)) > 1 else ""
     return (
         f"▲ better, ▼ worse than {first}{rank}: the 95 % t interval of the paired differences over common seeds "
-        "excludes zero, still does after Holm's correction for the rows of the column, and lower and higher learning "
-        f"rates were tried for both. {BEST_RULE}"
+        "excludes zero, still does after Holm's correction for the rows of the column, lower and higher learning rates "
+        f"were tried for both, and no run at the selected rate diverged. {BEST_RULE}"
     )
 
 
-def digits(column: Column) -> int:
-    """Decimal places of the values in a column."""
-    return 1 if column.info.unit == "%" else 2
+def digits(column: Column, *numbers: float) -> int:
+    """Decimal places of numbers in a column: so many that the largest one has two digits that are not zero."""
+    if column.info.unit == "%":
+        return 1
+    largest = max(map(abs, numbers), default=0.0)
+    return 2 if largest >= 0.1 or largest == 0 else min(9, 1 - math.floor(math.log10(largest)))
 
 
 def value(number: float, column: Column) -> str:
     """A value with the decimal places of its column."""
-    return f"{number:.{digits(column)}f}"
+    return f"{number:.{digits(column, number)}f}"
 
 
 def paper_value(entry: TableEntry) -> str:
@@ -55,7 +59,7 @@ def ours(entry: TableEntry) -> str:
     summary, column = entry.summary, entry.column
     if summary is None:
         return DASH
-    spread = f" ± {value(summary.sd, column)}" if summary.sd is not None else ""
+    spread = f" ± {summary.sd:.{digits(column, summary.mean)}f}" if summary.sd is not None else ""
     diverged = entry.filled.count_diverged(entry.filled.at_selected)
     note = f", {diverged} diverged" if diverged else ""
     mark = MARKS[entry.comparison.verdict] if entry.comparison else ""
@@ -64,7 +68,8 @@ def ours(entry: TableEntry) -> str:
 
 def interval(found: Interval, column: Column, *, signed: bool = True) -> str:
     """`mean difference [low, high]`, or the mean alone where there is no interval."""
-    form = f"{'+' if signed else ''}.{digits(column)}f"
+    ends = [number for number in (found.mean, found.low, found.high) if number is not None]
+    form = f"{'+' if signed else ''}.{digits(column, *ends)}f"
     if found.low is None or found.high is None:
         return f"{found.mean:{form}}"
     return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
@@ -119,11 +124,16 @@ def rate_search(filled: FilledCell) -> str:
     candidates = []
     for rate in sorted({*setting.candidates, *selection.scores}):
         score = selection.scores.get(rate)
-        result = f"{score:.3f}" if score is not None else "failed" if rate in selection.scores else "not run"
+        result = _score(score) if score is not None else "failed" if rate in selection.scores else "not run"
         candidates.append(f"{rate:g}: {result}")
     edge = rates.edge(selection.rate, selection.tried)
     doubt = f", the {edge} that was tried" if edge in ("lowest", "highest") else ""
     return f"{selection.rate:g} by {selection.by}{doubt} ({'; '.join(candidates)}){_variants(filled)}"
+
+
+def _score(number: float) -> str:
+    """A number of a search: as many digits as tell rates apart whose loss is almost zero."""
+    return f"{number:.4g}" if abs(number) < 1 else f"{number:.3f}"
 
 
 def _variants(filled: FilledCell) -> str:
@@ -132,7 +142,7 @@ def _variants(filled: FilledCell) -> str:
     for variant in filled.variants:
         selection = variant.selection
         score = selection.scores[selection.rate] if selection else None
-        losses.append(f"{' '.join(variant.cell.options)}: {'not run' if score is None else f'{score:.3f}'}")
+        losses.append(f"{' '.join(variant.cell.options)}: {'not run' if score is None else _score(score)}")
     return f"; {' '.join(filled.cell.options)} of {'; '.join(losses)}" if losses else ""
 
 
@@ -162,7 +172,7 @@ def _cost(name: str, mean: float) -> str:
 
 
 DETAIL_HEADER = (
-    "row", "task", "model", "rank", "operator", "learning rate: loss of the search", "runs",
+    "row", "task", "model", "rank", "operator", "learning rate: result of the search", "runs",
     "trainable parameters", "seconds", "peak memory, MiB", RANK_LABEL,
 )  # fmt: skip
 
@@ -266,7 +276,10 @@ def floor_notes(table: FilledTable) -> list[str]:
     metrics = {(e.column.task, e.column.metric): e.column.info for e in entries}
     for task, name in metrics:
         floors = [f for e in entries if (e.column.task, e.column.metric) == (task, name) for f in e.floors.values()]
-        notes.append(f"{floor_text(metrics[task, name], floors)} A value that is not above its floor has no mark.")
+        notes.append(
+            f"{floor_text(metrics[task, name], floors)} No difference is marked between two values that are not above "
+            "their floors."
+        )
     return notes
 
 
@@ -279,20 +292,32 @@ def floor_text(metric: tasks.Metric, floors: Sequence[float]) -> str:
 
 
 def doubt_note(table: FilledTable) -> list[str]:
-    """Which rows have a learning rate that may not be the best, if any."""
+    """Which rows have a learning rate that may not be the best, or runs that diverged, if any."""
     doubts = [f"{label} on {filled.cell.task}: {filled.doubt}" for label, filled in table.details() if filled.doubt]
     text = "; ".join(doubts)
-    return [f"No difference is marked where another learning rate may be better. {text}."] if doubts else []
+    note = f"No difference is marked where another learning rate may be better, or where a run diverged. {text}."
+    return [note] if doubts else []
 
 
-def selection_note(task: tasks.Task, named: bool) -> str:
-    """By what the learning rates of a task were selected; `named`: with the name of the task."""
+def selection_note(task: tasks.Task, named: bool, both: bool) -> str:
+    """By what the learning rates of a task were selected.
+
+    Args:
+        task: The task.
+        named: Whether the note names the task.
+        both: Whether the table has values that are read during the training, beside those at the end.
+    """
     of = f" of {task.name}" if named else ""
     when = "at the end of training" if task.selection else "as a mean over the last tenth of the steps"
-    return (
-        f"The learning rate{of} is, of the rates that were tried, the one with the lowest {task.selection_label}, "
-        f"{when}, in its run with the lowest seed."
+    end, during = task.criterion(), task.criterion(in_training=True)
+    note = (
+        f"The learning rate{of} is, of the rates that were tried, the one with the lowest {end.label}, {when}, in its "
+        "run with the lowest seed that all rates have."
     )
+    if not both or during == end:
+        return note
+    best = "highest" if during.higher_is_better else "lowest"
+    return f"{note} Values that are read during the training have the rate with the {best} {during.label}."
 
 
 def footnotes(table: FilledTable) -> list[str]:
@@ -307,7 +332,9 @@ def footnotes(table: FilledTable) -> list[str]:
         )
     notes += rank_note(table) + misfit_notes(table) + base_notes(table) + floor_notes(table) + sample_notes(table)
     searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
-    notes += [selection_note(tasks.get(name), len(set(searched)) > 1) for name in dict.fromkeys(searched)]
+    for name in dict.fromkeys(searched):
+        both = any(c.at is not None for c in table.columns if c.task == name)
+        notes.append(selection_note(tasks.get(name), len(set(searched)) > 1, both))
     notes += doubt_note(table)
     if table.layout.is_of_paper and any(c.ours for c in table.columns):
         notes.append(

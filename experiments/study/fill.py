@@ -32,15 +32,17 @@ class Selection:
     """The learning rate of a cell's runs, and how it was found.
 
     Attributes:
-        by: By what loss, in words, such as "training loss"; or "only rate tried".
-        scores: Rate -> this loss; None for a run that failed or whose loss is not finite.
+        by: By what number, in words, such as "training loss"; or "only rate tried".
+        scores: Rate -> this number; None for a run that failed or whose number is not finite.
         tried: The rates that are known to work or to diverge: of these a run finished or diverged.
+        cost: The number of the selected rate, turned so that less is better; infinite where there is none.
     """
 
     rate: float
     by: str
     scores: dict[float, float | None]
     tried: tuple[float, ...]
+    cost: float = math.inf
 
     @property
     def doubt(self) -> str:
@@ -51,7 +53,11 @@ class Selection:
 
 @dataclass
 class FilledCell:
-    """A cell with its runs: `runs[rate][seed]` is the record of that run, whatever its status."""
+    """A cell with its runs: `runs[rate][seed]` is the record of that run, whatever its status.
+
+    A task may select another learning rate for values that are read during the training than for values at its end.
+    `in_training` says for which of the two the rate of a filled cell is selected.
+    """
 
     cell: Cell
     setting: CellSetting | None
@@ -60,6 +66,7 @@ class FilledCell:
     runs: dict[float, dict[int, Record]] = field(default_factory=dict)
     alike: Sequence[Record] = ()  # a record of each cell with the same task and method
     variants: Sequence[FilledCell] = ()  # all that a search over further settings compares, this cell among them
+    in_training: bool = False
 
     @cached_property
     def nearest(self) -> str:
@@ -68,23 +75,32 @@ class FilledCell:
 
     @cached_property
     def selection(self) -> Selection | None:
-        """The rate with the lowest loss; ties go to the lower rate. None where no run has finished."""
-        tried = {rate: seeds[min(seeds)] for rate, seeds in sorted(self.runs.items())}
+        """The rate with the best number; ties go to the lower rate. None where no run has finished.
+
+        The runs with the lowest seed that all rates have are compared, else of each rate the run with its lowest seed.
+        """
+        common = set.intersection(*map(set, self.runs.values())) if self.runs else set()
+        tried = {rate: seeds[min(common or seeds)] for rate, seeds in sorted(self.runs.items())}
         finished = [rate for rate, record in tried.items() if record.status == "finished"]
         if not finished:
             return None
-        task = tasks.get(self.cell.task)
-        by = "only rate tried" if len(tried) == 1 else task.selection_label
-        scores = {rate: measures.selection_loss(tried[rate], task) if rate in finished else None for rate in tried}
-        best = min(finished, key=lambda rate: (scores[rate] is None, scores[rate] or 0.0, rate))
+        criterion = tasks.get(self.cell.task).criterion(in_training=self.in_training)
+        by = "only rate tried" if len(tried) == 1 else criterion.label
+        scores = {r: measures.selection_score(tried[r], criterion) if r in finished else None for r in tried}
+        sign = -1 if criterion.higher_is_better else 1
+        costs = {r: math.inf if score is None else sign * score for r, score in scores.items()}
+        best = min(finished, key=lambda rate: (costs[rate], rate))
         tested = tuple(r for r, record in tried.items() if r in finished or record.key in self.diverged)
-        return Selection(best, by, scores, tested)
+        return Selection(best, by, scores, tested, costs[best])
 
     @property
     def doubt(self) -> str:
-        """Why another learning rate may be better; empty where nothing is trained or no run has finished."""
-        trained = self.setting is not None and self.setting.candidates
-        return self.selection.doubt if trained and self.selection else ""
+        """Why the runs may not show the cell at its best, or hide its failures; empty where nothing speaks for that."""
+        if self.setting is None or not self.setting.candidates or self.selection is None:
+            return ""
+        diverged, total = self.count_diverged(self.at_selected), len(self.at_selected)
+        lost = f"{diverged} of {total} runs at the learning rate {self.selection.rate:g} diverged" if diverged else ""
+        return "; ".join(filter(None, (self.selection.doubt, lost)))
 
     @cached_property
     def selected(self) -> dict[int, Record]:
@@ -129,12 +145,27 @@ class Results:
             first = min(records_of_cell, key=lambda record: record.key)
             self._by_method[first.cell["task"], first.cell["method"]].append(first)
         self._cells: dict[Cell, FilledCell] = {}
+        self._in_training: dict[Cell, FilledCell] = {}
 
-    def cell(self, cell: Cell) -> FilledCell:
-        """The runs of a cell. Composes its configuration only where there may be any."""
+    def cell(self, cell: Cell, *, in_training: bool = False) -> FilledCell:
+        """The runs of a cell. Composes its configuration only where there may be any.
+
+        Args:
+            cell: The cell.
+            in_training: Whether its values are read during the training: a task may select another rate for these.
+        """
         if cell not in self._cells:
             self._cells[cell] = self._fill(cell)
-        return self._cells[cell]
+        filled = self._cells[cell]
+        if not in_training or not tasks.get(cell.task).curve_selection:
+            return filled
+        if cell not in self._in_training:
+            self._in_training[cell] = _during_training(filled)
+        return self._in_training[cell]
+
+    def both(self, cell: Cell) -> list[FilledCell]:
+        """The runs of a cell as values at the end and values during the training take them: one where both agree."""
+        return [self.cell(cell), self.cell(cell, in_training=True)][: 2 if tasks.get(cell.task).curve_selection else 1]
 
     def misfit(self, cell: Cell) -> str:
         """Why a cell stays without runs: its method cannot spend the budget on the model. Empty for other cells."""
@@ -159,7 +190,7 @@ class Results:
             return FilledCell(cell, None, str(error), self.protocols.command(cell))
         if setting.searched:
             variants = [self.cell(variant) for variant in setting.variants]
-            return replace(min(variants, key=_score), variants=variants)
+            return replace(min(variants, key=_cost), variants=variants)
         filled = FilledCell(cell, setting, "", setting.command, alike=alike)
         # A cell with runs in several number formats takes float32's.
         for record in sorted(self._by_cell[setting.cell_key], key=_number_format):
@@ -195,11 +226,17 @@ class Results:
         return [r for r in self.records if r.status == "finished" and r.key not in placed]
 
 
-def _score(filled: FilledCell) -> float:
-    """The loss at the selected learning rate; infinite where there is none, so that the first variant is then taken."""
-    selection = filled.selection
-    score = selection.scores[selection.rate] if selection else None
-    return math.inf if score is None else score
+def _cost(filled: FilledCell) -> float:
+    """By what variants are compared; infinite where nothing has finished, so that the first variant is then taken."""
+    return filled.selection.cost if filled.selection else math.inf
+
+
+def _during_training(filled: FilledCell) -> FilledCell:
+    """The cell with the rate, and with the variant, that is selected for values that are read during the training."""
+    if not filled.variants:
+        return replace(filled, in_training=True)
+    variants = [replace(variant, in_training=True) for variant in filled.variants]
+    return replace(min(variants, key=_cost), variants=variants)
 
 
 def _number_format(record: Record) -> tuple[bool, str, str]:

@@ -186,8 +186,9 @@ class Study:
         return [row for row in self.rows if row.family == family]
 
     def references_of(self, row: Row) -> list[Row]:
-        """The rows with which a row is compared: each reference at the same rank, or the only row that it has.
+        """The rows with which a row is compared: each reference at the same rank.
 
+        Where the row or the reference has no rank, the only row of the reference; none where the reference has several.
         A reference is compared with the references before it alone, so that no pair is compared twice.
         """
         place = self.references.index(row.family) if row.family in self.references else None
@@ -195,7 +196,8 @@ class Study:
         for family in self.references[:place]:
             rows = self.rows_of(family)
             same = [r for r in rows if r.any_rank == row.any_rank]
-            found += same or (rows if len(rows) == 1 else [])
+            without_rank = any(r.any_rank == (None, None) for r in (row, *rows))
+            found += same or (rows if without_rank and len(rows) == 1 else [])
         return found
 
 

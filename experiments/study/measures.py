@@ -134,9 +134,14 @@ def _last_losses(rows: list[dict[str, Any]], total: int | None) -> list[Any]:
     return [row["loss"] for row in rows if "loss" in row and total and row["step"] > (1 - TAIL) * total]
 
 
-def selection_loss(record: Record, task: tasks.Task) -> float | None:
-    """The loss by which the task selects learning rates; None where the record has no finite one."""
-    return final(record, task.selection) if task.selection else training_loss(record)
+def selection_score(record: Record, criterion: tasks.Criterion) -> float | None:
+    """The number by which learning rates are selected; None where the record has no finite one."""
+    if criterion.metric is None:
+        return training_loss(record)
+    if not criterion.is_mean:
+        return final(record, criterion.metric)
+    values = [value for _, value in curve(record, criterion.metric)]
+    return sum(values) / len(values) if values else None
 
 
 def diverged(record: Record) -> bool:

@@ -100,7 +100,8 @@ def plan(
         search = LISTED
     if setting.searched and search != OFF:
         return _plan_of_variants(setting, results, seeds, search, abandoned, alive)
-    filled, first = results.cell(cell), seeds[0]
+    both, first = results.both(cell), seeds[0]
+    filled = both[0]
 
     def run(rate: float, seed: int) -> PlannedRun:
         key = setting.key(rate, seed)
@@ -112,20 +113,31 @@ def plan(
         rate = setting.default_rate
         tried = tuple(run(rate, s) for s in seeds)
         return Plan(cell, setting, SEEDS, tried, selection=f"{rate:g}: the protocol's rate, not searched")
-    by = f"by {tasks.get(cell.task).selection_label}"
+    by = f"by {' and by '.join(tasks.get(cell.task).criterion(in_training=f.in_training).label for f in both)}"
     tried = tuple(run(rate, first) for rate in _rates_of_the_search(setting, filled, first, search))
     if any(r.needed for r in tried):
         return Plan(cell, setting, SEARCH, tried, len(seeds) - 1, by)
-    selection = filled.selection
-    if selection is None:
+    selections = [f.selection for f in both if f.selection]
+    if not selections:
         return Plan(cell, setting, SEARCH, tried, selection="no candidate finished")
-    more = [run(rate, first) for rate in _wider(setting, selection)] if search == WIDENED else []
+    wider = [rate for selection in selections for rate in _wider(setting, selection)] if search == WIDENED else []
+    more = [run(rate, first) for rate in dict.fromkeys(wider)]
     if any(r.needed for r in more):
-        return Plan(cell, setting, SEARCH, (*tried, *more), len(seeds) - 1, f"{by}; {selection.doubt} so far")
+        doubts = dict.fromkeys(s.doubt for s in selections if s.doubt)
+        return Plan(cell, setting, SEARCH, (*tried, *more), len(seeds) - 1, f"{by}; {'; '.join(doubts)} so far")
     known = {(r.rate, r.seed) for r in tried}
-    rest = tuple(run(selection.rate, s) for s in seeds if (selection.rate, s) not in known)
-    doubt = f"; {selection.doubt}" if selection.doubt else ""
-    return Plan(cell, setting, SEEDS, tried + rest, selection=f"{selection.rate:g} by {selection.by}{doubt}")
+    chosen: dict[float, list[Selection]] = {}
+    for selection in selections:
+        chosen.setdefault(selection.rate, []).append(selection)
+    rest = tuple(run(rate, s) for rate in chosen for s in seeds if (rate, s) not in known)
+    return Plan(cell, setting, SEEDS, tried + rest, selection=", and ".join(map(_chosen, chosen.values())))
+
+
+def _chosen(selections: Sequence[Selection]) -> str:
+    """`rate by what; doubt`: the same rate, and the same doubt, of all the selections."""
+    first = selections[0]
+    by = " and by ".join(dict.fromkeys(selection.by for selection in selections))
+    return f"{first.rate:g} by {by}{f'; {first.doubt}' if first.doubt else ''}"
 
 
 def _plan_of_variants(
@@ -143,9 +155,11 @@ def _plan_of_variants(
         first, *rest = searches
         others = sum(len(p.needed) for p in rest)
         return replace(first, later=first.later + others, selection=f"{first.selection}, of {len(plans)} variants")
-    best = results.cell(setting.cell).cell
-    chosen = next(p for p in plans if p.cell == best)
-    return replace(chosen, selection=f"{chosen.selection}, the best of {len(plans)} variants")
+    best = {filled.cell for filled in results.both(setting.cell)}
+    chosen = sorted((p for p in plans if p.cell in best), key=lambda p: not p.needed)
+    first, *rest = chosen
+    others = sum(len(p.needed) for p in rest)
+    return replace(first, later=others, selection=f"{first.selection}, the best of {len(plans)} variants")
 
 
 def _rates_of_the_search(setting: CellSetting, filled: FilledCell, seed: int, search: str) -> list[float]:

@@ -71,7 +71,8 @@ def quantity_of(cell: Cell, quantity: Quantity) -> float | None:
 
 def side_value(side: Side, quantity: Quantity) -> float | None:
     """The paper's number for a side of a comparison; None where the paper has none."""
-    values = [quantity_of(cell, quantity) for cell in side.cells]
+    cells = (side.printed or side.cell, *side.cells[1:])
+    values = [quantity_of(cell, quantity) for cell in cells]
     if side.over is None or None in values:
         return values[0] if side.over is None else None
     value, over = (v for v in values if v is not None)

@@ -12,7 +12,7 @@ from .. import files
 from ..errors import ConfigError, one_line
 from ..spec import compose
 from ..spec.run_config import RunConfig
-from .base import Metric, Task, TaskData
+from .base import Criterion, Metric, Task, TaskData
 
 
 class Module(NamedTuple):
@@ -112,4 +112,4 @@ def metric(task: str, name: str) -> Metric:
     return get(task).metric(name)
 
 
-__all__ = ["Metric", "Task", "TaskData", "add", "get", "metric", "module_hash", "names", "of"]
+__all__ = ["Criterion", "Metric", "Task", "TaskData", "add", "get", "metric", "module_hash", "names", "of"]

@@ -56,6 +56,24 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Criterion:
+    """What selects the learning rate of a cell.
+
+    Attributes:
+        metric: A final metric, or a metric of the curve; None: the training loss, a mean over the last tenth of the
+            steps.
+        label: The number that is compared, in words.
+        is_mean: Whether the number is the mean of the curve over the training, and not the value at the end.
+        higher_is_better: Whether the rate with the highest number is selected.
+    """
+
+    metric: str | None
+    label: str
+    is_mean: bool = False
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True)
 class TaskData:
     """What a task trains and measures on in one run.
 
@@ -86,6 +104,9 @@ class Task(ABC):
             no column shows. `metrics_of` says what a run with certain settings measures.
         headline: The metric of the paper that matters most. Smaller scales measure its stand-ins.
         selection: The final metric, a loss, by which learning rates are selected; None: the training loss.
+        curve_selection: The metric of the curve whose mean over the training selects the learning rate for everything
+            that is read during the training. The rate that ends best need not be the one that learns soonest. None:
+            `selection` selects for this too.
         paper_model: The model that the paper ran this task on; empty for a task that the paper does not have.
     """
 
@@ -95,6 +116,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     headline: ClassVar[str]
     selection: ClassVar[str | None] = None
+    curve_selection: ClassVar[str | None] = None
     paper_model: ClassVar[str] = "LLaMA-2 7B"
 
     def metric(self, name: str) -> Metric:
@@ -109,10 +131,13 @@ class Task(ABC):
         """What a run with these settings measures: `metrics`, unless the settings of the task add or remove some."""
         return self.metrics
 
-    @property
-    def selection_label(self) -> str:
-        """By what learning rates are selected, in words."""
-        return self.metric(self.selection).label if self.selection else "training loss"
+    def criterion(self, *, in_training: bool = False) -> Criterion:
+        """What selects the learning rate for values at the end, or for values that are read during the training."""
+        if in_training and self.curve_selection:
+            metric = self.metric(self.curve_selection)
+            label = f"mean {metric.label} over the training"
+            return Criterion(metric.name, label, is_mean=True, higher_is_better=metric.higher_is_better)
+        return Criterion(self.selection, self.metric(self.selection).label if self.selection else "training loss")
 
     @property
     def stand_ins(self) -> tuple[str, ...]:

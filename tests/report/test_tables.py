@@ -7,7 +7,7 @@ import pytest
 from experiments.paper import Cell
 from experiments.report import answers, tables, wording
 from experiments.spec import methods
-from experiments.study import measures, study_file
+from experiments.study import measures, statistics, study_file
 from experiments.study.fill import Results
 
 from .. import synthetic
@@ -48,15 +48,69 @@ def with_floor(records, floor):
     return records
 
 
-def test_a_value_that_is_not_above_its_own_floor_has_no_mark():
-    """MoRA is at 50 %, LoRA at 16 %: above the floor MoRA is better and the best; below it neither."""
+def test_two_values_that_are_not_above_their_floors_have_no_mark():
+    """MoRA is at 50 %, LoRA at 16 %: below the floor nothing is said about them, and neither is the best."""
     records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
     entry = mora_at_step_300(with_floor(records, 13.4))
     assert (entry.comparison.verdict, entry.best, entry.floor) == ("better", True, pytest.approx(13.4))
     below = mora_at_step_300(with_floor(records, 60.0))
     assert (below.comparison.verdict, below.best, below.floor) == ("undecided", False, 60.0)
-    assert below.comparison.doubts == ("MoRA, r = 8 is not above its floor",)
+    assert below.comparison.doubts == ("neither is above its floor",)
     assert below.comparison.interval == entry.comparison.interval
+    between = mora_at_step_300(with_floor(records, 20.0))
+    assert (between.comparison.verdict, between.best) == ("better", False)  # LoRA alone is at its floor
+
+
+@pytest.mark.parametrize("at_the_floor", ["mora", "lora"])
+def test_whichever_of_two_values_is_above_its_floor_the_difference_is_marked(at_the_floor):
+    """The verdict must not depend on which of the two rows is the reference."""
+    records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
+    for record in records:
+        record.metrics["final"]["char_accuracy_floor"] = 99.0 if record.cell["method"] == at_the_floor else 5.0
+    assert mora_at_step_300(records).comparison.verdict == "better"
+
+
+def test_a_run_that_diverged_at_the_selected_rate_leaves_the_difference_undecided():
+    """Else a method that fails with some seeds would be compared by its survivors alone."""
+    lora, mora = SETTINGS[1], SETTINGS[0]
+    records = [*synthetic.searched(lora, range(4)), *synthetic.searched(mora, range(3))]
+    diverged = synthetic.diverged(mora, synthetic.BEST, 3)
+    entry = mora_at_step_300([*records, diverged])
+    assert entry.comparison.verdict == "undecided"
+    assert entry.comparison.doubts == ("MoRA, r = 8: 1 of 4 runs at the learning rate 0.003 diverged",)
+    assert mora_at_step_300(records).comparison.verdict == "better"
+
+
+def test_a_column_of_a_step_has_the_rate_that_learns_soonest():
+    """The last column has the rate with the lowest loss at the end; the table says both, and both searches."""
+    records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
+    records += [synthetic.record(SETTINGS[0], 1e-3, seed) for seed in (1, 2)]
+    for record in records:
+        if record.cell["method"] == "mora":
+            soonest = record.cell["learning_rate"] == 1e-3
+            for row in record.metrics["curve"]:
+                row["char_accuracy"] = 90.0 if soonest else 30.0
+    table = tables.fill(study_file.get("table2"), Results("laptop", records, FIXED))
+    (row,) = (row for row in table.entries if row[0].row.label == "MoRA, r = 8")
+    assert [entry.filled.selection.rate for entry in row] == [1e-3] * 4 + [3e-3] * 2
+    assert row[0].values == dict.fromkeys(range(3), 90.0)
+    shown = [line[5] for line in wording.details(table)[1] if line[0] == "MoRA, r = 8"]
+    assert [text.split(" (")[0] for text in shown] == [
+        "0.001 by mean character accuracy over the training, the lowest that was tried",
+        "0.003 by loss on values, nats a token",
+    ]
+    assert any("highest mean character accuracy over the training" in note for note in wording.footnotes(table))
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0.000341, "0.00034"), (0.0999, "0.100"), (0.12, "0.12"), (2.5, "2.50"), (0.0, "0.00"), (1e-12, "0.000000000")],
+)
+def test_a_loss_that_is_almost_zero_keeps_two_digits(number, shown):
+    column = next(c for c in study_file.get("table2").columns if c.metric == "value_loss")
+    assert wording.value(number, column) == shown
+    interval = statistics.Interval(-0.00019, -0.000281, -0.0001, 3)
+    assert wording.interval(interval, column) == "-0.00019 [-0.00028, -0.00010]"
 
 
 def test_without_a_floor_of_its_own_a_record_has_that_of_the_task():
@@ -71,8 +125,8 @@ def test_the_floor_is_said_in_words():
     records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
     table = tables.fill(study_file.get("table2"), Results("laptop", with_floor(records, 13.4), FIXED))
     note = (
-        "The floor of character accuracy is 13.4 %, which the best answer that is the same for every key gets. A value "
-        "that is not above its floor has no mark."
+        "The floor of character accuracy is 13.4 %, which the best answer that is the same for every key gets. No "
+        "difference is marked between two values that are not above their floors."
     )
     assert note in wording.footnotes(table)
 

@@ -130,6 +130,34 @@ def test_what_selects_is_a_loss_that_a_run_measures(task):
     assert task.selection is None or not task.metric(task.selection).higher_is_better
 
 
+def test_rates_are_compared_on_a_seed_that_all_of_them_have():
+    """The search may have had another seed than the lowest: further seeds of one rate must not change the selection."""
+    runs = [synthetic.record(SETTING, rate, 2) for rate in (1e-3, 3e-3)]
+    runs += [synthetic.record(SETTING, 3e-3, seed) for seed in (0, 1)]
+    for run in runs:
+        run.metrics["final"]["value_loss"] = {2: 0.5, 0: 0.9, 1: 0.9}[run.cell["seed"]]
+    runs[0].metrics["final"]["value_loss"] = 0.6
+    selection = filled(*runs).selection
+    assert (selection.rate, selection.scores) == (3e-3, {1e-3: 0.6, 3e-3: 0.5})
+
+
+def test_a_task_may_select_another_rate_for_what_is_read_during_the_training():
+    runs = [synthetic.record(SETTING, rate, 0) for rate in (1e-3, 3e-3)]
+    for run, loss, accuracy in zip(runs, (0.2, 0.1), (80.0, 60.0), strict=True):
+        run.metrics["final"]["value_loss"] = loss
+        for row in run.metrics["curve"]:
+            row["char_accuracy"] = accuracy
+    results = Results("laptop", runs, FIXED)
+    end, during = results.both(CELL)
+    assert (end.selection.rate, during.selection.rate) == (3e-3, 1e-3)
+    assert (during.selection.scores, during.selection.cost) == ({1e-3: 80.0, 3e-3: 60.0}, -80.0)
+    assert during.selection.by == "mean character accuracy over the training"
+    assert results.cell(CELL, in_training=True) is during
+    math_cell = Cell("math", "mora", 8)
+    assert results.cell(math_cell, in_training=True) is results.cell(math_cell)
+    assert results.both(math_cell) == [results.cell(math_cell)]
+
+
 def test_failed_and_diverged_candidates_are_not_selected():
     found = filled(synthetic.record(SETTING, 1e-3, 0), synthetic.diverged(SETTING, 1e-2, 0))
     assert found.selection.rate == 1e-3

@@ -35,13 +35,18 @@ def plan(records, cell=CELLS[0], seeds=(0, 1, 2), **options):
 RATES = (1e-3, 3e-3, 1e-2)  # the candidates of the fixed protocols; the middle one is the best
 
 
-def search(best=3e-3, rates=RATES, diverged=()):
-    """The runs of a search at seed 0, in which the rate `best` has the lowest loss."""
+BY = "by loss on values, nats a token and by mean character accuracy over the training"
+
+
+def search(best=3e-3, rates=RATES, diverged=(), soonest=None):
+    """The runs of a search at seed 0: `best` has the lowest loss, and `soonest` (else `best`) the best curve."""
     made = []
     for rate in rates:
         run = (synthetic.diverged if rate in diverged else synthetic.record)(SETTING, rate, 0)
         if rate not in diverged:
             run.metrics["final"]["value_loss"] = 1 + abs(math.log(rate / best))
+            for row in run.metrics["curve"]:
+                row["char_accuracy"] = 90 - abs(math.log(rate / (soonest or best)))
         made.append(run)
     return made
 
@@ -58,7 +63,24 @@ def test_then_the_seeds_at_the_selected_rate():
     made = plan(search())
     assert made.stage == "seeds"
     assert [(r.rate, r.seed) for r in made.needed] == [(3e-3, 1), (3e-3, 2)]
-    assert made.selection == "0.003 by loss on values, nats a token"
+    assert made.selection == f"0.003 {BY}"
+
+
+def test_the_seeds_run_at_both_rates_where_the_rate_that_learns_soonest_is_not_the_one_that_ends_best():
+    made = plan(search(3e-3, (3e-4, *RATES), soonest=1e-3))
+    assert made.stage == "seeds"
+    assert [(r.rate, r.seed) for r in made.needed] == [(3e-3, 1), (3e-3, 2), (1e-3, 1), (1e-3, 2)]
+    assert made.selection == (
+        "0.003 by loss on values, nats a token, and 0.001 by mean character accuracy over the training"
+    )
+    lines = [planning.arguments(SETTING, runs)[-2:] for runs in planning.sweeps(made)]
+    assert lines == [[f"training.learning_rate={rate}", "seed=1,2"] for rate in ("0.003", "0.001")]
+
+
+def test_the_search_goes_on_until_both_rates_have_neighbours():
+    made = plan(search(3e-3, soonest=1e-3))
+    assert (made.stage, [(r.rate, r.seed) for r in made.needed]) == ("search", [(3e-4, 0)])
+    assert made.selection == f"{BY}; the learning rate 0.001 is the lowest that was tried so far"
 
 
 @pytest.mark.parametrize(("best", "further"), [(1e-3, [3e-4, 1e-4, 3e-5, 1e-5]), (1e-2, [3e-2, 1e-1, 3e-1, 1.0])])
@@ -72,7 +94,7 @@ def test_a_search_goes_on_beyond_the_edge_one_rate_at_a_time_until_it_stops(best
         rates.append(best := rate)
     made = plan(search(best, rates))
     edge = "lowest" if best < 1e-3 else "highest"
-    assert made.selection.startswith(f"{best:g} by loss on values, nats a token; ")
+    assert made.selection.startswith(f"{best:g} {BY}; ")
     assert made.selection.endswith(f"the learning rate {best:g} is the {edge} that was tried")
     assert [(r.rate, r.seed) for r in made.needed] == [(best, 1), (best, 2)]
 
@@ -80,7 +102,7 @@ def test_a_search_goes_on_beyond_the_edge_one_rate_at_a_time_until_it_stops(best
 def test_a_search_that_went_on_ends_where_the_best_rate_has_neighbours():
     made = plan(search(3e-2, (*RATES, 3e-2, 1e-1)))
     assert [(r.rate, r.seed) for r in made.needed] == [(3e-2, 1), (3e-2, 2)]
-    assert made.selection == "0.03 by loss on values, nats a token"
+    assert made.selection == f"0.03 {BY}"
 
 
 def test_a_rate_that_diverged_is_a_neighbour():
@@ -97,7 +119,7 @@ def test_an_interrupted_rate_beyond_the_candidates_goes_on():
 def test_the_listed_candidates_alone():
     made = plan(search(1e-2), search="listed")
     assert [(r.rate, r.seed) for r in made.needed] == [(1e-2, 1), (1e-2, 2)]
-    assert made.selection.endswith("nats a token; the learning rate 0.01 is the highest that was tried")
+    assert made.selection.endswith("over the training; the learning rate 0.01 is the highest that was tried")
 
 
 def test_a_single_candidate_gets_neighbours_on_both_sides(monkeypatch):
@@ -124,7 +146,7 @@ def test_a_failed_candidate_is_no_neighbour_and_is_not_passed_over():
     broken = synthetic.record(SETTING, 1e-2, 0, status="failed")
     made = plan([*search(3e-3, (1e-3, 3e-3)), broken], abandoned={SETTING.key(1e-2, 0)})
     assert [(r.rate, r.seed) for r in made.needed] == [(3e-3, 1), (3e-3, 2)]
-    assert made.selection.endswith("nats a token; the learning rate 0.003 is the highest that was tried")
+    assert made.selection.endswith("over the training; the learning rate 0.003 is the highest that was tried")
 
 
 def test_an_interrupted_run_goes_on():
@@ -325,6 +347,8 @@ def test_a_search_goes_through_all_candidates_of_a_further_setting_then_runs_the
         done = [synthetic.record(setting, rate, 0) for rate in RATES]
         for run, rate in zip(done, RATES, strict=True):
             run.metrics["final"]["value_loss"] = loss + abs(math.log(rate / 3e-3))
+            for row in run.metrics["curve"]:
+                row["char_accuracy"] = 90 - loss - abs(math.log(rate / 3e-3))
         return done
 
     first = stage([])
@@ -344,7 +368,7 @@ def test_a_search_goes_through_all_candidates_of_a_further_setting_then_runs_the
     filled = Results("laptop", searched, protocols).cell(cell)
     assert (filled.cell, len(filled.variants)) == (variants[1], 2)
     assert wording.rate_search(filled).endswith(
-        "; method.restart_every=20 of method.restart_every=10: 0.500; method.restart_every=20: 0.400"
+        "; method.restart_every=20 of method.restart_every=10: 0.5; method.restart_every=20: 0.4"
     )
 
 

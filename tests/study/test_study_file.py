@@ -62,6 +62,14 @@ def test_a_row_is_compared_with_the_reference_at_its_rank():
     assert references_of(study(ranks=[8]))["FFT"] == ["LoRA, r = 8"]
 
 
+def test_a_row_is_not_compared_with_a_reference_at_another_rank():
+    """MoRA at r = 64 has eight times as many parameters as LoRA at r = 8: their difference would be one of ranks."""
+    rows = {"LoRA": {"method": "lora", "ranks": [8]}, "MoRA": {"method": "mora", "ranks": [8, 64]}}
+    references = references_of(study(rows=rows))
+    assert references["MoRA, r = 8"] == ["LoRA, r = 8"]
+    assert references["MoRA, r = 64"] == []
+
+
 def references_of(made):
     return {row.label: [reference.label for reference in made.references_of(row)] for row in made.rows}
 
