@@ -45,7 +45,8 @@ def save_base(
 
     Args:
         model: The model in training.
-        updates: The updates of all restarts so far, in the order of the restarts.
+        updates: The updates of all restarts so far, in the order of the restarts: those that `load_base` returned, and
+            those of the restarts since.
         folder: The folder in which the adapter is saved.
         adapter: The name of the adapter.
         write: Whether this rank writes the file.
@@ -62,7 +63,7 @@ def save_base(
     merged = {name: base_weight(layer).detach() for name, layer in layers}
     size_of_updates = sum(size(t) for update in updates for t in update.tensors.values())
     descriptions: list[dict[str, Any]] = []
-    if size_of_updates < sum(map(size, merged.values())):
+    if size_of_updates < sum(map(size, merged.values())) and all(update.tensors for update in updates):
         for i, update in enumerate(updates):
             descriptions.append({"layer": update.layer, "operator": update.operator})
             tensors |= {f"update:{i}:{key}": t.contiguous() for key, t in update.tensors.items()}
@@ -81,7 +82,8 @@ def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
         folder: The folder of the adapter. If it has no base.safetensors, the model is not changed.
 
     Returns:
-        The merged updates, in order. The list is empty if the file holds the merged weights instead.
+        The merged updates, in order. If the file holds the merged weights instead, an update without tensors for each
+        layer: with these in the list, `save_base` writes the merged weights again.
 
     Raises:
         ValueError: The file is broken or belongs to another model. Some weights of `model` may have changed already.
@@ -108,6 +110,7 @@ def _load(model: nn.Module, path: Path) -> list[Update]:
                 _copy(parameters.get(target), _finite(file, name, path), target, path)
             elif kind == "merged":
                 _copy(_base_weight(base, target, path), _finite(file, name, path), target, path)
+                updates.append(Update(target, {}, {}))
             elif kind != "update":
                 raise ValueError(f"{path} holds {name!r}; a name must start with weight:, merged: or update:")
         for i, (layer, operator) in enumerate(descriptions):
@@ -153,12 +156,15 @@ def load_restarted(base: nn.Module, folder: str | Path, **options: Any) -> PeftM
 
 
 def trained_rest(model: PeftModel, *, frozen: bool = False) -> list[tuple[str, nn.Parameter]]:
-    """The trainable parameters beside the adapters, each with its name in the base model; `frozen`: the others too."""
+    """The trainable parameters beside the adapters, each with its name in the base model; `frozen`: the others too.
+
+    PEFT keeps copies of `modules_to_save` beside the base model and saves them with the adapter, so they are left out.
+    """
     prefix = model.base_model.prefix
     return [
         (plain_name(name), p)
         for name, p in model.get_base_model().named_parameters()
-        if (p.requires_grad or frozen) and prefix not in name
+        if (p.requires_grad or frozen) and prefix not in name and ".modules_to_save." not in name
     ]
 
 

@@ -23,6 +23,8 @@ from .config import MoraConfig
 from .layer import MoraLayer
 from .operators import Operator
 
+TRANSPOSED = {"Llama4TextExperts"}  # modules with weights (experts, in, out) that do not say so by `is_transposed`
+
 
 class ParamWrapper(nn.Module, MoraLayer):
     """MoRA on one parameter of a module. Two adapted parameters of one module have a wrapper around a wrapper.
@@ -60,7 +62,9 @@ class ParamWrapper(nn.Module, MoraLayer):
 
     @property
     def _transposed(self) -> bool:
-        return self.parameter.ndim == 3 and getattr(self.get_base_layer(), "is_transposed", False)
+        module = self.get_base_layer()
+        stored = getattr(module, "is_transposed", type(module).__name__ in TRANSPOSED)
+        return self.parameter.ndim == 3 and stored
 
     def _sizes(self) -> tuple[int, int]:
         W = self.parameter
@@ -76,15 +80,17 @@ class ParamWrapper(nn.Module, MoraLayer):
         """Call the module with the updates of the active adapters added to the parameter.
 
         Raises:
-            ValueError: `adapter_names` is given: all rows share the parameter.
+            ValueError: `adapter_names` gives a row an adapter of this parameter, or the parameter has an adapter merged
+                into it: all rows share the parameter.
         """
         if self.disable_adapters and self.merged:
             self.unmerge()
         names = [name for name in self.active_adapters if name in self.mora_M]
+        rows = () if adapter_names is None or self.disable_adapters else adapter_names
+        if rows and (self.merged or names or any(name in self.mora_M for name in rows)):
+            raise ValueError(f"adapter_names does not work with target_parameters ({self.parameter_name})")
         if self.disable_adapters or self.merged or not names:
             return self.base_layer(x, *args, **kwargs)
-        if adapter_names is not None:
-            raise ValueError(f"adapter_names does not work with target_parameters ({self.parameter_name})")
         W: Tensor = self.parameter
         for name in names:
             W = _AddUpdates.apply(W, self.mora_M[name], self.mora_operator[name], self._transposed)

@@ -41,13 +41,18 @@ TWO_GROUPINGS = (("strided", "strided"), ("contiguous", "contiguous"))
 FOUR_GROUPINGS = (*TWO_GROUPINGS, ("contiguous", "strided"), ("strided", "contiguous"))
 
 
+ADAM = ("exp_avg", "exp_avg_sq", "step")  # the state of Adam that a reset clears
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # the last one is AMSGrad's
+
+
 @dataclass(frozen=True)
 class Update:
     """The update that one restart added to one layer: M and its operator for MoRA, or A, B and the scale for LoRA.
 
     Attributes:
         layer: The name of the layer in the base model.
-        tensors: {"M": (q, q)} for MoRA, {"A": (r, k), "B": (d, r)} for LoRA.
+        tensors: {"M": (q, q)} for MoRA, {"A": (r, k), "B": (d, r)} for LoRA. Empty for the updates of a layer that a
+            file held as one merged weight: nobody knows them any more, and only the merged weight can be saved again.
         operator: The arguments of `operators.build` for MoRA, {"scale": float} for LoRA.
     """
 
@@ -57,7 +62,13 @@ class Update:
 
     @torch.no_grad()
     def add_(self, weight: Tensor) -> None:
-        """``weight += update`` for a weight (d, k). If the weight is sharded, each rank updates its own part."""
+        """``weight += update`` for a weight (d, k). If the weight is sharded, each rank updates its own part.
+
+        Raises:
+            ValueError: The file held the merged weight in place of the update.
+        """
+        if not self.tensors:
+            raise ValueError(f"the updates of {self.layer} were saved as one merged weight, and cannot be added again")
         tensors = {name: t.to(weight.device) for name, t in self.tensors.items()}
         local_weight, rows, columns = sharded.part(weight)
         if "M" in tensors:
@@ -132,21 +143,44 @@ def sharers(model: nn.Module, layer: nn.Module) -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """The name of a module or a parameter in the base model: without the part `base_layer` that a tuner layer adds."""
-    return re.sub(r"\.base_layer(?=\.|$)", "", name)
+    """The name of a module or a parameter in the base model: without the parts that PEFT's wrappers add."""
+    return re.sub(r"\.(base_layer|original_module)(?=\.|$)", "", name)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Check that `reset_optimizer` can clear the state of `optimizer`.
+    """Check that `reset_optimizer` can clear the state of `optimizer`. Call this before the first restart.
+
+    Args:
+        optimizer: The optimizer, also in a wrapper of accelerate.
 
     Raises:
         ValueError: It is an optimizer of DeepSpeed's ZeRO. ZeRO keeps float32 copies of the parameters, and a restart
-            does not change these copies. The next step would bring the merged M back, so M would count twice.
+            does not change these copies. The next step would bring the merged M back, so M would count twice. Or its
+            state is not that of Adam, such as the state of an 8-bit optimizer.
     """
-    if type(optimizer).__module__.startswith("deepspeed"):
+    wrapped: Any = optimizer
+    while wrapped is not None:
+        module = type(wrapped).__module__
+        if module.startswith("deepspeed"):
+            raise ValueError(
+                "restarts do not work under DeepSpeed's ZeRO: it keeps float32 copies of M, which a restart cannot "
+                "reset"
+            )
+        innermost, wrapped = wrapped, getattr(wrapped, "optimizer", None)
+    missing = [name for state in innermost.state.values() if state for name in ADAM if name not in state]
+    if missing or module.startswith("bitsandbytes"):
+        without = f"its state has no {missing[0]}" if missing else "it may keep its state in 8 bits"
         raise ValueError(
-            "restarts do not work under DeepSpeed's ZeRO: it keeps float32 copies of M, which a restart cannot reset"
+            f"restarts do not work with {type(innermost).__name__} of {module}: {without}; "
+            "use AdamW, or another optimizer with the state exp_avg, exp_avg_sq and step"
         )
+
+
+def innermost_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer of torch inside the wrappers of accelerate: it holds the state."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return cast(torch.optim.Optimizer, optimizer)
 
 
 @torch.no_grad()
@@ -165,8 +199,15 @@ def restart(
         The merged updates, one for each layer, on the CPU.
 
     Raises:
-        ValueError: The current grouping of MoRA is not in `cycle`.
+        ValueError: `check` refuses the adapter, or its grouping is not in `cycle`. Nothing has changed then.
     """
+    check(model, adapter)
+    config: Any = model.peft_config[adapter]
+    order = list(cycle)
+    grouping = (config.in_groups, config.out_groups) if hasattr(config, "in_groups") else None
+    if grouping and grouping not in order:
+        allowed = ", ".join(map(str, order))
+        raise ValueError(f"adapter {adapter!r} has the grouping {grouping}, which the cycle lacks; allowed: {allowed}")
     updates = []
     for name, layer in adapted_layers(model, adapter):
         updates.append(pending_update(name, layer, model.peft_config[adapter], adapter))
@@ -175,10 +216,8 @@ def restart(
             layer.mora_M[adapter].zero_()
         else:
             start_lora_anew(layer, adapter)
-    config: Any = model.peft_config[adapter]
-    if hasattr(config, "in_groups"):
-        order = list(cycle)
-        regroup(model, *order[(order.index((config.in_groups, config.out_groups)) + 1) % len(order)], adapter=adapter)
+    if grouping:
+        regroup(model, *order[(order.index(grouping) + 1) % len(order)], adapter=adapter)
     return updates
 
 
@@ -240,20 +279,22 @@ def reset_optimizer(
     """Clear the Adam moments of `parameters` in place. The state of all other parameters stays as it is.
 
     Args:
-        optimizer: AdamW, or another optimizer with the state `exp_avg`, `exp_avg_sq` and `step`.
+        optimizer: AdamW, or another optimizer with the state `exp_avg`, `exp_avg_sq` and `step`; also in a wrapper of
+            accelerate.
         parameters: The parameters whose state is cleared, usually those of the adapter.
-        how: `zero` sets both moments and the step count to 0, as in a new optimizer. `magnitude` and `random` follow
-            ReLoRA (arXiv 2307.05695) and keep the step count: `magnitude` sets the entries of each moment with the
-            smallest absolute values to 0, `random` sets random entries to 0.
+        how: `zero` sets the moments, AMSGrad's too, and the step count to 0, as in a new optimizer. `magnitude` and
+            `random` follow ReLoRA (arXiv 2307.05695) and keep the step count: `magnitude` sets the entries of each
+            moment with the smallest absolute values to 0, `random` sets random entries to 0.
         ratio: For `magnitude` and `random`: the share of each moment's entries that is set to 0.
 
     Returns:
         The number of parameters that had a state.
 
     Raises:
-        ValueError: `how` is unknown, `ratio` is outside (0, 1], or the optimizer belongs to DeepSpeed's ZeRO.
+        ValueError: `how` is unknown, `ratio` is outside (0, 1], or `check_optimizer` refuses the optimizer.
     """
     check_optimizer(optimizer)
+    optimizer = innermost_optimizer(optimizer)
     if how not in ("zero", "magnitude", "random"):
         raise ValueError(f"how must be one of zero, magnitude, random, got {how!r}")
     if not 0 < ratio <= 1:
@@ -264,7 +305,7 @@ def reset_optimizer(
         if not state:
             continue
         count += 1
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in (name for name in MOMENTS if name in state):
             moment = state[name]
             if how == "zero":
                 moment.zero_()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftConfig, PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
@@ -14,11 +13,6 @@ from mora import checkpoint, restart
 from ..errors import ConfigError
 from ..spec import ranks
 from ..spec.run_config import RunConfig
-
-
-def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer of torch inside the wrapper of accelerate: it holds the state."""
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 class Restarts(TrainerCallback):
@@ -45,7 +39,7 @@ class Restarts(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
     ) -> None:
         if self.config.method.restart_every:
-            restart.check_optimizer(inner_optimizer(optimizer))
+            restart.check_optimizer(optimizer)
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
@@ -61,7 +55,7 @@ class Restarts(TrainerCallback):
             self.updates += restart.restart(self.model, cycle=self.cycle)
             prefix = "" if m.reset_scope == "all" else self.model.base_model.prefix
             parameters = [p for name, p in self.model.named_parameters() if prefix in name]
-            restart.reset_optimizer(inner_optimizer(optimizer), parameters, m.optimizer_reset, m.reset_ratio)
+            restart.reset_optimizer(optimizer, parameters, m.optimizer_reset, m.reset_ratio)
 
     def save(self, folder: Path) -> None:
         """Add to a saved adapter the base weights that restarts or pretraining changed, and the current grouping."""

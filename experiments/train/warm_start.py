@@ -8,8 +8,9 @@ from peft import PeftModel
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from mora.restart import innermost_optimizer
+
 from ..spec.run_config import RunConfig
-from .restarts import inner_optimizer
 
 
 class WarmStart(TrainerCallback):
@@ -46,4 +47,4 @@ class WarmStart(TrainerCallback):
                 parameter.requires_grad_(trains)
                 if not trains:  # an optimizer leaves out what has no gradient
                     parameter.grad = None
-                    inner_optimizer(optimizer).state.pop(parameter, None)
+                    innermost_optimizer(optimizer).state.pop(parameter, None)

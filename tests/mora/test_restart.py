@@ -308,6 +308,70 @@ def test_an_optimizer_of_zero_is_refused():
         restart.reset_optimizer(optimizer, [])
 
 
+def test_an_optimizer_is_recognised_in_the_wrappers_of_accelerate():
+    """A callback of the Trainer gets the wrapper: DeepSpeed's own class is inside."""
+
+    class Wrapper:
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    parameter = torch.nn.Parameter(torch.ones(2))
+    zero = type("DeepSpeedZeroOptimizer", (torch.optim.AdamW,), {"__module__": "deepspeed.runtime.zero.stage_1_and_2"})
+    with pytest.raises(ValueError, match="restarts do not work under DeepSpeed's ZeRO"):
+        restart.check_optimizer(Wrapper(zero([parameter])))
+    adam = torch.optim.AdamW([parameter])
+    parameter.grad = torch.ones(2)
+    adam.step()
+    assert restart.reset_optimizer(Wrapper(Wrapper(adam)), [parameter]) == 1
+    assert adam.state[parameter]["step"] == 0
+
+
+def test_a_reset_clears_the_maximum_of_amsgrad():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], amsgrad=True)
+    parameter.grad = torch.full((3,), 10.0)
+    optimizer.step()
+    restart.reset_optimizer(optimizer, [parameter])
+    assert all(not value.any() for value in optimizer.state[parameter].values())
+
+
+def test_an_optimizer_with_another_state_than_adams_is_refused_before_anything_changes():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    with pytest.raises(
+        ValueError, match=r"do not work with SGD of torch\.optim\.sgd: its state has no exp_avg; use AdamW"
+    ):
+        restart.reset_optimizer(optimizer, [parameter])
+    assert optimizer.state[parameter]["momentum_buffer"].any()
+    eight_bit = type("AdamW8bit", (torch.optim.AdamW,), {"__module__": "bitsandbytes.optim.adamw"})
+    with pytest.raises(ValueError, match=r"AdamW8bit of bitsandbytes\.optim\.adamw: it may keep its state in 8 bits"):
+        restart.check_optimizer(eight_bit([parameter]))
+
+
+REFUSED = {
+    "another operator": (lambda: with_mora(operator="rotation"), "only the sharing operator can be restarted"),
+    "a tied head": (lambda: with_mora(llama(tie_word_embeddings=True), target_modules=["lm_head"]), "a merge would"),
+    "a grouping outside the cycle": (
+        lambda: with_mora(in_groups="contiguous", out_groups="strided"),
+        r"has the grouping \('contiguous', 'strided'\), which the cycle lacks; allowed: \('strided', 'strided'\), ",
+    ),
+    "no such adapter": (lambda: with_mora(), "no layer has a LoRA or MoRA adapter named 'other'"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings=True")
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_restart_that_is_refused_changes_nothing(case):
+    build, message = REFUSED[case]
+    model = build()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match=message):
+        restart.restart(model, adapter="other" if case == "no such adapter" else "default")
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
 @pytest.mark.parametrize("restarts", [0, 1, 2, 9])
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_a_restarted_model_loads_from_its_folder(build, restarts, tmp_path):
@@ -336,6 +400,55 @@ def test_the_smaller_form_of_the_merged_base_is_stored(tmp_path):
     assert kinds[0] == {"update"}
     assert kinds[-1] == {"merged"}
     assert (tmp_path / checkpoint.BASE_FILE).stat().st_size < 1.1 * weights
+
+
+@pytest.mark.parametrize("restarts", [1, 20])
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_a_checkpoint_of_a_resumed_run_holds_what_was_merged_before(build, restarts, tmp_path):
+    """Also where the first checkpoint holds merged weights, of which nobody knows the single updates any more."""
+    model, updates = build(), []
+    base = gpt2 if "gpt2" in type(model.get_base_model()).__name__.lower() else llama
+
+    def train(model):
+        for name, parameter in model.named_parameters():
+            if "mora_M" in name or "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+
+    def save(model, updates, folder):
+        model.save_pretrained(folder)
+        checkpoint.save_base(model, updates, folder)
+        assert torch.equal(logits(checkpoint.load_restarted(base(), folder).eval()), logits(model))
+
+    for _ in range(restarts):
+        updates += restart.restart(model)
+        train(model)
+    save(model, updates, tmp_path / "first")
+    resumed_base = base()
+    updates = checkpoint.load_base(resumed_base, tmp_path / "first")
+    resumed = PeftModel.from_pretrained(resumed_base, tmp_path / "first", is_trainable=True).eval()
+    assert torch.equal(logits(resumed), logits(model))
+    assert all(bool(update.tensors) == (restarts == 1) for update in updates)
+    save(resumed, updates, tmp_path / "second")
+    updates += restart.restart(resumed)
+    train(resumed)
+    save(resumed, updates, tmp_path / "third")
+    if restarts > 1:
+        with pytest.raises(ValueError, match="were saved as one merged weight, and cannot be added again"):
+            updates[0].add_(torch.zeros(2, 2))
+
+
+def test_a_restarted_model_with_modules_to_save_loads_from_its_folder(tmp_path):
+    """PEFT keeps a copy of such a module beside the base model, and saves the copy with the adapter."""
+    model = with_mora(target_modules=["q_proj"], modules_to_save=["lm_head"])
+    updates = restart.restart(model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.1)
+    model.save_pretrained(tmp_path)
+    checkpoint.save_base(model, updates, tmp_path)
+    assert torch.equal(logits(checkpoint.load_restarted(llama(), tmp_path).eval()), logits(model))
+    checkpoint.save_base(model, [], tmp_path, trained=True)
+    assert torch.equal(logits(checkpoint.load_restarted(llama(), tmp_path).eval()), logits(model))
 
 
 def test_trainable_parameters_beside_the_adapters_are_saved_too(tmp_path):

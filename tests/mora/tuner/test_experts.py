@@ -4,7 +4,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import GptOssConfig, GptOssForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    GptOssConfig,
+    GptOssForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from mora import MoraConfig, operators, restart
 from mora.conversion import as_lora
@@ -242,6 +249,36 @@ def test_what_does_not_work_with_parameters_is_refused(family):
     for options in ({"mora_dropout": 0.1}, {"layers_to_transform": [0]}):
         with pytest.raises(ValueError, match="target_parameters works neither with mora_dropout"):
             config(**options)
+
+
+def test_a_batch_with_rows_of_an_adapter_of_experts_is_refused_whatever_is_active(family):
+    """Else a row would get the attention half of its adapter without its experts."""
+    model = adapted(family, target_modules=None).eval()
+    model.add_adapter("lin", config(target_parameters=None))
+    model.set_adapter("lin")
+    with pytest.raises(ValueError, match="adapter_names does not work with target_parameters"):
+        model(TOKENS, adapter_names=["default", "lin"])
+    for names in (["lin", "__base__"], ["__base__", "__base__"]):
+        assert torch.isfinite(model(TOKENS, adapter_names=names).logits).all()
+    model.set_adapter("default")
+    model.merge_adapter(["default"])
+    with pytest.raises(ValueError, match="adapter_names does not work with target_parameters"):
+        model(TOKENS, adapter_names=["__base__", "__base__"])
+
+
+def test_the_experts_of_llama_4_have_no_attribute_for_their_layout():
+    """They store (experts, in, out). With inputs and outputs swapped, rotation would leave out some outputs."""
+    sizes = {**SIZES, "intermediate_size": 64, "intermediate_size_mlp": 64, "hidden_size": 192, "head_dim": 96}
+    layers = Llama4TextConfig(**sizes, pad_token_id=0, eos_token_id=1, interleave_moe_layer_step=1)
+    model = get_peft_model(
+        Llama4ForCausalLM(layers),
+        MoraConfig(r=2, operator="rotation", init_weights=False, target_parameters=["experts.gate_up_proj"]),
+    )
+    for wrapper in wrappers(model).values():
+        assert (wrapper.in_features, wrapper.out_features) == (192, 128)
+        delta = wrapper.get_delta_weight("default")  # (experts, in, out)
+        assert delta.shape == wrapper.parameter.shape == (EXPERTS, 192, 128)
+        assert (delta != 0).any(1).all()  # an update for every output
 
 
 def test_a_parameter_that_is_named_as_a_layer_is_refused(family):
