@@ -40,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         if unplaced := results.unplaced(with_runs):
             print(
                 f"note: {len(unplaced)} finished runs at scale {results.scale} are in no table or figure "
-                f"(other settings, or the protocol has changed since), such as {unplaced[0].name} ({unplaced[0].key})",
+                f"(other settings, a protocol that has changed since, or a task of yours: --task-module), such as "
+                f"{unplaced[0].name} ({unplaced[0].key})",
                 file=sys.stderr,
             )
     if everything:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -15,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .. import redact
 from ..errors import ConfigError, StorageError, one_line
-from ..spec.compose import CONF, choices
+from ..spec.compose import CONF, choices, folders
 
 GROUPS = ("method", "task", "scale", "hardware", "logger", "experiment")  # the groups that a user chooses from
 # Errors whose messages are clear without the type of the error.
@@ -37,7 +39,7 @@ def check(arguments: list[str]) -> None:
             )
     settings = [a for a in arguments if "=" in a and not a.startswith("-")]
     for override in OverridesParser.create().parse_overrides(settings):
-        _check(override, settings)
+        _check(override, arguments)
 
 
 def task_modules(arguments: list[str]) -> list[str]:
@@ -83,9 +85,14 @@ def _is_empty(override: Override, arguments: list[str]) -> bool:
 def unknown_setting(name: str, arguments: list[str]) -> str | None:
     """Why the configuration that `arguments` choose has no setting `name`; None if the configuration has it."""
     chosen = [a for a in arguments if re.fullmatch(rf"({'|'.join(GROUPS)})=[\w-]+|hydra\.searchpath=.*", a)]
+    if own := _own_folders(arguments):
+        chosen = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own)}]", *chosen]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base=None):
-        section: Any = OmegaConf.to_container(compose("config", overrides=chosen, return_hydra_config=True))
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            section: Any = OmegaConf.to_container(compose("config", overrides=chosen, return_hydra_config=True))
+    except PLAIN:  # a choice is wrong too, and its own error says so
+        return None
     *path, last = name.split(".")
     where: list[str] = []
     for part in path:
@@ -98,6 +105,13 @@ def unknown_setting(name: str, arguments: list[str]) -> str | None:
     kind = f" of {where[0]}={section['name']}" if len(where) == 1 and where[0] in GROUPS else ""
     below = f" below {'.'.join(where)}" if where else ""
     return f"{name} is not a setting{kind}; allowed{below}: {', '.join(section)}"
+
+
+def _own_folders(arguments: list[str]) -> list[Path]:
+    """The folders of a user's own files: those of `--config-dir` on this command line, and those known already."""
+    named = [Path(after) for flag, after in itertools.pairwise(arguments) if flag in ("--config-dir", "-cd")]
+    named += [Path(a.partition("=")[2]) for a in arguments if a.startswith("--config-dir=")]
+    return list(dict.fromkeys(folder.absolute() for folder in (*named, *folders()) if folder != CONF))
 
 
 def explain(error: Exception, arguments: list[str]) -> str:

@@ -61,9 +61,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(description: str | None, arguments: Sequence[str] | None = None) -> Parser:
-    """A parser with the options --config-dir, --results and --scale."""
+    """A parser with the options --config-dir, --task-module, --results and --scale."""
     parser = Parser(description)
     parser.add_config_dir(arguments)
+    task_module(parser)
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that holds runs/ (default: results)"
     )
@@ -91,20 +92,26 @@ def studies(options: argparse.Namespace, *kinds: str) -> list[Study]:
     Raises:
         ConfigError: There is no such study.
     """
-    own = {study.name: study for study in study_file.of_results(options.results)}
     names = [f"{kind}{number}" for kind in kinds for number in getattr(options, kind)] + options.study
-    return [own[name] if name in own else study_file.get(name) for name in names]
+    folder = options.results / study_file.FOLDER
+    own = {path.stem: path for path in folder.glob("*.yaml")}
+    return [study_file.read(own[name]) if name in own else study_file.get(name) for name in names]
 
 
 def study_names(results: Path) -> list[str]:
     """The names that `studies` knows."""
-    return list(dict.fromkeys([*(study.name for study in study_file.of_results(results)), *study_file.names()]))
+    own = sorted(path.stem for path in (results / study_file.FOLDER).glob("*.yaml"))
+    return list(dict.fromkeys([*own, *study_file.names()]))
 
 
 def task_module(parser: Parser) -> None:
     """Give a parser the option --task-module. Records name the Python file of a user's task, and it is not run."""
     parser.add_argument(
-        "--task-module", type=tasks.add, metavar="FILE", help="the Python file of the run's task, if the task is yours"
+        "--task-module",
+        type=tasks.add,
+        action="append",
+        metavar="FILE",
+        help="the Python file of a task of yours (repeatable)",
     )
 
 

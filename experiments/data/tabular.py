@@ -167,7 +167,13 @@ def _separated(path: str, setting: str, delimiter: str) -> Iterator[tuple[str, d
             for row in table:
                 where = f"{setting}: {path}, line {table.line_num}"
                 if None in row:
-                    raise ConfigError(f"{where}: has more fields than the first line has names of columns")
+                    other = ";" if delimiter == "," else ","
+                    hint = (
+                        f"; the names are separated by {other!r}, and a file of this name by {delimiter!r}"
+                        if any(other in (name or "") for name in table.fieldnames or ())
+                        else ""
+                    )
+                    raise ConfigError(f"{where}: has more fields than the first line has names of columns{hint}")
                 if any(value and value.strip() for value in row.values()):
                     yield where, dict(row)
         except csv.Error as error:

@@ -231,6 +231,11 @@ def _messages_of(row: dict[str, Any], where: str, form: str | None, columns: tup
 
 def _messages(messages: Any, where: str, *, sharegpt: bool = False) -> list[Message]:
     name = "conversations" if sharegpt else "messages"
+    if isinstance(messages, str):
+        raise ConfigError(
+            f"{where}: {name} must be a list, and is a text; a table of text such as CSV holds no chats: use JSON "
+            "lines, or the columns of a question and its answer"
+        )
     if not isinstance(messages, list) or not messages:
         raise ConfigError(f"{where}: {name} must be a list that is not empty")
     rows = [_message(message, where, sharegpt) for message in messages]

@@ -139,7 +139,8 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
 def lora_of(method: Method) -> Method:
     """The LoRA whose parameters a method spends: of the same rank, on the same layers."""
     peft = {"peft_type": "LORA", "r": method.rank, "target_modules": method.targets}
-    return method.replace(name="lora", peft=peft, initialisation=None, rate_ratios=None)
+    own = dict.fromkeys(("budget", "budget_step", "budget_most", "budget_choices", "budget_pattern"))
+    return method.replace(name="lora", peft=peft, initialisation=None, rate_ratios=None, **own)
 
 
 def stored(name: str, parameter: Any, quantization: str, matrices: Container[str]) -> float:

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ..errors import reason_of
+from ..errors import ConfigError, reason_of
 from ..spec import skeletons
 from ..spec.run_config import RunConfig
 from ..train import adapt
@@ -143,11 +143,20 @@ def adapted(config: RunConfig, placement: Placement) -> adapt.AdaptedModel:
     """The model with its adapter, on the meta device.
 
     Raises:
-        ConfigError: transformers cannot build the model, or the method does not fit the model.
+        ConfigError: transformers cannot build the model, or the method does not fit the model, or starts with values
+            that it computes from those of the weights.
     """
     with torch.device("meta"):
         network = skeletons.built(config.model).to(base_dtype(config, placement))
-        model = adapt.adapt(network, config)
+        try:
+            model = adapt.adapt(network, config)
+        except ConfigError as error:
+            if not isinstance(error.__cause__, NotImplementedError):
+                raise
+            raise ConfigError(
+                f"dry_run: method={config.method.name} starts with values that it computes from the weights, and a dry "
+                "run loads no weights; without dry_run the method may well run"
+            ) from None
     model.model.train()
     return model
 

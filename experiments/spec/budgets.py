@@ -46,6 +46,7 @@ def spent(method: Method, layers: Mapping[str, tuple[int, int]], cache: Path) ->
     if not is_open(method):
         firsts = {name: values[0] for name, values in (method.budget_choices or {}).items() if peft.get(name) is None}
         return method.replace(peft=peft | firsts) if firsts else method
+    _refuse_uncounted(method)
     limit, path = _limit(method, sizes), _file(method, sizes, cache)
     answer = _kept(path, sizes)
     if answer["reason"]:
@@ -55,10 +56,12 @@ def spent(method: Method, layers: Mapping[str, tuple[int, int]], cache: Path) ->
 
         try:
             answer["settings"] = counting.settings(method, limit, Counter(sizes))
-        except ConfigError as error:
-            _keep(path, {"reason": str(error)})
+        except counting.SettingError:
             raise
-        _keep(path, answer)
+        except ConfigError as error:
+            _keep(method, path, {"reason": str(error)})
+            raise
+        _keep(method, path, answer)
     return method.replace(peft=peft | _by_name(method, answer["settings"], layers))
 
 
@@ -71,6 +74,7 @@ def misfit(run: RunConfig) -> str:
     if shape is None or run.method.targets is None or not is_open(run.method):
         return ""
     try:
+        _refuse_uncounted(run.method)
         layers = target_modules.of(run, shape.linears, shape.head, shape.uncalled).layers
     except ConfigError:
         return ""
@@ -80,9 +84,31 @@ def misfit(run: RunConfig) -> str:
     if answer["reason"] is None:
         from . import counting
 
-        answer["reason"] = counting.misfit(run.method, _limit(run.method, sizes), Counter(sizes))
-        _keep(path, answer)
+        try:
+            answer["reason"] = counting.misfit(run.method, _limit(run.method, sizes), Counter(sizes))
+        except counting.SettingError:
+            return ""
+        _keep(run.method, path, answer)
     return str(answer["reason"])
+
+
+# Settings of PEFT by which single layers are left out, or get another value: the budget counts all layers alike.
+SINGLE_LAYERS = ("layers_to_transform", "layers_pattern", "exclude_modules", "rank_pattern")
+
+
+def _refuse_uncounted(method: Method) -> None:
+    """Refuse a budget whose parameters would be counted wrong.
+
+    Raises:
+        ConfigError: A setting changes single layers.
+    """
+    for name in SINGLE_LAYERS:
+        if name != method.budget_pattern and (method.peft or {}).get(name):
+            raise ConfigError(
+                f"method={method.name}: method.peft.{name} changes single layers, and a budget counts all of "
+                f"method.target_modules alike; allowed: other target_modules, or a value of your own: "
+                f"+method.peft.{method.budget}=..."
+            )
 
 
 def _by_name(method: Method, settings: dict[str, Any], layers: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
@@ -123,7 +149,11 @@ def _file(method: Method, sizes: list[tuple[int, int]], cache: Path) -> Path:
     return cache / "budgets" / f"v{FORMAT}-{importlib.metadata.version('peft')}-{digest}.json"
 
 
-def _keep(path: Path, answer: dict[str, Any]) -> None:
+def _keep(method: Method, path: Path, answer: dict[str, Any]) -> None:
+    from . import counting
+
+    if not counting.is_of_a_release(method):
+        return
     with contextlib.suppress(OSError):  # without the file the next process counts again
         files.write_json(path, answer)
 

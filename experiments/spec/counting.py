@@ -27,6 +27,12 @@ from .shapes import lora_parameters, size_name
 from .skeletons import silent
 
 Sizes = Counter[tuple[int, int]]  # (in_features, out_features) -> how many adapted layers have this size
+
+
+class SettingError(ConfigError):
+    """PEFT knows no such method, or no such setting of the method: no value of the budget's setting can help."""
+
+
 # What PEFT raises for a value that does not fit a layer.
 UNFIT = (ConfigError, ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError, IndexError)
 
@@ -187,6 +193,8 @@ class Numbers:
             return None
         try:
             return trainable(self.method.replace(peft=(self.method.peft or {}) | own), self.sizes)
+        except SettingError:
+            raise
         except UNFIT as error:
             self.reason = reason_of(error)
             return None
@@ -227,16 +235,27 @@ def adapter_config(method: Method) -> PeftConfig:
     """The configuration of PEFT that the `peft` section of a method is.
 
     Raises:
-        ConfigError: PEFT has no such method, or the method has no such setting.
+        ConfigError: A value is wrong; as SettingError: PEFT has no such method, or the method has no such setting.
     """
     values = {"task_type": "CAUSAL_LM", **(method.peft or {})}
     try:
         return get_peft_config(values)
     except KeyError:
         known = ", ".join(sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING))
-        raise ConfigError(f"method.peft.peft_type must be one of {known}, got {values['peft_type']!r}") from None
+        raise SettingError(f"method.peft.peft_type must be one of {known}, got {values['peft_type']!r}") from None
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"method.peft of method={method.name}: {one_line(str(error))}") from error
+        kind = SettingError if "unexpected keyword" in str(error) else ConfigError
+        raise kind(f"method.peft of method={method.name}: {one_line(str(error))}") from error
+
+
+def is_of_a_release(method: Method) -> bool:
+    """Whether the method is one of PEFT or of this project, which counts alike as long as PEFT's version is the same.
+
+    The library of a user may change from one run to the next.
+    """
+    types: dict[Any, type] = {**PEFT_TYPE_TO_CONFIG_MAPPING}
+    kind = types.get((method.peft or {}).get("peft_type"))
+    return kind is not None and kind.__module__.partition(".")[0] in ("peft", "mora")
 
 
 def wrapped(model: Any, config: PeftConfig, **options: Any) -> PeftModel:

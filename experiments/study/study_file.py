@@ -21,6 +21,8 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -111,8 +113,24 @@ def get(name: str) -> Study:
 
 
 def of_results(results: Path) -> list[Study]:
-    """The studies whose files lie in a folder of results."""
-    return [read(path) for path in sorted((results / FOLDER).glob("*.yaml"))]
+    """The studies whose files lie in a folder of results.
+
+    A file that cannot be read does not stop the others, and is named in a warning: its method or its task may be of the
+    user, whose files this command does not know.
+    """
+    studies = []
+    for path in sorted((results / FOLDER).glob("*.yaml")):
+        try:
+            studies.append(read(path))
+        except ConfigError as error:
+            _warn(f"{error}; the study is left out")
+    return studies
+
+
+@cache
+def _warn(message: str) -> None:
+    """Print a warning, once in a process."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def read(path: Path) -> Study:
@@ -179,6 +197,12 @@ def _study(name: str, entry: StudyEntry, entries: dict[str, Any]) -> Study:
     base = {n: v for n, v in entry.base.items() if n != "scale"}
     rows = _rows(entry.rows, base, entry.ranks)
     families = {row.family for row in rows}
+    labels = Counter(row.label for row in rows)
+    if twice := [row for row in rows if labels[row.label] > 1]:
+        raise ConfigError(
+            f"two rows are called {twice[0].label!r}: a rank such as r8 is called by the paper's rank, and 8 is the rank "
+            "itself; give one kind of ranks, or each row a label"
+        )
     references = [entry.reference] if isinstance(entry.reference, str) else entry.reference
     if not families.issuperset(references):
         raise ConfigError(f"reference must be a row ({', '.join(dict.fromkeys(r.family for r in rows))})")

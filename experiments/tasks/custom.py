@@ -179,7 +179,7 @@ class CustomTask(Task):
         questions = questions_of(rows.reported, prompt, tokenizer, t) if prompt and t.match else []
         if not rows.are_texts:
             check_trained(len(rows.train), len(train), config)
-        counts = summary(rows, train, reported, selection)
+        counts = summary(rows, train, reported, selection, t.max_length)
         if ranks.first():
             passes = config.training.steps * config.training.batch_size / len(train)
             print("\n".join(report_lines(counts, passes)), file=sys.stderr)
@@ -330,7 +330,9 @@ def divided(t: run_config.TaskSettings) -> Split:
     for part, items in parts.items():
         if not items:
             purpose = {"reported": "measure", "selection": "select the learning rate by", "train": "train on"}[part]
-            raise ConfigError(f"{named[part]}: of {len(data.items)} rows of {t.train_file}, none is left to {purpose}")
+            different = len(set(map(place, data.items)))
+            which = f"{len(data.items)} rows" + (f" ({different} different)" if different < len(data.items) else "")
+            raise ConfigError(f"{named[part]}: of {which} of {t.train_file}, none is left to {purpose}")
     held_out = {part: sorted(parts[part], key=place) for part in ("reported", "selection")}
     surplus = sum(max(0, len(items) - t.heldout_rows) for items in held_out.values())
     return Split(
@@ -403,24 +405,28 @@ def probe_origin(config: RunConfig) -> list[str]:
     return hub.origins((hub.C4,), t.data_dir) if t.data == "hub" else sources.pins("llamafactory")
 
 
-def summary(rows: Split, train: Rows, reported: Rows, selection: Rows) -> dict[str, Any]:
-    """How many rows and tokens there are, and how many rows were left out for which reason, for the record."""
+def summary(rows: Split, train: Rows, reported: Rows, selection: Rows, max_length: int) -> dict[str, Any]:
+    """How many rows and tokens there are, and how many rows were cut, repeated or left out, for the record."""
     pairs = {
         "train": (rows.train, train),
         "reported": (rows.reported, reported),
         "selection": (rows.selection, selection),
     }
-    left_out = rows.left_out.copy()
+    left_out, at_the_limit = rows.left_out.copy(), 0
+    repeated = len(rows.train) - len(set(map(place, rows.train)))
     if not rows.are_texts:  # a window of texts holds several rows, and a long text fills several windows
         missing = {name: len(items) - len(encoded) for name, (items, encoded) in pairs.items()}
         left_out["without an answer within task.max_length"] = missing["train"]
         left_out["held out, longer than task.max_length"] = missing["reported"] + missing["selection"]
+        at_the_limit = int((train.lengths >= max_length).sum())
     return {
         "kind": "texts" if rows.are_texts else "answers",
         **{name: len(items if rows.are_texts else encoded) for name, (items, encoded) in pairs.items()},
         "train_tokens": int(train.lengths.sum()),
         "train_tokens_counted": int(train.counted.sum()),
         "reported_tokens_counted": int(reported.counted.sum()),
+        **({"train_at_max_length": at_the_limit} if at_the_limit else {}),
+        **({"train_repeated": repeated} if repeated else {}),
         "left_out": {reason: count for reason, count in left_out.items() if count},
     }
 
@@ -432,6 +438,10 @@ def report_lines(counts: dict[str, Any], passes: float) -> list[str]:
         f"on {counts['train_tokens_counted']:,}; {passes:.2g} passes), {counts['reported']} are measured, "
         f"{counts['selection']} select the learning rate"
     ]
+    if count := counts.get("train_at_max_length"):
+        lines.append(f"custom: {count} of the rows that train reach task.max_length, where a longer row is cut")
+    if count := counts.get("train_repeated"):
+        lines.append(f"custom: {count} of the rows that train repeat another row, and train too")
     if counts["left_out"]:
         lines.append("custom: left out: " + ", ".join(f"{n} {reason}" for reason, n in counts["left_out"].items()))
     return lines

@@ -68,6 +68,8 @@ class Recording:
             revision: What tells two versions of the base model apart.
             notes: What the record says about the adapted layers, beside their kinds.
         """
+        import torch
+
         hardware = self.config.hardware
         self._note("targets", notes)
         names = ("precision", "processes", "nodes", "sharding", "compile")
@@ -76,6 +78,8 @@ class Recording:
             **({"model_copy_of": self.config.model_id} if self.config.model_id else {}),
             "data_fingerprint": prepared.fingerprint,
             "task_version": task.version,
+            # The settings of the run change the number of threads after `provenance.describe`.
+            "hardware": {**self.record.provenance["hardware"], "threads": torch.get_num_threads()},
             "device": Placement.of(hardware).device,
             "adapter_dtype": adapter_dtype(trainer.network),
             **({"adapted": kinds} if (kinds := adapted_kinds(trainer.network)) else {}),

@@ -118,6 +118,8 @@ def test_rows_with_an_empty_text_are_counted(tmp_path):
         ("a.csv", b"prompt,completion\na\n\xff,b\n", "line 3: not UTF-8 text"),
         ("a.csv", b"prompt,answer\na,b\n", "line 2: column completion is missing; found: prompt, answer"),
         ("a.csv", b"prompt,completion\n", "is empty"),
+        ("a.csv", b"prompt;completion\na, b;c\n", "names are separated by ';', and a file of this name by ','"),
+        ("a.csv", b'messages\n"[{""role"": ""user""}]"\n', "line 2: messages must be a list, and is a text; a table"),
         ("a.parquet", b"PAR1 no such file", "not a Parquet file that can be read"),
         ("a.jsonl", b'{"messages": [{"from": "human", "value": "q"}]}', "each message needs a role"),
         ("a.jsonl", b'{"conversations": [{"from": "tool", "value": "q"}]}', "each message needs a `from`"),

@@ -11,8 +11,9 @@ import pytest
 from experiments import files, tasks
 from experiments.cli import script
 from experiments.errors import ConfigError
+from experiments.spec import compose
 from experiments.store.records import Store
-from scripts import evaluate, make_tables
+from scripts import evaluate, make_tables, status
 
 from ..conftest import ROOT
 from ..processes import SMOKE, launch
@@ -67,6 +68,30 @@ def test_the_task_runs_as_printed(folder, capsys):
     # The tables of the paper are made from a folder that holds such a record.
     tasks._modules.clear()
     assert script.guarded(lambda: make_tables.main(["--results", "results", "--table", "2"])) == 0
+
+    # A study of the task stays in the folder. Commands that do not know the task say so, and do their other work.
+    study = {"base": {"task": "reverse"}, "rows": {"MoRA": {"method": "mora"}}, "columns": ["heldout_loss"]}
+    (folder / "results" / "studies").mkdir()
+    (folder / "results" / "studies" / "words.yaml").write_text(json.dumps(study))
+    capsys.readouterr()
+    assert script.guarded(lambda: make_tables.main(["--results", "results", "--scale", "smoke"])) == 0
+    assert "task=reverse has no Python file in this project" in capsys.readouterr().err
+    table = ["--config-dir", "my/conf", "--results", "results", "--study", "words", "--scale", "smoke"]
+    own = ["--task-module", "my/reverse.py"]
+    try:
+        assert script.guarded(lambda: make_tables.main([*table, *own])) == 0
+        assert "loss of held-out words" in (folder / "results" / "tables" / "smoke" / "words.md").read_text()
+        capsys.readouterr()
+        assert script.guarded(lambda: status.main([*table, *own])) == 0
+        assert "1 finished" in capsys.readouterr().out
+    finally:
+        compose.search([])
+        tasks._modules.clear()
+
+    # A mistyped setting beside a user's own files is one line too.
+    for wrong in ("task.leters=7", "+task.leters=7", "method.rnk=3"):
+        name = wrong.lstrip("+").partition("=")[0]
+        assert f"{name} is not a setting of " in refused(run(folder, *FIRST[2:], wrong))
 
     # Another content of the file is another run.
     module = folder / "my" / "reverse.py"

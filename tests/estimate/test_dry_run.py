@@ -182,6 +182,21 @@ def test_what_cannot_be_estimated_is_one_line():
         dry_run.estimate(plan("model=owner/name"))
 
 
+def test_the_lora_beside_a_method_has_no_budget_to_spend():
+    """Its note would say the setting of the budget twice, with two values."""
+    text = dry_run.table(compose("scale=smoke", "hardware=cpu", "method=hira", "dry_run=true", "method.rank=8"))
+    assert text.count("note: method.peft.r is ") == 1
+
+
+def test_a_method_that_computes_with_the_weights_at_its_start_is_one_line(monkeypatch):
+    def read(*_, **__):
+        raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+
+    monkeypatch.setattr("experiments.train.adapt.wrapped", read)
+    with pytest.raises(ConfigError, match="dry_run: method=lora starts with values that it computes from the weights"):
+        dry_run.estimate(plan("method=lora"))
+
+
 def test_the_command_prints_a_table_and_leaves_nothing(tmp_path):
     here, log = tmp_path / "here", tmp_path / "log"
     here.mkdir()

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peft import PeftType
 
 from experiments.errors import ConfigError
 from experiments.spec import budgets, counting, methods
@@ -79,6 +80,40 @@ def test_a_budget_that_is_too_small_says_which_rank_is_enough(smoke, tmp_path):
             spent(smoke, tmp_path, "loha", "method.rank=1")
         assert str(e.value).endswith("allowed: method.rank=2 or more")
     assert spent(smoke, tmp_path, "loha", "method.rank=2").peft["r"] == 1
+
+
+def test_a_mistake_in_the_file_of_a_method_is_no_matter_of_the_budget_and_is_not_kept(smoke, tmp_path):
+    """The library of a user registers its adapter in one run, and not in another."""
+    for change, message in (
+        ("method.peft.peft_type=NONE", r"^method\.peft\.peft_type must be one of .*, got 'NONE'$"),
+        ("method.budget=rr", r"^method\.peft of method=hira: .*unexpected keyword argument 'rr'$"),
+    ):
+        arguments = ["hira", "method.rank=8", change]
+        with pytest.raises(ConfigError, match=message):
+            spent(smoke, tmp_path, *arguments)
+        wrong = smoke("method=hira", "method.rank=8", change, "model=tiny", f"paths.cache={tmp_path}")
+        assert budgets.misfit(wrong) == ""  # no dash in a table: run.py says what is wrong
+    assert not (tmp_path / "budgets").exists()
+
+
+def test_what_the_library_of_a_user_counts_is_not_kept(smoke, tmp_path, monkeypatch):
+    """The library may change from one run to the next, and has no version that this project knows."""
+    kinds = counting.PEFT_TYPE_TO_CONFIG_MAPPING
+    own = type("OwnConfig", (kinds[PeftType.HIRA],), {"__module__": "my_library"})
+    monkeypatch.setitem(kinds, PeftType.HIRA, own)
+    assert spent(smoke, tmp_path, "hira", "method.rank=8").peft["r"] == 8
+    assert not (tmp_path / "budgets").exists()
+
+
+@pytest.mark.parametrize(
+    "setting", ["layers_to_transform=[0]", "exclude_modules=[q_proj]", "rank_pattern={q_proj: 64}"]
+)
+def test_a_budget_with_settings_of_single_layers_is_refused(smoke, tmp_path, setting):
+    name = setting.partition("=")[0]
+    arguments = ["hira", "method.rank=8", f"+method.peft.{setting}"]
+    with pytest.raises(ConfigError, match=rf"method\.peft\.{name} changes single layers.*\+method\.peft\.r=\.\.\.$"):
+        spent(smoke, tmp_path, *arguments)
+    assert spent(smoke, tmp_path, *arguments, "+method.peft.r=3").peft["r"] == 3
 
 
 def test_a_plan_knows_the_reason_and_counts_once(smoke, tmp_path, monkeypatch):

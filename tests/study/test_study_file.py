@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 import yaml
 
+from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.paper import Cell
 from experiments.spec import compose
@@ -170,6 +173,30 @@ def test_other_settings_make_a_study_of_their_own_that_can_be_kept(tmp_path):
     (kept,) = study_file.of_results(tmp_path)
     assert kept == made
     assert kept.cells("laptop") == made.cells("laptop")
+
+
+def test_a_study_that_cannot_be_read_does_not_stop_the_others(tmp_path, capsys):
+    """Such as a study of a user's own method in a folder of results, where a command does not know the user's files."""
+    study_file.keep(study(), tmp_path)
+    other = tmp_path / study_file.FOLDER / "other.yaml"
+    other.write_text("rows: {A: {method: my_own}}\ncolumns: [char_accuracy]\n")
+    options = argparse.Namespace(results=tmp_path, study=["tickets"])
+    for _ in range(2):
+        assert [s.name for s in study_file.of_results(tmp_path)] == ["tickets"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: study {other}: rows.A.method must be one of ")
+    assert line.endswith("got 'my_own'; the study is left out")
+    assert [s.name for s in script.studies(options)] == ["tickets"]
+    with pytest.raises(ConfigError, match="got 'my_own'"):
+        script.studies(argparse.Namespace(results=tmp_path, study=["other"]))
+
+
+def test_two_rows_of_one_name_are_refused():
+    """r8 is 4 at this scale, and is called by the paper's rank."""
+    with pytest.raises(ConfigError, match=r"two rows are called 'LoRA, r = 8'.*give one kind of ranks"):
+        study(rows={"LoRA": {"method": "lora"}}, ranks=["r8", 8])
+    labelled = {"LoRA": {"method": "lora", "ranks": ["r8"]}, "8": {"method": "lora", "ranks": [8], "label": "LoRA (8)"}}
+    assert [row.label for row in study(rows=labelled).rows] == ["LoRA, r = 8", "LoRA (8)"]
 
 
 def test_a_users_folder_may_hold_studies(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import random
 import shutil
 
 import pytest
+from transformers import AutoTokenizer
 
 from experiments import runner, tasks
 from experiments.cli import script
@@ -123,6 +124,23 @@ def test_the_division_depends_on_the_rows_alone(own):
     assert few.reported == first.reported[:3]
     assert few.train == first.train
     assert few.left_out["held out beyond task.heldout_rows"] > 20
+
+
+def test_rows_that_are_cut_or_stand_more_than_once_are_counted(own, chat_model, capsys):
+    rows = [prompts.pair(f"what is {i}?", "a number " * (100 if i < 20 else 1)) for i in range(80)]
+    config = own("task.max_length=64", "task.drop_overlap=false", rows=[*rows, *rows[:40]])
+    tokenizer = AutoTokenizer.from_pretrained(chat_model)
+    counts = custom.TASK.prepare(config, tokenizer).notes["rows"]
+    assert 0 < counts["train_at_max_length"] <= 40
+    assert 20 < counts["train_repeated"] <= 40
+    text = capsys.readouterr().err
+    assert f"custom: {counts['train_at_max_length']} of the rows that train reach task.max_length" in text
+    assert f"custom: {counts['train_repeated']} of the rows that train repeat another row" in text
+
+
+def test_equal_rows_are_named_where_no_row_is_left_to_measure(own):
+    with pytest.raises(ConfigError, match=r"of 60 rows \(1 different\) of .*, none is left to measure"):
+        split_of(own(rows=[prompts.pair("q", "a")] * 60))
 
 
 def test_a_file_of_its_own_is_reported_whole(own, tmp_path):
