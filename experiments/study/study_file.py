@@ -123,7 +123,7 @@ def of_results(results: Path) -> list[Study]:
         try:
             studies.append(read(path))
         except ConfigError as error:
-            _warn(f"{error}; the study is left out")
+            _warn(f"{error}; the study is left out (for files of yours: --config-dir DIR, --task-module FILE)")
     return studies
 
 
@@ -200,8 +200,8 @@ def _study(name: str, entry: StudyEntry, entries: dict[str, Any]) -> Study:
     labels = Counter(row.label for row in rows)
     if twice := [row for row in rows if labels[row.label] > 1]:
         raise ConfigError(
-            f"two rows are called {twice[0].label!r}: a rank such as r8 is called by the paper's rank, and 8 is the rank "
-            "itself; give one kind of ranks, or each row a label"
+            f"two rows are called {twice[0].label!r}: a rank such as r8 is called by the paper's rank, and 8 is the "
+            "rank itself; give one kind of ranks, or each row a label"
         )
     references = [entry.reference] if isinstance(entry.reference, str) else entry.reference
     if not families.issuperset(references):

@@ -84,7 +84,10 @@ def get(name: str) -> Task:
     if name not in names():
         raise ConfigError(f"task.name must be one of {', '.join(names())}, got {name!r}")
     if importlib.util.find_spec(f"{__name__}.{name}") is None:
-        raise ConfigError(f"task={name} has no Python file in this project: say task.module=FILE on the command line")
+        raise ConfigError(
+            f"task={name} has no Python file in this project: say task.module=FILE on the command line (for scripts: "
+            "--task-module FILE)"
+        )
     return import_module(f"{__name__}.{name}").TASK
 
 

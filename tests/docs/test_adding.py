@@ -75,7 +75,7 @@ def test_the_task_runs_as_printed(folder, capsys):
     (folder / "results" / "studies" / "words.yaml").write_text(json.dumps(study))
     capsys.readouterr()
     assert script.guarded(lambda: make_tables.main(["--results", "results", "--scale", "smoke"])) == 0
-    assert "task=reverse has no Python file in this project" in capsys.readouterr().err
+    assert "got 'reverse'; the study is left out (for files of yours: --config-dir DIR, --t" in capsys.readouterr().err
     table = ["--config-dir", "my/conf", "--results", "results", "--study", "words", "--scale", "smoke"]
     own = ["--task-module", "my/reverse.py"]
     try:
