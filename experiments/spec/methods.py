@@ -57,9 +57,13 @@ def looks(name: str) -> dict[str, int]:
 
 def has(name: str, setting: str) -> bool:
     """Whether a method has a setting such as `rank`, in its own file or in one that it inherits from."""
-    own = settings(name)
-    inherited = [entry for entry in own.get("defaults", []) if isinstance(entry, str) and entry in names()]
-    return setting in own or any(has(entry, setting) for entry in inherited)
+    return any(setting in settings(entry) for entry in chain(name))
+
+
+def chain(name: str) -> list[str]:
+    """The method, and the methods from whose files its own file inherits."""
+    inherited = [e for e in settings(name).get("defaults", []) if isinstance(e, str) and e in names() and e != name]
+    return [name, *(further for entry in inherited for further in chain(entry))]
 
 
 def settings(name: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from pydantic_core import ErrorDetails
 from .. import redact
 from ..errors import ConfigError
 from . import checks, compose, hardware, methods, protocol
-from .run_config import LARGEST, RunConfig
+from .run_config import LARGEST, Method, RunConfig
 
+FORMULA = "formula"  # what the file of a method says to a reader alone
 REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")  # to another setting: ${protocol.dropout}
 
 
@@ -52,12 +53,40 @@ def _complete(composed: DictConfig) -> None:
     absent = {missing for name, value in _leaves(plain) for missing in _missing(name, value, plain)}
     names = sorted(name for name in absent if not any(other.startswith(f"{name}.") for other in absent))
     if names:
-        task, scale = (OmegaConf.select(composed, f"{group}.name") for group in ("task", "scale"))
+        method, task, scale = (OmegaConf.select(composed, f"{group}.name") for group in ("method", "task", "scale"))
+        of_method = all(name.startswith("method.") for name in names)
+        where = f"method/{method}.yaml" if of_method else f"protocol/{task}_{scale}.yaml"
         verb = "is" if len(names) == 1 else "are"
         raise ConfigError(
-            f"{', '.join(names)} {verb} missing: protocol/{task}_{scale}.yaml or the command line must say the value"
+            f"{', '.join(names)} {verb} missing: {where} or the command line must say the value"
             + ("" if len(names) == 1 else "s")
         )
+    _refuse_unused(plain)
+
+
+def _refuse_unused(plain: dict[str, Any]) -> None:
+    """Refuse what stands in the file of a method without any effect, such as `ranks` in place of `rank`.
+
+    A method's file may hold settings of its own, to which other settings refer.
+
+    Raises:
+        ConfigError: Nothing reads an entry of the section `method`.
+    """
+    section = plain.get("method")
+    own = [n for n in section if n not in Method.model_fields and n != FORMULA] if isinstance(section, dict) else []
+    if not own:
+        return
+    # The command line may have replaced the setting that refers to an entry, so the files count too.
+    files = [methods.settings(name) for name in methods.chain(str(section.get("name")))]
+    leaves = [value for values in (plain, *files) for _, value in _leaves(values)]
+    references = " ".join(value for value in leaves if isinstance(value, str) and "${" in value)
+    for name in own:
+        if not re.search(rf"(method\.|{{\.+){re.escape(str(name))}\b", references):
+            known = ", ".join([*Method.model_fields, FORMULA])
+            raise ConfigError(
+                f"method.{name} has no effect: nothing refers to it, and it is no entry of a method's file; allowed: "
+                f"{known}, or a setting to which another one refers (${{method.{name}}})"
+            )
 
 
 def _missing(name: str, value: Any, plain: dict[str, Any]) -> list[str]:

@@ -59,6 +59,7 @@ REFUSED = [
     (["task.pairs=null"], "task.pairs is missing; task=uuid cannot do without it"),
     (["task=instruct", "task.heldout_rows=null"], "task.heldout_rows is missing; task=instruct"),
     (["method=lora", "method.alpha=null"], "method.alpha must be a positive number"),
+    (["method.rank=???"], "method.rank is missing: method/mora.yaml or the command line must say the value"),
     (["model=???"], "model is missing: protocol/uuid_smoke.yaml or the command line must say the value"),
     (["paths.results=???"], "paths.results is missing"),
     # A number is too large for the code that reads it.

@@ -183,3 +183,27 @@ def test_a_task_may_have_settings_of_its_own(smoke):
 
     keys = {key_of(identity_of(smoke(*own))) for own in ((), ("++task.settings={letters: 6}",))}
     assert len(keys) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "ranks: 16",
+            "method.ranks has no effect: nothing refers to it, and it is no entry of a method's file; allowed: ",
+        ),
+        ("budget_mots: 8", "method.budget_mots has no effect"),
+        ("scale_of_b: 2", "method.scale_of_b has no effect"),
+        ("own: 3\nlooks: {any: '${method.own}'}", ""),
+    ],
+)
+def test_an_entry_of_a_methods_file_without_an_effect_is_refused(folder, line, message):
+    """A mistyped name would change nothing, and nobody would notice."""
+    path = folder / "my" / "conf" / "method" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(f"defaults: [lora, _self_]\nname: mine\nlabel: mine\n{line}\n")
+    done = run(folder, "--config-dir", "my/conf", "method=mine", "task=uuid", "training.steps=1")
+    if message:
+        assert message in refused(done)
+    else:
+        assert "has no effect" not in done.err
