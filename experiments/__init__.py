@@ -15,11 +15,13 @@ reuse/       a finished run again: score the saved model, export it
 estimate/    the memory and the time that a run would need
 cli/         the command line of run.py and of the scripts
 files.py     files and folders that appear whole or not at all; locks
+user_code.py Python files of a user, run where the command line names them
 errors.py    the errors of a user or of a machine, each with a message of one line
 redact.py    hides keys and tokens in everything that is printed or written
 
 A folder imports only from the folders below it: cli > reuse, estimate, runner > report > study | train > store > paper,
-identity > tasks > measure > data > spec > files > errors, redact.
+identity > tasks > measure > data > spec > user_code > files >
+errors, redact.
 """
 
 from __future__ import annotations

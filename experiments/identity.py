@@ -16,7 +16,7 @@ from typing import Any
 
 from . import files, tasks
 from .errors import ConfigError
-from .spec import compose
+from .spec import compose, methods
 from .spec.parse import typed
 from .spec.run_config import Paths, RunConfig
 
@@ -24,7 +24,7 @@ TINY_VERSION = 1  # part of the fingerprint: raise it when anything about `tiny`
 FILES = {"train_file", "heldout_file", "benchmark_path"}  # what is in a file counts (`Task.contents`), not its place
 NOT_IN_IDENTITY = {
     # What the file of a method says to the harness or to a reader. A method's further settings act through `peft`.
-    "method": {"label", "looks", "rates", "quantizable", "official_dtype", "allowed"},
+    "method": {"label", "module", "looks", "rates", "quantizable", "official_dtype", "allowed"},
     # A copy of the hub's data has the key of the hub's data (`data.hub`).
     "task": {*FILES, "module", "data_dir", "eval_batch_size"},
     "training": {"checkpoint_every", "keep_checkpoints"},
@@ -52,6 +52,8 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         sections["training"] = {}
     if module := tasks.module_hash(config.task.name):
         sections["task"]["module"] = module
+    if module := methods.module_hash((config.method.peft or {}).get("peft_type")):
+        sections["method"]["module"] = module
     if config.training.adapter_dtype == "official":
         sections["method"]["official_dtype"] = config.method.official_dtype
     return sections | {

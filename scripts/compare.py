@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.cli import comparison, plans, script
+from experiments.cli import comparison, overrides, plans, script
 from experiments.errors import ConfigError
 from experiments.identity import makes_another_cell
 
@@ -39,7 +39,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     selection = parser.parse_intermixed_args(arguments)
     selection.scale = None
     script.check_overrides(selection.settings)
-    script.add_task_modules(selection.settings)
+    overrides.run_code(list(selection.settings))
     return selection
 
 

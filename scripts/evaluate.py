@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
     parser.add_argument("key", metavar="KEY")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
-    script.task_module(parser)
+    script.add_code(parser)
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--task", choices=tasks.names(), help="another task; nothing is compared")
     other.add_argument("--benchmarks", type=names, metavar="A,B", help="tasks of lm-eval; nothing is compared")

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("key", metavar="KEY")
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and models/")
-    script.task_module(parser)
+    script.add_code(parser)
     parser.add_argument("--format", choices=export.FORMATS, default="merged")
     parser.add_argument(
         "--dtype",

@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments import tasks
-from experiments.cli import plans, script
+from experiments.cli import overrides, plans, script
 from experiments.errors import ConfigError
 from experiments.spec import methods, scales
 
@@ -49,7 +49,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     selection.study += [text for text in selection.arguments if "=" not in text]
     selection.settings = [text for text in selection.arguments if "=" in text]
     script.check_overrides(selection.settings)
-    script.add_task_modules(selection.settings)
+    overrides.run_code(list(selection.settings))
     return selection
 
 

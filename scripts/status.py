@@ -25,7 +25,7 @@ from experiments.study import planning
 def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
     parser.add_config_dir(arguments)
-    script.task_module(parser)
+    script.add_code(parser)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/ and progress/")
     parser.add_argument("--watch", action="store_true", help="on a terminal, draw the page again every two seconds")
     script.add_studies(parser, "table", "figure")

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .. import redact
 from ..errors import ConfigError, StorageError, one_line
+from ..spec import methods
 from ..spec.compose import CONF, choices, folders
 
 GROUPS = ("method", "task", "scale", "hardware", "logger", "experiment")  # the groups that a user chooses from
@@ -42,11 +43,19 @@ def check(arguments: list[str]) -> None:
         _check(override, arguments)
 
 
-def task_modules(arguments: list[str]) -> list[str]:
-    """The Python files with tasks that the arguments of a command line name: `task.module=my_task.py`."""
-    named = [a for a in arguments if a.lstrip("+").startswith("task.module=")]
-    values = [override.value() for override in OverridesParser.create().parse_overrides(named)]
-    return [str(value) for value in values if value is not None]
+def run_code(arguments: list[str]) -> None:
+    """Run the Python files of a user that a command line names: `task.module=my_task.py`, `method.module=my_lora.py`.
+
+    Raises:
+        ConfigError: A file cannot be run, or does not define what it should.
+    """
+    from .. import tasks
+
+    run = {"task.module": tasks.add, "method.module": methods.add}
+    named = [a for a in arguments if a.lstrip("+").partition("=")[0] in run]
+    for override in OverridesParser.create().parse_overrides(named):
+        if (path := override.value()) is not None:
+            run[override.key_or_group](str(path))
 
 
 def _check(override: Override, arguments: list[str]) -> None:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from .. import files, redact, tasks
 from ..errors import ConfigError, StorageError, exit_code, one_line
 from ..report import output
-from ..spec import compose, scales, signals
+from ..spec import compose, methods, scales, signals
 from ..spec.run_config import LARGEST
 from ..store.folder import ResultsError, read_records
 from ..store.records import Record
@@ -61,10 +61,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(description: str | None, arguments: Sequence[str] | None = None) -> Parser:
-    """A parser with the options --config-dir, --task-module, --results and --scale."""
+    """A parser with the options --config-dir, --task-module, --method-module, --results and --scale."""
     parser = Parser(description)
     parser.add_config_dir(arguments)
-    task_module(parser)
+    add_code(parser)
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that holds runs/ (default: results)"
     )
@@ -104,21 +104,11 @@ def study_names(results: Path) -> list[str]:
     return list(dict.fromkeys([*own, *study_file.names()]))
 
 
-def task_module(parser: Parser) -> None:
-    """Give a parser the option --task-module. Records name the Python file of a user's task, and it is not run."""
-    parser.add_argument(
-        "--task-module",
-        type=tasks.add,
-        action="append",
-        metavar="FILE",
-        help="the Python file of a task of yours (repeatable)",
-    )
-
-
-def add_task_modules(arguments: Sequence[str]) -> None:
-    """Run the Python files of a user's tasks that settings name, such as task.module=my_task.py."""
-    for module in overrides.task_modules(list(arguments)):
-        tasks.add(module)
+def add_code(parser: Parser) -> None:
+    """Give a parser the options --task-module and --method-module. The files that records name are not run."""
+    for kind, run in (("task", tasks.add), ("method", methods.add)):
+        text = f"the Python file of a {kind} of yours (repeatable)"
+        parser.add_argument(f"--{kind}-module", type=run, action="append", metavar="FILE", help=text)
 
 
 def records(folder: Path) -> list[Record]:

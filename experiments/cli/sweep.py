@@ -186,13 +186,10 @@ def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig
         ConfigError: A setting is wrong.
         OmegaConfBaseException: A value cannot be resolved.
     """
-    from .. import tasks
-
     compose.register()  # the process of a cluster's job has not done it
     compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
     arguments: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    for module in overrides.task_modules(arguments):
-        tasks.add(module)
+    overrides.run_code(arguments)
     return parse(composed, elsewhere=elsewhere)
 
 

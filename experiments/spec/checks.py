@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from . import shapes, target_modules
+from . import methods, shapes, target_modules
 from .run_config import Method, RunConfig
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
@@ -47,7 +47,12 @@ def together(run: RunConfig) -> None:
         ConfigError: Two settings do not fit; the message names the first such pair.
     """
     _method(run.method)
-    t = run.training
+    m, t = run.method, run.training
+    if m.module and methods.module_hash((m.peft or {}).get("peft_type")) is None:
+        raise ConfigError(
+            f"method={m.name} is defined in {m.module}, and only the command line may name code: say "
+            f"method.module={m.module} (for scripts: --method-module {m.module})"
+        )
     if t.learning_rate is None and run.method.trains:
         raise ConfigError("training.learning_rate must be a positive number, got None")
     for name in ("train_file", "heldout_file"):

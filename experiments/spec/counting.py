@@ -22,6 +22,7 @@ from torch import nn
 import mora  # noqa: F401  (registers MoRA with PEFT)
 
 from ..errors import ConfigError, one_line, reason_of
+from .methods import is_of_a_user
 from .run_config import Method
 from .shapes import lora_parameters, size_name
 from .skeletons import silent
@@ -255,7 +256,7 @@ def is_of_a_release(method: Method) -> bool:
     """
     types: dict[Any, type] = {**PEFT_TYPE_TO_CONFIG_MAPPING}
     kind = types.get((method.peft or {}).get("peft_type"))
-    return kind is not None and kind.__module__.partition(".")[0] in ("peft", "mora")
+    return kind is not None and not is_of_a_user(kind)
 
 
 def wrapped(model: Any, config: PeftConfig, **options: Any) -> PeftModel:

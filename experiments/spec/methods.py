@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
+from .. import user_code
+from ..errors import ConfigError
 from . import compose
+
+_registered: dict[str, str] = {}  # PEFT's name of an adapter -> the hash of the user's file that registered it
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,32 @@ def chain(name: str) -> list[str]:
     """The method, and the methods from whose files its own file inherits."""
     inherited = [e for e in settings(name).get("defaults", []) if isinstance(e, str) and e in names() and e != name]
     return [name, *(further for entry in inherited for further in chain(entry))]
+
+
+def add(path: str) -> None:
+    """Run a user's Python file, which registers an adapter with PEFT. The command line must name the file.
+
+    Raises:
+        ConfigError: The file cannot be run, or registers nothing.
+    """
+    _, sha256 = user_code.load(path, "method.module")
+    # A file that registers an adapter has imported PEFT; for a task of the user nothing heavy is imported here.
+    mapping: Any = sys.modules.get("peft.mapping")
+    configs = mapping.PEFT_TYPE_TO_CONFIG_MAPPING if mapping else {}
+    new = {str(kind.value) for kind, config in configs.items() if is_of_a_user(config)} - _registered.keys()
+    if not new and sha256 not in _registered.values():
+        raise ConfigError(f"method.module={path} registers no new adapter with PEFT (peft.utils.register_peft_method)")
+    _registered.update(dict.fromkeys(new, sha256))
+
+
+def is_of_a_user(config: type) -> bool:
+    """Whether a configuration class is neither of PEFT nor of this project."""
+    return config.__module__.partition(".")[0] not in ("peft", "mora")
+
+
+def module_hash(peft_type: Any) -> str | None:
+    """The hash of the user's file that registered an adapter; None for an adapter of PEFT or of this project."""
+    return _registered[peft_type][:16] if peft_type in _registered else None
 
 
 def settings(name: str) -> dict[str, Any]:

@@ -85,6 +85,8 @@ class Method(Section):
     them, mostly in `peft`; `allowed` says which values they accept.
 
     Attributes:
+        module: The Python file of a user that registers the adapter with PEFT; None for an adapter of PEFT or of this
+            project.
         label: The name in tables and figures.
         looks: Rank of the paper, or `any` -> the look in figures.
         rates: The learning rates: a grid's name in the protocol, or {like: name, times: factor}; None: nothing trains.
@@ -110,6 +112,7 @@ class Method(Section):
 
     name: Text
     label: Text
+    module: Text | None = None
     looks: dict[str, int] | None = None
     rates: Text | dict[str, Any] | None
     rank: PositiveInt | None = None

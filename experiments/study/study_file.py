@@ -44,7 +44,10 @@ from .layout import FIGURES, TRAINING_LOSS, Column, Row, Search, Study, metric_c
 BRACKET = "bracket"
 NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
 FOLDER = "studies"  # in a folder of results: the studies that belong to these results
-CHOSEN = ("seed", "scale", "dry_run", "paths.results", "task.module")  # what a study does not say: the script does
+# What a study does not say: the script does.
+CHOSEN = ("seed", "scale", "dry_run", "paths.results", "task.module", "method.module")
+
+OWN_FILES = "for files of yours: --config-dir DIR, --task-module FILE, --method-module FILE"
 
 Settings = dict[str, Any]
 Rank = Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=r"^r[1-9]\d*$")]
@@ -123,7 +126,7 @@ def of_results(results: Path) -> list[Study]:
         try:
             studies.append(read(path))
         except ConfigError as error:
-            _warn(f"{error}; the study is left out (for files of yours: --config-dir DIR, --task-module FILE)")
+            _warn(f"{error}; the study is left out ({OWN_FILES})")
     return studies
 
 

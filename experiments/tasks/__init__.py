@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.util
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import NamedTuple
 
-from .. import files
-from ..errors import ConfigError, one_line
+from .. import user_code
+from ..errors import ConfigError
 from ..spec import compose
 from ..spec.run_config import RunConfig
 from .base import Criterion, Metric, Task, TaskData
@@ -32,29 +31,13 @@ def names() -> tuple[str, ...]:
 
 
 def add(path: str) -> Task:
-    """Run a user's Python file, which defines TASK, and let `get` find that task.
-
-    The file may do anything. So the path must come from the command line, never from a record or a configuration file.
+    """Run a user's Python file, which defines TASK, and let `get` find that task. The command line must name the file.
 
     Raises:
         ConfigError: The file cannot be run, or defines no task, or a task with the name of one of this project.
     """
     where = f"task.module={path}"
-    try:
-        sha256 = files.sha256(Path(path))
-    except OSError as error:
-        raise ConfigError(f"{where} cannot be read: {error.strerror}") from None
-    if loaded := next((module for module in _modules.values() if module.sha256 == sha256), None):
-        return loaded.task
-    specification = importlib.util.spec_from_file_location(f"task_module_{sha256[:16]}", path)
-    if specification is None or specification.loader is None:
-        raise ConfigError(f"{where} must be a Python file, with the ending .py")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[module.__name__] = module  # where pickle looks for the classes of the file
-    try:
-        specification.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigError(f"{where} cannot be run: {type(error).__name__}: {one_line(str(error))}") from error
+    module, sha256 = user_code.load(path, "task.module")
     task = getattr(module, "TASK", None)
     if not isinstance(task, Task):
         raise ConfigError(f"{where} must define TASK, an instance of a class that derives from experiments.tasks.Task")

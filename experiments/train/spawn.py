@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import tasks
 from ..errors import ConfigError
-from ..spec import ranks, signals
+from ..spec import methods, ranks, signals
 from ..spec.run_config import RunConfig
 from ..store.records import Record, Store
 
@@ -140,8 +140,10 @@ def work(index: int, execute: Execute, config: RunConfig, record: Record, store:
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // count))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
-        if config.task.module:  # the command line of the caller has named the file
+        if config.task.module:  # the command line of the caller has named the files
             tasks.add(config.task.module)
+        if config.method.module:
+            methods.add(config.method.module)
         ranks.join(config.hardware.device, TCPStore("127.0.0.1", port, is_master=False))
         code = 0 if execute(config, record, store).status == "finished" else 1
     except KeyboardInterrupt:

@@ -186,7 +186,8 @@ def test_a_study_that_cannot_be_read_does_not_stop_the_others(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: study {other}: rows.A.method must be one of ")
     assert line.endswith(
-        "got 'my_own'; the study is left out (for files of yours: --config-dir DIR, --task-module FILE)"
+        "got 'my_own'; the study is left out (for files of yours: --config-dir DIR, --task-module FILE, "
+        "--method-module FILE)"
     )
     assert [s.name for s in script.studies(options)] == ["tickets"]
     with pytest.raises(ConfigError, match="got 'my_own'"):

@@ -1,0 +1,46 @@
+"""Python files of a user, which define a task or register an adapter with PEFT.
+
+Such a file may do anything. So only the command line may name it, never a record or a configuration file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from . import files
+from .errors import ConfigError, one_line
+
+_loaded: dict[str, ModuleType] = {}  # by the hash of the file
+
+
+def load(path: str, setting: str) -> tuple[ModuleType, str]:
+    """Run a Python file, once in a process. Gives the module, and the SHA-256 of the file.
+
+    Args:
+        path: The file.
+        setting: The name of the setting that holds the path, for errors.
+
+    Raises:
+        ConfigError: The file cannot be read or run.
+    """
+    where = f"{setting}={path}"
+    try:
+        sha256 = files.sha256(Path(path))
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror}") from None
+    if sha256 in _loaded:
+        return _loaded[sha256], sha256
+    specification = importlib.util.spec_from_file_location(f"user_code_{sha256[:16]}", path)
+    if specification is None or specification.loader is None:
+        raise ConfigError(f"{where} must be a Python file, with the ending .py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[module.__name__] = module  # where pickle looks for the classes of the file
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigError(f"{where} cannot be run: {type(error).__name__}: {one_line(str(error))}") from error
+    _loaded[sha256] = module
+    return module, sha256
