@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,9 @@ from ..processes import SMOKE, launch
 PAGE = (ROOT / "docs" / "adding.md").read_text()
 FIRST, SWEEP, EVALUATE = (
     shlex.split(line)
-    for line in re.search(r"```sh\n(.*?)```", PAGE, re.DOTALL)[1].splitlines()  # type: ignore[index]
+    for line in re.search(r"```sh\n(python run.py --config-dir my/conf task=reverse.*?)```", PAGE, re.DOTALL)[
+        1
+    ].splitlines()  # type: ignore[index]
 )
 
 
@@ -183,6 +187,145 @@ def test_a_task_may_have_settings_of_its_own(smoke):
 
     keys = {key_of(identity_of(smoke(*own))) for own in ((), ("++task.settings={letters: 6}",))}
     assert len(keys) == 2
+
+
+BAND = '''
+"""Band: an update of r diagonals, dW[i, (i + j) % k] = v[j, i]."""
+
+from dataclasses import dataclass
+
+import torch
+from aenum import extend_enum
+from peft.config import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.utils import PeftType, register_peft_method
+from torch import nn
+
+extend_enum(PeftType, "BAND", "BAND")
+
+
+@dataclass
+class BandConfig(PeftConfig):
+    r: int = 4
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | None = None
+    layers_pattern: str | None = None
+    bias: str = "none"
+    modules_to_save: list[str] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = PeftType("BAND")
+
+
+class BandLinear(nn.Module, BaseTunerLayer):
+    adapter_layer_names = ("band_v",)
+    other_param_names = ()
+
+    def __init__(self, base_layer, name, r):
+        super().__init__()
+        self.base_layer, self.band_v = base_layer, nn.ParameterDict()
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self._disable_adapters, self.merged_adapters = False, []
+        if r > self.in_features:
+            raise ValueError("more diagonals than inputs")
+        self.band_v[name] = nn.Parameter(torch.zeros(r, self.out_features))
+        self._move_adapter_to_device_of_base_layer(name)
+        self.set_adapter([name])
+
+    def get_delta_weight(self, name):
+        v = self.band_v[name]
+        rows = torch.arange(self.out_features)
+        columns = (rows + torch.arange(len(v))[:, None]) % self.in_features
+        delta = torch.zeros(self.out_features, self.in_features)
+        return delta.index_put((rows.expand_as(columns), columns), v, accumulate=True)
+
+    def merge(self, safe_merge=False, adapter_names=None):
+        for name in check_adapters_to_merge(self, adapter_names):
+            self.get_base_layer().weight.data += self.get_delta_weight(name)
+            self.merged_adapters.append(name)
+
+    def unmerge(self):
+        while self.merged_adapters:
+            self.get_base_layer().weight.data -= self.get_delta_weight(self.merged_adapters.pop())
+
+    def forward(self, x):
+        y = self.base_layer(x)
+        if self.disable_adapters or self.merged:
+            return y
+        for name in self.active_adapters:
+            y = y + x @ self.get_delta_weight(name).T
+        return y
+
+
+class BandModel(BaseTuner):
+    prefix = "band_"
+    tuner_layer_cls = BandLinear
+    target_module_mapping = {}
+
+    def _create_and_replace(self, config, name, target, target_name, parent, current_key, **options):
+        self._replace_module(parent, target_name, BandLinear(target, name, config.r), target)
+
+
+register_peft_method(name="band", config_cls=BandConfig, model_cls=BandModel)
+'''
+BAND_YAML = """
+name: band
+module: null
+label: Band
+rates: mora
+budget: r
+rank: ${lowest_rank:${protocol.ranks}}
+target_modules: ${protocol.target_modules}
+peft: {peft_type: BAND, target_modules: '${method.target_modules}'}
+"""
+
+
+def test_an_adapter_of_ones_own_runs_is_exported_and_stands_in_a_table(folder, capsys):
+    module, conf = folder / "my" / "band.py", folder / "my" / "conf"
+    module.write_text(BAND)
+    (conf / "method").mkdir()
+    (conf / "method" / "band.yaml").write_text(BAND_YAML)
+    own = ["--config-dir", "my/conf", "method=band", "task=uuid", "training.steps=4"]
+    assert "method.peft.peft_type must be one of " in refused(run(folder, *own))
+    done = run(folder, *own, "method.module=my/band.py")
+    assert done.code == 0, done.err
+    assert re.search(r"note: method.peft.r is \d+: the method trains [\d,]+ parameters, and a LoRA of rank", done.err)
+    (path,) = (folder / "results" / "runs").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["identity"]["method"]["module"] == files.sha256(module)[:16]
+    assert record["cost"]["trainable_parameters"] <= record["cost"]["budget_parameters"]
+
+    # A plan starts run.py as another process. Scripts name the file too, and a record alone runs nothing.
+    study = {"base": {"task": "uuid", "training.steps": 4}, "rows": {"Band": {"method": "band"}}, "seeds": 1}
+    (folder / "my" / "bands.yaml").write_text(json.dumps(study | {"columns": ["value_loss"]}))
+    begun = ["my/bands.yaml", "--config-dir", "my/conf", "--scale", "smoke", "--rate-search", "off", "--run"]
+    command = [sys.executable, str(ROOT / "scripts" / "plan.py"), *begun, "method.module=my/band.py", *SMOKE[1:]]
+    planned = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert planned.returncode == 0, planned.stderr
+    script_of = [sys.executable, str(ROOT / "scripts" / "export_adapter.py"), path.stem, "out"]
+    refusal = subprocess.run(script_of, capture_output=True, text=True, cwd=folder)
+    assert (refusal.returncode, "say method.module=my/band.py (for scripts: --method-m" in refusal.stderr) == (2, True)
+    exported = subprocess.run([*script_of, "--method-module", "my/band.py"], capture_output=True, text=True, cwd=folder)
+    assert exported.returncode == 0, exported.stderr
+    assert (folder / "out" / "model.safetensors").is_file()
+    tables = ["make_tables.py", "--study", "my/bands.yaml", "--config-dir", "my/conf", "--scale", "smoke"]
+    command = [sys.executable, str(ROOT / "scripts" / tables[0]), *tables[1:], "--method-module", "my/band.py"]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert made.returncode == 0, made.stderr
+    assert re.search(r"\| Band +\| [*\d.]+ \(1\)", (folder / "results/tables/smoke/bands.md").read_text())
+
+    # Another content of the file is another run, and a YAML file names no code.
+    module.write_text(BAND.replace("torch.zeros(r, self", "torch.zeros(r, 1 * self"))
+    assert run(folder, *own, "method.module=my/band.py").code == 0
+    assert len(list((folder / "results" / "runs").glob("*.json"))) == 2
+    (folder / "my" / "evil.py").write_text("open('went-off', 'w')\n")
+    (conf / "method" / "band.yaml").write_text(BAND_YAML.replace("module: null", "module: my/evil.py"))
+    assert "method=band is defined in my/evil.py, and only the command line may" in refused(run(folder, *own))
+    assert not os.path.exists("went-off")
+    line = refused(run(folder, *own, "method.module=my/reverse.py"))
+    assert "method.module=my/reverse.py registers no new adapter with PEFT" in line
 
 
 @pytest.mark.parametrize(
