@@ -165,7 +165,7 @@ def step(network: nn.Module, placement: Placement, rows: int, length: int) -> St
     """A step of `rows` x `length` tokens of a model on the meta device, such as `adapted` gives.
 
     Raises:
-        UntracedError: The model cannot compute on tensors without contents.
+        UntracedError: The model cannot compute on tensors without contents, or its blocks are not alike.
     """
 
     def demand(*chosen: int, small: bool = False) -> Demand:
@@ -176,6 +176,9 @@ def step(network: nn.Module, placement: Placement, rows: int, length: int) -> St
 
     if skeletons.stacked_weights(network):
         raise UntracedError("how many tokens each expert gets depends on the contents")
+    trains = [any(p.requires_grad for p in block.parameters()) for block in blocks(network)]
+    if any(trains) and not all(trains):
+        raise UntracedError("adapters are in some blocks only, and the estimate takes one block for all that are alike")
     alike = groups(blocks(network))
     try:
         inputs = rows * length * base_of(network).config.get_text_config().hidden_size * placement.dtype.itemsize
@@ -184,7 +187,7 @@ def step(network: nn.Module, placement: Placement, rows: int, length: int) -> St
             layers = {first: demand(0, first).plus(-1, one) for first in alike}
             recomputed = max(demand(first, small=True).peak for first in alike)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise UntracedError(reason_of(error)) from error
+        raise UntracedError(f"a step cannot be computed without the values of weights ({reason_of(error)})") from error
     plain, extra, freed = one.plus(-1, layers[0]), 0.0, 0.0
     for first, count in alike.items():
         plain = plain.plus(count, layers[first])

@@ -182,6 +182,12 @@ def test_what_cannot_be_estimated_is_one_line():
         dry_run.estimate(plan("model=owner/name"))
 
 
+def test_adapters_in_some_blocks_only_are_said_to_be_no_estimate():
+    arguments = ("method=lora", "+method.peft.layers_to_transform=[0]", "dry_run=true")
+    text = dry_run.table(compose("scale=smoke", "hardware=cpu", *arguments))
+    assert "peak memory and FLOPs are not known: adapters are in some blocks only" in text
+
+
 def test_the_lora_beside_a_method_has_no_budget_to_spend():
     """Its note would say the setting of the budget twice, with two values."""
     text = dry_run.table(compose("scale=smoke", "hardware=cpu", "method=hira", "dry_run=true", "method.rank=8"))
