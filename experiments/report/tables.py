@@ -100,14 +100,13 @@ class FilledTable:
     def details(self) -> list[tuple[str, FilledCell]]:
         """The different cells that have runs, each with the label of the first row that shows the cell.
 
-        A cell stands twice where its values during the training have another learning rate than those at the end.
+        A cell stands twice where the learning rate of values during the training has a search of its own.
         """
-        cells: dict[tuple[Cell, float | None], tuple[str, FilledCell]] = {}
+        cells: dict[tuple[Cell, bool], tuple[str, FilledCell]] = {}
         for row in self.entries:
             for entry in row:
                 if entry.filled.runs:
-                    rate = entry.filled.selection.rate if entry.filled.selection else None
-                    cells.setdefault((entry.filled.cell, rate), (entry.row.label, entry.filled))
+                    cells.setdefault((entry.filled.cell, entry.filled.in_training), (entry.row.label, entry.filled))
         return list(cells.values())
 
     def commands(self) -> list[tuple[str, str, str]]:

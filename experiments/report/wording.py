@@ -293,7 +293,9 @@ def floor_text(metric: tasks.Metric, floors: Sequence[float]) -> str:
 
 def doubt_note(table: FilledTable) -> list[str]:
     """Which rows have a learning rate that may not be the best, or runs that diverged, if any."""
-    doubts = [f"{label} on {filled.cell.task}: {filled.doubt}" for label, filled in table.details() if filled.doubt]
+    doubts = dict.fromkeys(
+        f"{label} on {filled.cell.task}: {filled.doubt}" for label, filled in table.details() if filled.doubt
+    )
     text = "; ".join(doubts)
     note = f"No difference is marked where another learning rate may be better, or where a run diverged. {text}."
     return [note] if doubts else []
