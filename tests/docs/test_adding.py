@@ -336,7 +336,6 @@ def test_an_adapter_of_ones_own_runs_is_exported_and_stands_in_a_table(folder, c
             "method.ranks has no effect: nothing refers to it, and it is no entry of a method's file; allowed: ",
         ),
         ("budget_mots: 8", "method.budget_mots has no effect"),
-        ("scale_of_b: 2", "method.scale_of_b has no effect"),
         ("own: 3\nlooks: {any: '${method.own}'}", ""),
     ],
 )
