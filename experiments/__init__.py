@@ -20,8 +20,7 @@ errors.py    the errors of a user or of a machine, each with a message of one li
 redact.py    hides keys and tokens in everything that is printed or written
 
 A folder imports only from the folders below it: cli > reuse, estimate, runner > report > study | train > store > paper,
-identity > tasks > measure > data > spec > user_code > files >
-errors, redact.
+identity > tasks > measure > data > spec > user_code > files > errors, redact.
 """
 
 from __future__ import annotations

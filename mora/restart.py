@@ -158,15 +158,12 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
             does not change these copies. The next step would bring the merged M back, so M would count twice. Or its
             state is not that of Adam, such as the state of an 8-bit optimizer.
     """
-    wrapped: Any = optimizer
-    while wrapped is not None:
-        module = type(wrapped).__module__
-        if module.startswith("deepspeed"):
-            raise ValueError(
-                "restarts do not work under DeepSpeed's ZeRO: it keeps float32 copies of M, which a restart cannot "
-                "reset"
-            )
-        innermost, wrapped = wrapped, getattr(wrapped, "optimizer", None)
+    *_, innermost = layers = _unwrapped(optimizer)
+    if any(type(layer).__module__.startswith("deepspeed") for layer in layers):
+        raise ValueError(
+            "restarts do not work under DeepSpeed's ZeRO: it keeps float32 copies of M, which a restart cannot reset"
+        )
+    module = type(innermost).__module__
     missing = [name for state in innermost.state.values() if state for name in ADAM if name not in state]
     if missing or module.startswith("bitsandbytes"):
         without = f"its state has no {missing[0]}" if missing else "it may keep its state in 8 bits"
@@ -178,9 +175,15 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 def innermost_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     """The optimizer of torch inside the wrappers of accelerate: it holds the state."""
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return cast(torch.optim.Optimizer, optimizer)
+    return cast(torch.optim.Optimizer, _unwrapped(optimizer)[-1])
+
+
+def _unwrapped(optimizer: Any) -> list[Any]:
+    """The optimizer, and what is inside it: a wrapper of accelerate or of DeepSpeed has the attribute `optimizer`."""
+    layers = [optimizer]
+    while hasattr(layers[-1], "optimizer"):
+        layers.append(layers[-1].optimizer)
+    return layers
 
 
 @torch.no_grad()

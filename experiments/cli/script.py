@@ -93,15 +93,13 @@ def studies(options: argparse.Namespace, *kinds: str) -> list[Study]:
         ConfigError: There is no such study.
     """
     names = [f"{kind}{number}" for kind in kinds for number in getattr(options, kind)] + options.study
-    folder = options.results / study_file.FOLDER
-    own = {path.stem: path for path in folder.glob("*.yaml")}
+    own = study_file.files_of(options.results)
     return [study_file.read(own[name]) if name in own else study_file.get(name) for name in names]
 
 
 def study_names(results: Path) -> list[str]:
     """The names that `studies` knows."""
-    own = sorted(path.stem for path in (results / study_file.FOLDER).glob("*.yaml"))
-    return list(dict.fromkeys([*own, *study_file.names()]))
+    return list(dict.fromkeys([*study_file.files_of(results), *study_file.names()]))
 
 
 def add_code(parser: Parser) -> None:

@@ -115,6 +115,11 @@ def get(name: str) -> Study:
     return read(choices[name])
 
 
+def files_of(results: Path) -> dict[str, Path]:
+    """Name -> the file of each study in a folder of results."""
+    return {path.stem: path for path in sorted((results / FOLDER).glob("*.yaml"))}
+
+
 def of_results(results: Path) -> list[Study]:
     """The studies whose files lie in a folder of results.
 
@@ -122,7 +127,7 @@ def of_results(results: Path) -> list[Study]:
     user, whose files this command does not know.
     """
     studies = []
-    for path in sorted((results / FOLDER).glob("*.yaml")):
+    for path in files_of(results).values():
         try:
             studies.append(read(path))
         except ConfigError as error:
