@@ -9,7 +9,7 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/python run.py method=mora task=uuid paths.results=results/demo
 	@echo
-	$(BIN)/python scripts/compare.py --results results/demo --beside results
+	$(BIN)/python scripts/compare.py --results results/demo --beside results --ranks 1 --columns char_accuracy
 	@echo 'Next: `make compare` trains FFT, LoRA and MoRA here; `scripts/plan.py table2 --run` runs all seeds of Table 2.'
 
 # FFT, LoRA and MoRA at the higher rank of Table 2, with the protocol's rates and one seed. The last command

@@ -5,6 +5,7 @@
     python scripts/compare.py method=mora method.operator=sharing,rotation task=uuid --run
     python scripts/compare.py --results my/results        compare runs that are finished already
     python scripts/compare.py --results my/results --beside results   compare with the runs of another folder, too
+    python scripts/compare.py --results my/results --ranks 8 --columns loss   only these ranks and metrics of them
 
 Each value of a list, such as method=lora,mora, is a row. The rows are compared with LoRA, or with the first row where
 there is no LoRA. The script writes the comparison as the file of a study into <results>/studies. `plan.py` can run the
@@ -24,6 +25,9 @@ from experiments.cli import comparison, overrides, plans, script
 from experiments.errors import ConfigError
 from experiments.identity import makes_another_cell
 
+PLANS_RUNS = ("name", "seeds", "rate_search", "run", "print")
+"""The options that only a comparison of runs to come has."""
+
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = script.Parser(__doc__)
@@ -31,24 +35,37 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/")
     beside = "a folder with runs to show beside those of --results (repeatable)"
     parser.add_argument("--beside", type=Path, action="append", default=[], metavar="FOLDER", help=beside)
-    parser.add_argument("--ranks", type=script.numbers, default=[], help="comma-separated, such as 8,64")
+    parser.add_argument(
+        "--ranks", type=script.numbers, default=[], help="the ranks to compare, comma-separated, such as 8,64"
+    )
     parser.add_argument("--columns", type=script.names, default=[], help="the metrics to show, comma-separated")
     parser.add_argument("--name", default="", help="the name of the study")
     plans.add_options(parser)
     parser.add_argument("settings", nargs="*", metavar="name=value", help="settings for run.py")
     selection = parser.parse_intermixed_args(arguments)
     selection.scale = None
+    _check(selection, parser)
     script.check_overrides(selection.settings)
     overrides.run_code(list(selection.settings))
     return selection
+
+
+def _check(selection: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse the options that do nothing: the script either plans runs or compares runs that are finished already."""
+    if selection.settings and selection.beside:
+        raise ConfigError("--beside: allowed without settings for run.py, to compare runs that are finished already")
+    for name in () if selection.settings else PLANS_RUNS:
+        if getattr(selection, name) != parser.get_default(name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: allowed with settings for run.py, such as method=lora,mora task=uuid; "
+                "runs that are finished already are compared as they are"
+            )
 
 
 def main(arguments: list[str] | None = None) -> int:
     selection = options(arguments)
     if not selection.settings:
         return compare_records(selection)
-    if selection.beside:
-        raise ConfigError("--beside: allowed without settings for run.py, to compare runs that are finished already")
     own = [text for text in selection.settings if makes_another_cell(text.partition("=")[0])]
     study = comparison.study_of(own, selection.ranks, selection.seeds, selection.columns, selection.name)
     selection.settings = [text for text in selection.settings if text not in own]
@@ -72,11 +89,12 @@ def compare_records(selection: argparse.Namespace) -> int:
     records = script.records(selection.results)
     for folder in selection.beside:
         records += comparison.comparable(script.records(folder), records)
-    found = comparison.of_records(records)
+    found = comparison.of_records(records, selection.ranks, selection.columns)
     if not found:
+        among = f" among those with --ranks {','.join(map(str, selection.ranks))}" if selection.ranks else ""
         raise ConfigError(
-            f"{selection.results} has no two finished cells that differ only in their method; allowed: settings for "
-            "run.py, such as method=lora,mora task=uuid"
+            f"{selection.results} has no two finished cells that differ only in their method{among}; allowed: settings "
+            "for run.py, such as method=lora,mora task=uuid"
         )
     for study, filled in found:
         print(f"{comparison.text(study, filled)}\n")

@@ -49,7 +49,8 @@ assert torch.equal(PeftModel.from_pretrained(base(), "adapter").eval()(tokens).l
 assert as_lora(model).error == 0
 assert torch.allclose(model.merge_and_unload()(tokens).logits, logits, atol=1e-5)
 wrong = subprocess.run([sys.executable, "-m", "mora", "no-such-command"], capture_output=True, text=True)
-assert wrong.returncode == 2 and wrong.stderr.startswith("mora: no command"), wrong
+# bitsandbytes, where it is installed, may print a line above ours
+assert wrong.returncode == 2 and wrong.stderr.splitlines()[-1].startswith("mora: no command"), wrong
 print("works:", mora.__version__, mora.__file__)
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,31 @@ def _label(row: dict[str, Any]) -> str:
     return ", ".join([*method, *(f"{name.split('.')[-1]} = {v}" for name, v in row.items() if name != "method")])
 
 
-def of_records(records: Sequence[Record]) -> list[tuple[Study, Results]]:
-    """The studies that the finished runs among records make by themselves, scale by scale."""
+def of_records(
+    records: Sequence[Record], ranks: Sequence[int] = (), columns: Sequence[str] = ()
+) -> list[tuple[Study, Results]]:
+    """The studies that the finished runs among records make by themselves, scale by scale.
+
+    Args:
+        records: The runs.
+        ranks: The ranks to compare; none: all. Methods without a rank are always there.
+        columns: The metrics to show; none: all metrics of the task.
+
+    Raises:
+        ConfigError: No study has one of the metrics.
+    """
     found = []
     for results in pages.by_scale(records):
         finished = [record for record in results.records if record.status == "finished"]
-        found += [(study, results) for study in recorded.studies(results, finished)]
-    return found
+        shown = [record for record in finished if not ranks or record.cell["rank"] in (None, *ranks)]
+        found += [(study, results) for study in recorded.studies(results, shown)]
+    if not columns:
+        return found
+    metrics = dict.fromkeys(column.name for study, _ in found for column in study.columns)
+    if unknown := [name for name in columns if found and name not in metrics]:
+        raise ConfigError(f"--columns: {', '.join(unknown)}; allowed for these runs: {', '.join(metrics)}")
+    chosen = [(replace(s, columns=tuple(c for c in s.columns if c.name in columns)), results) for s, results in found]
+    return [(study, results) for study, results in chosen if study.columns]
 
 
 def comparable(others: Sequence[Record], records: Sequence[Record]) -> list[Record]:

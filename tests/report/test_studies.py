@@ -151,6 +151,24 @@ def test_what_the_folder_holds_is_compared_without_a_study(tmp_path):
     assert "Runs on uuid with tiny that differ only in their method" in path.read_text()
 
 
+def test_ranks_and_metrics_are_chosen_among_what_a_folder_holds():
+    runs = others()
+    identity = {"method": {"name": "fft", "rank": None}}
+    full = [
+        dataclasses.replace(run, cell=run.cell | {"method": "fft", "rank": None}, identity=run.identity | identity)
+        for run in runs
+        if run.cell["method"] == "mora"
+    ]
+    ((study, _),) = comparison.of_records([*runs, *full], columns=["value_loss"])
+    assert [column.name for column in study.columns] == ["value_loss"]
+    assert {row.label for row in study.rows} == {"LoRA, r = 4", "MoRA, r = 4", "FFT"}
+    assert comparison.of_records(runs, ranks=[8]) == []
+    ((study, _),) = comparison.of_records([*runs, *full], ranks=[4])
+    assert "FFT" in [row.label for row in study.rows]  # full training has no rank
+    with pytest.raises(ConfigError, match="nonsense; allowed for these runs: char_accuracy, "):
+        comparison.of_records(runs, columns=["nonsense", "value_loss"])
+
+
 def test_runs_of_another_folder_stand_beside_what_a_folder_holds(tmp_path):
     """The other folder has the run of MoRA too, and a run on another model."""
     runs = [dataclasses.replace(run, key=key_of(run.identity)) for run in others()]
