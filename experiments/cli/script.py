@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -55,6 +55,12 @@ class Parser(argparse.ArgumentParser):
                 if not folder.is_dir():
                     raise ConfigError(f"--config-dir: {folder} is not a folder")
                 compose.search([str(folder.absolute())])
+
+    # Python 3.11 drops the second "--" too, and the argument in its place is then an empty list.
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if (words := list(sys.argv[1:] if args is None else args)).count("--") > 1:
+            self.error("'--' is allowed once: what follows it are not options")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {one_line(message)}\n")

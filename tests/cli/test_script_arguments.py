@@ -39,6 +39,7 @@ REFUSED = [
     ("export_peft_experiment", ["out", "--rank", "0"], "argument --rank: invalid"),
     ("export_peft_experiment", ["out", "--learning-rate", "nan"], "argument --learning-rate: must be above 0"),
     ("import_official", ["nosuch", "out"], "FOLDER is not a folder: nosuch"),
+    ("import_official", ["--", "nosuch", "--"], "'--' is allowed once"),
     ("import_official", ["nosuch"], "the following arguments are required: OUT"),
     ("evaluate", ["../runs/" + "0" * 16], "KEY must be the name of a record"),
     ("evaluate", ["0" * 5000], "KEY must be the name of a record"),

@@ -21,7 +21,7 @@ from ..tasks.test_custom import ADDS
 from . import test_pages as pages
 from .test_docs import blocks
 
-# Commands that need a stand-in (a hub, a card, a clock), and the test that has this stand-in.
+# Commands that need a stand-in (a hub, a card, a clock) or a file of the page, and the test that has it.
 ELSEWHERE = {
     "scripts/evaluate.py KEY --task-module my/reverse.py": "docs/test_adding.py::test_the_task_runs_as_printed",
     "scripts/gpu_check.py --rehearse": "test_gpu_check.py::test_the_whole_check_passes_its_rehearsal",
@@ -33,6 +33,10 @@ ELSEWHERE = {
 } | dict.fromkeys(
     (name for name in pages.SCRIPTS if "--paper --copies" in name),
     "data/test_copies.py::test_the_script_fetches_what_the_paper_needs",
+)
+ELSEWHERE |= dict.fromkeys(
+    (name for name in pages.SCRIPTS if "my/band.py" in name),
+    "docs/test_adding.py::test_an_adapter_of_ones_own_runs_is_exported_and_stands_in_a_table",
 )
 
 # What a command names, and what stands for it here. No hub has the benchmarks; a task of lm-eval in a folder stands
