@@ -40,7 +40,7 @@ def run(config: RunConfig) -> Record:
     if previous := finished(ranks.broadcast(store.read(key, quietly=True)), store):
         return previous
     with store.claim(key) if ranks.first() else contextlib.nullcontext():
-        unfinished = ranks.broadcast(store.read(key))
+        unfinished = ranks.broadcast(store.read(key, quietly=not ranks.first()))
         if previous := finished(unfinished, store):
             return previous
         if unfinished is None and ranks.first():

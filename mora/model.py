@@ -250,7 +250,9 @@ class MoraModel(BaseTuner):
         for layer in self.modules():
             if isinstance(layer, MoraLayer) and adapter_name in layer.mora_M:
                 total = sum(weight * layer.mora_M[name] for name, weight in zip(adapters, weights, strict=True))
-                layer.mora_M[adapter_name] = nn.Parameter(total, requires_grad=False)
+                layer.mora_M[adapter_name] = nn.Parameter(
+                    total.to(layer.mora_M[adapters[0]].dtype), requires_grad=False
+                )
 
     def _operators(self, adapter: str) -> dict[str, Operator]:
         """The operator of the adapter in each layer, by the name of the layer."""

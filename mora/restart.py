@@ -41,7 +41,7 @@ TWO_GROUPINGS = (("strided", "strided"), ("contiguous", "contiguous"))
 FOUR_GROUPINGS = (*TWO_GROUPINGS, ("contiguous", "strided"), ("strided", "contiguous"))
 
 
-ADAM = ("exp_avg", "exp_avg_sq", "step")  # the state of Adam that a reset clears
+REQUIRED = ("exp_avg", "exp_avg_sq", "step")  # the state of Adam: without it an optimizer cannot be reset
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # the last one is AMSGrad's
 
 
@@ -164,12 +164,12 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
             "restarts do not work under DeepSpeed's ZeRO: it keeps float32 copies of M, which a restart cannot reset"
         )
     module = type(innermost).__module__
-    missing = [name for state in innermost.state.values() if state for name in ADAM if name not in state]
+    missing = [name for state in innermost.state.values() if state for name in REQUIRED if name not in state]
     if missing or module.startswith("bitsandbytes"):
         without = f"its state has no {missing[0]}" if missing else "it may keep its state in 8 bits"
         raise ValueError(
             f"restarts do not work with {type(innermost).__name__} of {module}: {without}; "
-            "use AdamW, or another optimizer with the state exp_avg, exp_avg_sq and step"
+            f"use AdamW, or another optimizer with the state {', '.join(REQUIRED)}"
         )
 
 

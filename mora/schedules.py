@@ -50,7 +50,7 @@ def jagged(
     the start of the run does not change the multiplier.
     """
     since_restart = step % every
-    if step < max(warmup, every) or since_restart >= rewarm:
+    if since_restart >= rewarm or step - since_restart < max(warmup, every):
         return plain(step, steps=steps, warmup=warmup, shape=shape, floor=floor)
     rewarm_end = step - since_restart + rewarm
     return since_restart / rewarm * plain(rewarm_end, steps=steps, warmup=warmup, shape=shape, floor=floor)

@@ -48,7 +48,9 @@ ROWS: dict[str, dict[str | None, dict[str, int]]] = {
     FINANCIAL_NEWS: {None: {"train": 306_242}},
 }
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}  # of a copy that is one file
-ORIGIN = "origin.json"  # says, in a copy that `copies.fetch` has made, which commit and which files were fetched
+# In a copy that `copies.fetch` has made, this file says which commit and which files were fetched. The name begins with
+# a dot: `datasets` would read another JSON file as data.
+ORIGIN = ".origin.json"
 
 
 def load(

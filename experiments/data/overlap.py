@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from ..spec import ranks
+
 T = TypeVar("T")
 WORDS = 13  # as in GPT-3's check of its training data
 _word = re.compile(r"[^\W_]+")
@@ -87,7 +89,7 @@ def filtered(
             items.append(item)
             if len(items) == limit:
                 break
-    if overlapping:
+    if overlapping and ranks.first():
         action = "dropped" if drop else "kept, as published,"
         print(
             f"{task}: {action} {overlapping} of {checked} training texts that share {WORDS} words in a row with what "

@@ -200,7 +200,7 @@ def _against_truncation(task: str, quantity: Quantity) -> tuple[ClaimPart, ...]:
 def _rotation(task: str, quantity: Quantity, margin: float) -> tuple[ClaimPart, ...]:
     def part(other: str, rank: int, kind: str) -> ClaimPart:
         sides = operator(task, "rotation", rank), operator(task, other, rank)
-        return ClaimPart(SUBJECTS[task], *sides, (quantity,), kind, (margin,))
+        return ClaimPart(SUBJECTS[task], *sides, (quantity,), kind, (margin,) if kind == ON_PAR else ())
 
     best = tuple(part(other, LOW, BETTER) for other in ("truncation", "sharing", "decouple"))
     return best + tuple(part(other, HIGH, ON_PAR) for other in ("sharing", "decouple"))

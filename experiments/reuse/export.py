@@ -232,10 +232,9 @@ def copy_adapter(folder: Path, out: Path) -> None:
 
 def unname_base(out: Path, record: Record) -> None:
     """Let adapter_config.json name the base model only by its id on the hub: other machines lack this one's folders."""
-    path, model = out / "adapter_config.json", record.config["model"]
+    path, model = out / "adapter_config.json", record.identity["model"]  # a folder has its content's hash here
     settings = load.adapter_settings(out)
-    on_hub = record.identity.get("model") == model and "/" in model
-    name = model if on_hub else None
+    name = model if "/" in model else None
     if settings.get("base_model_name_or_path") not in (name, "", None):
         path.write_text(
             json.dumps(settings | {"base_model_name_or_path": name}, indent=2, sort_keys=True), encoding="utf-8"

@@ -23,13 +23,13 @@ def explain(error: Exception, config: RunConfig) -> dict[str, str]:
 
 def remedies(config: RunConfig) -> str:
     """The settings that lower the memory of a run: first settings that keep the cell, then settings that change it."""
-    h, m, batch = config.hardware, config.method, config.training.batch_size
-    micro = min(h.device_batch_size or batch, batch)
-    same = [f"hardware.device_batch_size below {micro}"] * (micro > 1)
+    h, m = config.hardware, config.method
+    same = [f"hardware.device_batch_size below {config.device_batch}"] * (config.device_batch > 1)
     same += [f"task.eval_batch_size below {config.task.eval_batch_size}"] * ((config.task.eval_batch_size or 1) > 1)
     same += ["hardware.activation_checkpointing=true"] * (not h.activation_checkpointing)
+    can_quantize = "nf4" in m.quantizable and not m.train_rest
     other = [f"method.rank below {m.rank}"] * ((m.rank or 1) > 1)
-    other += ["quantization=nf4"] * bool(m.rank and not m.restart_every and config.quantization == "none")
+    other += ["quantization=nf4"] * (can_quantize and config.quantization == "none")
     advice = [f"the same cell with {' or '.join(same)}"] * bool(same)
     advice += [f"another cell with {' or '.join(other)}"] * bool(other)
     return f"less memory is needed for {', '.join(advice)}" if advice else "only a smaller model or batch needs less"

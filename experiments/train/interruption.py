@@ -25,13 +25,16 @@ class StopWithCheckpoint(TrainerCallback):
     def __init__(self, config: RunConfig) -> None:
         self.log_every = config.training.log_every
         self.handlers: dict[int, Any] = {}  # those that were installed before
-        self.pending: int | None = None  # the first signal, until its checkpoint is written
+        self.pending: int | None = None  # the first signal that this rank got
+        self.agreed = False  # whether all ranks stop at the checkpoint that is written now
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle signals within a block, in the main thread."""
+        """Handle signals within a block, in the main thread. A signal after the last checkpoint stops at its end."""
         with signals.handled_by(self.handle) as self.handlers:
             yield
+            if ranks.any_rank(self.pending is not None):
+                self.stop(self.pending or signal.SIGTERM)
 
     def handle(self, number: int, frame: Any) -> None:
         """The signal handler within the block."""
@@ -55,10 +58,10 @@ class StopWithCheckpoint(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.log_every == 0 and ranks.any_rank(self.pending is not None):
             # Ranks without a signal stop as well: otherwise they would wait for the ranks that got one.
-            self.pending = self.pending or signal.SIGTERM
-            control.should_save = True
+            self.agreed = control.should_save = True
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.pending is not None:
-            number, self.pending = self.pending, None
+        # Another checkpoint may be written after a signal that only one rank has got so far.
+        if self.agreed:
+            number, self.pending, self.agreed = self.pending or signal.SIGTERM, None, False
             self.stop(number)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from mora.sharded import whole
@@ -44,13 +44,16 @@ def cpu_sharding() -> Iterator[None]:
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights that a saved model holds, gathered one tensor at a time: the adapter, or the whole model without one.
 
-    Every rank must call this function. Rank 0 gets the weights, on the CPU; the other ranks get an empty dict.
+    PEFT chooses what belongs to the adapter: besides its parameters also `modules_to_save`, trained biases, and buffers
+    such as VeRA's projections. Every rank must call this function. Rank 0 gets the weights, on the CPU, under the names
+    of the model's state; the other ranks get an empty dict.
     """
-    adapter = model.base_model.prefix if isinstance(model, PeftModel) else ""
-    weights = {}
-    for name, parameter in model.state_dict().items():
-        if adapter in name:
-            tensor = whole(parameter)
+    state = model.state_dict()
+    chosen = get_peft_model_state_dict(model, state_dict=state) if isinstance(model, PeftModel) else state
+    kept, weights = {id(tensor) for tensor in chosen.values()}, {}
+    for name, tensor in state.items():
+        if id(tensor) in kept:
+            tensor = whole(tensor)
             if ranks.first():
                 weights[name] = tensor.cpu()
     return weights

@@ -98,7 +98,11 @@ FEW = ("task=math", "task.data=hub", "task.heldout_rows=1", "task.probe_document
 
 def test_a_copy_has_the_key_and_the_rows_of_the_hub(folder, smoke, monkeypatch):
     path = Path(folder, hub.METAMATH, "default-train.jsonl")
-    path.write_text(path.read_text() * 2)
+    rows = [json.loads(line) for line in path.read_text().splitlines()] * 2
+    path.unlink()
+    path.with_name("README.md").unlink()
+    # The hub's file has no split in its name, so `datasets` reads every JSON file of the folder.
+    path.with_name("MetaMathQA-395K.json").write_text(json.dumps(rows))
     monkeypatch.setitem(hub.ROWS, hub.METAMATH, {None: {"train": 2}})
     Path(folder, hub.METAMATH, hub.ORIGIN).write_text(json.dumps({"commit": "5a1b"}))
     from_hub, from_copies = smoke(*FEW), smoke(*FEW, f"task.data_dir={folder}")

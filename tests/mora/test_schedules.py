@@ -40,6 +40,9 @@ def test_a_restart_during_the_first_warm_up_does_not_change_the_rate():
     early = {"steps": 1000, "warmup": 300, "every": 100, "rewarm": 10}
     assert jagged(200, **early) == pytest.approx(200 / 300)
     assert jagged(300, **early) == 0
+    long = {"steps": 1000, "warmup": 150, "every": 100, "rewarm": 60}
+    for step in range(200):  # the rise after the restart at 100 would end after the warm-up
+        assert jagged(step, **long) == plain(step, steps=1000, warmup=150, floor=0.1)
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])

@@ -230,6 +230,9 @@ def test_an_export_names_a_model_of_the_hub(tmp_path, trained):
     record = dataclasses.replace(records["lora"], config={"model": "owner/name"}, identity={"model": "owner/name"})
     export.unname_base(tmp_path, record)
     assert load.adapter_settings(tmp_path) == settings
+    copy = {"model": "/models/copy", "model_id": "owner/name"}  # a copy on the disk of the hub's model
+    export.unname_base(tmp_path, dataclasses.replace(record, config=copy))
+    assert load.adapter_settings(tmp_path) == settings
     export.unname_base(tmp_path, dataclasses.replace(record, identity={"model": "folder-0123456789abcdef"}))
     assert load.adapter_settings(tmp_path) == settings | {"base_model_name_or_path": None}
 

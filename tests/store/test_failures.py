@@ -2,6 +2,8 @@
 
 import errno
 
+import pytest
+
 from experiments import runner
 from experiments.errors import ConfigError
 from experiments.store import failures
@@ -33,6 +35,25 @@ def test_a_disk_without_room_for_the_traceback_is_said_in_the_line(smoke, monkey
     record = runner.run(config)
     assert record.error == {"type": "RuntimeError", "message": "a fault"}
     assert "failed: RuntimeError: a fault; its traceback cannot be written\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "left_out"),
+    [
+        (
+            ["method=lora", "training.batch_size=8", "hardware.processes=2"],
+            "device_batch_size below 4 or",
+            "device_batch_size below 8",
+        ),
+        (["method=lora"], "quantization=nf4", "quantization=none"),
+        (["method=vera"], "method.rank below", "quantization"),
+        (["method=lora", "method.train_rest=true"], "method.rank below", "quantization"),
+    ],
+)
+def test_out_of_memory_names_settings_that_help_and_that_are_allowed(arguments, named, left_out, smoke):
+    text = failures.remedies(smoke(*arguments))
+    assert named in text
+    assert left_out not in text
 
 
 def test_a_traceback_holds_text_that_is_not_unicode(tmp_path):

@@ -30,7 +30,7 @@ TWO = ("hardware.processes=2",)
 
 def settings(method: str, *others: str) -> list[str]:
     """Arguments of run.py, without dropout: each rank draws other dropout masks."""
-    dropout = [] if method == "fft" else ["method.dropout=0"]
+    dropout = [] if method in ("fft", "vera") else ["method.dropout=0"]
     return [f"method={method}", *COMMON, *dropout, *others]
 
 

@@ -19,7 +19,7 @@ from ..conftest import ROOT, compose
 from .on_ranks import TWO, assert_same_run, environment, only_record, run, settings, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-METHODS = ("fft", "lora", "mora", "remora")
+METHODS = ("fft", "lora", "lora +method.peft.bias=lora_only", "mora", "remora", "vera")
 INSTRUCT = ("task=instruct", "task.questions=2", "training.evaluate_every=3", "training.batch_size=2")
 
 
@@ -40,7 +40,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("hardware", ["ddp", "fsdp"])
 @pytest.mark.parametrize("method", METHODS)
 def test_two_ranks_give_the_curve_and_the_weights_of_one(method, hardware, alone, tmp_path):
-    arguments = settings(method)
+    arguments = settings(*method.split())
     code, err = run([*arguments, *TWO, f"hardware={hardware}", f"paths.results={tmp_path}"])
     assert code == 0, err
     assert_same_run(tmp_path, alone(*arguments))

@@ -14,6 +14,7 @@ from experiments import files, runner
 from experiments.identity import identity_of
 from experiments.spec import signals
 from experiments.store.records import Store
+from experiments.train.interruption import StopWithCheckpoint
 from experiments.train.recording import Recording
 
 from ..conftest import some_slow
@@ -100,6 +101,21 @@ def test_a_signal_at_the_last_write_waits_for_the_write(smoke, monkeypatch, tmp_
     ):
         pass
     assert record(tmp_path / "results")["status"] == "finished"
+
+
+def test_a_signal_after_the_last_checkpoint_stops_at_the_end_of_the_training(smoke):
+    callback = StopWithCheckpoint(smoke("method=lora"))
+
+    def train():
+        with callback.listening():
+            signal.raise_signal(signal.SIGTERM)
+            callback.on_save(None, None, None)  # the ranks have not agreed yet, so this checkpoint stops nothing
+            went_on.append(True)
+
+    went_on = []
+    with signals.handled_by(signal.default_int_handler), pytest.raises(KeyboardInterrupt):
+        train()
+    assert went_on
 
 
 @pytest.mark.slow

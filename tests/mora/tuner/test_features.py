@@ -100,6 +100,15 @@ def test_names_that_fit_no_batch_are_refused(llama):
         model(**llama.inputs, adapter_names=["default", "default"])
 
 
+def test_the_weighted_sum_has_the_number_format_of_the_first_adapter(llama):
+    model = llama.adapted().to(torch.bfloat16)
+    model.add_adapter("other", llama.config())
+    for layer in llama.layers(model).values():
+        layer.mora_M["other"].data = layer.mora_M["other"].data.float()
+    model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "sum")
+    assert {layer.mora_M["sum"].dtype for layer in llama.layers(model).values()} == {torch.bfloat16}
+
+
 def test_the_weighted_sum_is_exact(case, tmp_path):
     model = case.adapted()
     model.add_adapter("other", case.config())
