@@ -181,9 +181,17 @@ def tulu(copies: str | None = None) -> list[list[Message]]:
 
 
 def metamath(copies: str | None = None) -> list[list[Message]]:
-    """395,000 questions with answers that end in `The answer is: ...`."""
+    """395,000 questions with answers that end in `The answer is: ...`.
+
+    As in the authors' code, the first line of a question is Alpaca's instruction, and further lines are its input.
+    """
     rows = load(METAMATH, None, "train", ("query", "response"), copies=copies)
-    return [pair(row["query"], row["response"]) for row in rows]
+    conversations = []
+    for row in rows:
+        instruction, _, more = row["query"].partition("\n")
+        context = [{"role": "system", "content": more}] if more else []
+        conversations.append(context + pair(instruction, row["response"]))
+    return conversations
 
 
 def gsm8k(copies: str | None = None) -> list[Problem]:

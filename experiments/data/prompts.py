@@ -1,7 +1,7 @@
 """Prompts, published ones and those of a model's own chat template, and the tokens on which the loss counts.
 
 A conversation becomes a transcript: a text with spans, each of which covers an answer and its end token. The loss
-counts on the tokens in a span. The whole text is tokenised at once, as in the published code, so that all tokens are
+counts on the tokens in a span. The whole text is tokenised at once, as in the published code, so that its tokens are
 the same as there.
 """
 

@@ -255,9 +255,10 @@ CLAIMS = (
         "fewer-steps",
         "MoRA needs fewer steps than LoRA to memorise UUIDs at equal parameters.",
         "Table 2, Figure 3",
-        "MoRA needs fewer steps until 50 % of the characters are right, at both ranks. The step is interpolated. Where "
-        "one of the two methods never gets there, its number is the last step, so the difference is at least as large "
-        "as the one shown. A seed with which neither gets there counts for neither and is left out.",
+        "MoRA needs fewer steps until 50 % of the characters are right, at both ranks. The step is interpolated "
+        "between the steps that were measured. Where one of the two methods never gets there, its number is the last "
+        "step, so the difference is at least as large as the one shown. A seed with which neither gets there counts "
+        "for neither and is left out.",
         _at_both_ranks("uuid", (STEPS_TO_HALF,)),
     ),
     Claim(

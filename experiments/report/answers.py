@@ -54,14 +54,16 @@ def _answer(entry: TableEntry, comparison: Comparison) -> Answer:
         reasons = list(comparison.doubts)
         if interval.low is None:
             reasons.append("an interval needs two seeds that both have")
+        elif interval.low == interval.high == 0:
+            reasons.append("with each seed both have the same value")
         elif not reasons:
             reasons.append("the interval contains zero")
         size = wording.interval(interval, entry.column)
-        text = f"{metric}: {label} less {reference} is {size} {unit}".rstrip()
+        text = f"{metric}: {label} minus {reference} is {size} {unit}".rstrip()
         return Answer(UNDECIDED, f"{text}, {seeds}. Undecided: {'; '.join(reasons)}.")
     higher = interval.mean > 0
     size = wording.interval(interval if higher else interval.turned(), entry.column, signed=False)
     trained = entry.filled.setting is not None and entry.filled.setting.candidates
-    bracketed = ", both learning rates bracketed" if trained else ""
-    text = f"{metric}: that of {label} is {'higher' if higher else 'lower'} than that of {reference} by {size} {unit}"
+    bracketed = "; lower and higher learning rates were tried for both" if trained else ""
+    text = f"{metric}: {label} is {'higher' if higher else 'lower'} than {reference} by {size} {unit}"
     return Answer(comparison.verdict, f"{text.rstrip()}, {seeds}{bracketed}.")

@@ -20,20 +20,22 @@ from .verdicts import ANSWERS, NOT_RUN, VERDICTS, ClaimVerdict, PartVerdict, Sid
 from .wording import DASH
 
 RULES = (
-    "A claim has one or more parts. A part compares two methods by the difference of their means, the first less the "
-    f"second, with the {statistics.RULE}.",
+    "A claim has one or more parts. A part compares two methods by the difference of their means, the first minus "
+    f"the second, with the {statistics.RULE}: each seed gives one difference, and the interval says where the mean of "
+    "the differences probably lies.",
     "A part is reproduced if the whole interval fulfils the rule of the part, not reproduced if the whole interval "
     "contradicts the rule, and undecided otherwise.",
     "A part is also undecided in four cases: the methods have fewer than two common seeds; or the learning rate of "
     "one of the methods was not searched, or is the lowest or the highest rate that was tried; or a run of one of the "
-    "methods diverged at its rate; or neither method scores above the floor, which is the score of a model that knows "
-    "nothing.",
+    "methods diverged at its rate; or neither method can be told from the floor, which is the score of a model that "
+    "knows nothing: the interval of its differences from the floor is not above zero.",
     "The learning rate of each method is the rate that was best in the search, by a number that the task names and "
     "that is the same for every method. For UUIDs there are two such numbers. What is read at the end has the rate "
     "with the lowest loss on values at the end. What is read during the training, such as steps to 50 %, has the rate "
     "with the highest mean accuracy over the training.",
     "A claim is reproduced if all its parts are reproduced. A claim is not reproduced if all its parts were run and at "
-    "least one part is not reproduced, after Holm's correction for the number of parts. A claim is not run if none of "
+    "least one part is not reproduced, after Holm's correction for the number of parts: among many parts, one "
+    "contradicts its rule by chance now and then, so each must be clearer. A claim is not run if none of "
     "its parts was run, and undecided otherwise.",
     "A benchmark asks the same questions for every seed, so its interval is widened by the uncertainty that a sample "
     "of so many questions has. The intervals of losses and perplexities contain the differences between seeds, but "
@@ -109,9 +111,9 @@ def _seeds(count: int) -> str:
 
 
 def sides(part: PartVerdict) -> str:
-    """Of what the difference is taken: `MoRA less LoRA`."""
+    """Of what the difference is taken: `MoRA minus LoRA`."""
     times = "" if part.part.times == 1 else f"{part.part.times:g} times "
-    return f"{part.part.side.name} less {times}{part.part.reference.name}"
+    return f"{part.part.side.name} minus {times}{part.part.reference.name}"
 
 
 def difference(part: PartVerdict) -> str:

@@ -80,8 +80,10 @@ class TableEntry:
 
     @property
     def at_floor(self) -> bool:
-        """Whether the mean is not above the floor: nothing is said about two such values, and none is the best."""
-        return self.summary is not None and self.floor is not None and self.summary.mean <= self.floor
+        """Whether the values cannot be told from the floor: nothing is said about two such values, none is the best."""
+        if self.floor is None:
+            return False
+        return statistics.at_floor(list(self.values.values()), [self.floors[seed] for seed in self.values])
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _comparison(entry: TableEntry, reference: TableEntry) -> Comparison | None:
     better, worse = (interval.above(0), interval.below(0))[::sign]
     doubts = tuple(f"{e.row.label}: {e.filled.doubt}" for e in (entry, reference) if e.filled.doubt)
     doubts += (unknown,) if unknown else ()
-    doubts += ("neither is above its floor",) if entry.at_floor and reference.at_floor else ()
+    doubts += ("neither can be told from its floor",) if entry.at_floor and reference.at_floor else ()
     verdict = "undecided" if doubts else "better" if better else "worse" if worse else "undecided"
     return Comparison(reference.row.label, interval, verdict, doubts)
 
@@ -204,7 +206,7 @@ def _corrected(study: Study, entries: list[list[TableEntry]], columns: int) -> l
             p_values = [min(c.interval.p_above(0), c.interval.p_below(0)) for _, c in tested]
             for (i, comparison), p in zip(tested, statistics.holm(p_values), strict=True):
                 if comparison.verdict != "undecided" and p >= 1 - statistics.LEVEL:
-                    doubt = f"not after Holm's correction for {len(tested)} rows"
+                    doubt = f"not clear enough where {len(tested)} rows are compared (Holm's correction)"
                     undecided = dataclasses.replace(comparison, verdict="undecided", doubts=(doubt,))
                     others = entries[i][j].comparisons
                     replaced = tuple(undecided if c is comparison else c for c in others)

@@ -2,7 +2,7 @@
 
 A part is reproduced when its condition holds for the whole interval, not reproduced when the interval contradicts the
 condition, undecided otherwise. It is undecided, whatever the interval says, while the learning rate of a side may not
-be the best, where a run of a side diverged, and where neither side is above the floor of knowing nothing.
+be the best, where a run of a side diverged, and where neither side can be told from the floor of knowing nothing.
 
 A claim is reproduced when all its parts are: by chance alone that is no more likely than one part being reproduced, so
 the parts need no correction. A claim is not reproduced when all its parts were run and at least one contradicts it. The
@@ -55,7 +55,7 @@ class PartVerdict:
         interval: Of the advantage of the side over the reference, whichever way is better.
         margin: In the quantity's unit.
         neither: In how many common seeds neither side got there; these seeds are left out.
-        reason: Why the verdict is undecided or not run; empty otherwise.
+        reason: Why the verdict is undecided or not run, or why it says little; else empty.
     """
 
     part: ClaimPart
@@ -141,7 +141,8 @@ def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
             last = max(readings[s].value for s in common)
             reason = f"neither got there in {last:,.0f} steps"
             return PartVerdict(part, UNDECIDED, quantity, rank, margin=margin, neither=len(common), reason=reason)
-        sign = 1 if part.higher_is_better(quantity) else -1
+        higher = part.higher_is_better(quantity)
+        sign = 1 if higher else -1
         advantages = [sign * (readings[s].value - part.times * reference[s].value) for s in counted]
         interval = statistics.interval(advantages)
         assert interval is not None
@@ -149,9 +150,13 @@ def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
         means = (numbers.mean, reference_numbers.mean)
         interval, unknown = _with_questions(part, quantity, interval, means, results)
         verdict, reason = _decide(part.kind, interval, margin)
+        if verdict == REPRODUCED and quantity.unit == "%" and higher and min(means) > 100 - margin:
+            reason = "both are closer to 100 % than the margin, so this rule could hardly fail"
         doubts = _doubts(part, quantity, results) + [unknown] * bool(unknown)
         if all(_at_floor([side[s] for s in counted]) for side in (readings, reference)):
-            doubts.append("neither is above its floor, which a model gets that knows nothing")
+            doubts.append("neither can be told from its floor, the score of a model that knows nothing")
+        if numbers.not_reached and reference_numbers.not_reached:
+            doubts.append("each of the two did not get there with a seed, so the difference has no bound")
         if doubts:
             verdict, reason = UNDECIDED, "; ".join(doubts)
         return PartVerdict(
@@ -191,9 +196,8 @@ def _numbers(readings: Sequence[Reading]) -> SideNumbers:
 
 
 def _at_floor(readings: Sequence[Reading]) -> bool:
-    """Whether the mean is not above the mean of the floors."""
     floors = [r.floor for r in readings if r.floor is not None]
-    return len(floors) == len(readings) and sum(r.value for r in readings) <= sum(floors)
+    return len(floors) == len(readings) and statistics.at_floor([r.value for r in readings], floors)
 
 
 def _own_rank(part: ClaimPart, results: Results) -> int | None:

@@ -277,8 +277,8 @@ def floor_notes(table: FilledTable) -> list[str]:
     for task, name in metrics:
         floors = [f for e in entries if (e.column.task, e.column.metric) == (task, name) for f in e.floors.values()]
         notes.append(
-            f"{floor_text(metrics[task, name], floors)} No difference is marked between two values that are not above "
-            "their floors."
+            f"{floor_text(metrics[task, name], floors)} No difference is marked between two values that cannot be told "
+            "from their floors: of each, the interval of the differences from the floor over seeds is not above zero."
         )
     return notes
 

@@ -75,7 +75,9 @@ class FilledCell:
 
     @cached_property
     def selection(self) -> Selection | None:
-        """The rate with the best number; ties go to the lower rate. None where no run has finished.
+        """The rate with the best number. None where no run has finished.
+
+        Of equal rates the lowest or the highest that was tried is taken, if it is among them: the search then goes on.
 
         The runs with the lowest seed that all rates have are compared, else of each rate the run with its lowest seed.
         """
@@ -89,7 +91,8 @@ class FilledCell:
         scores = {r: measures.selection_score(tried[r], criterion) if r in finished else None for r in tried}
         sign = -1 if criterion.higher_is_better else 1
         costs = {r: math.inf if score is None else sign * score for r, score in scores.items()}
-        best = min(finished, key=lambda rate: (costs[rate], rate))
+        edges = (min(tried), max(tried))
+        best = min(finished, key=lambda rate: (costs[rate], rate not in edges, rate))
         tested = tuple(r for r, record in tried.items() if r in finished or record.key in self.diverged)
         return Selection(best, by, scores, tested, costs[best])
 

@@ -29,7 +29,7 @@ class MathTask(AnswerTask):
     """Mathematics."""
 
     name = "math"
-    version = 3
+    version = 4
     needs = (*AnswerTask.needs, "new_tokens", "math_new_tokens")
     headline = "gsm8k"
     packages = ("benchmarks", "gsm-symbolic", "llamafactory")

@@ -94,4 +94,4 @@ def test_from_own_rows_to_the_page(own, counted):
     )
     assert again.returncode == 0, again.stderr
     assert "that differ only in their method" in again.stdout
-    assert "MoRA, r = 4 less LoRA, r = 4" in again.stdout or "that of MoRA, r = 4" in again.stdout
+    assert "MoRA, r = 4 minus LoRA, r = 4" in again.stdout or "MoRA, r = 4 is " in again.stdout

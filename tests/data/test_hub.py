@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from experiments.data import corpora, hub
+from experiments.data import corpora, hub, prompts
 from experiments.data.questions import ChoiceQuestion, OpenQuestion
 from experiments.errors import ConfigError
 
@@ -109,6 +109,14 @@ def test_metamath(published):
     ((question, answer),) = hub.metamath()
     assert question["content"] == "1 + 1?"
     assert answer["content"].endswith("The answer is: 2")
+
+
+def test_further_lines_of_a_question_of_metamath_are_alpacas_input(published, monkeypatch):
+    monkeypatch.setattr(hub, "load", lambda *_, **__: [{"query": "Who wins?\nA: 1\nB: 2", "response": "B"}])
+    (conversation,) = hub.metamath()
+    text = prompts.alpaca(conversation, "</s>").text
+    assert "paired with an input" in text
+    assert text.endswith("### Instruction:\nWho wins?\n\n### Input:\nA: 1\nB: 2\n\n### Response:B</s>")
 
 
 def test_gsm8k_and_math(published):

@@ -99,6 +99,23 @@ def test_many_more_is_more_than_twice():
     assert judge([19.0, 19.1], [10.0, 10.1], times=2.0).verdict == NOT_REPRODUCED
 
 
+def test_two_sides_that_cannot_be_told_from_their_floors_are_undecided():
+    """The means are above the floor of 11, but the interval of each contains it."""
+    part = judge([16.0, 10.0, 13.0], [14.0, 8.1, 11.2], char_accuracy_floor=11.0)
+    assert part.interval.low > 0
+    assert (part.verdict, part.reason) == (
+        UNDECIDED,
+        "neither can be told from its floor, the score of a model that knows nothing",
+    )
+
+
+@pytest.mark.parametrize(("scores", "said"), [([98.0, 98.5, 99.0], True), ([60.0, 60.5, 61.0], False)])
+def test_a_rule_that_could_hardly_fail_says_so(scores, said):
+    part = judge(scores, [score + 0.1 for score in scores], "no worse", 5.0)
+    assert part.verdict == REPRODUCED
+    assert part.reason == ("both are closer to 100 % than the margin, so this rule could hardly fail" if said else "")
+
+
 @pytest.mark.parametrize(
     ("floor", "kind", "expected"),
     [
@@ -111,7 +128,7 @@ def test_many_more_is_more_than_twice():
 def test_a_difference_below_the_floor_decides_nothing(floor, kind, expected):
     part = judge([13.0, 13.0], [10.0, 10.0], kind, char_accuracy_floor=floor)
     assert part.verdict == expected
-    said = "neither is above its floor, which a model gets that knows nothing"
+    said = "neither can be told from its floor, the score of a model that knows nothing"
     assert part.reason == ("" if expected == REPRODUCED else said)
 
 
@@ -251,6 +268,14 @@ def test_where_one_method_never_gets_there_its_number_is_the_last_step():
     assert findings.ours(part) == "MoRA 41.7 steps, LoRA more than 93.6 steps (got there with 1 of 3 seeds)"
     assert findings.difference(part) == "-51.9 steps [-107.0, +3.17], 3 seeds"
     assert (findings.rule(part), part.verdict) == ("below 0", UNDECIDED)
+
+
+def test_where_both_methods_miss_a_seed_the_difference_has_no_bound():
+    soon, never = (50.0, 90.0), (10.0, 20.0)
+    part = judge_fewer_steps([soon, soon, soon, never], [never, never, never, (10.0, 75.0)])
+    assert (part.side.not_reached, part.reference.not_reached) == (1, 3)
+    assert part.verdict == UNDECIDED
+    assert part.reason == "each of the two did not get there with a seed, so the difference has no bound"
 
 
 def test_a_seed_with_which_neither_method_gets_there_is_left_out():
@@ -458,12 +483,12 @@ def test_a_row_names_its_sides_and_its_rule_in_words_and_units():
         "mean character accuracy at 30, 50, 70 and 90 % of training",
         "MoRA 53.3 %, LoRA 21.2 %",
         "MoRA 84.2 %, LoRA 17.2 %",
-        "MoRA less LoRA: +67.0 points [+67.0, +67.0], 2 seeds",
+        "MoRA minus LoRA: +67.0 points [+67.0, +67.0], 2 seeds",
         "above -5 points",
         "reproduced",
     )
     part = judge([21.0, 21.1], [10.0, 10.1], times=2.0)
-    assert findings.part_line(part)[4] == "MoRA less 2 times LoRA: +1.0 points [+0.3, +1.6], 2 seeds"
+    assert findings.part_line(part)[4] == "MoRA minus 2 times LoRA: +1.0 points [+0.3, +1.6], 2 seeds"
     part = judge([50.0, 51.0], [50.0, 51.0], "on par", 1.0)
     assert findings.rule(part) == "between -1 points and 1 points"
 

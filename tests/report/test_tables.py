@@ -55,7 +55,7 @@ def test_two_values_that_are_not_above_their_floors_have_no_mark():
     assert (entry.comparison.verdict, entry.best, entry.floor) == ("better", True, pytest.approx(13.4))
     below = mora_at_step_300(with_floor(records, 60.0))
     assert (below.comparison.verdict, below.best, below.floor) == ("undecided", False, 60.0)
-    assert below.comparison.doubts == ("neither is above its floor",)
+    assert below.comparison.doubts == ("neither can be told from its floor",)
     assert below.comparison.interval == entry.comparison.interval
     between = mora_at_step_300(with_floor(records, 20.0))
     assert (between.comparison.verdict, between.best) == ("better", False)  # LoRA alone is at its floor
@@ -126,7 +126,8 @@ def test_the_floor_is_said_in_words():
     table = tables.fill(study_file.get("table2"), Results("laptop", with_floor(records, 13.4), FIXED))
     note = (
         "The floor of character accuracy is 13.4 %, which the best answer that is the same for every key gets. No "
-        "difference is marked between two values that are not above their floors."
+        "difference is marked between two values that cannot be told from their floors: of each, the interval of the "
+        "differences from the floor over seeds is not above zero."
     )
     assert note in wording.footnotes(table)
 
@@ -240,7 +241,10 @@ def test_the_number_of_rows_is_corrected_for():
     others = {"dora": [50, 51, 49], "lora_plus": [48, 51, 50]}
     among = league_entries({"lora": lora, "mora": mora} | others, ["LoRA"])["MoRA"].comparison
     assert among.interval == alone.interval
-    assert (among.verdict, among.doubts) == ("undecided", ("not after Holm's correction for 3 rows",))
+    assert (among.verdict, among.doubts) == (
+        "undecided",
+        ("not clear enough where 3 rows are compared (Holm's correction)",),
+    )
 
 
 def test_the_answer_of_a_study_without_runs_says_so():

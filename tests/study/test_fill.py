@@ -141,6 +141,16 @@ def test_rates_are_compared_on_a_seed_that_all_of_them_have():
     assert (selection.rate, selection.scores) == (3e-3, {1e-3: 0.6, 3e-3: 0.5})
 
 
+def test_of_equal_rates_one_at_the_edge_is_taken_so_that_the_search_goes_on():
+    runs = [synthetic.record(SETTING, rate, 0) for rate in (1e-3, 3e-3, 1e-2, 3e-2)]
+    for run, loss in zip(runs, (0.6, 0.5, 0.7, 0.5), strict=True):
+        run.metrics["final"]["value_loss"] = loss
+    assert filled(*runs).doubt == "the learning rate 0.03 is the highest that was tried"
+    beyond = synthetic.record(SETTING, 1e-1, 0)
+    beyond.metrics["final"]["value_loss"] = 0.9
+    assert (filled(*runs, beyond).selection.rate, filled(*runs, beyond).doubt) == (3e-3, "")
+
+
 def test_a_task_may_select_another_rate_for_what_is_read_during_the_training():
     runs = [synthetic.record(SETTING, rate, 0) for rate in (1e-3, 3e-3)]
     for run, loss, accuracy in zip(runs, (0.2, 0.1), (80.0, 60.0), strict=True):
