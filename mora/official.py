@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import operators
 from .config import MoraConfig
-
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 
 # Settings with the same name and the same meaning in `MoraConfig`.
 SAME = (
@@ -56,13 +54,13 @@ def convert_official(folder: str | Path, out: str | Path) -> MoraConfig:
             MoRA does not have, or `out` holds an adapter already. Nothing is written.
     """
     folder, out = Path(folder), Path(out)
-    config = official_config(_settings(folder / CONFIG_FILE))
-    weights = _weights(folder / WEIGHTS_FILE)
-    if (out / CONFIG_FILE).exists() or (out / WEIGHTS_FILE).exists():
+    config = official_config(_settings(folder / CONFIG_NAME))
+    weights = _weights(folder / SAFETENSORS_WEIGHTS_NAME)
+    if (out / CONFIG_NAME).exists() or (out / SAFETENSORS_WEIGHTS_NAME).exists():
         raise ValueError(f"{out} holds an adapter already")
     out.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(out))
-    save_file(weights, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(weights, out / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     return config
 
 

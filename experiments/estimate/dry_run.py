@@ -55,14 +55,8 @@ class Estimate:
     notes: tuple[str, ...]
 
 
-def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = frozenset()) -> Estimate:
-    """What `config` needs on each of `devices`.
-
-    Args:
-        config: The run.
-        devices: Processes that divide the global batch among them.
-        sharded: Which of `weights`, `gradients`, `optimizer` are divided among the devices. Each device holds the
-            other parts whole.
+def estimate(config: RunConfig) -> Estimate:
+    """What a run needs on each of its devices.
 
     Raises:
         ConfigError: Nothing trains, or the run does not fit its model.
@@ -76,8 +70,7 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
         raise ConfigError(f"dry_run: method={config.method.name} trains nothing, there is nothing to estimate")
     t, h, shape = config.training, config.hardware, fit.model(config)
     placement = Placement.of(h)
-    share = max(1, t.batch_size // devices)
-    rows = min(h.device_batch_size or share, share)
+    devices, sharded, rows = h.ranks, SHARDED[h.sharding or "none"], config.device_batch
     length = tasks.of(config).row_tokens(config)
 
     with silent():
@@ -110,7 +103,7 @@ def estimate(config: RunConfig, devices: int = 1, sharded: frozenset[str] = froz
 
     # With several micro-batches a step, the gradients of the earlier ones are in memory beside the activations. In the
     # optimizer's step the activations are gone, and on a GPU the optimizer needs the gradients' memory a second time.
-    accumulates = share > rows
+    accumulates = config.rank_batch > rows
     waiting = held["gradients"] if accumulates else 0.0
     stepping = held["gradients"] * (2 if placement.device != "cpu" else 1)
     peak = [held["weights"] + held["optimizer"] + max(a + waiting, stepping) for a in activations]
@@ -174,12 +167,9 @@ def table(config: RunConfig) -> str:
 
     quiet()
     h, t, m = config.hardware, config.training, config.method
-    devices, sharded = h.ranks, SHARDED[h.sharding or "none"]
-    columns = {m.name: estimate(config, devices, sharded)}
+    columns = {m.name: estimate(config)}
     if m.rank is not None and m.name != "lora":
-        columns["lora"] = estimate(config.replace(method=lora_of(m)), devices, sharded)
-    share = max(1, t.batch_size // devices)
-    rows = min(h.device_batch_size or share, share)
+        columns["lora"] = estimate(config.replace(method=lora_of(m)))
 
     def row(what: str, of: Callable[[Estimate], str]) -> list[str]:
         return [what, *map(of, columns.values())]
@@ -206,12 +196,12 @@ def table(config: RunConfig) -> str:
         flops("FLOPs", 0),
         flops("FLOPs, checkpointed", 1),
     ]
-    where = f"{devices} device{'s' if devices > 1 else ''} ({h.device}) in {h.precision}"
+    where = f"{h.ranks} device{'s' if h.ranks > 1 else ''} ({h.device}) in {h.precision}"
     base = f"{config.model}, base weights {config.quantization if config.quantization != 'none' else 'not quantized'}"
+    batch = f"{t.batch_size} rows of at most {row_tokens} tokens"
     lines = [
         f"dry run of {name_of(config)}: {base}",
-        f"{t.steps:,} steps of {t.batch_size} rows of at most {row_tokens} tokens on {where}, {rows} rows at a "
-        "time; memory is that of one device",
+        f"{t.steps:,} steps of {batch} on {where}, {config.device_batch} rows at a time; memory is that of one device",
         "",
         tabulate(numbers, ("", *columns), disable_numparse=True, colalign=("left", *("right" for _ in columns))),
         "",
@@ -230,7 +220,7 @@ def table(config: RunConfig) -> str:
         return "\n".join([*lines, "hours are estimated for GPUs only: add hardware=gpu; a dry run needs no GPU"])
     mine, way = columns[m.name], int(h.activation_checkpointing)
     return "\n".join(
-        [*lines, tabulate(hours(mine, way, h.precision, devices), CARD_HEADER, disable_numparse=True), NOTE]
+        [*lines, tabulate(hours(mine, way, h.precision, h.ranks), CARD_HEADER, disable_numparse=True), NOTE]
     )
 
 

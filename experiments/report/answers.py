@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..study.statistics import UNDECIDED
 from . import wording
 from .tables import Comparison, FilledTable, TableEntry
-
-UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ class RankQuestion:
     def answer(self) -> str:
         """`yes`, `no` (a higher rank is worse) or `undecided`."""
         if self.correlation is None:
-            return "undecided"
-        return "yes" if self.correlation.above(0) else "no" if self.correlation.below(0) else "undecided"
+            return statistics.UNDECIDED
+        return "yes" if self.correlation.above(0) else "no" if self.correlation.below(0) else statistics.UNDECIDED
 
     @property
     def text(self) -> str:

@@ -12,7 +12,7 @@ from ..store.records import Record
 from ..study import measures, question_samples, statistics
 from ..study.fill import FilledCell, Results
 from ..study.layout import Column, Row, Study
-from ..study.statistics import Interval, Summary
+from ..study.statistics import UNDECIDED, Interval, Summary
 
 if TYPE_CHECKING:
     import pandas
@@ -192,7 +192,7 @@ def _comparison(entry: TableEntry, reference: TableEntry) -> Comparison | None:
     doubts = tuple(f"{e.row.label}: {e.filled.doubt}" for e in (entry, reference) if e.filled.doubt)
     doubts += (unknown,) if unknown else ()
     doubts += ("neither can be told from its floor",) if entry.at_floor and reference.at_floor else ()
-    verdict = "undecided" if doubts else "better" if better else "worse" if worse else "undecided"
+    verdict = UNDECIDED if doubts else "better" if better else "worse" if worse else UNDECIDED
     return Comparison(reference.row.label, interval, verdict, doubts)
 
 
@@ -205,9 +205,9 @@ def _corrected(study: Study, entries: list[list[TableEntry]], columns: int) -> l
             tested = [(i, c) for i, c in places if c.interval.low is not None]
             p_values = [min(c.interval.p_above(0), c.interval.p_below(0)) for _, c in tested]
             for (i, comparison), p in zip(tested, statistics.holm(p_values), strict=True):
-                if comparison.verdict != "undecided" and p >= 1 - statistics.LEVEL:
+                if comparison.verdict != UNDECIDED and p >= 1 - statistics.LEVEL:
                     doubt = f"not clear enough where {len(tested)} rows are compared (Holm's correction)"
-                    undecided = dataclasses.replace(comparison, verdict="undecided", doubts=(doubt,))
+                    undecided = dataclasses.replace(comparison, verdict=UNDECIDED, doubts=(doubt,))
                     others = entries[i][j].comparisons
                     replaced = tuple(undecided if c is comparison else c for c in others)
                     entries[i][j] = dataclasses.replace(entries[i][j], comparisons=replaced)

@@ -22,10 +22,10 @@ from ..paper.claims import NO_WORSE, ON_PAR
 from ..study import measures, question_samples, statistics
 from ..study.fill import Results
 from ..study.measures import Reading
-from ..study.statistics import Interval
+from ..study.statistics import UNDECIDED, Interval
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
-UNDECIDED, NOT_RUN = "undecided", "not run"
+NOT_RUN = "not run"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_RUN)
 ANSWERS = {REPRODUCED: "yes", NOT_REPRODUCED: "no"}  # to a question of our own
 

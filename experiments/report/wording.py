@@ -11,14 +11,14 @@ from ..store.records import Record
 from ..study import measures, rates
 from ..study.fill import FilledCell
 from ..study.layout import Column, Study
-from ..study.statistics import Interval, summary
+from ..study.statistics import RULE, UNDECIDED, Interval, summary
 from .tables import COSTS, UNSPENT, Comparison, FilledTable, TableEntry, mean_cost, spent_share
 
 if TYPE_CHECKING:
     import pandas
 
 DASH = "—"
-MARKS = {"better": "▲", "worse": "▼", "undecided": ""}
+MARKS = {"better": "▲", "worse": "▼", UNDECIDED: ""}
 RANK_LABEL = "singular values of the update above 0.1"
 BEST_RULE = "Bold marks the best mean of a column, certain or not."
 
@@ -30,7 +30,7 @@ def better_rule(study: Study) -> str:
     first = study.references[0]
     rank = " at the same rank" if len(study.rows_of(first)) > 1 else ""
     return (
-        f"▲ better, ▼ worse than {first}{rank}: the 95 % t interval of the paired differences over common seeds "
+        f"▲ better, ▼ worse than {first}{rank}: the {RULE} "
         "excludes zero, still does after Holm's correction for the rows of the column, lower and higher learning rates "
         f"were tried for both, and no run at the selected rate diverged. {BEST_RULE}"
     )

@@ -72,7 +72,7 @@ def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimit
             summary = (miss if form == "miss" else adapter)(record, store, folder)
         unname_base(folder, record)
         if dtype:
-            convert(folder / "adapter_model.safetensors", dtype)
+            convert(folder / load.ADAPTER_WEIGHTS, dtype)
         return summary + word_on_rank(folder)
 
 
@@ -123,7 +123,7 @@ def adapter(record: Record, store: Store, out: Path) -> str:
     from mora.checkpoint import BASE_FILE
 
     folder = load.folder_of(record, store)
-    if not (folder / "adapter_config.json").is_file():
+    if not (folder / load.ADAPTER_SETTINGS).is_file():
         raise ConfigError(f"{record.name} trained the whole model and has no adapter; --format merged exports it")
     copy_adapter(folder, out)
     if (out / BASE_FILE).is_file():
@@ -186,7 +186,7 @@ def save(form: Any, out: Path) -> None:
 
     with files.writing("the adapter", out.parent):
         form.config.save_pretrained(str(out))
-        save_file(form.weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(form.weights, out / load.ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
@@ -225,14 +225,14 @@ def copy_adapter(folder: Path, out: Path) -> None:
         load.adapter_settings(folder)
         for path in folder.glob("*.safetensors"):
             load.finite_weights(path)
-    for name in ("adapter_config.json", "adapter_model.safetensors", BASE_FILE):
+    for name in (load.ADAPTER_SETTINGS, load.ADAPTER_WEIGHTS, BASE_FILE):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
 
 
 def unname_base(out: Path, record: Record) -> None:
     """Let adapter_config.json name the base model only by its id on the hub: other machines lack this one's folders."""
-    path, model = out / "adapter_config.json", record.identity["model"]  # a folder has its content's hash here
+    path, model = out / load.ADAPTER_SETTINGS, record.identity["model"]  # a folder has its content's hash here
     settings = load.adapter_settings(out)
     name = model if "/" in model else None
     if settings.get("base_model_name_or_path") not in (name, "", None):

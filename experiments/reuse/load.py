@@ -19,7 +19,9 @@ from ..store.records import Record, Store, finite
 from ..train import base_models
 
 KEY = re.compile(r"[0-9a-f]{16}")
-ADAPTER_FILE = "adapter_model.safetensors"
+# The files in which PEFT keeps an adapter.
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_SETTINGS = "adapter_config.json"
 ALONE = {"processes": 1, "nodes": 1, "sharding": "none"}
 
 
@@ -112,7 +114,7 @@ def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
             trained = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
             model.load_state_dict(trained.state_dict())
             return
-        weights = finite_weights(folder / ADAPTER_FILE)
+        weights = finite_weights(folder / ADAPTER_WEIGHTS)
         own, with_base = (get_peft_model_state_dict(model, save_embedding_layers=x).keys() for x in (False, True))
         # If the head or the embedding is adapted, PEFT saves its base weight beside the adapter.
         if odd := (weights.keys() - (with_base - own)) ^ own:
@@ -161,7 +163,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file holds another JSON value than an object.
     """
-    path = folder / "adapter_config.json"
+    path = folder / ADAPTER_SETTINGS
     values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no settings")
@@ -180,7 +182,7 @@ def same_adapter(folder: Path, expected: Any, method: Method) -> None:
     for name in fixed:
         if name in saved and _settled(saved[name]) != _settled(own[name]):
             raise ConfigError(
-                f"{folder / 'adapter_config.json'} is of another adapter: {name} is {saved[name]!r}, "
+                f"{folder / ADAPTER_SETTINGS} is of another adapter: {name} is {saved[name]!r}, "
                 f"the run has {own[name]!r}"
             )
 

@@ -14,10 +14,11 @@ from typing import Any
 from .. import files
 from ..errors import ConfigError
 from ..spec.shapes import Llama, lora_parameters
+from . import load
 
 LLAMA_3_2_3B = Llama(3072, 8192, 28, 24, 8, 128256, tied=True, positions=131072)
 TARGETS = ("q_proj", "v_proj")  # the layers that PEFT's LoRA adapts in a LLaMA by default
-ADAPTER_FILE, TRAINING_FILE = "adapter_config.json", "training_params.json"
+TRAINING_FILE = "training_params.json"
 # Stock PEFT does not know MoRA, so this project is imported before the comparison reads the configuration.
 START = "python -c \"import mora, runpy; runpy.run_path('run.py', run_name='__main__')\" -v"
 
@@ -76,7 +77,7 @@ def _write(final: Path, adapter: dict[str, Any], rate: float) -> None:
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in adapter.items()}
     try:
         with files.new_folder(final) as folder:
-            files.write_json(folder / ADAPTER_FILE, settings)
+            files.write_json(folder / load.ADAPTER_SETTINGS, settings)
             # The paper trains without weight decay; the comparison's default is 0.1.
             files.write_json(folder / TRAINING_FILE, {"optimizer_kwargs": {"lr": rate, "weight_decay": 0.0}})
     except OSError as error:

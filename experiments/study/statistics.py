@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 LEVEL = 0.95
 NORMAL_QUANTILE = 1.959964  # half the width of a normal interval of this level, in standard errors
+UNDECIDED = "undecided"  # the verdict where the numbers decide nothing
 RULE = "95 % t interval of the paired differences over common seeds"
 
 

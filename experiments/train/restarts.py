@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel
+from peft.utils import CONFIG_NAME
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from mora import checkpoint, restart
@@ -61,7 +62,7 @@ class Restarts(TrainerCallback):
         """Add to a saved adapter the base weights that restarts or pretraining changed, and the current grouping."""
         if ranks.first():
             folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / "adapter_config.json").is_file():  # a sharded checkpoint of accelerate lacks this file
+            if not (folder / CONFIG_NAME).is_file():  # a sharded checkpoint of accelerate lacks this file
                 self.model.peft_config["default"].save_pretrained(str(folder))
         trained = bool(self.config.training.warm_start_steps)
         checkpoint.save_base(self.model, self.updates, folder, write=ranks.first(), trained=trained)

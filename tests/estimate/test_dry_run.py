@@ -141,11 +141,13 @@ def test_the_saved_adapter_has_the_size_that_was_said(trained):
 
 
 def test_parts_that_are_sharded_are_divided_and_the_batch_is_too():
-    config = plan("model=tiny", "method=fft", "hardware=cpu", "training.batch_size=64", "hardware.device_batch_size=8")
-    one, four = dry_run.estimate(config), dry_run.estimate(config, 4, frozenset({"weights", "optimizer"}))
-    assert four.weights == one.weights / 4
-    assert four.optimizer == one.optimizer / 4
-    assert four.gradients == one.gradients == one.optimizer / 2
+    own = ("model=tiny", "method=fft", "hardware=cpu", "training.batch_size=64", "hardware.device_batch_size=8")
+    sharded = [["hardware.processes=4", f"hardware.sharding={kind}"] for kind in ("full", "gradients")]
+    one, four, partly = (dry_run.estimate(plan(*own, *more)) for more in ([], *sharded))
+    assert four.weights == one.weights / 4 == partly.weights / 4
+    assert four.optimizer == one.optimizer / 4 == partly.optimizer
+    assert four.gradients == one.gradients / 4
+    assert one.gradients == one.optimizer / 2
     assert four.activations == one.activations  # as many rows at a time
     assert four.flops == one.flops
 

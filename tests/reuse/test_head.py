@@ -62,7 +62,7 @@ def logits(model) -> torch.Tensor:
 
 def test_it_is_loaded_to_be_scored_again(config, tied, trained_head):
     model, folder = trained_head
-    assert "base_model.model.lm_head.base_layer.weight" in load_file(folder / load.ADAPTER_FILE)
+    assert "base_model.model.lm_head.base_layer.weight" in load_file(folder / load.ADAPTER_WEIGHTS)
     again = adapted(config, tied)
     assert not torch.allclose(logits(again), logits(model), atol=1e-3)
     load.load_trained(again, config, folder)
