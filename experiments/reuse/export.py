@@ -232,9 +232,9 @@ def copy_adapter(folder: Path, out: Path) -> None:
 
 def unname_base(out: Path, record: Record) -> None:
     """Let adapter_config.json name the base model only by its id on the hub: other machines lack this one's folders."""
-    path, model = out / load.ADAPTER_SETTINGS, record.identity["model"]  # a folder has its content's hash here
+    path, model = out / load.ADAPTER_SETTINGS, record.identity.get("model")  # a folder has its content's hash here
     settings = load.adapter_settings(out)
-    name = model if "/" in model else None
+    name = model if model and "/" in model else None
     if settings.get("base_model_name_or_path") not in (name, "", None):
         path.write_text(
             json.dumps(settings | {"base_model_name_or_path": name}, indent=2, sort_keys=True), encoding="utf-8"

@@ -45,11 +45,15 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights that a saved model holds, gathered one tensor at a time: the adapter, or the whole model without one.
 
     PEFT chooses what belongs to the adapter: besides its parameters also `modules_to_save`, trained biases, and buffers
-    such as VeRA's projections. Every rank must call this function. Rank 0 gets the weights, on the CPU, under the names
-    of the model's state; the other ranks get an empty dict.
+    such as VeRA's projections. The base weight of an adapted embedding or head stays out: the base model has it.
+
+    Every rank must call this function. Rank 0 gets the weights, on the CPU, under the names of the model's state; the
+    other ranks get an empty dict.
     """
-    state = model.state_dict()
-    chosen = get_peft_model_state_dict(model, state_dict=state) if isinstance(model, PeftModel) else state
+    state = chosen = model.state_dict()
+    if isinstance(model, PeftModel):
+        # Without a search for embeddings, for which every rank would ask the hub for the base model's settings.
+        chosen = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     kept, weights = {id(tensor) for tensor in chosen.values()}, {}
     for name, tensor in state.items():
         if id(tensor) in kept:
