@@ -61,7 +61,7 @@ def training_curves(study: Study, results: Results) -> Figure | None:
         panel.set_ylabel(_axis_label(metric) if metric else "training loss, nats per token")
     missing = [curve.row.label for curve in drawn if not curve.band]
     if has_runs and missing:
-        not_run = textwrap.fill(f"not run: {'; '.join(missing)}", width=110, break_on_hyphens=False)
+        not_run = textwrap.fill(f"not run: {'; '.join(missing)}", width=70, break_on_hyphens=False)
         axes.set_xlabel(f"% of training\n{not_run}")
     for panel, labels in zip(panels, ends, strict=True):
         plots.label_ends(panel, labels)

@@ -39,6 +39,19 @@ def test_each_line_has_its_label_at_its_end():
     assert "not run: " in drawn.axes[1].get_xlabel()
 
 
+@pytest.mark.parametrize("name", ["figure1", "figure4"])
+def test_the_rows_without_runs_are_named_within_the_figure(name):
+    study = study_file.get(name)
+    cell = next(cell for cell in study.cells("laptop") if cell.method == "lora")
+    with plots.style():
+        drawn = figures.training_curves(study, Results("laptop", synthetic.searched(FIXED.setting(cell), (0,)), FIXED))
+        drawn.canvas.draw()
+        note = drawn.axes[-1].xaxis.label
+        box = note.get_window_extent()
+    assert "not run: " in note.get_text()
+    assert drawn.bbox.x0 <= box.x0 < box.x1 <= drawn.bbox.x1
+
+
 def test_a_long_label_leaves_room_for_the_panel():
     label = f"MoRA, r = 8, target_modules = {['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj']} (n = 2)"
     with plots.style():
