@@ -117,8 +117,8 @@ class MoraLayer(BaseTunerLayer):
 
         Raises:
             ValueError: The merged weight is not finite (checked only with `safe_merge`), or the base layer is quantized
-                and its format would round the merged weight. In both cases the adapter is not
-                merged; the adapters before it in the list stay merged.
+                and its format would round the merged weight. In both cases the adapter is not merged; the adapters
+                before it in the list stay merged.
             TypeError: The base layer is quantized by a backend that cannot write a weight.
         """
         for name in check_adapters_to_merge(self, adapter_names):

@@ -35,8 +35,8 @@ RULES = (
     "with the highest mean accuracy over the training.",
     "A claim is reproduced if all its parts are reproduced. A claim is not reproduced if all its parts were run and at "
     "least one part is not reproduced, after Holm's correction for the number of parts: among many parts, one "
-    "contradicts its rule by chance now and then, so each must be clearer. A claim is not run if none of "
-    "its parts was run, and undecided otherwise.",
+    "contradicts its rule by chance now and then, so each must be clearer. A claim is not run if none of its parts was "
+    "run, and undecided otherwise.",
     "A benchmark asks the same questions for every seed, so its interval is widened by the uncertainty that a sample "
     "of so many questions has. The intervals of losses and perplexities contain the differences between seeds, but "
     "not the differences between documents.",
