@@ -61,14 +61,15 @@ def training_arguments(config: RunConfig, placement: Placement, layers: list[str
         "ddp_timeout": int(ranks.TIMEOUT.total_seconds()),
     }
     if hardware.sharding in ("full", "gradients"):
-        # FSDP itself recomputes the blocks. If the Trainer did, FSDP would gather the weights of each block twice.
-        arguments |= {"fsdp": True, "activation_checkpointing": False}
+        # The model recomputes its blocks, not FSDP's own option: that option wraps each block in a module, PEFT then
+        # finds no adapter in the state of the model, and what is saved is empty. FSDP2 gathers the weights of a block
+        # once for both, since its hooks know a recomputed forward pass.
+        arguments["fsdp"] = True
         arguments["fsdp_config"] = {
             "version": 2,
             "reshard_after_forward": hardware.sharding == "full",
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             "transformer_layer_cls_to_wrap": layers,
-            "activation_checkpointing": hardware.activation_checkpointing,
             "state_dict_type": "SHARDED_STATE_DICT",
         }
     if hardware.sharding == "zero2":

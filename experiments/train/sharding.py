@@ -49,11 +49,16 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 
     Every rank must call this function. Rank 0 gets the weights, on the CPU, under the names of the model's state; the
     other ranks get an empty dict.
+
+    Raises:
+        RuntimeError: The state of the model has no tensor of the adapter.
     """
     state = chosen = model.state_dict()
     if isinstance(model, PeftModel):
         # Without a search for embeddings, for which every rank would ask the hub for the base model's settings.
         chosen = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    if not chosen:
+        raise RuntimeError("nothing of the adapter is in the state of the model, so nothing would be saved")
     kept, weights = {id(tensor) for tensor in chosen.values()}, {}
     for name, tensor in state.items():
         if id(tensor) in kept:

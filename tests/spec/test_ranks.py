@@ -106,9 +106,10 @@ def test_fsdp_is_an_argument_of_the_trainer(environ):
     config = compose("hardware=fsdp", "hardware.device=cpu", "hardware.activation_checkpointing=true")
     arguments = training_arguments(config, Placement("cpu", "fp32"), ["LlamaDecoderLayer"])
     assert arguments["fsdp"] is True
-    assert not arguments["activation_checkpointing"]
-    options = {"version": 2, "reshard_after_forward": True, "activation_checkpointing": True}
+    assert arguments["activation_checkpointing"]
+    options = {"version": 2, "reshard_after_forward": True}
     assert options.items() <= arguments["fsdp_config"].items()
+    assert "activation_checkpointing" not in arguments["fsdp_config"]
     assert arguments["fsdp_config"]["transformer_layer_cls_to_wrap"] == ["LlamaDecoderLayer"]
 
 

@@ -49,6 +49,16 @@ def test_two_ranks_give_the_curve_and_the_weights_of_one(method, hardware, alone
     assert provenance["sharding"] == {"ddp": "none", "fsdp": "full"}[hardware]
 
 
+@pytest.mark.parametrize("method", ["mora", "remora", "fft"])
+def test_blocks_that_are_recomputed_change_neither_the_curve_nor_what_is_saved(method, alone, tmp_path):
+    """FSDP's own option for this wraps each block: the checkpoints and the saved adapter were empty."""
+    arguments = settings(method)
+    recomputed = "hardware.activation_checkpointing=true"
+    code, err = run([*arguments, *TWO, "hardware=fsdp", recomputed, f"paths.results={tmp_path}"])
+    assert code == 0, err
+    assert_same_run(tmp_path, alone(*arguments))
+
+
 @pytest.mark.parametrize("method", ["relora", "remora method.train_rest=true"])
 def test_restarts_and_the_other_trained_weights_are_the_same_under_fsdp(method, alone, tmp_path):
     arguments = settings(*method.split(), "training.steps=6", "method.restart_every=2")
