@@ -253,6 +253,11 @@ def _restarts(run: RunConfig) -> None:
             f"training.steps={steps}, not more than method.restart_warmup ({m.restart_warmup}); "
             "allowed: a divisor of training.steps"
         )
+    if run.hardware.precision == "fp16":
+        raise ConfigError(
+            f"hardware.precision must not be fp16 for method={m.name}: the schedule waits for the steps that fp16 skips, "
+            "so the learning rate would fall only some steps after the merge; allowed: fp32, bf16"
+        )
     if run.hardware.sharding == "zero2":
         raise ConfigError(
             f"hardware.sharding must not be zero2 for method={m.name}: DeepSpeed's ZeRO keeps float32 copies of the "

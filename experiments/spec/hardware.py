@@ -75,6 +75,11 @@ def _engine_in_force(hardware: Hardware) -> Hardware:
             "hardware.sharding: zero2 needs the package deepspeed, which is not installed (pip install deepspeed); "
             "allowed without it: none, full, gradients"
         )
+    if sharding in ("full", "gradients") and hardware.compile:
+        raise ConfigError(
+            "hardware.compile must be false under FSDP: the ranks of a compiled model do not gather the same weights at "
+            "the same time; allowed with hardware.compile=true: hardware.sharding=none"
+        )
     return hardware.replace(sharding=sharding, compile=bool(hardware.compile))
 
 

@@ -88,7 +88,9 @@ def training_arguments(config: RunConfig, placement: Placement, layers: list[str
 def base_dtype(config: RunConfig, placement: Placement) -> torch.dtype:
     """The number format in which the base weights are loaded.
 
-    Frozen weights have the number format of the computation. Weights that train are always float32: in bf16, at the
-    learning rates used here, most updates are smaller than the gap between two neighbouring numbers.
+    Frozen weights have the number format of the computation. Weights that change, because they train or because a
+    restart merges an update into them, are always float32: in bf16, at the learning rates used here, most updates are
+    smaller than the gap between two neighbouring numbers.
     """
-    return torch.float32 if config.method.trains_base else placement.dtype
+    changes = config.method.trains_base or config.method.restart_every
+    return torch.float32 if changes else placement.dtype

@@ -58,6 +58,7 @@ WRONG = [
     ("hardware.processes=0", "hardware.processes must be a positive integer, got 0"),
     ("hardware.nodes=2", "starts ranks on its own machine alone", "allowed: 1, or", "torchrun or srun"),
     ("hardware.sharding=foo", "hardware.sharding must be one of none, full, gradients, zero2, got 'foo'"),
+    ("hardware=fsdp hardware.device=cpu hardware.compile=true", "hardware.compile must be false under FSDP"),
     ("hardware.compile=1", "hardware.compile must be true or false, got 1"),
     ("hardware=cpu hardware.sharding=zero2", "runs on GPUs; allowed on the CPU: none, full, gradients"),
     ("training.steps=-1", "training.steps must be a positive integer, got -1"),

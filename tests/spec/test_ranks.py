@@ -9,7 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from experiments.errors import ConfigError
 from experiments.spec import hardware, ranks
-from experiments.train.placement import Placement, training_arguments
+from experiments.train.placement import Placement, base_dtype, training_arguments
 from experiments.train.sampling import PaddedRows, SingleProcessOrder
 
 from ..conftest import compose
@@ -136,6 +136,24 @@ def test_there_is_one_process_for_each_gpu_and_no_more(two_gpus):
     assert compose("hardware=gpu").hardware.processes == 1
     with pytest.raises(ConfigError, match=r"hardware\.processes is 3, .* fewer GPUs; allowed: 1 to 2"):
         compose("hardware=ddp", "hardware.processes=3")
+
+
+def test_restarts_refuse_a_format_that_skips_steps(two_gpus):
+    """The schedule of the learning rate waits for a skipped step, and the restart does not."""
+    with pytest.raises(
+        ConfigError, match=r"hardware\.precision must not be fp16 for method=remora: .*allowed: fp32, bf16"
+    ):
+        compose("hardware=gpu", "hardware.precision=fp16", "method=remora")
+    compose("hardware=gpu", "hardware.precision=fp16", "method=mora")
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype"), [("mora", torch.bfloat16), ("remora", torch.float32), ("fft", torch.float32)]
+)
+def test_weights_that_change_are_float32(method, dtype, environ):
+    """A merge into bf16 loses the part of an update that is smaller than the gap between two numbers."""
+    config = compose(f"method={method}", "hardware=cpu", "hardware.precision=bf16")
+    assert base_dtype(config, Placement.of(config.hardware)) is dtype
 
 
 def test_deepspeed_is_refused_where_it_cannot_run(two_gpus, monkeypatch):
