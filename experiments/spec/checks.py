@@ -255,8 +255,8 @@ def _restarts(run: RunConfig) -> None:
         )
     if run.hardware.precision == "fp16":
         raise ConfigError(
-            f"hardware.precision must not be fp16 for method={m.name}: the schedule waits for the steps that fp16 skips, "
-            "so the learning rate would fall only some steps after the merge; allowed: fp32, bf16"
+            f"hardware.precision must not be fp16 for method={m.name}: the schedule waits for steps that fp16 skips, so "
+            "the learning rate would fall only some steps after the merge; allowed: fp32, bf16"
         )
     if run.hardware.sharding == "zero2":
         raise ConfigError(

@@ -77,8 +77,8 @@ def _engine_in_force(hardware: Hardware) -> Hardware:
         )
     if sharding in ("full", "gradients") and hardware.compile:
         raise ConfigError(
-            "hardware.compile must be false under FSDP: the ranks of a compiled model do not gather the same weights at "
-            "the same time; allowed with hardware.compile=true: hardware.sharding=none"
+            "hardware.compile must be false under FSDP: the ranks of a compiled model do not gather the same weights "
+            "at the same time; allowed with hardware.compile=true: hardware.sharding=none"
         )
     return hardware.replace(sharding=sharding, compile=bool(hardware.compile))
 
