@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from experiments.cli import comparison, overrides, plans, script
 from experiments.errors import ConfigError
 from experiments.identity import makes_another_cell
+from experiments.study import study_file
 
 PLANS_RUNS = ("name", "seeds", "rate_search", "run", "print")
 """The options that only a comparison of runs to come has."""
@@ -67,9 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not selection.settings:
         return compare_records(selection)
     own = [text for text in selection.settings if makes_another_cell(text.partition("=")[0])]
+    if selection.name in study_file.names():
+        raise ConfigError(f"--name {selection.name}: conf/study has a study of this name; allowed: another name")
     study = comparison.study_of(own, selection.ranks, selection.seeds, selection.columns, selection.name)
     selection.settings = [text for text in selection.settings if text not in own]
-    plan = plans.StudyPlan([study], selection, is_new=True)
+    plan = plans.StudyPlan([study], selection)
     if selection.print:
         print(plan.commands(selection.print), end="")
         return 0

@@ -69,17 +69,19 @@ class PlannedCell:
 class StudyPlan:
     """What studies need at one scale, by the records of a folder of results.
 
+    `run` writes the file of a study that no folder of configuration files holds into the folder of results, where
+    tables, figures and the page find the file.
+
     Args:
         studies: The studies. Settings that make other cells make other studies of them.
         options: The options of the script: `scale`, `results`, `seeds`, `rate_search`, and `settings`, which are
             arguments for run.py.
-        is_new: Whether no folder of configuration files holds the studies, so that `run` keeps their files.
 
     Raises:
         ConfigError: The studies have no scale in common, or a setting is not for a plan to set.
     """
 
-    def __init__(self, studies: Sequence[Study], options: argparse.Namespace, *, is_new: bool = False) -> None:
+    def __init__(self, studies: Sequence[Study], options: argparse.Namespace) -> None:
         self.options = options
         self.scale = self._scale(studies)
         self.protocols = Protocols(self.scale)
@@ -89,7 +91,6 @@ class StudyPlan:
         flag = ["--config-dir", str(folder.absolute())] if folder else []
         self.extra = [argument("paths.results", str(options.results)), *common, *flag]
         self.studies = [study_file.changed(study, own) for study in studies] if own else list(studies)
-        self.is_new = is_new or bool(own)
         self.cells = self._cells()
         self._check_copy(common)
         self.results = self.read()
@@ -269,8 +270,9 @@ class StudyPlan:
             ConfigError: A cell cannot be planned; nothing was run.
         """
         self.refuse_bad_cells()
-        for study in self.studies if self.is_new else ():
-            say(f"study {study.name}: {study_file.keep(study, self.options.results)}")
+        for study in self.studies:
+            if study.name not in study_file.names():  # no folder of configuration files holds the study
+                say(f"study {study.name}: {study_file.keep(study, self.options.results)}")
         labels = [c.label for c in self.cells]
 
         def replan(i: int, attempted: Attempted) -> Plan:

@@ -157,7 +157,8 @@ def _quantized(run: RunConfig) -> None:
     elif m.train_rest:
         why = "with method.train_rest: what trains beside the adapters would have to be kept in full precision"
     elif run.quantization not in m.quantizable:
-        why = " or ".join(["", *m.quantizable]).removeprefix(" ") + f" for method={m.name} (conf/method/{m.name}.yaml)"
+        formats = "".join(f"or {name} " for name in m.quantizable)
+        why = f"{formats}for method={m.name} (conf/method/{m.name}.yaml)"
     elif run.training.record_spectrum:
         why = "with training.record_spectrum: the spectrum needs a merged update, and a quantized base rounds it"
     if why:
@@ -255,8 +256,8 @@ def _restarts(run: RunConfig) -> None:
         )
     if run.hardware.precision == "fp16":
         raise ConfigError(
-            f"hardware.precision must not be fp16 for method={m.name}: the schedule waits for steps that fp16 skips, so "
-            "the learning rate would fall only some steps after the merge; allowed: fp32, bf16"
+            f"hardware.precision must not be fp16 for method={m.name}: the schedule waits for steps that fp16 skips, "
+            "so the learning rate would fall only some steps after the merge; allowed: fp32, bf16"
         )
     if run.hardware.sharding == "zero2":
         raise ConfigError(

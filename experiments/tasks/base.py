@@ -101,7 +101,7 @@ class Task(ABC):
         needs: The settings of the section `task` that must have a value.
         metrics: What a run measures at its end, in the order of the columns of a table. A record holds numbers beside
             these (`<metric>_before`, `<metric>_lm_eval`, `<metric>_floor`, `<metric>_questions`, `<metric>_cut`), which
-            no column shows. `metrics_of` says what a run with certain settings measures.
+            no column shows. `metrics_of` says which metrics are compared, for certain settings.
         headline: The metric of the paper that matters most. Smaller scales measure its stand-ins.
         selection: The final metric, a loss, by which learning rates are selected; None: the training loss.
         curve_selection: The metric of the curve whose mean over the training selects the learning rate for everything
@@ -128,7 +128,7 @@ class Task(ABC):
         return {metric.name: metric for metric in self.metrics}[name]
 
     def metrics_of(self, settings: run_config.TaskSettings) -> tuple[Metric, ...]:
-        """What a run with these settings measures: `metrics`, unless the settings of the task add or remove some."""
+        """What is compared of runs with these settings: `metrics`, unless its settings add or remove some."""
         return self.metrics
 
     def criterion(self, *, in_training: bool = False) -> Criterion:

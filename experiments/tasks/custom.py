@@ -120,7 +120,7 @@ class CustomTask(Task):
     def metrics_of(self, settings: run_config.TaskSettings) -> tuple[Metric, ...]:
         answers = (MATCH,) if settings.match else ()
         probe = () if settings.probe_documents == 0 else (GENERAL_PERPLEXITY,)
-        return (*LOSSES, *answers, *map(benchmark_metric, settings.benchmarks or ()), *probe, SELECTION)
+        return (*LOSSES, *answers, *map(benchmark_metric, settings.benchmarks or ()), *probe)
 
     def metric(self, name: str) -> Metric:
         declared = {metric.name: metric for metric in self.metrics}

@@ -49,6 +49,18 @@ def test_an_estimate_says_where_it_comes_from(tmp_path):
     assert "(by FLOPs, from other runs here)" in cost(plan(tmp_path), "FFT")
 
 
+def test_the_file_of_a_study_that_ran_is_kept_with_its_results(tmp_path, monkeypatch):
+    """Else no later script, and not the page, would know a study that a file outside conf/study describes."""
+    monkeypatch.setattr(start, "run_all", lambda *_, **__: 0)
+    own = tmp_path / "tickets.yaml"
+    own.write_text("base: {task: uuid}\nrows: {A: {method: lora}, B: {method: mora}}\nranks: [4]\nreference: A\n")
+    for study in ("table2", str(own)):
+        plan(tmp_path, studies=(study,)).run([].append)
+    assert study_file.files_of(tmp_path).keys() == {"tickets"}
+    (kept,) = study_file.of_results(tmp_path)
+    assert kept.cells("smoke") == study_file.get(str(own)).cells("smoke")
+
+
 def test_a_time_is_scaled_to_the_steps_and_the_batch(tmp_path):
     made = plan(tmp_path)
     setting = Protocols("smoke").setting(made.cells[1].cell)

@@ -56,6 +56,7 @@ REFUSED = [
     ("plan", ["table9"], "no study 'table9'; allowed: figure1, "),
     ("plan", ["no/such.yaml"], "study no/such.yaml cannot be read"),
     ("plan", ["table2", "seed=3"], "seed=3 is not for a plan to set: the study does, or --seeds"),
+    ("compare", ["method=lora,mora", "task=uuid", "--name", "table2"], "--name table2: conf/study has a study"),
     ("compare", ["--run"], "--run: allowed with settings for run.py, such as method=lora,mora"),
     ("compare", ["--rate-search", "off"], "--rate-search: allowed with settings for run.py"),
     ("compare", ["method=lora,mora", "--beside", "."], "--beside: allowed without settings for run.py"),
