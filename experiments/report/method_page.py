@@ -16,7 +16,8 @@ SCALE, TASK, RANK = "laptop", "uuid", 4  # the run whose settings are shown
 INTRODUCTION = """# Methods at the same budget
 
 This page compares every method of `conf/method` that has an adapter, at the same number of parameters. `method.rank`
-means the same for all methods: a method may train as many parameters as a LoRA of this rank.
+means the same for all methods: a method may train as many parameters as a LoRA of this rank. The runs of methods with
+restarts are in Tables 1, 3, 6 and 7.
 `python scripts/make_tables.py --league docs/league.md` writes this page from the files of the methods and from the
 records. `make check` fails if the page differs from these files.
 [performance.md](performance.md#every-method-against-lora) compares the time and the memory of each method with LoRA's,

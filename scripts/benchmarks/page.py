@@ -30,15 +30,16 @@ again from `results/benchmark.json` and measures nothing. That file also has the
 all times.
 
 What is compared ran in the same process and took turns: each round called each candidate once, and every second round
-in the reverse order. A time is the median over the rounds. A ratio is the ratio of two medians. Two numbers in brackets
-are the quartiles over the rounds. "Of minima" is the ratio of the fastest calls, which other programs disturb least. If
-the quartiles are far apart, or if "of minima" differs much from the ratio, the machine was busy.
+in the reverse order. A time is the median over the rounds. A ratio is the ratio of two medians. Its quartiles, in
+brackets or in a column, are those of the ratios within single rounds, so a ratio can lie outside of its quartiles. "Of
+minima" is the ratio of the fastest calls, which other programs disturb least. If the quartiles are far apart, or if "of
+minima" or the quartiles are far from the ratio, the machine was busy.
 """
 NOTES = {
     "linear": "The forward and the backward pass for 1,024 tokens in float32, with the gradient of the input. The "
     "column of the frozen layer has its time. For each method the table has the time that the adapter adds, in "
     "percent of the time of the frozen layer, and the ratio of this overhead to LoRA's. LoRA and DoRA are those of "
-    "PEFT, without dropout. Every method has as many parameters as LoRA at rank r.",
+    "PEFT, without dropout. MoRA has as many parameters as LoRA at rank r; DoRA has one more for each output.",
     "memory": "In MiB: the bytes that are kept for the backward pass, then the largest number of bytes that torch had "
     "allocated at any moment of the forward and the backward pass, without parameters and inputs. Both numbers are "
     "counts, the same in every run.",
@@ -48,9 +49,10 @@ NOTES = {
     "steps": "A step is the forward pass, the backward pass, clipping and AdamW. All seven projections are adapted, "
     "without dropout. *Composed plainly* is how the authors' code computes: compressing, multiplying, decompressing "
     "and adding are separate operations, and each result takes memory.",
-    "league": "Every method of `conf/method` that has an adapter, with as many parameters as LoRA at rank r, and with "
-    "the settings of run.py. All numbers are ratios to LoRA. *Layer* is the time of the forward and the backward pass "
-    "of one linear layer, for 1,024 tokens, with the time of the frozen layer. *Saved* is the number of bytes that "
+    "league": "Every method of `conf/method` that has an adapter, with the parameters of LoRA at rank 8 as its budget, "
+    "and with the settings of run.py on smollm2-135m. DoRA and C3A were measured before the budget counted them as it "
+    "does now. All numbers are ratios to LoRA. *Layer* is the time of the forward and the backward pass "
+    "of one linear layer (576 inputs, 1,536 outputs), for 1,024 tokens, with the time of the frozen layer. *Saved* is the number of bytes that "
     "this layer keeps for the backward pass. *Step* and *peak* are the time and the largest memory of a whole training "
     "step of 256 tokens, without parameters. AsyLoRA, LoRA+, PiSSA, ReLoRA and rsLoRA compute what LoRA computes, so "
     "the distance of their ratios from 1 shows how exact the measured times are. *Parameters* shows how much of the "

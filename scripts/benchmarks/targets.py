@@ -96,15 +96,14 @@ NOISE = (
 BLOCKS = (
     "A block operator computes three products of 2 T k r_hat operations each: in the forward pass, for the gradient "
     "of the input, and for the gradient of M. These three products alone, each as one product of contiguous matrices, "
-    "take about as long as everything that LoRA adds (2048 x 2048: three times 2.6 ms). LoRA's overhead is mostly "
+    "take about as long as everything that LoRA adds. LoRA's overhead is mostly "
     "memory traffic and grows with k only. The rest of the time goes to blocks that lie apart in memory. Sharing sums "
     "first and multiplies once, so sharing does not have this cost. " + NOISE
 )
 SUMS = (
     "At r = 8 sharing reads or writes each of four tensors once (input, output and their gradients), and multiplies as "
-    "much as LoRA. At 2048 x 2048 the seven operations of sharing, timed one by one, take 3 ms, and those of LoRA 7 "
-    "ms, which meets the target exactly. But the frozen layer also becomes slower, because other data pass through "
-    "the cache, and the target leaves no time for that. " + NOISE
+    "much as LoRA. But the frozen layer also becomes slower, because other data pass through the cache, and the target "
+    "leaves no time for that. " + NOISE
 )
 SUMS_AND_PRODUCTS = (
     "At r = 128 sharing multiplies as much as LoRA does, and also sums its input, so both take about the same time. On "
