@@ -50,8 +50,8 @@ NOTES = {
     "without dropout. *Composed plainly* is how the authors' code computes: compressing, multiplying, decompressing "
     "and adding are separate operations, and each result takes memory.",
     "league": "Every method of `conf/method` that has an adapter, with the parameters of LoRA at rank 8 as its budget, "
-    "and with the settings of run.py on smollm2-135m. DoRA and C3A were measured before the budget counted them as it does "
-    "now. All numbers are ratios to LoRA. *Layer* is the time of the forward and the backward pass of one linear "
+    "and with the settings of run.py on smollm2-135m. DoRA and C3A were measured before the budget counted them as it "
+    "does now. All numbers are ratios to LoRA. *Layer* is the time of the forward and the backward pass of one linear "
     "layer (576 inputs, 1,536 outputs), for 1,024 tokens, with the time of the frozen layer. *Saved* is the number of "
     "bytes that this layer keeps for the backward pass. *Step* and *peak* are the time and the largest memory of a "
     "whole training step of 256 tokens, without parameters. AsyLoRA, LoRA+, PiSSA, ReLoRA and rsLoRA compute what "
