@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import sharded
-from .restart import Update, adapted_layers, base_weight, plain_name
+from .restart import Update, adapted_layers, base_weight, check_unmerged, plain_name
 
 BASE_FILE = "base.safetensors"
 
@@ -52,7 +52,11 @@ def save_base(
         write: Whether this rank writes the file.
         trained: Whether the adapted weights were trained themselves, as in a warm start. The file then holds all base
             weights, and no updates.
+
+    Raises:
+        ValueError: An adapter is merged: the merged weights would hold its update, and so would its own file.
     """
+    check_unmerged(model)
 
     def whole(tensor: Tensor) -> Tensor:
         gathered = sharded.whole(tensor.detach())
@@ -86,7 +90,8 @@ def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
         layer: with these in the list, `save_base` writes the merged weights again.
 
     Raises:
-        ValueError: The file is broken or belongs to another model. Some weights of `model` may have changed already.
+        ValueError: An adapter is merged. Or the file is broken or belongs to another model; some weights of `model` may
+            have changed then.
     """
     path = Path(folder) / BASE_FILE
     if not path.is_file():
@@ -98,7 +103,10 @@ def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
 
 
 def _load(model: nn.Module, path: Path) -> list[Update]:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = model
+    if isinstance(model, PeftModel):
+        check_unmerged(model)
+        base = model.get_base_model()
     parameters = {plain_name(name): p for name, p in base.named_parameters()}
     updates = []
     with safe_open(path, "pt") as file:

@@ -98,9 +98,10 @@ def check(model: PeftModel, adapter: str = "default") -> None:
     """Check that the adapter `adapter` of `model` can be restarted.
 
     Raises:
-        ValueError: No layer has the adapter, the adapter is neither plain LoRA nor MoRA with the sharing operator, or a
-            base weight is quantized or belongs to another module too.
+        ValueError: No layer has the adapter, it is neither plain LoRA nor MoRA with the sharing operator, it is not
+            active, an adapter is merged, or a base weight is quantized or belongs to another module too.
     """
+    check_unmerged(model)
     config: Any = model.peft_config.get(adapter)
     for name, module in model.get_base_model().named_modules():
         is_adapted = isinstance(module, BaseTunerLayer) and adapter in module._get_available_adapters()
@@ -109,6 +110,11 @@ def check(model: PeftModel, adapter: str = "default") -> None:
             raise ValueError(f"{name}: only plain LoRA and MoRA on unquantized layers can be restarted, not {kind}")
     layers = list(adapted_layers(model, adapter))
     for name, layer in layers:
+        if layer.disable_adapters or adapter not in layer.active_adapters:
+            raise ValueError(
+                f"{name}: adapter {adapter!r} is not active, so a merge would change the function of the model; "
+                f"call set_adapter({adapter!r}) or enable the adapters first"
+            )
         if (
             getattr(layer, "quantization_backend", None) is not None
             or not layer.get_base_layer().weight.is_floating_point()
@@ -131,6 +137,20 @@ def check(model: PeftModel, adapter: str = "default") -> None:
             raise ValueError(f"{name}: only plain LoRA can be restarted, not DoRA or LoRA with a bias")
     if not layers:
         raise ValueError(f"no layer has a LoRA or MoRA adapter named {adapter!r}")
+
+
+def check_unmerged(model: PeftModel) -> None:
+    """Check that the base weights hold no update that an adapter still holds too.
+
+    Raises:
+        ValueError: An adapter is merged.
+    """
+    for name, module in model.get_base_model().named_modules():
+        if isinstance(module, BaseTunerLayer) and module.merged:
+            raise ValueError(
+                f"{plain_name(name)}: adapter {module.merged_adapters[0]!r} is merged already; "
+                "call unmerge_adapter() first"
+            )
 
 
 def sharers(model: nn.Module, layer: nn.Module) -> list[str]:
@@ -193,7 +213,7 @@ def restart(
     """Merge an adapter into the base weights and initialise it again. The model's function does not change.
 
     Args:
-        model: A model with LoRA or MoRA (sharing) adapters, not merged.
+        model: A model with LoRA or MoRA (sharing) adapters: active and not merged.
         adapter: The name of the adapter.
         cycle: The groupings (in_groups, out_groups) of MoRA, in the order of the restarts. The restart changes the
             grouping, in the layers and in the configuration, to the next one of the cycle.
@@ -238,7 +258,12 @@ def start_lora_anew(layer: LoraLinear, adapter: str) -> None:
 
 
 def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "default") -> None:
-    """Change the grouping of the MoRA adapter `adapter`, in its configuration and in every layer."""
+    """Change the grouping of the MoRA adapter `adapter`, in its configuration and in every layer.
+
+    Raises:
+        ValueError: An adapter is merged: with another grouping it could not be unmerged.
+    """
+    check_unmerged(model)
     config: Any = model.peft_config[adapter]
     config.in_groups, config.out_groups = in_groups, out_groups
     for _, layer in adapted_layers(model, adapter):

@@ -350,7 +350,29 @@ def test_an_optimizer_with_another_state_than_adams_is_refused_before_anything_c
         restart.check_optimizer(eight_bit([parameter]))
 
 
+def merged(model) -> PeftModel:
+    model.merge_adapter()
+    return model
+
+
+def beside_another(model) -> PeftModel:
+    """The model with a second adapter, which is active."""
+    model.add_adapter("second", copy.copy(model.peft_config["default"]))
+    model.set_adapter("second")
+    return model
+
+
+def disabled(model) -> PeftModel:
+    model.base_model.disable_adapter_layers()
+    return model
+
+
 REFUSED = {
+    "a merged MoRA": (lambda: merged(with_mora()), r"^model\.layers\.0.*q_proj: adapter 'default' is merged"),
+    "a merged LoRA": (lambda: merged(with_lora()), r"^model\.layers\.0.*q_proj: adapter 'default' is merged"),
+    "an inactive MoRA": (lambda: beside_another(with_mora()), "q_proj: adapter 'default' is not active"),
+    "an inactive LoRA": (lambda: beside_another(with_lora()), "q_proj: adapter 'default' is not active"),
+    "disabled adapters": (lambda: disabled(with_mora()), "q_proj: adapter 'default' is not active"),
     "another operator": (lambda: with_mora(operator="rotation"), "only the sharing operator can be restarted"),
     "a tied head": (lambda: with_mora(llama(tie_word_embeddings=True), target_modules=["lm_head"]), "a merge would"),
     "a grouping outside the cycle": (
@@ -370,6 +392,30 @@ def test_a_restart_that_is_refused_changes_nothing(case):
     with pytest.raises(ValueError, match=message):
         restart.restart(model, adapter="other" if case == "no such adapter" else "default")
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_a_merged_adapter_is_neither_regrouped_nor_saved_with_its_base_nor_loaded_into(tmp_path):
+    model = with_mora()
+    updates = restart.restart(model)
+    checkpoint.save_base(model, updates, tmp_path)
+    model.merge_adapter()
+    before = (tmp_path / checkpoint.BASE_FILE).read_bytes()
+    with pytest.raises(ValueError, match="adapter 'default' is merged"):
+        restart.regroup(model, "strided", "strided")
+    with pytest.raises(ValueError, match="adapter 'default' is merged"):
+        checkpoint.save_base(model, [], tmp_path, trained=True)
+    with pytest.raises(ValueError, match="adapter 'default' is merged"):
+        checkpoint.load_base(model, tmp_path)
+    assert model.peft_config["default"].in_groups == "contiguous"
+    assert (tmp_path / checkpoint.BASE_FILE).read_bytes() == before
+
+
+def test_an_adapter_beside_another_active_one_can_be_restarted():
+    model = beside_another(with_mora())
+    model.base_model.set_adapter(["default", "second"])
+    before = logits(model)
+    restart.restart(model)
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("restarts", [0, 1, 2, 9])
