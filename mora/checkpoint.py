@@ -108,6 +108,7 @@ def _load(model: nn.Module, path: Path) -> list[Update]:
         check_unmerged(model)
         base = model.get_base_model()
     parameters = {plain_name(name): p for name, p in base.named_parameters()}
+    layers = {plain_name(name): module for name, module in base.named_modules()}  # of a wrapped layer: the innermost
     updates = []
     with safe_open(path, "pt") as file:
         descriptions = _descriptions(file, path)
@@ -117,13 +118,13 @@ def _load(model: nn.Module, path: Path) -> list[Update]:
             if kind == "weight":
                 _copy(parameters.get(target), _finite(file, name, path), target, path)
             elif kind == "merged":
-                _copy(_base_weight(base, target, path), _finite(file, name, path), target, path)
+                _copy(_base_weight(layers, target, path), _finite(file, name, path), target, path)
                 updates.append(Update(target, {}, {}))
             elif kind != "update":
                 raise ValueError(f"{path} holds {name!r}; a name must start with weight:, merged: or update:")
         for i, (layer, operator) in enumerate(descriptions):
             tensors = {n.rsplit(":", 1)[1]: _finite(file, n, path) for n in names if n.startswith(f"update:{i}:")}
-            weight = _base_weight(base, layer, path)
+            weight = _base_weight(layers, layer, path)
             updates.append(Update(layer, tensors, operator))
             try:
                 updates[-1].add_(weight)
@@ -181,10 +182,10 @@ def size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _base_weight(base: nn.Module, layer: str, path: Path) -> Tensor:
+def _base_weight(layers: dict[str, nn.Module], layer: str, path: Path) -> Tensor:
     try:
-        return base_weight(base.get_submodule(layer))
-    except AttributeError:
+        return base_weight(layers[layer])
+    except (KeyError, AttributeError):
         raise ValueError(f"{path} holds weights of {layer}, which the model does not have") from None
 
 

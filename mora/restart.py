@@ -86,7 +86,7 @@ def adapted_layers(model: PeftModel, adapter: str = "default") -> Iterator[tuple
     """Yield (name in the base model, layer) for each layer with the adapter `adapter`."""
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, MoraLinear | LoraLinear) and adapter in weights_of(module):
-            yield name, module
+            yield plain_name(name), module
 
 
 def weights_of(layer: MoraLinear | LoraLinear) -> nn.Module:
@@ -107,7 +107,9 @@ def check(model: PeftModel, adapter: str = "default") -> None:
         is_adapted = isinstance(module, BaseTunerLayer) and adapter in module._get_available_adapters()
         if is_adapted and not isinstance(module, MoraLinear | LoraLinear):
             kind = f"{type(module).__module__.rsplit('.', 1)[-1]}.{type(module).__name__}"
-            raise ValueError(f"{name}: only plain LoRA and MoRA on unquantized layers can be restarted, not {kind}")
+            raise ValueError(
+                f"{plain_name(name)}: only plain LoRA and MoRA on unquantized layers can be restarted, not {kind}"
+            )
     layers = list(adapted_layers(model, adapter))
     for name, layer in layers:
         if layer.disable_adapters or adapter not in layer.active_adapters:
@@ -163,8 +165,8 @@ def sharers(model: nn.Module, layer: nn.Module) -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """The name of a module or a parameter in the base model: without the parts that PEFT's wrappers add."""
-    return re.sub(r"\.(base_layer|original_module)(?=\.|$)", "", name)
+    """The name of a module or a parameter in the base model: without the parts that wrappers of PEFT and others add."""
+    return re.sub(r"\.(base_layer|original_module)(?=\.|$)", "", sharded.unwrapped_name(name))
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:

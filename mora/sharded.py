@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+# Modules that training puts around the modules of a model: activation checkpointing, FSDP and torch.compile.
+WRAPPERS = ("_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod")
+
 
 class Part(NamedTuple):
     """The part of a weight (d, k) that this rank holds.
@@ -27,6 +30,11 @@ class Part(NamedTuple):
     tensor: Tensor
     rows: slice
     columns: slice
+
+
+def unwrapped_name(name: str) -> str:
+    """The name of a module or a parameter in the model without the wrappers of training."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def is_sharded(tensor: Any) -> bool:

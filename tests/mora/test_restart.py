@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import distributed
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -506,6 +507,29 @@ def test_trainable_parameters_beside_the_adapters_are_saved_too(tmp_path):
     model.save_pretrained(tmp_path)
     checkpoint.save_base(model, [], tmp_path)
     assert torch.equal(logits(checkpoint.load_restarted(llama(), tmp_path).eval()), expected)
+
+
+def wrapped(model):
+    """The base model with activation checkpointing around its blocks, as accelerate's FSDP sets it up."""
+    model.model.layers = torch.nn.ModuleList(checkpoint_wrapper(block) for block in model.model.layers)
+    return model
+
+
+@pytest.mark.parametrize("restarts", [1, 20])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_saved_base_of_a_wrapped_model_loads_into_one_without_wrappers_and_back(restarts, compiled, tmp_path):
+    model, updates = with_mora(), []
+    network = wrapped(model.get_base_model())
+    network.model.norm.weight.requires_grad_(True).data.add_(0.1)
+    if compiled:
+        network.model = torch.compile(network.model, backend="eager")
+    for _ in range(restarts):
+        updates += restart.restart(model)
+    checkpoint.save_base(model, updates, tmp_path)
+    for base in (llama(), wrapped(llama())):
+        loaded = checkpoint.load_base(base, tmp_path)
+        assert {update.layer for update in loaded} == {name for name, _ in restart.adapted_layers(with_mora())}
+        assert torch.equal(logits(base), logits(model))  # M is zero after the restart
 
 
 def test_a_base_file_of_another_model_is_refused(tmp_path):
