@@ -40,6 +40,8 @@ from .layer import MoraLinear
 TWO_GROUPINGS = (("strided", "strided"), ("contiguous", "contiguous"))
 FOUR_GROUPINGS = (*TWO_GROUPINGS, ("contiguous", "strided"), ("strided", "contiguous"))
 
+# The values of init_lora_weights with which LoRA leaves the base weights as they are. PiSSA, for example, changes them.
+INITIALISATIONS = (True, False, "gaussian", "eva", "orthogonal")
 
 REQUIRED = ("exp_avg", "exp_avg_sq", "step")  # the state of Adam: without it an optimizer cannot be reset
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # the last one is AMSGrad's
@@ -135,8 +137,13 @@ def check(model: PeftModel, adapter: str = "default") -> None:
                 f"{name}: a restart changes the grouping, and {config.operator_in_force} has no second grouping; "
                 "only the sharing operator can be restarted"
             )
-        if isinstance(layer, LoraLinear) and (layer.use_dora.get(adapter) or layer.lora_bias.get(adapter)):
-            raise ValueError(f"{name}: only plain LoRA can be restarted, not DoRA or LoRA with a bias")
+        if isinstance(layer, LoraLinear) and (adapter in layer.lora_variant or layer.lora_bias.get(adapter)):
+            raise ValueError(f"{name}: only plain LoRA can be restarted, not DoRA, another variant or LoRA with a bias")
+        if isinstance(layer, LoraLinear) and config.init_lora_weights not in INITIALISATIONS:
+            raise ValueError(
+                f"{name}: init_lora_weights={config.init_lora_weights!r} may change the base weights, so the updates "
+                f"would not fit the pretrained weights; allowed: {', '.join(map(str, INITIALISATIONS))}"
+            )
     if not layers:
         raise ValueError(f"no layer has a LoRA or MoRA adapter named {adapter!r}")
 

@@ -262,9 +262,36 @@ def test_only_the_sharing_operator_can_be_restarted(operator):
         restart.check(with_mora(operator=operator))
 
 
-def test_dora_and_models_without_adapters_are_refused():
-    with pytest.raises(ValueError, match="only plain LoRA"):
-        restart.check(get_peft_model(llama(), LoraConfig(use_dora=True, target_modules=LINEARS)))
+NOT_PLAIN = {
+    "dora": {"use_dora": True},
+    "alora": {"alora_invocation_tokens": [6, 7], "task_type": "CAUSAL_LM"},
+    "mica": {"init_lora_weights": "mica"},
+    "bias": {"lora_bias": True},
+}
+
+
+@pytest.mark.parametrize("options", NOT_PLAIN.values(), ids=NOT_PLAIN)
+def test_a_lora_that_is_not_plain_is_refused(options):
+    base = llama(attention_bias=True)
+    with pytest.raises(ValueError, match=r"q_proj: only plain LoRA can be restarted, not DoRA, another variant"):
+        restart.check(get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], **options)))
+
+
+@pytest.mark.filterwarnings("ignore:.*eva")
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", True, False, "gaussian", "eva", "orthogonal"])
+def test_a_lora_that_changes_the_base_weights_at_its_start_is_refused(init):
+    """Its updates would be added to the pretrained weights again, which are others than those it was trained on."""
+    base = llama()
+    before = base.model.layers[0].self_attn.q_proj.weight.clone()
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=init))
+    if torch.equal(base.model.layers[0].self_attn.q_proj.weight, before):
+        restart.check(model)
+        return
+    with pytest.raises(ValueError, match=f"q_proj: init_lora_weights='{init}' may change .* allowed: True, False, gau"):
+        restart.check(model)
+
+
+def test_models_without_adapters_are_refused():
     with pytest.raises(ValueError, match="no layer has"):
         restart.check(with_mora(), "other")
 
