@@ -38,7 +38,7 @@ def save_base(
     *,
     trained: bool = False,
 ) -> None:
-    """Write the base weights that differ from the pretrained ones. If no base weight differs, no file is written.
+    """Write the base weights that differ from the pretrained ones. If none differs, an earlier file is removed.
 
     Sharded weights are gathered one after the other. Every rank must therefore call this function, and exactly one rank
     must call it with `write`.
@@ -73,8 +73,11 @@ def save_base(
             tensors |= {f"update:{i}:{key}": t.contiguous() for key, t in update.tensors.items()}
     else:
         tensors |= {f"merged:{name}": whole(t) for name, t in merged.items()}
-    if tensors and write:
-        save_file(tensors, Path(folder) / BASE_FILE, metadata={"updates": json.dumps(descriptions)})
+    path = Path(folder) / BASE_FILE
+    if write and tensors:
+        save_file(tensors, path, metadata={"updates": json.dumps(descriptions)})
+    elif write:
+        path.unlink(missing_ok=True)
 
 
 @torch.no_grad()

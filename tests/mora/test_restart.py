@@ -559,6 +559,19 @@ def test_the_saved_base_of_a_wrapped_model_loads_into_one_without_wrappers_and_b
         assert torch.equal(logits(base), logits(model))  # M is zero after the restart
 
 
+def test_the_base_file_of_an_earlier_save_is_removed(tmp_path):
+    """Only by the rank that writes."""
+    restarted = with_mora()
+    updates = restart.restart(restarted)
+    checkpoint.save_base(restarted, updates, tmp_path)
+    model = with_mora()
+    model.save_pretrained(tmp_path)
+    checkpoint.save_base(model, [], tmp_path, write=False)
+    assert (tmp_path / checkpoint.BASE_FILE).exists()
+    checkpoint.save_base(model, [], tmp_path)
+    assert torch.equal(logits(checkpoint.load_restarted(llama(), tmp_path).eval()), logits(model))
+
+
 def test_a_base_file_of_another_model_is_refused(tmp_path):
     model = with_mora()
     checkpoint.save_base(model, restart.restart(model), tmp_path)
