@@ -45,6 +45,7 @@ INITIALISATIONS = (True, False, "gaussian", "eva", "orthogonal")
 
 REQUIRED = ("exp_avg", "exp_avg_sq", "step")  # the state of Adam: without it an optimizer cannot be reset
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # the last one is AMSGrad's
+UNLIKE_ADAM = (torch.optim.NAdam, torch.optim.Adamax)  # they have betas as Adam has, but more or another state
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     Raises:
         ValueError: It is an optimizer of DeepSpeed's ZeRO. ZeRO keeps float32 copies of the parameters, and a restart
             does not change these copies. The next step would bring the merged M back, so M would count twice. Or its
-            state is not that of Adam, such as the state of an 8-bit optimizer.
+            state is not that of Adam, such as the state of an 8-bit optimizer. This is known before the first step too
+            for the optimizers of torch, and for all without betas.
     """
     *_, innermost = layers = _unwrapped(optimizer)
     if any(type(layer).__module__.startswith("deepspeed") for layer in layers):
@@ -193,11 +195,22 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
             "restarts do not work under DeepSpeed's ZeRO: it keeps float32 copies of M, which a restart cannot reset"
         )
     module = type(innermost).__module__
-    missing = [name for state in innermost.state.values() if state for name in REQUIRED if name not in state]
-    if missing or module.startswith("bitsandbytes"):
-        without = f"its state has no {missing[0]}" if missing else "it may keep its state in 8 bits"
+    states = [state for state in innermost.state.values() if state]
+    missing = [name for state in states for name in REQUIRED if name not in state]
+    unknown = [name for state in states for name in state if name not in (*MOMENTS, "step")]
+    without_betas = any("betas" not in group for group in innermost.param_groups)
+    reason = ""
+    if module.startswith("bitsandbytes"):
+        reason = "it may keep its state in 8 bits"
+    elif missing:
+        reason = f"its state has no {missing[0]}"
+    elif unknown:
+        reason = f"its state has {unknown[0]}, which a reset does not know"
+    elif without_betas or isinstance(innermost, UNLIKE_ADAM):
+        reason = "its state is not that of Adam"
+    if reason:
         raise ValueError(
-            f"restarts do not work with {type(innermost).__name__} of {module}: {without}; "
+            f"restarts do not work with {type(innermost).__name__} of {module}: {reason}; "
             f"use AdamW, or another optimizer with the state {', '.join(REQUIRED)}"
         )
 
@@ -347,14 +360,12 @@ def reset_optimizer(
             if how == "zero":
                 moment.zero_()
                 continue
-            whole = sharded.whole(moment)
+            entries = sharded.whole(moment).flatten()
             if how == "magnitude":
-                smallest = whole.flatten().abs().topk(round(ratio * whole.numel()), largest=False).indices
-                whole.view(-1)[smallest] = 0
+                entries[entries.abs().topk(round(ratio * entries.numel()), largest=False).indices] = 0
             else:
-                whole.mul_(torch.rand_like(whole) >= ratio)
-            if whole is not moment:
-                sharded.write_(moment, whole)
+                entries.mul_(torch.rand_like(entries) >= ratio)
+            sharded.write_(moment, entries.view(moment.shape))
         if how == "zero":
-            state["step"].zero_()
+            state["step"] *= 0  # in place for a tensor; some optimizers count with a number
     return count

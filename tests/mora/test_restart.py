@@ -395,6 +395,65 @@ def disabled(model) -> PeftModel:
     return model
 
 
+@pytest.mark.parametrize("kind", ["SGD", "Adafactor", "Adamax", "NAdam"])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_another_optimizer_than_adam_is_refused_before_its_first_step_too(kind, steps):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = getattr(torch.optim, kind)([parameter], lr=0.1)
+    for _ in range(steps):
+        parameter.grad = torch.ones(2)
+        optimizer.step()
+    with pytest.raises(ValueError, match=f"restarts do not work with {kind} of torch.*; use AdamW"):
+        restart.check_optimizer(optimizer)
+
+
+def test_an_unknown_state_is_refused():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.state[parameter]["compensation"] = torch.ones(2)
+    with pytest.raises(ValueError, match="its state has compensation, which a reset does not know"):
+        restart.check_optimizer(optimizer)
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "RAdam", "SparseAdam"])
+def test_after_a_reset_an_optimizer_like_adam_steps_as_a_new_one(kind):
+    old, new = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    optimizers = [getattr(torch.optim, kind)([p], lr=0.1) for p in (old, new)]
+
+    def step(parameter, optimizer, gradient):
+        parameter.grad = gradient.to_sparse() if kind == "SparseAdam" else gradient
+        optimizer.step()
+
+    for size in (3.0, 2.0, 1.0):
+        step(old, optimizers[0], torch.full((3,), size))
+    restart.reset_optimizer(optimizers[0], [old])
+    new.data.copy_(old.data)
+    for parameter, optimizer in zip((old, new), optimizers, strict=True):
+        step(parameter, optimizer, torch.arange(3.0))
+    assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize("how", ["zero", "magnitude", "random"])
+def test_the_moments_of_a_transposed_parameter_are_cleared(how):
+    parameter = torch.nn.Parameter(torch.randn(5, 4).T)
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.grad = torch.randn(4, 5)
+    optimizer.step()
+    moment = optimizer.state[parameter]["exp_avg"]
+    before = moment.clone()
+    assert not moment.is_contiguous()
+    restart.reset_optimizer(optimizer, [parameter], how, 0.5)
+    kept = moment != 0
+    assert torch.equal(moment[kept], before[kept])
+    if how == "magnitude":
+        assert kept.sum() == 10
+        assert before[~kept].abs().max() <= before[kept].abs().min()
+    else:
+        assert kept.sum() < 20
+
+
 REFUSED = {
     "a merged MoRA": (lambda: merged(with_mora()), r"^model\.layers\.0.*q_proj: adapter 'default' is merged"),
     "a merged LoRA": (lambda: merged(with_lora()), r"^model\.layers\.0.*q_proj: adapter 'default' is merged"),
