@@ -110,6 +110,7 @@ def _load(model: nn.Module, path: Path) -> list[Update]:
     if isinstance(model, PeftModel):
         check_unmerged(model)
         base = model.get_base_model()
+    sharded.reshard(base)
     parameters = {plain_name(name): p for name, p in base.named_parameters()}
     layers = {plain_name(name): module for name, module in base.named_modules()}  # of a wrapped layer: the innermost
     updates = []

@@ -247,6 +247,7 @@ def restart(
         ValueError: `check` refuses the adapter, or its grouping is not in `cycle`. Nothing has changed then.
     """
     check(model, adapter)
+    sharded.reshard(model)
     config: Any = model.peft_config[adapter]
     order = list(cycle)
     grouping = (config.in_groups, config.out_groups) if hasattr(config, "in_groups") else None
@@ -338,10 +339,11 @@ def reset_optimizer(
         ratio: For `magnitude` and `random`: the share of each moment's entries that is set to 0.
 
     Returns:
-        The number of parameters that had a state.
+        The number of parameters whose state was cleared: those with which the optimizer has stepped before.
 
     Raises:
-        ValueError: `how` is unknown, `ratio` is outside (0, 1], or `check_optimizer` refuses the optimizer.
+        ValueError: `how` is unknown, `ratio` is outside (0, 1], `check_optimizer` refuses the optimizer, or it has none
+            of the parameters: under FSDP2 they may be whole copies, which the model has for a while.
     """
     check_optimizer(optimizer)
     optimizer = innermost_optimizer(optimizer)
@@ -349,6 +351,13 @@ def reset_optimizer(
         raise ValueError(f"how must be one of zero, magnitude, random, got {how!r}")
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be in (0, 1], got {ratio!r}")
+    parameters = list(parameters)
+    known = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    if parameters and known.isdisjoint(parameters):
+        raise ValueError(
+            f"the optimizer has none of the {len(parameters)} parameters that are to be reset; allowed: parameters of its "
+            "param_groups"
+        )
     count = 0
     for parameter in parameters:
         state = optimizer.state.get(parameter)

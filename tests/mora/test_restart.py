@@ -9,6 +9,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import distributed
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -246,6 +247,44 @@ def test_the_reset_of_sharded_moments_equals_the_reset_of_plain_ones(how):
             assert (moment == 0).sum() >= 20
     finally:
         distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("adapted", [with_mora, with_lora])
+def test_a_restart_after_a_forward_pass_that_left_whole_copies_of_sharded_weights(adapted, tmp_path):
+    """FSDP2 with reshard_after_forward=False drops these copies at the next backward pass."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = adapted()
+        expected = logits(model)
+        mesh = init_device_mesh("cpu", (1,))
+        for module in (*model.get_base_model().model.layers, model):
+            fully_shard(module, mesh=mesh, reshard_after_forward=False)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
+        model(TOKENS, labels=TOKENS).loss.backward()
+        optimizer.step()
+        logits(model)
+        updates = restart.restart(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        assert restart.reset_optimizer(optimizer, trained) == len(trained)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
+        checkpoint.save_base(model, updates, tmp_path)
+        again = llama()
+        fully_shard(again, mesh=mesh, reshard_after_forward=False)
+        logits(again)
+        checkpoint.load_base(again, tmp_path)
+        again.reshard()
+        torch.testing.assert_close(logits(again), expected, atol=1e-5, rtol=1e-5)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_a_reset_refuses_parameters_of_another_model():
+    _, optimizer = model_and_optimizer()
+    with pytest.raises(ValueError, match="the optimizer has none of the 1 parameters that are to be reset"):
+        restart.reset_optimizer(optimizer, [torch.nn.Parameter(torch.ones(2))])
 
 
 def test_a_reset_refuses_unknown_values():
