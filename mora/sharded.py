@@ -48,6 +48,14 @@ def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
+def from_first_rank(tensor: Tensor) -> Tensor:
+    """``tensor``, with the values of rank 0 on all ranks. If there are several ranks, all must call this function."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast(tensor, src=0)
+    return tensor
+
+
 def reshard(model: nn.Module) -> None:
     """Make the parameters of `model` sharded again, where FSDP2 has left whole copies of them.
 

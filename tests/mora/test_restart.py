@@ -1,12 +1,14 @@
 """Restarts: the function stays, the rank rises, and only the adapter's optimizer state is cleared."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import distributed
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -281,9 +283,44 @@ def test_a_restart_after_a_forward_pass_that_left_whole_copies_of_sharded_weight
         distributed.destroy_process_group()
 
 
+def restart_on_rank(rank: int, folder: Path) -> None:
+    """One of two ranks with the same model and other random states: a restart and a random reset."""
+    store = distributed.FileStore(str(folder / "store"), 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    model = with_lora(targets=["q_proj"])
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values())
+    model(TOKENS, labels=TOKENS).loss.backward()
+    optimizer.step()
+    torch.manual_seed(rank)
+    restart.restart(model)
+    restart.reset_optimizer(optimizer, parameters.values(), "random", 0.5)
+    moments = {f"moment of {name}": optimizer.state[p]["exp_avg"] for name, p in parameters.items()}
+    save_file({**parameters, **moments}, folder / f"{rank}.safetensors")
+    distributed.destroy_process_group()
+
+
+def test_all_ranks_have_the_same_adapter_and_moments_after_a_restart(tmp_path):
+    torch.multiprocessing.spawn(restart_on_rank, (tmp_path,), nprocs=2)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+
+
+def test_a_restart_of_lora_draws_what_peft_draws():
+    model = with_lora()
+    torch.manual_seed(1)
+    restart.restart(model)
+    torch.manual_seed(1)
+    for _, layer in restart.adapted_layers(model):
+        own = layer.lora_A["default"].weight.clone()
+        layer.reset_lora_parameters("default", True)
+        assert torch.equal(layer.lora_A["default"].weight, own)
+
+
 def test_a_reset_refuses_parameters_of_another_model():
     _, optimizer = model_and_optimizer()
-    with pytest.raises(ValueError, match="the optimizer has none of the 1 parameters that are to be reset"):
+    with pytest.raises(ValueError, match="none of the 1 parameters to reset is in the param_groups"):
         restart.reset_optimizer(optimizer, [torch.nn.Parameter(torch.ones(2))])
 
 
