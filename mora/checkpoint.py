@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -172,12 +173,15 @@ def trained_rest(model: PeftModel, *, frozen: bool = False) -> list[tuple[str, n
     """The trainable parameters beside the adapters, each with its name in the base model; `frozen`: the others too.
 
     PEFT keeps copies of `modules_to_save` beside the base model and saves them with the adapter, so they are left out.
+    Buffers, such as the running mean of a BatchNorm, are neither returned nor saved.
     """
-    prefix = model.base_model.prefix
+    base = model.get_base_model()
+    layers = [module for module in base.modules() if isinstance(module, BaseTunerLayer)]
+    adapters = {p for layer in layers for n, p in layer.named_parameters() if not n.startswith("base_layer.")}
     return [
         (plain_name(name), p)
-        for name, p in model.get_base_model().named_parameters()
-        if (p.requires_grad or frozen) and prefix not in name and ".modules_to_save." not in name
+        for name, p in base.named_parameters()
+        if (p.requires_grad or frozen) and p not in adapters and ".modules_to_save." not in name
     ]
 
 

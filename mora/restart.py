@@ -168,8 +168,22 @@ def sharers(model: nn.Module, layer: nn.Module) -> list[str]:
     return [
         plain_name(name)
         for name, module in model.named_modules()
-        if module is not layer and any(own is layer.weight for own in module._parameters.values())
+        if module is not layer and any(_overlap(own, layer.weight) for own in module._parameters.values())
     ]
+
+
+def _overlap(first: Any, second: Any) -> bool:
+    """Whether two parameters (one of them may be None) are the same, or views of the same memory."""
+    if first is second or any(type(t) is not nn.Parameter or t.is_meta for t in (first, second)):
+        return first is second  # other kinds of tensors, such as sharded ones, have no address
+    (start, end), (other_start, other_end) = _addresses(first), _addresses(second)
+    return first.device == second.device and start < other_end and other_start < end
+
+
+def _addresses(tensor: Tensor) -> tuple[int, int]:
+    """The address of the first byte of a tensor, and the address after its last byte."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def plain_name(name: str) -> str:

@@ -398,6 +398,31 @@ def test_a_weight_that_another_module_holds_too_is_refused(adapted):
     restart.check(with_mora(llama(), target_modules=["lm_head", "q_proj"]))
 
 
+@pytest.mark.parametrize("tie", [lambda w: w.detach(), lambda w: w.detach().T, lambda w: w.detach()[1:2]])
+def test_a_weight_whose_memory_another_module_uses_too_is_refused(tie):
+    base = llama()
+    base.get_input_embeddings().weight = torch.nn.Parameter(tie(base.lm_head.weight))
+    model = with_mora(base, target_modules=["lm_head", "q_proj"])
+    with pytest.raises(ValueError, match=r"^lm_head: its weight is also the weight of model\.embed_tokens; a merge"):
+        restart.check(model)
+
+
+def test_weights_beside_each_other_in_one_memory_can_be_restarted():
+    base = llama()
+    weights = list(base.parameters())
+    torch.nn.utils.vector_to_parameters(torch.nn.utils.parameters_to_vector(weights).detach(), weights)
+    model = with_mora(base)
+    before = logits(model)
+    restart.restart(model)
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
+
+
+def test_the_weights_of_a_model_without_memory_share_none():
+    with torch.device("meta"):
+        base = llama()
+    assert restart.sharers(base, base.model.layers[0].self_attn.q_proj) == []
+
+
 def test_a_restart_of_an_untied_head_keeps_the_function():
     model = with_mora(llama(), target_modules=["lm_head", "q_proj"])
     before = logits(model)
@@ -705,6 +730,22 @@ def test_the_base_file_of_an_earlier_save_is_removed(tmp_path):
     assert (tmp_path / checkpoint.BASE_FILE).exists()
     checkpoint.save_base(model, [], tmp_path)
     assert torch.equal(logits(checkpoint.load_restarted(llama(), tmp_path).eval()), logits(model))
+
+
+def test_a_trained_parameter_with_the_name_of_an_adapter_is_saved_too(tmp_path):
+    def network():
+        torch.manual_seed(0)
+        return torch.nn.ModuleDict({name: torch.nn.Linear(4, 4) for name in ("a", "mora_head", "lora_head")})
+
+    for adapted, name in ((with_mora, "mora_head"), (with_lora, "lora_head")):
+        model = adapted(network(), ["a"]) if adapted is with_lora else with_mora(network(), target_modules=["a"])
+        head = model.get_base_model()[name].weight
+        head.requires_grad_(True).data.add_(1.0)
+        assert [n for n, _ in checkpoint.trained_rest(model)] == [f"{name}.weight"]
+        checkpoint.save_base(model, [], tmp_path)
+        base = network()
+        checkpoint.load_base(base, tmp_path)
+        assert torch.equal(base[name].weight, head)
 
 
 def test_a_base_file_of_another_model_is_refused(tmp_path):
