@@ -66,9 +66,8 @@ def save_base(
     tensors = {f"weight:{name}": whole(p) for name, p in trained_rest(model, frozen=trained)}
     layers = adapted_layers(model, adapter) if updates and not trained else ()
     merged = {name: base_weight(layer).detach() for name, layer in layers}
-    size_of_updates = sum(size(t) for update in updates for t in update.tensors.values())
     descriptions: list[dict[str, Any]] = []
-    if size_of_updates < sum(map(size, merged.values())) and all(update.tensors for update in updates):
+    if _are_smaller(updates, merged):
         for i, update in enumerate(updates):
             descriptions.append({"layer": update.layer, "operator": update.operator})
             tensors |= {f"update:{i}:{key}": t.contiguous() for key, t in update.tensors.items()}
@@ -79,6 +78,27 @@ def save_base(
         save_file(tensors, path, metadata={"updates": json.dumps(descriptions)})
     elif write:
         path.unlink(missing_ok=True)
+
+
+def shortened(model: PeftModel, updates: Sequence[Update], adapter: str = "default") -> list[Update]:
+    """The list of updates without the tensors that no `save_base` will write: the same files, in less memory.
+
+    Once the updates are as large as the merged weights, `save_base` writes only the merged weights. The list then is
+    what `load_base` would return: an update without tensors for each layer.
+
+    Args:
+        model: The model in training.
+        updates: The updates of all restarts so far, as for `save_base`.
+        adapter: The name of the adapter.
+    """
+    merged = {name: base_weight(layer) for name, layer in adapted_layers(model, adapter)}
+    return list(updates) if _are_smaller(updates, merged) else [Update(name, {}, {}) for name in merged]
+
+
+def _are_smaller(updates: Sequence[Update], merged: dict[str, Tensor]) -> bool:
+    """Whether the updates are known and take less space than the merged weights."""
+    size_of_updates = sum(size(t) for update in updates for t in update.tensors.values())
+    return size_of_updates < sum(map(size, merged.values())) and all(update.tensors for update in updates)
 
 
 @torch.no_grad()

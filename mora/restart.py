@@ -246,10 +246,10 @@ def _unwrapped(optimizer: Any) -> list[Any]:
 def restart(
     model: PeftModel, adapter: str = "default", cycle: Iterable[tuple[str, str]] = TWO_GROUPINGS
 ) -> list[Update]:
-    """Merge an adapter into the base weights and initialise it again. The model's function does not change.
+    """Merge an adapter into the base weights and initialise it again.
 
-    The merged weights are rounded to the dtype of the base weights. In bf16 and fp16 this loses most of a small update;
-    in float32 the function stays the same to about 1e-5. If several ranks train the model, all must call this function.
+    The function stays the same up to rounding to the dtype of the base weights. In bf16 and fp16 this rounding loses
+    most of a small update: use a float32 base. If several ranks train the model, all must call this function.
 
     Args:
         model: A model with LoRA or MoRA (sharing) adapters: active and not merged.

@@ -636,6 +636,26 @@ def test_the_smaller_form_of_the_merged_base_is_stored(tmp_path):
     assert (tmp_path / checkpoint.BASE_FILE).stat().st_size < 1.1 * weights
 
 
+@pytest.mark.parametrize("adapted", [with_mora, with_lora])
+def test_a_shortened_list_of_updates_gives_the_same_files_and_stops_growing(adapted, tmp_path):
+    model, updates, short, sizes = adapted(), [], [], []
+    for name in ("long", "short"):
+        (tmp_path / name).mkdir()
+    for _ in range(20):
+        merged = restart.restart(model)
+        updates += merged
+        short = checkpoint.shortened(model, short + merged)
+        sizes.append(sum(checkpoint.size(t) for update in short for t in update.tensors.values()))
+        checkpoint.save_base(model, updates, tmp_path / "long")
+        checkpoint.save_base(model, short, tmp_path / "short")
+        files = [(tmp_path / name / checkpoint.BASE_FILE).read_bytes() for name in ("long", "short")]
+        assert files[0] == files[1]
+    assert sizes[0]
+    assert not sizes[-1]
+    assert len(short) == 14
+    assert checkpoint.shortened(with_mora(), []) == []
+
+
 @pytest.mark.parametrize("restarts", [1, 20])
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_a_checkpoint_of_a_resumed_run_holds_what_was_merged_before(build, restarts, tmp_path):
