@@ -138,8 +138,11 @@ def check(model: PeftModel, adapter: str = "default") -> None:
                 f"{name}: a restart changes the grouping, and {config.operator_in_force} has no second grouping; "
                 "only the sharing operator can be restarted"
             )
-        if isinstance(layer, LoraLinear) and (adapter in layer.lora_variant or layer.lora_bias.get(adapter)):
-            raise ValueError(f"{name}: only plain LoRA can be restarted, not DoRA, another variant or LoRA with a bias")
+        if isinstance(layer, LoraLinear) and (layer.use_dora.get(adapter) or layer.lora_bias.get(adapter)):
+            raise ValueError(f"{name}: only plain LoRA can be restarted, not DoRA or LoRA with a bias")
+        if isinstance(layer, LoraLinear) and adapter in layer.lora_variant:
+            variant = type(layer.lora_variant[adapter]).__name__
+            raise ValueError(f"{name}: only plain LoRA can be restarted, not its variant {variant}")
         if isinstance(layer, LoraLinear) and config.init_lora_weights not in INITIALISATIONS:
             raise ValueError(
                 f"{name}: init_lora_weights={config.init_lora_weights!r} may change the base weights, so the updates "

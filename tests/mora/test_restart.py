@@ -338,18 +338,18 @@ def test_only_the_sharing_operator_can_be_restarted(operator):
         restart.check(with_mora(operator=operator))
 
 
-NOT_PLAIN = {
-    "dora": {"use_dora": True},
-    "alora": {"alora_invocation_tokens": [6, 7], "task_type": "CAUSAL_LM"},
-    "mica": {"init_lora_weights": "mica"},
-    "bias": {"lora_bias": True},
-}
+NOT_PLAIN = [
+    ("DoRA or LoRA with a bias", {"use_dora": True}),
+    ("DoRA or LoRA with a bias", {"lora_bias": True}),
+    ("its variant ALoraLinearVariant", {"alora_invocation_tokens": [6, 7], "task_type": "CAUSAL_LM"}),
+    ("its variant MiCALinearVariant", {"init_lora_weights": "mica"}),
+]
 
 
-@pytest.mark.parametrize("options", NOT_PLAIN.values(), ids=NOT_PLAIN)
-def test_a_lora_that_is_not_plain_is_refused(options):
+@pytest.mark.parametrize(("kind", "options"), NOT_PLAIN)
+def test_a_lora_that_is_not_plain_is_refused(kind, options):
     base = llama(attention_bias=True)
-    with pytest.raises(ValueError, match=r"q_proj: only plain LoRA can be restarted, not DoRA, another variant"):
+    with pytest.raises(ValueError, match=f"q_proj: only plain LoRA can be restarted, not {kind}"):
         restart.check(get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], **options)))
 
 
