@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import sharded
-from .restart import Update, adapted_layers, base_weight, plain_name
+from .restart import Update, adapted_layers, base_weight, check_unmerged, plain_name
 
 BASE_FILE = "base.safetensors"
 
@@ -38,7 +39,7 @@ def save_base(
     *,
     trained: bool = False,
 ) -> None:
-    """Write the base weights that differ from the pretrained ones. If no base weight differs, no file is written.
+    """Write the base weights that differ from the pretrained ones. If none differs, an earlier file is removed.
 
     Sharded weights are gathered one after the other. Every rank must therefore call this function, and exactly one rank
     must call it with `write`.
@@ -52,7 +53,11 @@ def save_base(
         write: Whether this rank writes the file.
         trained: Whether the adapted weights were trained themselves, as in a warm start. The file then holds all base
             weights, and no updates.
+
+    Raises:
+        ValueError: An adapter is merged: the merged weights would hold its update, and so would its own file.
     """
+    check_unmerged(model)
 
     def whole(tensor: Tensor) -> Tensor:
         gathered = sharded.whole(tensor.detach())
@@ -61,16 +66,39 @@ def save_base(
     tensors = {f"weight:{name}": whole(p) for name, p in trained_rest(model, frozen=trained)}
     layers = adapted_layers(model, adapter) if updates and not trained else ()
     merged = {name: base_weight(layer).detach() for name, layer in layers}
-    size_of_updates = sum(size(t) for update in updates for t in update.tensors.values())
     descriptions: list[dict[str, Any]] = []
-    if size_of_updates < sum(map(size, merged.values())) and all(update.tensors for update in updates):
+    if _are_smaller(updates, merged):
         for i, update in enumerate(updates):
             descriptions.append({"layer": update.layer, "operator": update.operator})
             tensors |= {f"update:{i}:{key}": t.contiguous() for key, t in update.tensors.items()}
     else:
         tensors |= {f"merged:{name}": whole(t) for name, t in merged.items()}
-    if tensors and write:
-        save_file(tensors, Path(folder) / BASE_FILE, metadata={"updates": json.dumps(descriptions)})
+    path = Path(folder) / BASE_FILE
+    if write and tensors:
+        save_file(tensors, path, metadata={"updates": json.dumps(descriptions)})
+    elif write:
+        path.unlink(missing_ok=True)
+
+
+def shortened(model: PeftModel, updates: Sequence[Update], adapter: str = "default") -> list[Update]:
+    """The list of updates without the tensors that no `save_base` will write: the same files, in less memory.
+
+    Once the updates are as large as the merged weights, `save_base` writes only the merged weights. The list then is
+    what `load_base` would return: an update without tensors for each layer.
+
+    Args:
+        model: The model in training.
+        updates: The updates of all restarts so far, as for `save_base`.
+        adapter: The name of the adapter.
+    """
+    merged = {name: base_weight(layer) for name, layer in adapted_layers(model, adapter)}
+    return list(updates) if _are_smaller(updates, merged) else [Update(name, {}, {}) for name in merged]
+
+
+def _are_smaller(updates: Sequence[Update], merged: dict[str, Tensor]) -> bool:
+    """Whether the updates are known and take less space than the merged weights."""
+    size_of_updates = sum(size(t) for update in updates for t in update.tensors.values())
+    return size_of_updates < sum(map(size, merged.values())) and all(update.tensors for update in updates)
 
 
 @torch.no_grad()
@@ -86,7 +114,8 @@ def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
         layer: with these in the list, `save_base` writes the merged weights again.
 
     Raises:
-        ValueError: The file is broken or belongs to another model. Some weights of `model` may have changed already.
+        ValueError: An adapter is merged. Or the file is broken or belongs to another model; some weights of `model` may
+            have changed then.
     """
     path = Path(folder) / BASE_FILE
     if not path.is_file():
@@ -98,8 +127,13 @@ def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
 
 
 def _load(model: nn.Module, path: Path) -> list[Update]:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = model
+    if isinstance(model, PeftModel):
+        check_unmerged(model)
+        base = model.get_base_model()
+    sharded.reshard(base)
     parameters = {plain_name(name): p for name, p in base.named_parameters()}
+    layers = {plain_name(name): module for name, module in base.named_modules()}  # of a wrapped layer: the innermost
     updates = []
     with safe_open(path, "pt") as file:
         descriptions = _descriptions(file, path)
@@ -109,13 +143,13 @@ def _load(model: nn.Module, path: Path) -> list[Update]:
             if kind == "weight":
                 _copy(parameters.get(target), _finite(file, name, path), target, path)
             elif kind == "merged":
-                _copy(_base_weight(base, target, path), _finite(file, name, path), target, path)
+                _copy(_base_weight(layers, target, path), _finite(file, name, path), target, path)
                 updates.append(Update(target, {}, {}))
             elif kind != "update":
                 raise ValueError(f"{path} holds {name!r}; a name must start with weight:, merged: or update:")
         for i, (layer, operator) in enumerate(descriptions):
             tensors = {n.rsplit(":", 1)[1]: _finite(file, n, path) for n in names if n.startswith(f"update:{i}:")}
-            weight = _base_weight(base, layer, path)
+            weight = _base_weight(layers, layer, path)
             updates.append(Update(layer, tensors, operator))
             try:
                 updates[-1].add_(weight)
@@ -159,12 +193,15 @@ def trained_rest(model: PeftModel, *, frozen: bool = False) -> list[tuple[str, n
     """The trainable parameters beside the adapters, each with its name in the base model; `frozen`: the others too.
 
     PEFT keeps copies of `modules_to_save` beside the base model and saves them with the adapter, so they are left out.
+    Buffers, such as the running mean of a BatchNorm, are neither returned nor saved.
     """
-    prefix = model.base_model.prefix
+    base = model.get_base_model()
+    layers = [module for module in base.modules() if isinstance(module, BaseTunerLayer)]
+    adapters = {p for layer in layers for n, p in layer.named_parameters() if not n.startswith("base_layer.")}
     return [
         (plain_name(name), p)
-        for name, p in model.get_base_model().named_parameters()
-        if (p.requires_grad or frozen) and prefix not in name and ".modules_to_save." not in name
+        for name, p in base.named_parameters()
+        if (p.requires_grad or frozen) and p not in adapters and ".modules_to_save." not in name
     ]
 
 
@@ -173,10 +210,10 @@ def size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _base_weight(base: nn.Module, layer: str, path: Path) -> Tensor:
+def _base_weight(layers: dict[str, nn.Module], layer: str, path: Path) -> Tensor:
     try:
-        return base_weight(base.get_submodule(layer))
-    except AttributeError:
+        return base_weight(layers[layer])
+    except (KeyError, AttributeError):
         raise ValueError(f"{path} holds weights of {layer}, which the model does not have") from None
 
 

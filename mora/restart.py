@@ -40,9 +40,12 @@ from .layer import MoraLinear
 TWO_GROUPINGS = (("strided", "strided"), ("contiguous", "contiguous"))
 FOUR_GROUPINGS = (*TWO_GROUPINGS, ("contiguous", "strided"), ("strided", "contiguous"))
 
+# The values of init_lora_weights with which LoRA leaves the base weights as they are. PiSSA, for example, changes them.
+INITIALISATIONS = (True, False, "gaussian", "eva", "orthogonal")
 
 REQUIRED = ("exp_avg", "exp_avg_sq", "step")  # the state of Adam: without it an optimizer cannot be reset
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # the last one is AMSGrad's
+UNLIKE_ADAM = (torch.optim.NAdam, torch.optim.Adamax)  # they have betas as Adam has, but more or another state
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def adapted_layers(model: PeftModel, adapter: str = "default") -> Iterator[tuple
     """Yield (name in the base model, layer) for each layer with the adapter `adapter`."""
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, MoraLinear | LoraLinear) and adapter in weights_of(module):
-            yield name, module
+            yield plain_name(name), module
 
 
 def weights_of(layer: MoraLinear | LoraLinear) -> nn.Module:
@@ -98,17 +101,25 @@ def check(model: PeftModel, adapter: str = "default") -> None:
     """Check that the adapter `adapter` of `model` can be restarted.
 
     Raises:
-        ValueError: No layer has the adapter, the adapter is neither plain LoRA nor MoRA with the sharing operator, or a
-            base weight is quantized or belongs to another module too.
+        ValueError: No layer has the adapter, it is neither plain LoRA nor MoRA with the sharing operator, it is not
+            active, an adapter is merged, or a base weight is quantized or belongs to another module too.
     """
+    check_unmerged(model)
     config: Any = model.peft_config.get(adapter)
     for name, module in model.get_base_model().named_modules():
         is_adapted = isinstance(module, BaseTunerLayer) and adapter in module._get_available_adapters()
         if is_adapted and not isinstance(module, MoraLinear | LoraLinear):
             kind = f"{type(module).__module__.rsplit('.', 1)[-1]}.{type(module).__name__}"
-            raise ValueError(f"{name}: only plain LoRA and MoRA on unquantized layers can be restarted, not {kind}")
+            raise ValueError(
+                f"{plain_name(name)}: only plain LoRA and MoRA on unquantized layers can be restarted, not {kind}"
+            )
     layers = list(adapted_layers(model, adapter))
     for name, layer in layers:
+        if layer.disable_adapters or adapter not in layer.active_adapters:
+            raise ValueError(
+                f"{name}: adapter {adapter!r} is not active, so a merge would change the function of the model; "
+                f"call set_adapter({adapter!r}) or enable the adapters first"
+            )
         if (
             getattr(layer, "quantization_backend", None) is not None
             or not layer.get_base_layer().weight.is_floating_point()
@@ -129,8 +140,30 @@ def check(model: PeftModel, adapter: str = "default") -> None:
             )
         if isinstance(layer, LoraLinear) and (layer.use_dora.get(adapter) or layer.lora_bias.get(adapter)):
             raise ValueError(f"{name}: only plain LoRA can be restarted, not DoRA or LoRA with a bias")
+        if isinstance(layer, LoraLinear) and adapter in layer.lora_variant:
+            variant = type(layer.lora_variant[adapter]).__name__
+            raise ValueError(f"{name}: only plain LoRA can be restarted, not its variant {variant}")
+        if isinstance(layer, LoraLinear) and config.init_lora_weights not in INITIALISATIONS:
+            raise ValueError(
+                f"{name}: init_lora_weights={config.init_lora_weights!r} may change the base weights, so the updates "
+                f"would not fit the pretrained weights; allowed: {', '.join(map(str, INITIALISATIONS))}"
+            )
     if not layers:
         raise ValueError(f"no layer has a LoRA or MoRA adapter named {adapter!r}")
+
+
+def check_unmerged(model: PeftModel) -> None:
+    """Check that the base weights hold no update that an adapter still holds too.
+
+    Raises:
+        ValueError: An adapter is merged.
+    """
+    for name, module in model.get_base_model().named_modules():
+        if isinstance(module, BaseTunerLayer) and module.merged:
+            raise ValueError(
+                f"{plain_name(name)}: adapter {module.merged_adapters[0]!r} is merged already; "
+                "call unmerge_adapter() first"
+            )
 
 
 def sharers(model: nn.Module, layer: nn.Module) -> list[str]:
@@ -138,13 +171,27 @@ def sharers(model: nn.Module, layer: nn.Module) -> list[str]:
     return [
         plain_name(name)
         for name, module in model.named_modules()
-        if module is not layer and any(own is layer.weight for own in module._parameters.values())
+        if module is not layer and any(_overlap(own, layer.weight) for own in module._parameters.values())
     ]
 
 
+def _overlap(first: Any, second: Any) -> bool:
+    """Whether two parameters (one of them may be None) are the same, or views of the same memory."""
+    if first is second or any(type(t) is not nn.Parameter or t.is_meta for t in (first, second)):
+        return first is second  # other kinds of tensors, such as sharded ones, have no address
+    (start, end), (other_start, other_end) = _addresses(first), _addresses(second)
+    return first.device == second.device and start < other_end and other_start < end
+
+
+def _addresses(tensor: Tensor) -> tuple[int, int]:
+    """The address of the first byte of a tensor, and the address after its last byte."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
 def plain_name(name: str) -> str:
-    """The name of a module or a parameter in the base model: without the parts that PEFT's wrappers add."""
-    return re.sub(r"\.(base_layer|original_module)(?=\.|$)", "", name)
+    """The name of a module or a parameter in the base model: without the parts that wrappers of PEFT and others add."""
+    return re.sub(r"\.(base_layer|original_module)(?=\.|$)", "", sharded.unwrapped_name(name))
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -156,7 +203,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     Raises:
         ValueError: It is an optimizer of DeepSpeed's ZeRO. ZeRO keeps float32 copies of the parameters, and a restart
             does not change these copies. The next step would bring the merged M back, so M would count twice. Or its
-            state is not that of Adam, such as the state of an 8-bit optimizer.
+            state is not that of Adam, such as the state of an 8-bit optimizer. This is known before the first step too
+            for the optimizers of torch, and for all without betas.
     """
     *_, innermost = layers = _unwrapped(optimizer)
     if any(type(layer).__module__.startswith("deepspeed") for layer in layers):
@@ -164,11 +212,22 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
             "restarts do not work under DeepSpeed's ZeRO: it keeps float32 copies of M, which a restart cannot reset"
         )
     module = type(innermost).__module__
-    missing = [name for state in innermost.state.values() if state for name in REQUIRED if name not in state]
-    if missing or module.startswith("bitsandbytes"):
-        without = f"its state has no {missing[0]}" if missing else "it may keep its state in 8 bits"
+    states = [state for state in innermost.state.values() if state]
+    missing = [name for state in states for name in REQUIRED if name not in state]
+    unknown = [name for state in states for name in state if name not in (*MOMENTS, "step")]
+    without_betas = any("betas" not in group for group in innermost.param_groups)
+    reason = ""
+    if module.startswith("bitsandbytes"):
+        reason = "it may keep its state in 8 bits"
+    elif missing:
+        reason = f"its state has no {missing[0]}"
+    elif unknown:
+        reason = f"its state has {unknown[0]}, which a reset does not know"
+    elif without_betas or isinstance(innermost, UNLIKE_ADAM):
+        reason = "its state is not that of Adam"
+    if reason:
         raise ValueError(
-            f"restarts do not work with {type(innermost).__name__} of {module}: {without}; "
+            f"restarts do not work with {type(innermost).__name__} of {module}: {reason}; "
             f"use AdamW, or another optimizer with the state {', '.join(REQUIRED)}"
         )
 
@@ -190,10 +249,13 @@ def _unwrapped(optimizer: Any) -> list[Any]:
 def restart(
     model: PeftModel, adapter: str = "default", cycle: Iterable[tuple[str, str]] = TWO_GROUPINGS
 ) -> list[Update]:
-    """Merge an adapter into the base weights and initialise it again. The model's function does not change.
+    """Merge an adapter into the base weights and initialise it again.
+
+    The function stays the same up to rounding to the dtype of the base weights. In bf16 and fp16 this rounding loses
+    most of a small update: use a float32 base. If several ranks train the model, all must call this function.
 
     Args:
-        model: A model with LoRA or MoRA (sharing) adapters, not merged.
+        model: A model with LoRA or MoRA (sharing) adapters: active and not merged.
         adapter: The name of the adapter.
         cycle: The groupings (in_groups, out_groups) of MoRA, in the order of the restarts. The restart changes the
             grouping, in the layers and in the configuration, to the next one of the cycle.
@@ -205,6 +267,7 @@ def restart(
         ValueError: `check` refuses the adapter, or its grouping is not in `cycle`. Nothing has changed then.
     """
     check(model, adapter)
+    sharded.reshard(model)
     config: Any = model.peft_config[adapter]
     order = list(cycle)
     grouping = (config.in_groups, config.out_groups) if hasattr(config, "in_groups") else None
@@ -227,18 +290,22 @@ def restart(
 def start_lora_anew(layer: LoraLinear, adapter: str) -> None:
     """Initialise A and B again as PEFT does: A at random, B with zeros.
 
-    If A is sharded, every rank draws the whole A, so that the values are the same as those of one process.
+    All ranks get the A that rank 0 draws, so that their copies of the model stay the same. If A is sharded, each rank
+    keeps its part, so the values are those of one process.
     """
     A, B = cast(Any, layer.lora_A[adapter].weight), cast(Any, layer.lora_B[adapter].weight)
-    if not sharded.is_sharded(A):
-        layer.reset_lora_parameters(adapter, True)
-        return
-    sharded.write_(A, nn.init.kaiming_uniform_(torch.empty(A.shape, dtype=A.dtype, device=A.device), a=math.sqrt(5)))
+    values = nn.init.kaiming_uniform_(torch.empty(A.shape, dtype=A.dtype, device=A.device), a=math.sqrt(5))
+    sharded.write_(A, sharded.from_first_rank(values))
     B.zero_()
 
 
 def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "default") -> None:
-    """Change the grouping of the MoRA adapter `adapter`, in its configuration and in every layer."""
+    """Change the grouping of the MoRA adapter `adapter`, in its configuration and in every layer.
+
+    Raises:
+        ValueError: An adapter is merged: with another grouping it could not be unmerged.
+    """
+    check_unmerged(model)
     config: Any = model.peft_config[adapter]
     config.in_groups, config.out_groups = in_groups, out_groups
     for _, layer in adapted_layers(model, adapter):
@@ -281,6 +348,8 @@ def reset_optimizer(
 ) -> int:
     """Clear the Adam moments of `parameters` in place. The state of all other parameters stays as it is.
 
+    If several ranks train the model, all must call this function.
+
     Args:
         optimizer: AdamW, or another optimizer with the state `exp_avg`, `exp_avg_sq` and `step`; also in a wrapper of
             accelerate.
@@ -291,10 +360,11 @@ def reset_optimizer(
         ratio: For `magnitude` and `random`: the share of each moment's entries that is set to 0.
 
     Returns:
-        The number of parameters that had a state.
+        The number of parameters whose state was cleared: those with which the optimizer has stepped before.
 
     Raises:
-        ValueError: `how` is unknown, `ratio` is outside (0, 1], or `check_optimizer` refuses the optimizer.
+        ValueError: `how` is unknown, `ratio` is outside (0, 1], `check_optimizer` refuses the optimizer, or it has none
+            of the parameters: under FSDP2 they may be whole copies, which the model has for a while.
     """
     check_optimizer(optimizer)
     optimizer = innermost_optimizer(optimizer)
@@ -302,6 +372,10 @@ def reset_optimizer(
         raise ValueError(f"how must be one of zero, magnitude, random, got {how!r}")
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be in (0, 1], got {ratio!r}")
+    parameters = list(parameters)
+    known = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    if parameters and known.isdisjoint(parameters):
+        raise ValueError(f"none of the {len(parameters)} parameters to reset is in the param_groups of the optimizer")
     count = 0
     for parameter in parameters:
         state = optimizer.state.get(parameter)
@@ -313,14 +387,12 @@ def reset_optimizer(
             if how == "zero":
                 moment.zero_()
                 continue
-            whole = sharded.whole(moment)
+            entries = sharded.whole(moment).flatten()
             if how == "magnitude":
-                smallest = whole.flatten().abs().topk(round(ratio * whole.numel()), largest=False).indices
-                whole.view(-1)[smallest] = 0
+                entries[entries.abs().topk(round(ratio * entries.numel()), largest=False).indices] = 0
             else:
-                whole.mul_(torch.rand_like(whole) >= ratio)
-            if whole is not moment:
-                sharded.write_(moment, whole)
+                entries.mul_(sharded.from_first_rank(torch.rand_like(entries)) >= ratio)
+            sharded.write_(moment, entries.view(moment.shape))
         if how == "zero":
-            state["step"].zero_()
+            state["step"] *= 0  # in place for a tensor; some optimizers count with a number
     return count

@@ -10,9 +10,13 @@ Legend: d = out_features, k = in_features.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+
+# Modules that training puts around the modules of a model: activation checkpointing, FSDP and torch.compile.
+WRAPPERS = ("_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod")
 
 
 class Part(NamedTuple):
@@ -29,6 +33,11 @@ class Part(NamedTuple):
     columns: slice
 
 
+def unwrapped_name(name: str) -> str:
+    """The name of a module or a parameter in the model without the wrappers of training."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
 def is_sharded(tensor: Any) -> bool:
     """Whether the tensor is sharded over ranks."""
     return hasattr(tensor, "full_tensor")
@@ -37,6 +46,27 @@ def is_sharded(tensor: Any) -> bool:
 def whole(tensor: Any) -> Tensor:
     """The whole tensor, on every rank. If the tensor is sharded, all ranks must call this function."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def from_first_rank(tensor: Tensor) -> Tensor:
+    """``tensor``, with the values of rank 0 on all ranks. If there are several ranks, all must call this function."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast(tensor, src=0)
+    return tensor
+
+
+def reshard(model: nn.Module) -> None:
+    """Make the parameters of `model` sharded again, where FSDP2 has left whole copies of them.
+
+    With `reshard_after_forward=False` FSDP2 gathers the parameters for a forward pass and keeps the copies until the
+    backward pass. What is written to a copy is lost.
+    """
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    if hasattr(fsdp, "FSDPModule"):  # else nothing is sharded
+        for module in model.modules():
+            if isinstance(module, fsdp.FSDPModule):
+                module.reshard()
 
 
 def part(weight: Tensor) -> Part:

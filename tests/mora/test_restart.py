@@ -1,13 +1,17 @@
 """Restarts: the function stays, the rank rises, and only the adapter's optimizer state is cleared."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import distributed
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -247,6 +251,79 @@ def test_the_reset_of_sharded_moments_equals_the_reset_of_plain_ones(how):
         distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("adapted", [with_mora, with_lora])
+def test_a_restart_after_a_forward_pass_that_left_whole_copies_of_sharded_weights(adapted, tmp_path):
+    """FSDP2 with reshard_after_forward=False drops these copies at the next backward pass."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = adapted()
+        expected = logits(model)
+        mesh = init_device_mesh("cpu", (1,))
+        for module in (*model.get_base_model().model.layers, model):
+            fully_shard(module, mesh=mesh, reshard_after_forward=False)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
+        model(TOKENS, labels=TOKENS).loss.backward()
+        optimizer.step()
+        logits(model)
+        updates = restart.restart(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        assert restart.reset_optimizer(optimizer, trained) == len(trained)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
+        checkpoint.save_base(model, updates, tmp_path)
+        again = llama()
+        fully_shard(again, mesh=mesh, reshard_after_forward=False)
+        logits(again)
+        checkpoint.load_base(again, tmp_path)
+        again.reshard()
+        torch.testing.assert_close(logits(again), expected, atol=1e-5, rtol=1e-5)
+    finally:
+        distributed.destroy_process_group()
+
+
+def restart_on_rank(rank: int, folder: Path) -> None:
+    """One of two ranks with the same model and other random states: a restart and a random reset."""
+    store = distributed.FileStore(str(folder / "store"), 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    model = with_lora(targets=["q_proj"])
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values())
+    model(TOKENS, labels=TOKENS).loss.backward()
+    optimizer.step()
+    torch.manual_seed(rank)
+    restart.restart(model)
+    restart.reset_optimizer(optimizer, parameters.values(), "random", 0.5)
+    moments = {f"moment of {name}": optimizer.state[p]["exp_avg"] for name, p in parameters.items()}
+    save_file({**parameters, **moments}, folder / f"{rank}.safetensors")
+    distributed.destroy_process_group()
+
+
+def test_all_ranks_have_the_same_adapter_and_moments_after_a_restart(tmp_path):
+    torch.multiprocessing.spawn(restart_on_rank, (tmp_path,), nprocs=2)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+
+
+def test_a_restart_of_lora_draws_what_peft_draws():
+    model = with_lora()
+    torch.manual_seed(1)
+    restart.restart(model)
+    torch.manual_seed(1)
+    for _, layer in restart.adapted_layers(model):
+        own = layer.lora_A["default"].weight.clone()
+        layer.reset_lora_parameters("default", True)
+        assert torch.equal(layer.lora_A["default"].weight, own)
+
+
+def test_a_reset_refuses_parameters_of_another_model():
+    _, optimizer = model_and_optimizer()
+    with pytest.raises(ValueError, match="none of the 1 parameters to reset is in the param_groups"):
+        restart.reset_optimizer(optimizer, [torch.nn.Parameter(torch.ones(2))])
+
+
 def test_a_reset_refuses_unknown_values():
     _, optimizer = model_and_optimizer()
     with pytest.raises(ValueError, match="one of zero, magnitude, random, got 'half'"):
@@ -261,9 +338,36 @@ def test_only_the_sharing_operator_can_be_restarted(operator):
         restart.check(with_mora(operator=operator))
 
 
-def test_dora_and_models_without_adapters_are_refused():
-    with pytest.raises(ValueError, match="only plain LoRA"):
-        restart.check(get_peft_model(llama(), LoraConfig(use_dora=True, target_modules=LINEARS)))
+NOT_PLAIN = [
+    ("DoRA or LoRA with a bias", {"use_dora": True}),
+    ("DoRA or LoRA with a bias", {"lora_bias": True}),
+    ("its variant ALoraLinearVariant", {"alora_invocation_tokens": [6, 7], "task_type": "CAUSAL_LM"}),
+    ("its variant MiCALinearVariant", {"init_lora_weights": "mica"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), NOT_PLAIN)
+def test_a_lora_that_is_not_plain_is_refused(kind, options):
+    base = llama(attention_bias=True)
+    with pytest.raises(ValueError, match=f"q_proj: only plain LoRA can be restarted, not {kind}"):
+        restart.check(get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], **options)))
+
+
+@pytest.mark.filterwarnings("ignore:.*eva")
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", True, False, "gaussian", "eva", "orthogonal"])
+def test_a_lora_that_changes_the_base_weights_at_its_start_is_refused(init):
+    """Its updates would be added to the pretrained weights again, which are others than those it was trained on."""
+    base = llama()
+    before = base.model.layers[0].self_attn.q_proj.weight.clone()
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=init))
+    if torch.equal(base.model.layers[0].self_attn.q_proj.weight, before):
+        restart.check(model)
+        return
+    with pytest.raises(ValueError, match=f"q_proj: init_lora_weights='{init}' may change .* allowed: True, False, gau"):
+        restart.check(model)
+
+
+def test_models_without_adapters_are_refused():
     with pytest.raises(ValueError, match="no layer has"):
         restart.check(with_mora(), "other")
 
@@ -292,6 +396,31 @@ def test_a_weight_that_another_module_holds_too_is_refused(adapted):
     with pytest.raises(ValueError, match=r"^lm_head: its weight is also the weight of model\.embed_tokens; a merge"):
         restart.check(model)
     restart.check(with_mora(llama(), target_modules=["lm_head", "q_proj"]))
+
+
+@pytest.mark.parametrize("tie", [lambda w: w.detach(), lambda w: w.detach().T, lambda w: w.detach()[1:2]])
+def test_a_weight_whose_memory_another_module_uses_too_is_refused(tie):
+    base = llama()
+    base.get_input_embeddings().weight = torch.nn.Parameter(tie(base.lm_head.weight))
+    model = with_mora(base, target_modules=["lm_head", "q_proj"])
+    with pytest.raises(ValueError, match=r"^lm_head: its weight is also the weight of model\.embed_tokens; a merge"):
+        restart.check(model)
+
+
+def test_weights_beside_each_other_in_one_memory_can_be_restarted():
+    base = llama()
+    weights = list(base.parameters())
+    torch.nn.utils.vector_to_parameters(torch.nn.utils.parameters_to_vector(weights).detach(), weights)
+    model = with_mora(base)
+    before = logits(model)
+    restart.restart(model)
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
+
+
+def test_the_weights_of_a_model_without_memory_share_none():
+    with torch.device("meta"):
+        base = llama()
+    assert restart.sharers(base, base.model.layers[0].self_attn.q_proj) == []
 
 
 def test_a_restart_of_an_untied_head_keeps_the_function():
@@ -350,7 +479,88 @@ def test_an_optimizer_with_another_state_than_adams_is_refused_before_anything_c
         restart.check_optimizer(eight_bit([parameter]))
 
 
+def merged(model) -> PeftModel:
+    model.merge_adapter()
+    return model
+
+
+def beside_another(model) -> PeftModel:
+    """The model with a second adapter, which is active."""
+    model.add_adapter("second", copy.copy(model.peft_config["default"]))
+    model.set_adapter("second")
+    return model
+
+
+def disabled(model) -> PeftModel:
+    model.base_model.disable_adapter_layers()
+    return model
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adafactor", "Adamax", "NAdam"])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_another_optimizer_than_adam_is_refused_before_its_first_step_too(kind, steps):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = getattr(torch.optim, kind)([parameter], lr=0.1)
+    for _ in range(steps):
+        parameter.grad = torch.ones(2)
+        optimizer.step()
+    with pytest.raises(ValueError, match=f"restarts do not work with {kind} of torch.*; use AdamW"):
+        restart.check_optimizer(optimizer)
+
+
+def test_an_unknown_state_is_refused():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.state[parameter]["compensation"] = torch.ones(2)
+    with pytest.raises(ValueError, match="its state has compensation, which a reset does not know"):
+        restart.check_optimizer(optimizer)
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "RAdam", "SparseAdam"])
+def test_after_a_reset_an_optimizer_like_adam_steps_as_a_new_one(kind):
+    old, new = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    optimizers = [getattr(torch.optim, kind)([p], lr=0.1) for p in (old, new)]
+
+    def step(parameter, optimizer, gradient):
+        parameter.grad = gradient.to_sparse() if kind == "SparseAdam" else gradient
+        optimizer.step()
+
+    for size in (3.0, 2.0, 1.0):
+        step(old, optimizers[0], torch.full((3,), size))
+    restart.reset_optimizer(optimizers[0], [old])
+    new.data.copy_(old.data)
+    for parameter, optimizer in zip((old, new), optimizers, strict=True):
+        step(parameter, optimizer, torch.arange(3.0))
+    assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize("how", ["zero", "magnitude", "random"])
+def test_the_moments_of_a_transposed_parameter_are_cleared(how):
+    parameter = torch.nn.Parameter(torch.randn(5, 4).T)
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.grad = torch.randn(4, 5)
+    optimizer.step()
+    moment = optimizer.state[parameter]["exp_avg"]
+    before = moment.clone()
+    assert not moment.is_contiguous()
+    restart.reset_optimizer(optimizer, [parameter], how, 0.5)
+    kept = moment != 0
+    assert torch.equal(moment[kept], before[kept])
+    if how == "magnitude":
+        assert kept.sum() == 10
+        assert before[~kept].abs().max() <= before[kept].abs().min()
+    else:
+        assert kept.sum() < 20
+
+
 REFUSED = {
+    "a merged MoRA": (lambda: merged(with_mora()), r"^model\.layers\.0.*q_proj: adapter 'default' is merged"),
+    "a merged LoRA": (lambda: merged(with_lora()), r"^model\.layers\.0.*q_proj: adapter 'default' is merged"),
+    "an inactive MoRA": (lambda: beside_another(with_mora()), "q_proj: adapter 'default' is not active"),
+    "an inactive LoRA": (lambda: beside_another(with_lora()), "q_proj: adapter 'default' is not active"),
+    "disabled adapters": (lambda: disabled(with_mora()), "q_proj: adapter 'default' is not active"),
     "another operator": (lambda: with_mora(operator="rotation"), "only the sharing operator can be restarted"),
     "a tied head": (lambda: with_mora(llama(tie_word_embeddings=True), target_modules=["lm_head"]), "a merge would"),
     "a grouping outside the cycle": (
@@ -370,6 +580,30 @@ def test_a_restart_that_is_refused_changes_nothing(case):
     with pytest.raises(ValueError, match=message):
         restart.restart(model, adapter="other" if case == "no such adapter" else "default")
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_a_merged_adapter_is_neither_regrouped_nor_saved_with_its_base_nor_loaded_into(tmp_path):
+    model = with_mora()
+    updates = restart.restart(model)
+    checkpoint.save_base(model, updates, tmp_path)
+    model.merge_adapter()
+    before = (tmp_path / checkpoint.BASE_FILE).read_bytes()
+    with pytest.raises(ValueError, match="adapter 'default' is merged"):
+        restart.regroup(model, "strided", "strided")
+    with pytest.raises(ValueError, match="adapter 'default' is merged"):
+        checkpoint.save_base(model, [], tmp_path, trained=True)
+    with pytest.raises(ValueError, match="adapter 'default' is merged"):
+        checkpoint.load_base(model, tmp_path)
+    assert model.peft_config["default"].in_groups == "contiguous"
+    assert (tmp_path / checkpoint.BASE_FILE).read_bytes() == before
+
+
+def test_an_adapter_beside_another_active_one_can_be_restarted():
+    model = beside_another(with_mora())
+    model.base_model.set_adapter(["default", "second"])
+    before = logits(model)
+    restart.restart(model)
+    torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("restarts", [0, 1, 2, 9])
@@ -400,6 +634,26 @@ def test_the_smaller_form_of_the_merged_base_is_stored(tmp_path):
     assert kinds[0] == {"update"}
     assert kinds[-1] == {"merged"}
     assert (tmp_path / checkpoint.BASE_FILE).stat().st_size < 1.1 * weights
+
+
+@pytest.mark.parametrize("adapted", [with_mora, with_lora])
+def test_a_shortened_list_of_updates_gives_the_same_files_and_stops_growing(adapted, tmp_path):
+    model, updates, short, sizes = adapted(), [], [], []
+    for name in ("long", "short"):
+        (tmp_path / name).mkdir()
+    for _ in range(20):
+        merged = restart.restart(model)
+        updates += merged
+        short = checkpoint.shortened(model, short + merged)
+        sizes.append(sum(checkpoint.size(t) for update in short for t in update.tensors.values()))
+        checkpoint.save_base(model, updates, tmp_path / "long")
+        checkpoint.save_base(model, short, tmp_path / "short")
+        files = [(tmp_path / name / checkpoint.BASE_FILE).read_bytes() for name in ("long", "short")]
+        assert files[0] == files[1]
+    assert sizes[0]
+    assert not sizes[-1]
+    assert len(short) == 14
+    assert checkpoint.shortened(with_mora(), []) == []
 
 
 @pytest.mark.parametrize("restarts", [1, 20])
@@ -460,6 +714,58 @@ def test_trainable_parameters_beside_the_adapters_are_saved_too(tmp_path):
     model.save_pretrained(tmp_path)
     checkpoint.save_base(model, [], tmp_path)
     assert torch.equal(logits(checkpoint.load_restarted(llama(), tmp_path).eval()), expected)
+
+
+def wrapped(model):
+    """The base model with activation checkpointing around its blocks, as accelerate's FSDP sets it up."""
+    model.model.layers = torch.nn.ModuleList(checkpoint_wrapper(block) for block in model.model.layers)
+    return model
+
+
+@pytest.mark.parametrize("restarts", [1, 20])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_saved_base_of_a_wrapped_model_loads_into_one_without_wrappers_and_back(restarts, compiled, tmp_path):
+    model, updates = with_mora(), []
+    network = wrapped(model.get_base_model())
+    network.model.norm.weight.requires_grad_(True).data.add_(0.1)
+    if compiled:
+        network.model = torch.compile(network.model, backend="eager")
+    for _ in range(restarts):
+        updates += restart.restart(model)
+    checkpoint.save_base(model, updates, tmp_path)
+    for base in (llama(), wrapped(llama())):
+        loaded = checkpoint.load_base(base, tmp_path)
+        assert {update.layer for update in loaded} == {name for name, _ in restart.adapted_layers(with_mora())}
+        assert torch.equal(logits(base), logits(model))  # M is zero after the restart
+
+
+def test_the_base_file_of_an_earlier_save_is_removed(tmp_path):
+    """Only by the rank that writes."""
+    restarted = with_mora()
+    updates = restart.restart(restarted)
+    checkpoint.save_base(restarted, updates, tmp_path)
+    model = with_mora()
+    model.save_pretrained(tmp_path)
+    checkpoint.save_base(model, [], tmp_path, write=False)
+    assert (tmp_path / checkpoint.BASE_FILE).exists()
+    checkpoint.save_base(model, [], tmp_path)
+    assert torch.equal(logits(checkpoint.load_restarted(llama(), tmp_path).eval()), logits(model))
+
+
+def test_a_trained_parameter_with_the_name_of_an_adapter_is_saved_too(tmp_path):
+    def network():
+        torch.manual_seed(0)
+        return torch.nn.ModuleDict({name: torch.nn.Linear(4, 4) for name in ("a", "mora_head", "lora_head")})
+
+    for adapted, name in ((with_mora, "mora_head"), (with_lora, "lora_head")):
+        model = adapted(network(), ["a"]) if adapted is with_lora else with_mora(network(), target_modules=["a"])
+        head = model.get_base_model()[name].weight
+        head.requires_grad_(True).data.add_(1.0)
+        assert [n for n, _ in checkpoint.trained_rest(model)] == [f"{name}.weight"]
+        checkpoint.save_base(model, [], tmp_path)
+        base = network()
+        checkpoint.load_base(base, tmp_path)
+        assert torch.equal(base[name].weight, head)
 
 
 def test_a_base_file_of_another_model_is_refused(tmp_path):
