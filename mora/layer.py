@@ -26,6 +26,9 @@ from .factored import Factored
 from .grouped import Grouped
 from .operators import Operator
 
+# The methods before anybody has replaced them.
+FORWARDS: dict[type[nn.Module], Any] = {nn.Linear: nn.Linear.forward, Conv1D: Conv1D.forward}
+
 
 class MoraLayer(BaseTunerLayer):
     """The state of a layer for each of its MoRA adapters, by adapter name, and the merging of adapters.
@@ -262,13 +265,14 @@ class MoraLinear(nn.Module, MoraLayer):
                 update = operator.apply(self._cast_input_dtype(inputs, M.dtype), M)
                 result = result + update.to(result.dtype)
             return result
-        if self._can_fuse_base(x) and not self._dropout_is_active(names[0]):
+        further = args or kwargs  # only the base layer knows what they mean
+        if not further and self._can_fuse_base(x) and not self._dropout_is_active(names[0]):
             base: Any = self.base_layer
             first, *names = names
             result = fused.linear(x, base.weight, base.bias, self.mora_M[first], self.mora_operator[first])
         else:
             result = self.base_layer(x, *args, **kwargs)
-            if not self._can_overwrite_base_output:
+            if not self._base_is_plain:
                 result = result.clone(memory_format=torch.contiguous_format)
         for name in names:
             inputs, M = self.mora_dropout[name](x), self.mora_M[name]
@@ -299,21 +303,22 @@ class MoraLinear(nn.Module, MoraLayer):
         return isinstance(dropout, nn.Dropout) and dropout.training
 
     def _can_fuse_base(self, x: Tensor) -> bool:
-        # If the base layer is frozen and no hook sees its input or output, `fused.linear` computes its product itself.
+        # If the base layer is frozen and nothing sees its call, `fused.linear` computes its product itself.
         base: Any = self.base_layer
-        if type(base) is not nn.Linear or type(base.weight) is not nn.Parameter or "forward" in vars(base):
+        if type(base) is not nn.Linear or type(base.weight) is not nn.Parameter or not self._base_is_plain:
             return False
-        hooks = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
         trainable = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
-        plain = not hooks and not trainable and self.quantization_backend is None and not _has_any_global_hook()
-        return plain and x.dtype == base.weight.dtype and not torch.is_autocast_enabled(x.device.type)
+        return not trainable and x.dtype == base.weight.dtype and not torch.is_autocast_enabled(x.device.type)
 
     @property
-    def _can_overwrite_base_output(self) -> bool:
+    def _base_is_plain(self) -> bool:
         # A linear layer does not keep its output and does not save it for its own backward pass, so the update can be
-        # added in place. Other layers and hooks could keep or save the output.
-        plain = type(self.base_layer) in (nn.Linear, Conv1D) and self.quantization_backend is None
-        return plain and not self.base_layer._forward_hooks
+        # added in place. Other layers, hooks and replaced `forward`s could keep or save the output.
+        base: Any = self.base_layer
+        if FORWARDS.get(type(base)) is not type(base).forward or "forward" in vars(base):
+            return False
+        hooks = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+        return not hooks and self.quantization_backend is None and not _has_any_global_hook()
 
     def __repr__(self) -> str:
         return "mora." + super().__repr__()
