@@ -314,6 +314,36 @@ def test_further_arguments_reach_the_base():
     torch.testing.assert_close(layer(x, scale=2) - layer(x, 1), layer.base_layer(x, 1))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch itself calls it for jvp
+@pytest.mark.parametrize("name", operators.NAMES)
+def test_the_transforms_of_torch_func(name):
+    """grad, vmap and jvp, and second derivatives, equal those of a linear layer with the sum of the weights."""
+    layer, x = layer_and_input(name)
+    layer, x = layer.double(), x.detach().double()
+    W, b = layer.base_layer.weight.detach(), layer.base_layer.bias.detach()
+    M, operator = layer.mora_M["default"].detach(), layer.mora_operator["default"]
+
+    def loss(M, x):
+        return torch.func.functional_call(layer, {"mora_M.default": M}, (x,)).pow(3).sum()
+
+    def dense_loss(M, x):
+        y = nn.functional.linear(x, W, b) + operator.apply(x, M)
+        return y.pow(3).sum()
+
+    def second(f):
+        return torch.func.grad(lambda M, x: torch.func.grad(f)(M, x).pow(2).sum())
+
+    for actual, expected in (
+        (torch.func.grad(loss), torch.func.grad(dense_loss)),
+        (torch.func.vmap(torch.func.grad(loss), (None, 0)), torch.func.vmap(torch.func.grad(dense_loss), (None, 0))),
+        (second(loss), second(dense_loss)),
+    ):
+        torch.testing.assert_close(actual(M, x), expected(M, x))
+    output, tangent = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(output, layer(x))
+    torch.testing.assert_close(tangent, (torch.ones_like(x) @ (W + layer.get_delta_weight("default")).T))
+
+
 @pytest.mark.parametrize("name", operators.NAMES)
 def test_other_gradients_of_the_input_are_not_overwritten(name):
     """The gradient of the update is added in place to the gradient of the base, which no other code may hold."""
