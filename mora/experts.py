@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
+from . import sharded
 from .config import MoraConfig
 from .layer import MoraLayer
 from .operators import Operator
@@ -114,13 +115,18 @@ class ParamWrapper(nn.Module, MoraLayer):
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The updates of the adapter in the dtype of M, in the shape of the parameter."""
-        M = self.mora_M[adapter].detach()
+        M = sharded.whole(self.mora_M[adapter].detach())
         delta = torch.zeros(self.parameter.shape, dtype=M.dtype, device=M.device)
         return add_updates_(delta, M, self.mora_operator[adapter], self._transposed)
 
     @torch.no_grad()
     def _add_delta_(self, weight: Tensor, adapter: str, sign: float = 1.0) -> None:
-        M = self.mora_M[adapter].to(weight.device)
+        if sharded.is_sharded(weight):
+            raise ValueError(
+                f"an adapter is not merged into a sharded parameter ({self.parameter_name}); merge before the model is "
+                "sharded, or keep the adapter unmerged"
+            )
+        M = sharded.whole(self.mora_M[adapter]).to(weight.device)
         add_updates_(weight, M, self.mora_operator[adapter], self._transposed, sign)
 
     def unload_and_optionally_merge_module(

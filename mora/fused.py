@@ -48,7 +48,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, M: Tensor, operator: 
         (..., d), in the dtype of `weight`.
 
     Raises:
-        RuntimeError: A second derivative is computed. For second derivatives use the plain composition.
+        RuntimeError: A second derivative is computed, or `torch.func` transforms the function.
     """
     return _Linear.apply(x, weight, bias, M, operator)
 
@@ -69,7 +69,7 @@ def add_update(result: Tensor, x: Tensor, M: Tensor, operator: Operator) -> Tens
         (..., d), in the memory and the dtype of `result`.
 
     Raises:
-        RuntimeError: A second derivative is computed. For second derivatives use the plain composition.
+        RuntimeError: A second derivative is computed, or `torch.func` transforms the function.
     """
     return _Add.apply(result, x, M, operator)
 
@@ -77,9 +77,14 @@ def add_update(result: Tensor, x: Tensor, M: Tensor, operator: Operator) -> Tens
 def pays(operator: Operator, x: Tensor) -> bool:
     """Whether the functions of this module are faster than the plain composition for the input x of shape (..., k).
 
+    Not under the transforms of `torch.func`, which need the plain composition. A layer under these transforms therefore
+    has second derivatives: `torch.func.hessian` computes them, and `torch.autograd.grad` does not.
+
     For a block operator the plain composition turns the T rows of x, and this module turns the q rows of M. The plain
     composition is therefore faster if T < q, as in decoding.
     """
+    if torch._C._are_functorch_transforms_active():
+        return False
     return isinstance(operator, Factored) or x.numel() // x.shape[-1] >= operator.r_hat
 
 

@@ -20,10 +20,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
 
-from . import fused
+from . import fused, sharded
 from .config import MoraConfig
 from .factored import Factored
+from .grouped import Grouped
 from .operators import Operator
+
+# The methods before anybody has replaced them.
+FORWARDS: dict[type[nn.Module], Any] = {nn.Linear: nn.Linear.forward, Conv1D: Conv1D.forward}
 
 
 class MoraLayer(BaseTunerLayer):
@@ -53,6 +57,7 @@ class MoraLayer(BaseTunerLayer):
         self.mora_M = nn.ParameterDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        self.merged_into_shards = False
         self.cast_input_dtype_enabled = True
         self.in_features, self.out_features = self._sizes()
 
@@ -104,12 +109,15 @@ class MoraLayer(BaseTunerLayer):
         return isinstance(self.mora_operator.get(adapter_name), Factored)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """The update of the adapter in the dtype of M: (d, k), or (k, d) for a Conv1D, as the base weight."""
-        delta = self.mora_operator[adapter].delta_weight(self.mora_M[adapter].detach())
+        """The update of the adapter in the dtype of M: (d, k), or (k, d) for a Conv1D, as the base weight.
+
+        If M is sharded, every rank gets the whole update, and all ranks must call this method.
+        """
+        delta = self.mora_operator[adapter].delta_weight(sharded.whole(self.mora_M[adapter].detach()))
         return delta.T if self._transposed else delta
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the updates of adapters to the base weight.
+        """Add the updates of adapters to the base weight. If the weight is sharded, each rank adds its own part.
 
         Args:
             safe_merge: Whether to merge into a copy and to check the copy before it replaces the base weight.
@@ -117,8 +125,9 @@ class MoraLayer(BaseTunerLayer):
 
         Raises:
             ValueError: The merged weight is not finite (checked only with `safe_merge`), or the base layer is quantized
-                and its format would round the merged weight. In both cases the adapter is not merged; the adapters
-                before it in the list stay merged.
+                and its format would round the merged weight, or the weight is sharded and the operator is neither
+                sharing nor truncation. In all cases the adapter is not merged; the adapters before it in the list stay
+                merged.
             TypeError: The base layer is quantized by a backend that cannot write a weight.
         """
         for name in check_adapters_to_merge(self, adapter_names):
@@ -130,28 +139,51 @@ class MoraLayer(BaseTunerLayer):
             self._add_delta_(weight, name)
             if self.quantization_backend is not None:
                 self._refuse_rounding(weight, name)
-            if safe_merge and not torch.isfinite(weight).all():
+            if safe_merge and not sharded.whole(torch.isfinite(weight).all()):
                 raise ValueError(
                     f"the merged weight is not finite: adapter {name!r} on {self._describe(name)} is broken"
                 )
-            self.set_base_weight(weight)
+            if sharded.is_sharded(weight):
+                self.get_base_weight().copy_(weight)  # the memory is FSDP's: the weight cannot be replaced
+            else:
+                self.set_base_weight(weight)
             self.merged_adapters.append(name)
+            self.merged_into_shards = sharded.is_sharded(weight)
 
     def unmerge(self) -> None:
-        """Subtract the update of every merged adapter from the base weight. The result is exact up to rounding."""
+        """Subtract the update of every merged adapter from the base weight. The result is exact up to rounding.
+
+        Raises:
+            ValueError: The weight was sharded when it was merged and is whole now, as in a forward pass, or the weight
+                is sharded and the operator is neither sharing nor truncation. The adapter stays merged.
+        """
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         while self.merged_adapters:
-            name = self.merged_adapters.pop()
-            weight = self.get_base_weight()
+            name, weight = self.merged_adapters[-1], self.get_base_weight()
+            if self.merged_into_shards and not sharded.is_sharded(weight):
+                raise ValueError(
+                    f"FSDP has gathered the weight of {self._describe(name)}, and drops changes of a gathered weight: "
+                    "call reshard() on the FSDP modules, then unmerge the adapter"
+                )
             self._add_delta_(weight, name, sign=-1.0)
-            self.set_base_weight(weight)
+            if not sharded.is_sharded(weight):
+                self.set_base_weight(weight)
+            self.merged_adapters.pop()
 
     @torch.no_grad()
     def _add_delta_(self, weight: Tensor, adapter: str, sign: float = 1.0) -> None:
-        target = weight.T if self._transposed else weight
-        M = self.mora_M[adapter].to(weight.device)
-        self.mora_operator[adapter].add_delta_(target, M, sign)
+        operator = self.mora_operator[adapter]
+        target, rows, columns = sharded.part(weight.T if self._transposed else weight)
+        if sharded.is_sharded(weight):
+            if not isinstance(operator, Grouped):
+                raise ValueError(
+                    f"only sharing and truncation are merged into a sharded weight, got {operator.name} on "
+                    f"{self._describe(adapter)}; merge before the model is sharded, or keep the adapter unmerged"
+                )
+            operator = operator.part(rows, columns)
+        M = sharded.whole(self.mora_M[adapter]).to(weight.device)
+        operator.add_delta_(target, M, sign)
 
     def _refuse_rounding(self, merged: Tensor, adapter: str) -> None:
         # Store the merged weight in a copy of the layer and read it again. The distance between two neighbouring values
@@ -233,13 +265,14 @@ class MoraLinear(nn.Module, MoraLayer):
                 update = operator.apply(self._cast_input_dtype(inputs, M.dtype), M)
                 result = result + update.to(result.dtype)
             return result
-        if self._can_fuse_base(x) and not self._dropout_is_active(names[0]):
+        further = args or kwargs  # only the base layer knows what they mean
+        if not further and self._can_fuse_base(x) and not self._dropout_is_active(names[0]):
             base: Any = self.base_layer
             first, *names = names
             result = fused.linear(x, base.weight, base.bias, self.mora_M[first], self.mora_operator[first])
         else:
             result = self.base_layer(x, *args, **kwargs)
-            if not self._can_overwrite_base_output:
+            if not self._base_is_plain:
                 result = result.clone(memory_format=torch.contiguous_format)
         for name in names:
             inputs, M = self.mora_dropout[name](x), self.mora_M[name]
@@ -270,21 +303,22 @@ class MoraLinear(nn.Module, MoraLayer):
         return isinstance(dropout, nn.Dropout) and dropout.training
 
     def _can_fuse_base(self, x: Tensor) -> bool:
-        # If the base layer is frozen and no hook sees its input or output, `fused.linear` computes its product itself.
+        # If the base layer is frozen and nothing sees its call, `fused.linear` computes its product itself.
         base: Any = self.base_layer
-        if type(base) is not nn.Linear or type(base.weight) is not nn.Parameter or "forward" in vars(base):
+        if type(base) is not nn.Linear or type(base.weight) is not nn.Parameter or not self._base_is_plain:
             return False
-        hooks = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
         trainable = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
-        plain = not hooks and not trainable and self.quantization_backend is None and not _has_any_global_hook()
-        return plain and x.dtype == base.weight.dtype and not torch.is_autocast_enabled(x.device.type)
+        return not trainable and x.dtype == base.weight.dtype and not torch.is_autocast_enabled(x.device.type)
 
     @property
-    def _can_overwrite_base_output(self) -> bool:
+    def _base_is_plain(self) -> bool:
         # A linear layer does not keep its output and does not save it for its own backward pass, so the update can be
-        # added in place. Other layers and hooks could keep or save the output.
-        plain = type(self.base_layer) in (nn.Linear, Conv1D) and self.quantization_backend is None
-        return plain and not self.base_layer._forward_hooks
+        # added in place. Other layers, hooks and replaced `forward`s could keep or save the output.
+        base: Any = self.base_layer
+        if FORWARDS.get(type(base)) is not type(base).forward or "forward" in vars(base):
+            return False
+        hooks = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+        return not hooks and self.quantization_backend is None and not _has_any_global_hook()
 
     def __repr__(self) -> str:
         return "mora." + super().__repr__()

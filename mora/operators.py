@@ -38,6 +38,11 @@ class Operator(Protocol):
     """The pair `compress` and `decompress` of one layer. `build` returns it. M has shape (r_hat, r_hat)."""
 
     @property
+    def name(self) -> str:
+        """The name of the operator, one of `NAMES`."""
+        ...
+
+    @property
     def in_features(self) -> int:
         """The size k of the layer's input."""
         ...

@@ -1,5 +1,6 @@
 """The fused training path: equality with the plain composition, and the memory that it saves for the backward pass."""
 
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from mora import MoraConfig, fused, kernels, operators
 from mora.fused import add_update
@@ -258,6 +260,88 @@ def test_the_base_is_called_while_dropout_is_active(monkeypatch):
     layer, x = layer_and_input(mora_dropout=0.5)
     assert base_is_called(monkeypatch, layer.train(), x)
     assert not base_is_called(monkeypatch, layer.eval(), x)
+
+
+def keep_by_a_hook(base, outputs, monkeypatch):
+    base.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+
+
+def keep_by_a_hook_on_all_modules(base, outputs, monkeypatch):
+    monkeypatch.setattr(
+        nn.modules.module, "_global_forward_hooks", OrderedDict()
+    )  # the test's own: the hook goes with it
+    nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: outputs.append(output) if module is base else None
+    )
+
+
+def keep_by_another_forward(base, outputs, monkeypatch):
+    forward = base.forward
+    base.forward = lambda x: outputs.append(forward(x)) or outputs[-1]
+
+
+def keep_by_another_forward_of_the_class(base, outputs, monkeypatch):
+    forward = type(base).forward
+    monkeypatch.setattr(type(base), "forward", lambda self, x: outputs.append(forward(self, x)) or outputs[-1])
+
+
+KEEPERS = [keep_by_a_hook, keep_by_a_hook_on_all_modules, keep_by_another_forward, keep_by_another_forward_of_the_class]
+
+
+@pytest.mark.parametrize("keep", KEEPERS)
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
+def test_an_output_that_others_keep_is_not_overwritten(monkeypatch, keep, kind):
+    """The base is called, and its output keeps its values."""
+    base = nn.Linear(10, 14) if kind is nn.Linear else Conv1D(14, 10)
+    config = MoraConfig(r=2, operator="sharing", init_weights=False, target_modules=["0"])
+    layer, x = get_peft_model(nn.Sequential(base), config).get_base_model()[0], torch.randn(8, 10)
+    expected, product, outputs = layer(x), base(x), []
+    keep(base, outputs, monkeypatch)
+    torch.testing.assert_close(layer(x), expected)
+    (output,) = outputs
+    torch.testing.assert_close(output, product)
+    assert not torch.allclose(output, expected, atol=1e-3)
+
+
+def test_further_arguments_reach_the_base():
+    layer, x = layer_and_input()
+    with pytest.raises(TypeError, match="scale"):
+        layer(x, scale=2)
+    with pytest.raises(TypeError, match="positional"):
+        layer(x, 2)
+    forward = layer.base_layer.forward
+    layer.base_layer.forward = lambda x, scale: scale * forward(x)
+    torch.testing.assert_close(layer(x, scale=2) - layer(x, 1), layer.base_layer(x, 1))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch itself calls it for jvp
+@pytest.mark.parametrize("name", operators.NAMES)
+def test_the_transforms_of_torch_func(name):
+    """grad, vmap and jvp, and second derivatives, equal those of a linear layer with the sum of the weights."""
+    layer, x = layer_and_input(name)
+    layer, x = layer.double(), x.detach().double()
+    W, b = layer.base_layer.weight.detach(), layer.base_layer.bias.detach()
+    M, operator = layer.mora_M["default"].detach(), layer.mora_operator["default"]
+
+    def loss(M, x):
+        return torch.func.functional_call(layer, {"mora_M.default": M}, (x,)).pow(3).sum()
+
+    def dense_loss(M, x):
+        y = nn.functional.linear(x, W, b) + operator.apply(x, M)
+        return y.pow(3).sum()
+
+    def second(f):
+        return torch.func.grad(lambda M, x: torch.func.grad(f)(M, x).pow(2).sum())
+
+    for actual, expected in (
+        (torch.func.grad(loss), torch.func.grad(dense_loss)),
+        (torch.func.vmap(torch.func.grad(loss), (None, 0)), torch.func.vmap(torch.func.grad(dense_loss), (None, 0))),
+        (second(loss), second(dense_loss)),
+    ):
+        torch.testing.assert_close(actual(M, x), expected(M, x))
+    output, tangent = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(output, layer(x))
+    torch.testing.assert_close(tangent, (torch.ones_like(x) @ (W + layer.get_delta_weight("default")).T))
 
 
 @pytest.mark.parametrize("name", operators.NAMES)
