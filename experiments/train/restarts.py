@@ -53,7 +53,8 @@ class Restarts(TrainerCallback):
             return
         assert m.optimizer_reset and m.reset_ratio
         with ranks.same_randomness():
-            self.updates += restart.restart(self.model, cycle=self.cycle)
+            updates = restart.restart(self.model, cycle=self.cycle)
+            self.updates = checkpoint.shortened(self.model, [*self.updates, *updates])
             prefix = "" if m.reset_scope == "all" else self.model.base_model.prefix
             parameters = [p for name, p in self.model.named_parameters() if prefix in name]
             restart.reset_optimizer(optimizer, parameters, m.optimizer_reset, m.reset_ratio)
