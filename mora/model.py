@@ -126,19 +126,26 @@ class MoraModel(BaseTuner):
         """Refuse a target layer that is a parameter: PEFT would adapt the other targets and skip this one.
 
         Raises:
-            ValueError: `target_modules` names a parameter of experts and no layer.
+            ValueError: `target_modules` names a parameter of experts and no layer, or it names no layer of a model
+                whose experts are parameters: w1, w2 and w3 were the names of Mixtral's experts when they were layers.
         """
         targets = peft_config.target_modules
         if not isinstance(targets, set | list | tuple):
             return
-        layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        layers = [f".{name}" for name, _ in model.named_modules()]
         fused = {name.rpartition(".")[2]: name for name, p in model.named_parameters() if p.ndim == 3}
+        experts = _parameters_of_experts(model)
         for target in sorted(targets):
             name = target.rpartition(".")[2]
-            if name in fused and name not in layers:
+            if name in fused and not any(layer.endswith(f".{name}") for layer in layers):
                 raise ValueError(
                     f"target_modules: {target} is no layer but a parameter for all experts, {fused[name]}; "
                     f"name it in target_parameters: target_parameters=[{name!r}]"
+                )
+            if experts and not any(layer.endswith(f".{target}") for layer in layers):
+                raise ValueError(
+                    f"target_modules: {target} is no layer, and the experts of this model are parameters; "
+                    f"leave it out, and name the experts in target_parameters: target_parameters={experts}"
                 )
 
     def _check_new_adapter_config(self, config: Any) -> None:
@@ -296,6 +303,19 @@ class MoraModel(BaseTuner):
 def plain(name: str) -> str:
     """The name of a tensor without the prefix that a PeftModel adds."""
     return name.removeprefix("base_model.model.")
+
+
+def _parameters_of_experts(model: nn.Module) -> list[str]:
+    """The parameters that hold the weights of all experts, by the ends of their names: `experts.down_proj`."""
+    return sorted(
+        {
+            f"{name.replace('.base_layer', '').rpartition('.')[2]}.{parameter}"
+            for name, module in model.named_modules()
+            if type(module).__name__.endswith("Experts")
+            for parameter, p in module.named_parameters(recurse=False)
+            if p.ndim == 3
+        }
+    )
 
 
 def _copies_of_a_row(model: nn.Module, options: dict[str, Any]) -> int:

@@ -287,6 +287,24 @@ def test_a_parameter_that_is_named_as_a_layer_is_refused(family):
         get_peft_model(base(family), MoraConfig(target_modules=["q_proj", "down_proj"]))
 
 
+@pytest.mark.parametrize("targets", [["q_proj", "w1", "w2", "w3"], ["q_proj", "mlp.w1"], ["w1"]])
+def test_the_old_names_of_experts_are_refused(family, targets):
+    """They named layers before the experts became parameters. PEFT would adapt q_proj and silently skip the experts."""
+    message = rf"w1 is no layer.*target_parameters=\['{PARAMETERS[1]}', '{PARAMETERS[0]}'\]"
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(base(family), MoraConfig(target_modules=targets))
+    with pytest.raises(ValueError, match=message):
+        adapted(family, target_parameters=PARAMETERS).add_adapter("other", config(target_modules=targets))
+    whole_names = ["0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]
+    get_peft_model(base(family), MoraConfig(target_modules=whole_names))
+
+
+def test_a_model_without_experts_may_have_targets_that_match_no_layer():
+    """Lists for several architectures are common."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Conv1d(4, 4, 3))
+    get_peft_model(model, MoraConfig(r=1, target_modules=["0", "query"]))
+
+
 def test_parameters_that_are_no_matrices_are_refused():
     model = nn.Sequential(nn.Linear(6, 9))
     with pytest.raises(TypeError, match=r"two or three dimensions.* bias has the shape \(9,\)"):
