@@ -214,7 +214,11 @@ class Blocked:
         return self.sum_matrices(P)
 
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
-        """``weight += sign * delta_weight(M)`` in place. Entries of the weight outside the blocks are not read."""
+        """``weight += sign * delta_weight(M)`` in place. Entries of the weight outside the blocks are not read.
+
+        Each addition rounds to the dtype of the weight. An entry that several blocks reach, by `wrap` or by
+        `surplus="fold"`, is rounded as many times, all others once.
+        """
         period, chunk = self.tiles.r_hat, max(1, CACHED // self.r_hat)  # `chunk` rows of M stay in the cache
         cos, sin = self.tables(M)
         for run in self.runs:

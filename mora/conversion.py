@@ -1,10 +1,10 @@
 """Conversion of MoRA adapters to LoRA and to MiSS, which stock PEFT loads.
 
 Truncation and sharing sum the inputs of each of q groups, multiply the q sums by M, and copy the q results to the
-outputs. The sums are a product with a matrix of zeros and ones (twos if `wrap` counts an input twice). The copies
-repeat rows of M. These two matrices are LoRA factors of rank q with the same update, and no entry is rounded. Randproj
-has the factors P and Q M. The updates of decouple and rotation have full rank, so no LoRA of a smaller rank equals
-them. For all operators there is a closest LoRA of a rank.
+outputs. The sums are a product with a matrix of zeros and ones: an input that `wrap` counts several times is in several
+groups. The copies repeat rows of M. These two matrices are LoRA factors of rank q with the same update, and no entry is
+rounded. Randproj has the factors P and Q M. The updates of decouple and rotation have full rank, so no LoRA of a
+smaller rank equals them. For all operators there is a closest LoRA of a rank.
 
 MiSS (arXiv 2409.15371) with `init_weights="mini"` and ``r = mini_r = q`` is sharing with strided groups: its matrix is
 the transpose of M. A MiSS adapter is therefore as small as the MoRA adapter.

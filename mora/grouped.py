@@ -197,7 +197,11 @@ class Grouped(Factored):
         )
 
     def add_delta_(self, weight: Tensor, M: Tensor, sign: float = 1.0) -> Tensor:
-        """``weight += sign * delta_weight(M)`` in place. M is broadcast over views of the weight, not copied."""
+        """``weight += sign * delta_weight(M)`` in place. M is broadcast over views of the weight, not copied.
+
+        Each addition rounds to the dtype of the weight. A column of an input that `wrap` counts several times is
+        rounded as many times, all others once.
+        """
         for s in self.inputs.segments:
             part = M[:, s.groups]
             if s.strided:

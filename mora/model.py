@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -252,7 +252,7 @@ class MoraModel(BaseTuner):
                     f"adapters {adapters[0]!r} and {name!r} differ in their layers, their operator or their r_hat: the "
                     "sum of their updates is no MoRA adapter. Merge the adapters one after the other instead"
                 )
-        self.peft_config[adapter_name] = replace(self.peft_config[adapters[0]])
+        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapters[0]])
         self.inject_adapter(self.model, adapter_name)
         for layer in self.modules():
             if isinstance(layer, MoraLayer) and adapter_name in layer.mora_M:

@@ -23,7 +23,7 @@ def test_the_factors_are_the_update(name, options, sizes):
     A, B = lora_factors(operator, M)
     assert A.shape == (operator.r_hat, operator.in_features)
     assert B.shape == (operator.out_features, operator.r_hat)
-    assert set(A.unique().tolist()) <= {0.0, 1.0, 2.0, 3.0}
+    assert set(A.unique().tolist()) <= {0.0, 1.0}
     torch.testing.assert_close(B @ A, operator.delta_weight(M), atol=1e-14, rtol=0)
 
 

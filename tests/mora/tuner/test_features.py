@@ -124,6 +124,16 @@ def test_the_weighted_sum_is_exact(case, tmp_path):
     assert torch.equal(case.logits(PeftModel.from_pretrained(case.base(), tmp_path / "sum")), case.logits(model))
 
 
+def test_the_sum_has_a_configuration_of_its_own(llama):
+    model = llama.adapted(rank_pattern={"q_proj": 3})
+    model.add_weighted_adapter(["default"], [2.0], "sum")
+    first, total = (model.peft_config[name] for name in ("default", "sum"))
+    assert total == first
+    total.target_modules.clear()
+    total.rank_pattern.clear()
+    assert (first.target_modules, first.rank_pattern) == (set(llama.targets), {"q_proj": 3})
+
+
 @pytest.mark.parametrize(
     "options",
     [
