@@ -28,16 +28,20 @@ ARGUMENTS = (
     "task.eval_pairs=2",
     "protocol.restart_every=2",
 )
-# After each cell, prints the resident bytes, open files, threads, children and dead children of the process. A thread of
-# jemalloc does not count: Arrow brings this allocator, which starts a thread of its own for each processor when it wants.
+# After each cell, prints the resident bytes, open files, threads, children and dead children of the process. The threads
+# of jemalloc do not count: Arrow brings this allocator, which starts a thread for each processor when it wants.
 PROBE = """
 import json, sys, psutil, run
+from contextlib import suppress
 from pathlib import Path
 from experiments import runner
 cell, me = runner.run, psutil.Process()
 
 def threads():
-    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # the thread has just ended
+            names.append(path.read_text().strip())
     return me.num_threads() - names.count("jemalloc_bg_thd")
 
 def watched(config):
