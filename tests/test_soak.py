@@ -28,7 +28,7 @@ ARGUMENTS = (
     "task.eval_pairs=2",
     "protocol.restart_every=2",
 )
-# After each cell, prints the resident bytes, open files, threads, children and dead children of the process. The threads
+# After each cell, prints the resident bytes, open files, threads, children and dead children of the process. Threads
 # of jemalloc do not count: Arrow brings this allocator, which starts a thread for each processor when it wants.
 PROBE = """
 import json, sys, psutil, run
