@@ -21,7 +21,9 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
-from torch import nn
+from peft.utils.other import fsdp_auto_wrap_policy
+from torch import distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import MambaConfig, MambaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
@@ -199,6 +201,26 @@ def conv1d_of_transformers(tuner: Tuner) -> bool:
     return has_effect(tuner.adapt(nn.Sequential(Conv1D(5, 4)), ["0"]), torch.randn(2, 4))
 
 
+def fsdp1(tuner: Tuner, use_orig_params: bool) -> bool:
+    model = tuner.adapt(LLAMA.base(), LLAMA.targets)
+    expected = LLAMA.logits(model)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        policy = fsdp_auto_wrap_policy(model)
+        options = {"use_orig_params": use_orig_params, "device_id": torch.device("cpu")}
+        return close(LLAMA.logits(FullyShardedDataParallel(model, auto_wrap_policy=policy, **options)), expected)
+    finally:
+        distributed.destroy_process_group()
+
+
+def fsdp1_with_original_parameters(tuner: Tuner) -> bool:
+    return fsdp1(tuner, use_orig_params=True)
+
+
+def fsdp1_with_flat_parameters(tuner: Tuner) -> bool:
+    return fsdp1(tuner, use_orig_params=False)
+
+
 Feature = Callable[[Tuner], bool]
 ROWS: dict[str, tuple[Feature, str]] = {
     "`rank_pattern`": (rank_pattern, "all layers of an adapter have the same operator"),
@@ -217,6 +239,11 @@ ROWS: dict[str, tuple[Feature, str]] = {
     "`out_proj` of `nn.MultiheadAttention`": (attention_output, "the attention does not call the layer either"),
     "a whole `nn.MultiheadAttention`": (whole_attention, ""),
     "dropout with activation checkpointing": (dropout_under_checkpointing, "both passes drop the same features"),
+    "FSDP1 with `use_orig_params=True`": (fsdp1_with_original_parameters, ""),
+    "FSDP1 with `use_orig_params=False`": (
+        fsdp1_with_flat_parameters,
+        "FSDP1 would flatten M and the frozen weight, which are in one module, into one tensor",
+    ),
     "`Conv1D` of transformers": (conv1d_of_transformers, ""),
     "embeddings": (embedding, "the input is no vector that the operators could compress"),
     "convolutions": (convolution, "one matrix for each position of the kernel"),
