@@ -113,7 +113,7 @@ def check(model: PeftModel, adapter: str = "default") -> None:
             raise ValueError(
                 f"{plain_name(name)}: only plain LoRA and MoRA on unquantized layers can be restarted, not {kind}"
             )
-    layers = list(adapted_layers(model, adapter))
+    layers, shared = list(adapted_layers(model, adapter)), sharers(model.get_base_model())
     for name, layer in layers:
         if layer.disable_adapters or adapter not in layer.active_adapters:
             raise ValueError(
@@ -128,7 +128,7 @@ def check(model: PeftModel, adapter: str = "default") -> None:
                 f"{name}: a quantized base weight would be rounded again at every merge; "
                 "restarts need base weights in fp32, bf16 or fp16"
             )
-        if others := sharers(model.get_base_model(), layer.get_base_layer()):
+        if others := shared.get(layer.get_base_layer()):
             raise ValueError(
                 f"{name}: its weight is also the weight of {', '.join(others)}; a merge would change both, and so the "
                 "function of the model. Leave this layer out of target_modules"
@@ -166,27 +166,34 @@ def check_unmerged(model: PeftModel) -> None:
             )
 
 
-def sharers(model: nn.Module, layer: nn.Module) -> list[str]:
-    """The names of the other modules of `model` that hold the weight of `layer`: the embedding, for a tied head."""
-    return [
-        plain_name(name)
+def sharers(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Module -> the names of the other modules that hold its weight too: the embedding, for a tied head.
+
+    Views of the same memory count as one weight. A module whose weight no other module holds is no key.
+    """
+    held = [
+        (_span(parameter), name, module)
         for name, module in model.named_modules()
-        if module is not layer and any(_overlap(own, layer.weight) for own in module._parameters.values())
+        for parameter in module._parameters.values()
+        if parameter is not None and parameter.ndim > 1  # a merge changes no bias
     ]
+    groups: list[dict[nn.Module, str]] = []
+    end = ("", 0)
+    for (device, first, last), name, module in sorted(held, key=lambda entry: entry[0]):
+        if not groups or (device, first) >= end:
+            groups.append({})
+        groups[-1][module] = plain_name(name)
+        end = max(end, (device, last))
+    return {m: [n for other, n in group.items() if other is not m] for group in groups if len(group) > 1 for m in group}
 
 
-def _overlap(first: Any, second: Any) -> bool:
-    """Whether two parameters (one of them may be None) are the same, or views of the same memory."""
-    if first is second or any(type(t) is not nn.Parameter or t.is_meta for t in (first, second)):
-        return first is second  # other kinds of tensors, such as sharded ones, have no address
-    (start, end), (other_start, other_end) = _addresses(first), _addresses(second)
-    return first.device == second.device and start < other_end and other_start < end
-
-
-def _addresses(tensor: Tensor) -> tuple[int, int]:
-    """The address of the first byte of a tensor, and the address after its last byte."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+def _span(parameter: Any) -> tuple[str, int, int]:
+    """The memory of a parameter: the device, the address of the first byte, and the address after the last byte."""
+    if type(parameter) is not nn.Parameter or parameter.is_meta or not parameter.numel():
+        return "", id(parameter), id(parameter) + 1  # other kinds, such as sharded parameters, have no address
+    last = sum((size - 1) * stride for size, stride in zip(parameter.shape, parameter.stride(), strict=True))
+    first = parameter.data_ptr()
+    return str(parameter.device), first, first + (last + 1) * parameter.element_size()
 
 
 def plain_name(name: str) -> str:

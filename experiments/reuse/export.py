@@ -112,8 +112,9 @@ def untie(model: Any) -> None:
     from mora.restart import sharers
 
     base = model.get_base_model()
+    shared = sharers(base)
     for layer in [module.get_base_layer() for module in base.modules() if isinstance(module, BaseTunerLayer)]:
-        if hasattr(layer, "weight") and sharers(base, layer):  # a module of fused experts has other parameters
+        if hasattr(layer, "weight") and layer in shared:  # a module of fused experts has other parameters
             layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
             base.config.tie_word_embeddings = False
 
