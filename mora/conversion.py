@@ -22,6 +22,7 @@ import torch
 from peft import LoraConfig, MissConfig, PeftModel
 from torch import Tensor, nn
 
+from . import sharded
 from .factored import Factored
 from .layer import MoraLinear
 from .operators import BLOCKED, FACTORED, Operator
@@ -106,7 +107,7 @@ def as_lora(model: PeftModel, adapter: str = "default", rank: int | None = None)
     transposed = False
     for name, layer in adapted_layers(model, adapter):
         assert isinstance(layer, MoraLinear)
-        operator, M = layer.mora_operator[adapter], layer.mora_M[adapter].detach()
+        operator, M = layer.mora_operator[adapter], sharded.whole(layer.mora_M[adapter].detach())
         if rank is None:
             A, B = lora_factors(operator, M)
             errors[name] = 0.0
@@ -161,7 +162,8 @@ def as_miss(model: PeftModel, adapter: str = "default") -> AsMiss:
         if reason := _no_miss(layer, adapter, config.wrap):
             raise ValueError(f"{name} has no equal in MiSS: {reason}")
         sides.setdefault(layer.mora_operator[adapter].r_hat, name)
-        weights[f"base_model.model.{name}.miss_block"] = layer.mora_M[adapter].detach().mT.cpu().contiguous()
+        M = sharded.whole(layer.mora_M[adapter].detach())
+        weights[f"base_model.model.{name}.miss_block"] = M.mT.cpu().contiguous()
     if len(sides) > 1:
         (q, first), (other_q, other), *_ = sides.items()
         raise ValueError(

@@ -7,7 +7,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from mora import MoraConfig, operators, sharded
+from mora import MoraConfig, conversion, operators, sharded
 from mora.experts import ParamWrapper
 
 from ...processes import server
@@ -111,9 +111,24 @@ def refuse_to_unmerge_gathered_weights():
     assert_weights(case, model, weights)
 
 
+def convert():
+    case = Case("llama", "sharing")
+    expected = conversion.as_lora(case.adapted()).weights
+    model, *_ = adapted_and_sharded(case)
+    found = conversion.as_lora(model).weights
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 @pytest.mark.parametrize(
     "check",
-    [merge_and_unmerge, refuse_other_operators, refuse_broken_values_on_all_ranks, refuse_to_unmerge_gathered_weights],
+    [
+        convert,
+        merge_and_unmerge,
+        refuse_other_operators,
+        refuse_broken_values_on_all_ranks,
+        refuse_to_unmerge_gathered_weights,
+    ],
 )
 def test_on_two_ranks(check, tmp_path):
     assert_on_two_ranks(check, tmp_path)
