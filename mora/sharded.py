@@ -51,7 +51,8 @@ def whole(tensor: Any) -> Tensor:
 def from_first_rank(tensor: Tensor) -> Tensor:
     """``tensor``, with the values of rank 0 on all ranks. If there are several ranks, all must call this function."""
     distributed: Any = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+    is_running = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    if is_running and distributed.get_world_size() > 1:
         distributed.broadcast(tensor, src=0)
     return tensor
 
