@@ -96,9 +96,9 @@ NOISE = (
 BLOCKS = (
     "A block operator computes three products of 2 T k r_hat operations each: in the forward pass, for the gradient "
     "of the input, and for the gradient of M. These three products alone, each as one product of contiguous matrices, "
-    "take about as long as everything that LoRA adds. LoRA's overhead is mostly "
-    "memory traffic and grows with k only. The rest of the time goes to blocks that lie apart in memory. Sharing sums "
-    "first and multiplies once, so sharing does not have this cost. " + NOISE
+    "take about as long as everything that LoRA adds. LoRA's overhead is mostly memory traffic and grows with k only. "
+    "The rest of the time goes to blocks that lie apart in memory. Sharing sums first and multiplies once, so sharing "
+    "does not have this cost. " + NOISE
 )
 SUMS = (
     "At r = 8 sharing reads or writes each of four tensors once (input, output and their gradients), and multiplies as "

@@ -27,6 +27,7 @@ from mora.fused import linear
 from ..mora.tuner.conftest import Case
 from ..mora.tuner.test_experts import base as mixture
 from ..mora.tuner.test_experts import config as config_of_mixture
+from ..process_groups import one_rank
 
 # What torch says in a forward pass, in an in-place product, and in a backward pass.
 MIXED = "on the same device|Bad in-place call: .*(acc:0.*cpu|cpu.*acc:0)|expected device acc:0 but got cpu"
@@ -254,14 +255,12 @@ def sharded_updates(device: torch.device, folder: Path) -> Any:
 
     There is one rank here, which stands for any: it owns all the rows.
     """
-    from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Shard
 
     from mora import sharded
 
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
+    with one_rank():
         mesh = init_device_mesh(device.type, (1,))
 
         def split(tensor: Tensor) -> Any:
@@ -283,8 +282,6 @@ def sharded_updates(device: torch.device, folder: Path) -> Any:
         sharded.write_(written, torch.linspace(0, 1, 12).view(4, 3))
         moment = optimizer.state[parameter]["exp_avg"]
         return [tensor.to_local() for tensor in (weight, moment, written)]
-    finally:
-        distributed.destroy_process_group()
 
 
 PARTS = {

@@ -267,9 +267,8 @@ def keep_by_a_hook(base, outputs, monkeypatch):
 
 
 def keep_by_a_hook_on_all_modules(base, outputs, monkeypatch):
-    monkeypatch.setattr(
-        nn.modules.module, "_global_forward_hooks", OrderedDict()
-    )  # the test's own: the hook goes with it
+    # Hooks of this test's own, which go with it.
+    monkeypatch.setattr(nn.modules.module, "_global_forward_hooks", OrderedDict())
     nn.modules.module.register_module_forward_hook(
         lambda module, inputs, output: outputs.append(output) if module is base else None
     )

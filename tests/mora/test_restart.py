@@ -1,6 +1,7 @@
 """Restarts: the function stays, the rank rises, and only the adapter's optimizer state is cleared."""
 
 import copy
+import functools
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from mora import MoraConfig, checkpoint, operators, restart
 from mora.spectrum import numerical_rank, spectra
+
+from ..process_groups import on_two_ranks, one_rank
 
 TOKENS = torch.arange(24).view(2, 12) % 64
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -227,8 +230,7 @@ def test_magnitude_and_random_clear_a_share_of_the_entries(how):
 
 @pytest.mark.parametrize("how", ["zero", "magnitude", "random"])
 def test_the_reset_of_sharded_moments_equals_the_reset_of_plain_ones(how):
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
+    with one_rank():
         mesh = init_device_mesh("cpu", (1,))
         plain = torch.nn.Parameter(torch.randn(6, 5))
         optimizer = torch.optim.AdamW([plain])
@@ -247,15 +249,12 @@ def test_the_reset_of_sharded_moments_equals_the_reset_of_plain_ones(how):
             moment = optimizer.state[plain][name]
             assert torch.equal(moment, sharded_optimizer.state[sharded][name].full_tensor())
             assert (moment == 0).sum() >= 20
-    finally:
-        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("adapted", [with_mora, with_lora])
 def test_a_restart_after_a_forward_pass_that_left_whole_copies_of_sharded_weights(adapted, tmp_path):
     """FSDP2 with reshard_after_forward=False drops these copies at the next backward pass."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
+    with one_rank():
         model = adapted()
         expected = logits(model)
         mesh = init_device_mesh("cpu", (1,))
@@ -279,15 +278,11 @@ def test_a_restart_after_a_forward_pass_that_left_whole_copies_of_sharded_weight
         checkpoint.load_base(again, tmp_path)
         again.reshard()
         torch.testing.assert_close(logits(again), expected, atol=1e-5, rtol=1e-5)
-    finally:
-        distributed.destroy_process_group()
 
 
-def restart_on_rank(rank: int, folder: Path) -> None:
+def restart_on_a_rank(folder: Path) -> None:
     """One of two ranks with the same model and other random states: a restart and a random reset."""
-    store = distributed.FileStore(str(folder / "store"), 2)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    torch.set_num_threads(1)
+    rank = distributed.get_rank()
     model = with_lora(targets=["q_proj"])
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values())
@@ -298,11 +293,10 @@ def restart_on_rank(rank: int, folder: Path) -> None:
     restart.reset_optimizer(optimizer, parameters.values(), "random", 0.5)
     moments = {f"moment of {name}": optimizer.state[p]["exp_avg"] for name, p in parameters.items()}
     save_file({**parameters, **moments}, folder / f"{rank}.safetensors")
-    distributed.destroy_process_group()
 
 
 def test_all_ranks_have_the_same_adapter_and_moments_after_a_restart(tmp_path):
-    torch.multiprocessing.spawn(restart_on_rank, (tmp_path,), nprocs=2)
+    on_two_ranks(functools.partial(restart_on_a_rank, tmp_path), tmp_path)
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
 

@@ -22,13 +22,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from peft.utils.other import fsdp_auto_wrap_policy
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import MambaConfig, MambaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from mora import MoraConfig
 
+from ...process_groups import one_rank
 from .conftest import Case
 
 PAGE = Path(__file__).parents[3] / "docs" / "method.md"
@@ -204,13 +205,10 @@ def conv1d_of_transformers(tuner: Tuner) -> bool:
 def fsdp1(tuner: Tuner, use_orig_params: bool) -> bool:
     model = tuner.adapt(LLAMA.base(), LLAMA.targets)
     expected = LLAMA.logits(model)
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
+    with one_rank():
         policy = fsdp_auto_wrap_policy(model)
         options = {"use_orig_params": use_orig_params, "device_id": torch.device("cpu")}
         return close(LLAMA.logits(FullyShardedDataParallel(model, auto_wrap_policy=policy, **options)), expected)
-    finally:
-        distributed.destroy_process_group()
 
 
 def fsdp1_with_original_parameters(tuner: Tuner) -> bool:

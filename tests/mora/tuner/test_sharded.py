@@ -2,37 +2,18 @@
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from mora import MoraConfig, conversion, operators, sharded
 from mora.experts import ParamWrapper
 
-from ...processes import server
+from ...process_groups import on_two_ranks, one_rank
 from .conftest import Case, assert_close
 
 MERGED = ("sharing", "truncation")  # the operators whose updates have parts
-
-
-def start(check, rank, store):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", store=distributed.FileStore(str(store), 2), rank=rank, world_size=2)
-    check()
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
-def assert_on_two_ranks(check, folder):
-    processes = [server.Process(target=start, args=(check, rank, folder / "store")) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        process.kill()
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def adapted_and_sharded(case):
@@ -46,12 +27,6 @@ def adapted_and_sharded(case):
     for block in model.get_base_model().transformer.h if case.architecture == "gpt2" else ():
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh), weights, deltas, logits
-
-
-def reshard(model):
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 def assert_weights(case, model, expected):
@@ -68,7 +43,7 @@ def merge_and_unmerge():
             model.merge_adapter(safe_merge=safe_merge)
             assert_weights(case, model, {name: weights[name] + deltas[name] for name in weights})
             assert_close(case.logits(model), logits)
-            reshard(model)
+            sharded.reshard(model)
             assert_weights(case, model, {name: weights[name] + deltas[name] for name in weights})
             model.unmerge_adapter()
             assert_weights(case, model, weights)
@@ -104,9 +79,9 @@ def refuse_to_unmerge_gathered_weights():
     model.merge_adapter()
     with model.disable_adapter(), pytest.raises(ValueError, match=r"call reshard\(\) on the FSDP modules"):
         case.logits(model)
-    reshard(model)
+    sharded.reshard(model)
     assert_close(case.logits(model), logits)
-    reshard(model)
+    sharded.reshard(model)
     model.unmerge_adapter()
     assert_weights(case, model, weights)
 
@@ -131,12 +106,11 @@ def convert():
     ],
 )
 def test_on_two_ranks(check, tmp_path):
-    assert_on_two_ranks(check, tmp_path)
+    on_two_ranks(check, tmp_path)
 
 
 def test_sharded_parameters_of_experts_are_refused():
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
+    with one_rank():
         experts = nn.Module()
         W = torch.randn(3, 6, 4)
         experts.up = nn.Parameter(distribute_tensor(W, init_device_mesh("cpu", (1,)), [Shard(0)]))
@@ -146,5 +120,3 @@ def test_sharded_parameters_of_experts_are_refused():
             layer.merge()
         assert not layer.merged
         assert torch.equal(experts.up.full_tensor(), W)
-    finally:
-        distributed.destroy_process_group()
