@@ -7,15 +7,17 @@ without other ranks every function here returns at once, and does not import tor
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import datetime
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -102,6 +104,21 @@ def leave() -> None:
         from torch import distributed
 
         distributed.destroy_process_group()
+
+
+def end(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    A rank ends without the shutdown of the interpreter. The threads of torch's process groups may still run, and now
+    and then such a thread aborts a process that shuts down: a run whose work was done then counted as failed.
+    """
+    if current().count == 1:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody may read the output any more
+            stream.flush()
+    os._exit(code)
 
 
 def slurm_first_host() -> str:
@@ -197,8 +214,6 @@ def failure_in(store: Any) -> dict[str, str] | None:
 
 
 def _joined() -> bool:
-    import sys
-
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 

@@ -71,12 +71,16 @@ def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Re
         written = store.read(record.key)
         if written is None:
             raise
-        # When the system has killed one rank, the errors of the other ranks only follow from its death.
         killed_by = getattr(ending, "signal_name", None)
+        ended = f"was ended by {killed_by}" if killed_by else "ended without an error message"
+        how = f"rank {ending.error_index} {ended}"
+        if written.status == "finished" and error is None:  # rank 0 writes this after the work of all ranks
+            print(f"warning: {how} after the run had finished", file=sys.stderr)
+            return written
+        # When the system has killed one rank, the errors of the other ranks only follow from its death.
         if killed_by or error is None:
-            how = f"was ended by {killed_by}" if killed_by else "ended without an error message"
-            error = {"type": type(ending).__name__, "message": f"rank {ending.error_index} {how}"}
-            print(f"failed: {error['message']}", file=sys.stderr)
+            error = {"type": type(ending).__name__, "message": how}
+            print(f"failed: {how}", file=sys.stderr)
         written.status, written.error = "failed", error
         store.write(written)
     finally:
@@ -151,9 +155,9 @@ def work(index: int, execute: Execute, config: RunConfig, record: Record, store:
     except ConfigError as error:
         ranks.fail({"type": "ConfigError", "message": str(error)})
         code = 2
-    if code:
-        sys.exit(code)
-    ranks.leave()
+    if not code:
+        ranks.leave()
+    ranks.end(code)
 
 
 def interrupt(signum: int, frame: Any) -> None:

@@ -20,6 +20,7 @@ from .on_ranks import TWO, assert_same_run, environment, only_record, run, setti
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 METHODS = ("fft", "lora", "lora +method.peft.bias=lora_only", "mora", "remora", "vera")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
 INSTRUCT = ("task=instruct", "task.questions=2", "training.evaluate_every=3", "training.batch_size=2")
 
 
@@ -123,24 +124,16 @@ def test_no_process_outlives_a_killed_one(victim, tmp_path):
 
 def test_the_error_of_any_rank_is_the_error_of_the_run(tmp_path):
     """Rank 1 fails, and then rank 0 fails because rank 1 has ended. The record holds the error of rank 1."""
-    (tmp_path / "failing.py").write_text(
-        "import sys\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "import run\n"
-        "from experiments.spec import ranks\n"
+    script = changed_run(
+        tmp_path,
         "from experiments.tasks import uuid\n"
         "def measure(*a):\n"
         "    if ranks.current().index:\n"
         "        raise ArithmeticError('of rank 1 alone')\n"
         "    return {}\n"
-        "uuid.UuidTask.measure = measure\n"
-        "if __name__ == '__main__':\n"
-        "    sys.exit(run.main())\n"
+        "uuid.UuidTask.measure = measure\n",
     )
-    command = [sys.executable, str(tmp_path / "failing.py"), *settings("mora", *TWO, "hardware=ddp")]
-    done = subprocess.run(
-        [*command, f"paths.results={tmp_path}"], cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
+    done = printed([*script, *settings("mora", *TWO, "hardware=ddp"), f"paths.results={tmp_path}"])
     assert done.returncode == 1, done.stderr
     record = only_record(tmp_path)
     assert record.status == "failed"
@@ -150,16 +143,40 @@ def test_the_error_of_any_rank_is_the_error_of_the_run(tmp_path):
     assert (tmp_path / traceback).read_text().endswith("ArithmeticError: of rank 1 alone\n")
 
 
+def test_a_rank_that_dies_after_the_run_had_finished_takes_nothing_away(tmp_path):
+    script = changed_run(
+        tmp_path,
+        "leave = ranks.leave\n"  # a rank's last step
+        "ranks.leave = lambda: os.abort() if ranks.current().index else leave()\n",
+    )
+    done = printed([*script, *settings("mora", *TWO, "hardware=ddp"), f"paths.results={tmp_path}"])
+    assert done.returncode == 0, done.stderr
+    assert "warning: rank 1 was ended by SIGABRT after the run had finished" in done.stderr
+    assert (only_record(tmp_path).status, only_record(tmp_path).error) == ("finished", None)
+
+
+@pytest.mark.parametrize("launcher", [[], TORCHRUN], ids=["spawn", "torchrun"])
+def test_ranks_end_without_the_shutdown_of_the_interpreter(launcher, tmp_path):
+    """A thread of a process group may abort a process that shuts down. Here the shutdown itself aborts the process."""
+    script = changed_run(
+        tmp_path,
+        "class Late:\n"
+        "    abort = os.abort\n"
+        "    def __del__(self):\n"
+        "        self.abort()\n"
+        "if __name__ == '__mp_main__' or ranks.from_launcher():\n"
+        "    late = Late()\n",
+    )
+    own, count = ([*launcher, script[1]], ()) if launcher else (script, TWO)
+    done = printed([*own, *settings("mora", *count, "hardware=ddp"), f"paths.results={tmp_path}"])
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    assert done.stdout.count("record: ") == 1  # what was printed last is not lost
+
+
 def test_torchrun_gives_the_ranks(alone, tmp_path):
     arguments = settings("mora")
-    own = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "run.py"]
-    done = subprocess.run(
-        [*own, *arguments, "hardware=ddp", f"paths.results={tmp_path}"],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    done = printed([*TORCHRUN, "run.py", *arguments, "hardware=ddp", f"paths.results={tmp_path}"])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("record: ") == 1  # only rank 0 prints
     assert_same_run(tmp_path, alone(*arguments))
@@ -225,6 +242,7 @@ def write_scores(index: int, port: int, out: str) -> None:
     }
     with open(f"{out}-{index}.json", "w") as file:
         json.dump(scores, file)
+    ranks.end(0)
 
 
 def test_scores_of_two_ranks_are_those_of_one_process_exactly(tmp_path):
@@ -261,6 +279,26 @@ def test_a_sharded_run_is_exported_whole(tmp_path):
     for form in ("merged", "lora", "adapter"):
         export(record, Store(tmp_path), tmp_path / form, form, LoraLimits())
         assert list((tmp_path / form).glob("*.safetensors"))
+
+
+def changed_run(folder: Path, change: str) -> list[str]:
+    """The command of run.py with `change`, which its ranks make as well when they import the script."""
+    script = folder / "changed_run.py"
+    script.write_text(
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import run\n"
+        "from experiments.spec import ranks\n"
+        f"{change}"
+        "if __name__ == '__main__':\n"
+        "    ranks.end(run.main())\n"
+    )
+    return [sys.executable, str(script)]
+
+
+def printed(command: list[str]) -> subprocess.CompletedProcess:
+    """What a command prints, and its exit code."""
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
 
 
 def wait_for_a_checkpoint(results: Path) -> None:
