@@ -171,6 +171,7 @@ def test_a_right_command_line_runs(call):
         (["training={steps:5}"], {"training.steps": 5}),
         (["method=remora", "protocol.restart_every=6"], {"method.restart_every": 6}),
         (["training.steps=${task.pairs}"], {"training.steps": 16}),
+        (["~training.weight_decay", "+training.weight_decay=0.5"], {"training.weight_decay": 0.5}),
         (["model=some-body/some.model_1"], {"model": "some-body/some.model_1"}),
         (["task=instruct", "task.train_rows=null", "hardware.threads=null"], {"task.train_rows": None}),
     ):
@@ -356,7 +357,8 @@ def check_any(call, arguments):
                 last = [x for x in arguments if x.startswith(f"{name}=")][-1:]
                 assert not last or last[0].partition("=")[2].strip("'\" ") == getattr(config, name).name
             # A run may do without these two settings. Hydra's own settings are no part of a run.
-            if argument.partition("=")[0] not in ("~experiment", "~dry_run"):
+            set_again = argument.startswith("~") and name.lstrip("~") in last_values
+            if argument.partition("=")[0] not in ("~experiment", "~dry_run") and not set_again:
                 assert not argument.removeprefix("~hydra").startswith(("~", "+method", "+task")), argument
 
 
