@@ -181,7 +181,7 @@ def svg_element(figure: Figure, name: str) -> str:
 
 
 def _short_tag(tag: re.Match[str]) -> str:
-    """A tag of a figure without what the page does not need: its style sheet names the font, and nobody sees 0.01 pt."""
+    """A tag without what the page does not need: its style sheet names the font, and nobody sees 0.01 points."""
     short = re.sub(r"; font-family: '[^']*'| transform=\"rotate\(-0 [^)]*\)\"", "", tag[0])
     return re.sub(r"(\.\d\d)\d+", r"\1", short)
 

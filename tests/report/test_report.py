@@ -123,7 +123,7 @@ def test_figures_are_those_of_the_files(page, small):
 
 
 def test_a_figure_of_the_page_draws_what_its_file_draws(small):
-    """The page has text in place of the outlines of letters, which the file defines and uses by the name of the font."""
+    """The page has text where the file defines and uses the outlines of letters, by the name of the font."""
     with plots.style():
         figure, again = (figures.training_curves(study_file.get("figure4"), small) for _ in range(2))
         file, element = plots.svg(figure).decode(), plots.svg_element(again, "figure4")
