@@ -126,16 +126,16 @@ REST = (
     "needed to start operations on small tensors (0.15 ms for a layer and step), whatever the operations are."
 )
 READING = (
-    "Reading the records takes 1.8 s. pydantic's reader of JSON takes 0.4 s of it, and the check against the schema takes "
-    "as long again. Python imports pandas and scipy in 0.8 s, and all other modules in 0.5 s. So the reading and the "
-    "imports alone take what the target allows. 78 cells of tables and claims are put together and are checked in 1.3 s, "
-    "half of it in Hydra, which composes a configuration for each task and for each method whose file inherits. The rest "
-    "of the time selects rates and compares methods."
+    "Reading the records takes 1.8 s. pydantic's reader of JSON takes 0.4 s of it, and the check against the schema "
+    "takes as long again. Python imports pandas and scipy in 0.8 s, and all other modules in 0.5 s. So the reading "
+    "and the imports alone take what the target allows. 78 cells of tables and claims are put together and are "
+    "checked in 1.3 s, half of it in Hydra, which composes a configuration for each task and for each method whose "
+    "file inherits. The rest of the time selects rates and compares methods."
 )
 DRAWING = (
-    "make_report.py does all that make_tables.py does, and matplotlib draws 24 figures. A figure takes about 0.15 s: half "
-    "of it lays out the figure, the other half writes the figure. So the figures alone take more than the target allows, "
-    "with 26 records as with 5,000."
+    "make_report.py does all that make_tables.py does, and matplotlib draws 24 figures. A figure takes about 0.15 s: "
+    "half of it lays out the figure, the other half writes the figure. So the figures alone take more than the "
+    "target allows, with 26 records as with 5,000."
 )
 TARGETS = (
     Target(
