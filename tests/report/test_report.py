@@ -132,7 +132,7 @@ def test_a_figure_of_the_page_draws_what_its_file_draws(small):
     drawn, filed = (re.findall(r"[a-zA-Z]|-?[\d.]+", str(shapes.findall(svg))) for svg in (element, file))
     assert len(drawn) > 500
     assert all(a == b or abs(float(a) - float(b)) < 0.01 for a, b in zip(drawn, filed, strict=True))
-    assert "Perplexity" in re.sub("<[^>]*>", "", element)
+    assert "Pretraining: training loss (Figure 4)" in re.sub("<[^>]*>", "", element)
     ids = re.findall(r' id="([^"]*)"', element)
     assert set(ids) == set(re.findall(r'(?:url\(|href=")#([\w.-]+)', element))
 
