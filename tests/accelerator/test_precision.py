@@ -21,11 +21,21 @@ from ..train.test_all_methods import expected_warnings
 from .test_runs import trainer_of
 
 # Rates at which six steps learn something, and at which rounding does not decide what they learn.
-RATES = {"adalora": 0.1, "c3a": 0.1, "hira": 0.03, "loha": 0.03, "lokr": 0.1, "vera": 0.1, "waveft": 0.003}
+RATES = {
+    "adalora": 0.1,
+    "c3a": 0.1,
+    "delora": 0.002,
+    "hira": 0.03,
+    "loha": 0.03,
+    "lokr": 0.1,
+    "vera": 0.1,
+    "waveft": 0.003,
+}
 # FourierFT sums over a whole layer for each number that it trains, which rounds more.
-GRADIENTS = {("fourierft", "bf16"): 0.1}
-# Six steps are too few for the gradient scaler to come down from its first scale to one at which RandLoRA fits in fp16.
-SCALES = {"randlora": 2.0**6}
+GRADIENTS = {("fourierft", "bf16"): 0.1, ("fourierft", "fp16"): 0.02}
+# The first scales of the gradient scaler at which these fit in fp16. Six steps are too few to come down to them:
+# RandLoRA would skip all, and AdaLoRA the first.
+SCALES = {"adalora": 2.0**10, "randlora": 2.0**6}
 STEPS = ("training.steps=6", "training.batch_size=4", "training.evaluate_every=6", "training.checkpoint_every=6")
 LENGTHS = (12, 10, 12, 8, 12, 11, 9, 12)
 MEASURED = Rows.of([(range(3, 3 + n), [True] * n) for n in LENGTHS])
