@@ -19,6 +19,7 @@ from ..study.layout import COST, CURVES, RANK, RATES, SPECTRUM, Study
 from . import curves, plots, rank_question, tables, wording
 from .output import Files
 
+BOUND = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 MARKER_EVERY = 0.12  # a marker each 12 % of the axis: enough to tell lines apart, and the lines stay visible
 
 
@@ -61,7 +62,8 @@ def training_curves(study: Study, results: Results) -> Figure | None:
         panel.set_ylabel(_axis_label(metric) if metric else "training loss, nats per token")
     missing = [curve.row.label for curve in drawn if not curve.band]
     if has_runs and missing:
-        not_run = textwrap.fill(f"not run: {'; '.join(missing)}", width=70, break_on_hyphens=False)
+        whole = (label.replace(" = ", BOUND) for label in missing)  # no line breaks within "r = 128"
+        not_run = textwrap.fill(f"not run: {'; '.join(whole)}", width=52, break_on_hyphens=False)
         axes.set_xlabel(f"% of training\n{not_run}")
     for panel, labels in zip(panels, ends, strict=True):
         plots.label_ends(panel, labels)

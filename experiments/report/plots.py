@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,21 +53,21 @@ def look(index: int) -> dict[str, Any]:
     return {"color": COLOURS[i % n], "marker": MARKERS[shifted], "linestyle": DASHES[shifted]}
 
 
-def look_of(cell: Cell) -> dict[str, Any]:
-    """The look of a method at a rank, the same in every figure that compares methods.
-
-    A variant of the method has the same colour and another marker.
-    """
-    looks = methods.looks(cell.method)
-    index = looks.get(f"r{cell.rank}", looks.get("any", OTHER_METHODS))
-    return look(index + (len(COLOURS) if cell.options else 0))
-
-
 def looks_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """A look for each series of a figure: that of its method, or that of its place where two methods look the same."""
-    own = [look_of(cell) for cell in cells]
-    texts = [repr(look) for look in own]
-    return own if len(set(texts)) == len(texts) else [look(i) for i in range(len(cells))]
+    """A look for each series of a figure: that of its method, or that of its place where two methods look the same.
+
+    A method at a rank has the same colour in every figure that compares methods. A variant of the method has this
+    colour too, and another marker; a further variant has a third marker.
+    """
+    own: list[int] = []
+    variants: dict[tuple[str, int | None], list[tuple[str, ...]]] = defaultdict(lambda: [()])
+    for cell in cells:
+        looks, seen = methods.looks(cell.method), variants[cell.method, cell.rank]
+        options = tuple(option for option in cell.options if not option.startswith("method.rank="))
+        if options not in seen:
+            seen.append(options)
+        own.append(looks.get(f"r{cell.rank}", looks.get("any", OTHER_METHODS)) + len(COLOURS) * seen.index(options))
+    return [look(index) for index in (own if len(set(own)) == len(own) else range(len(own)))]
 
 
 def log_axis(axis: Any, low: float, high: float) -> None:

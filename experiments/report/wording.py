@@ -322,6 +322,17 @@ def selection_note(task: tasks.Task, named: bool, both: bool) -> str:
     return f"{note} Values that are read during the training have the rate with the {best} {during.label}."
 
 
+def unmeasured_note(table: FilledTable) -> list[str]:
+    """The columns for which no run has a value although runs have finished, if any."""
+    columns = [(c, [row[j] for row in table.entries]) for j, c in enumerate(table.columns)]
+    names = [c.label for c, all_ in columns if any(e.filled.selected for e in all_) and not any(e.values for e in all_)]
+    if not names:
+        return []
+    return [
+        f"Runs have finished and did not measure: {', '.join(names)}. The settings of the task say what a run measures."
+    ]
+
+
 def footnotes(table: FilledTable) -> list[str]:
     """The notes below a table: how to read its values, how its curves were read and its rates selected."""
     notes = [f"Ours: mean ± standard deviation (n) over seeds, at the {table.scale} scale. {better_rule(table.layout)}"]
@@ -332,7 +343,14 @@ def footnotes(table: FilledTable) -> list[str]:
             "A column of a training step shows our curve at the measured step that is nearest to the same part of our "
             f"training: steps {places}."
         )
-    notes += rank_note(table) + misfit_notes(table) + base_notes(table) + floor_notes(table) + sample_notes(table)
+    notes += (
+        unmeasured_note(table)
+        + rank_note(table)
+        + misfit_notes(table)
+        + base_notes(table)
+        + floor_notes(table)
+        + sample_notes(table)
+    )
     searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
     for name in dict.fromkeys(searched):
         both = any(c.at is not None for c in table.columns if c.task == name)

@@ -57,11 +57,16 @@ def read_records(results: str | Path, read: Callable[[Path], Record] = from_file
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Pause the garbage collector, which would go through all records again and again; a record holds no cycles."""
+    """Pause the garbage collector, which would go through all records again and again; a record holds no cycles.
+
+    Afterwards the records count as old objects. As young objects they would be gone through at once.
+    """
     running = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
+        gc.unfreeze()  # all objects are old now
         if running:
             gc.enable()

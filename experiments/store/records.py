@@ -80,9 +80,10 @@ def from_file(path: Path) -> Record:
         OSError: The disk does not give the file.
         ValueError: The file holds no record of this version.
     """
-    if (size := path.stat().st_size) > LARGEST_FILE:
-        raise ValueError(f"it has {size:,} bytes, and a record has at most {LARGEST_FILE:,}")
-    return from_json(path.read_bytes())
+    with path.open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > LARGEST_FILE:
+            raise ValueError(f"it has {size:,} bytes, and a record has at most {LARGEST_FILE:,}")
+        return from_json(file.read())
 
 
 class Store:

@@ -131,7 +131,8 @@ def training_loss(record: Record) -> float | None:
 
 def _last_losses(rows: list[dict[str, Any]], total: int | None) -> list[Any]:
     """The losses of the last tenth of the steps; none where the number of steps is not known."""
-    return [row["loss"] for row in rows if "loss" in row and total and row["step"] > (1 - TAIL) * total]
+    before = (1 - TAIL) * total if total else math.inf
+    return [row["loss"] for row in rows if row["step"] > before and "loss" in row]
 
 
 def selection_score(record: Record, criterion: tasks.Criterion) -> float | None:
@@ -153,15 +154,16 @@ def diverged(record: Record) -> bool:
     if record.status == "failed":
         return (record.error or {}).get("type") == "FloatingPointError"
     rows = [row for row in record.metrics["curve"] if "loss" in row]
-    losses = [loss for row in rows if (loss := number(row["loss"])) is not None]
-    if len(losses) < len(rows):
+    losses = [row["loss"] for row in rows]
+    if None in losses or not all(map(math.isfinite, losses)):
         return True
     total = steps(record)
     end = _last_losses(rows, total)
     if not end or not total:
         return False
     last = sum(end) / len(end)
-    beginning = [row["loss"] for row in rows if row["step"] <= TAIL * total] or losses[:1]
+    rise = TAIL * total
+    beginning = [row["loss"] for row in rows if row["step"] <= rise] or losses[:1]
     return last > 1.1 * sum(beginning) / len(beginning) and last > max(beginning)
 
 

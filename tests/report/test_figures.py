@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.paper import Cell
 from experiments.report import figures, plots
 from experiments.study import study_file
 from experiments.study.fill import Results
@@ -13,6 +14,7 @@ from experiments.study.fill import Results
 from .. import synthetic
 
 FIXED = synthetic.FixedProtocols("laptop")
+LONG = ["LoRA", "LoRA, alpha = 2 r"]  # a row with a long label, which takes room from the panel
 
 
 @given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.08))
@@ -39,17 +41,43 @@ def test_each_line_has_its_label_at_its_end():
     assert "not run: " in drawn.axes[1].get_xlabel()
 
 
-@pytest.mark.parametrize("name", ["figure1", "figure4"])
-def test_the_rows_without_runs_are_named_within_the_figure(name):
+@pytest.mark.parametrize(("name", "rows"), [("figure1", ["LoRA"]), ("figure4", ["LoRA"]), ("figure4", LONG)])
+def test_the_rows_without_runs_are_named_within_the_figure(name, rows):
     study = study_file.get(name)
-    cell = next(cell for cell in study.cells("laptop") if cell.method == "lora")
+    cells = {study.cell(row, study.columns[0]) for row in study.rows if row.family in rows}
+    records = [record for cell in cells for record in synthetic.searched(FIXED.setting(cell), (0,))]
     with plots.style():
-        drawn = figures.training_curves(study, Results("laptop", synthetic.searched(FIXED.setting(cell), (0,)), FIXED))
+        drawn = figures.training_curves(study, Results("laptop", records, FIXED))
         drawn.canvas.draw()
         note = drawn.axes[-1].xaxis.label
         box = note.get_window_extent()
     assert "not run: " in note.get_text()
+    assert "r =\n" not in note.get_text().replace(" ", "")  # a rank stands whole on its line
     assert drawn.bbox.x0 <= box.x0 < box.x1 <= drawn.bbox.x1
+
+
+def test_a_method_has_one_colour_in_figures_of_some_and_of_all_rows():
+    study = study_file.get("figure4")
+    cells = [study.cell(row, study.columns[0]) for row in study.at("laptop").rows]
+    looks = dict(zip(cells, plots.looks_of(cells), strict=True))
+    assert len({repr(look) for look in looks.values()}) == len(cells)
+    some = [cell for cell in cells if not cell.options]
+    assert plots.looks_of(some) == [looks[cell] for cell in some]
+    colours = {cell.method: look["color"] for cell, look in zip(some, plots.looks_of(some), strict=True)}
+    assert len(set(colours.values())) == len(some)
+    assert all(look["color"] == colours[cell.method] for cell, look in looks.items())
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [Cell("uuid", method, 8) for method in ("vera", "oft", "hira")],  # whose files name no look
+        [Cell("uuid", "lora", options=(f"method.rank={rank}",)) for rank in (4, 8, 16)],
+        [Cell("uuid", "mora", 8, operator) for operator in ("sharing", "rotation", "truncation")],
+    ],
+)
+def test_series_that_would_look_the_same_differ_by_their_places(cells):
+    assert plots.looks_of(cells) == [plots.look(i) for i in range(3)]
 
 
 def test_a_long_label_leaves_room_for_the_panel():

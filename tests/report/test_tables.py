@@ -132,6 +132,30 @@ def test_the_floor_is_said_in_words():
     assert note in wording.footnotes(table)
 
 
+def test_a_column_that_no_run_measured_is_named():
+    """Such as a benchmark that is not among `task.benchmarks`."""
+    entries = {
+        "base": {"task": "biomed"},
+        "rows": {"LoRA": {"method": "lora"}, "MoRA": {"method": "mora"}},
+        "ranks": ["r8"],
+        "columns": ["pubmedqa", "usmle"],
+    }
+    study = study_file.of_entries("mine", entries)
+
+    def notes(*measured):
+        records = [r for cell in study.cells("laptop") for r in synthetic.searched(FIXED.setting(cell), (0, 1))]
+        for record in records:
+            record.metrics["final"] = dict.fromkeys(measured, 50.0)
+        table = tables.fill(study, Results("laptop", records, FIXED))
+        return [note for note in wording.footnotes(table) if "did not measure" in note]
+
+    assert notes("pubmedqa", "usmle") == []
+    (note,) = notes("pubmedqa")
+    assert note.startswith("Runs have finished and did not measure: USMLE.")
+    table = tables.fill(study, Results("laptop", [], FIXED))
+    assert not any("did not measure" in note for note in wording.footnotes(table))
+
+
 def test_runs_from_several_base_models_are_named():
     """A seed has its own random weights in a model without a base, so seeds may differ; two runs of a seed may not."""
     records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
