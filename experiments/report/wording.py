@@ -324,8 +324,10 @@ def selection_note(task: tasks.Task, named: bool, both: bool) -> str:
 
 def unmeasured_note(table: FilledTable) -> list[str]:
     """The columns for which no run has a value although runs have finished, if any."""
-    columns = [(c, [row[j] for row in table.entries]) for j, c in enumerate(table.columns)]
-    names = [c.label for c, all_ in columns if any(e.filled.selected for e in all_) and not any(e.values for e in all_)]
+    names = []
+    for column, entries in zip(table.columns, zip(*table.entries, strict=True), strict=True):
+        if any(e.filled.selected for e in entries) and not any(e.values for e in entries):
+            names.append(column.label)
     if not names:
         return []
     return [

@@ -131,8 +131,8 @@ def training_loss(record: Record) -> float | None:
 
 def _last_losses(rows: list[dict[str, Any]], total: int | None) -> list[Any]:
     """The losses of the last tenth of the steps; none where the number of steps is not known."""
-    before = (1 - TAIL) * total if total else math.inf
-    return [row["loss"] for row in rows if row["step"] > before and "loss" in row]
+    start = (1 - TAIL) * total if total else math.inf
+    return [row["loss"] for row in rows if row["step"] > start and "loss" in row]
 
 
 def selection_score(record: Record, criterion: tasks.Criterion) -> float | None:
@@ -162,8 +162,8 @@ def diverged(record: Record) -> bool:
     if not end or not total:
         return False
     last = sum(end) / len(end)
-    rise = TAIL * total
-    beginning = [row["loss"] for row in rows if row["step"] <= rise] or losses[:1]
+    last_of_beginning = TAIL * total
+    beginning = [row["loss"] for row in rows if row["step"] <= last_of_beginning] or losses[:1]
     return last > 1.1 * sum(beginning) / len(beginning) and last > max(beginning)
 
 
