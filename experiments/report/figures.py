@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .output import Files
 
 BOUND = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 MARKER_EVERY = 0.12  # a marker each 12 % of the axis: enough to tell lines apart, and the lines stay visible
+WIDE = 4  # the ratio of the largest score to the smallest beyond which an axis is logarithmic
 
 
 def training_curves(study: Study, results: Results) -> Figure | None:
@@ -74,6 +75,16 @@ def training_curves(study: Study, results: Results) -> Figure | None:
 
 def _axis_label(metric: tasks.Metric) -> str:
     return ", ".join(filter(None, (metric.label, metric.unit)))
+
+
+def _score_axis(axes: Axes, metric: tasks.Metric, means: Sequence[float]) -> None:
+    """Label the vertical axis, and make it logarithmic where one score would press all others together.
+
+    A percentage keeps its axis, because it ends at 100 and may be 0.
+    """
+    axes.set_ylabel(_axis_label(metric))
+    if metric.unit != "%" and means and max(means) > WIDE * min(means) > 0:
+        plots.log_axis(axes.yaxis, min(means), max(means))
 
 
 def draw_floor(axes: Axes, metric: tasks.Metric, cells: Iterable[FilledCell]) -> None:
@@ -189,6 +200,7 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
     if metric is None:
         return None
     figure, panels = plots.canvas(2, height=3.8 + 0.16 * len(cells))
+    means = []
     for axes, (cost, axis_label) in zip(panels, COST_AXES.items(), strict=True):
         for i, (label, filled) in enumerate(cells):
             runs = filled.selected.values()
@@ -197,9 +209,10 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
             if score and mean_cost:
                 look = plots.look(i) | {"linestyle": "none"}
                 axes.errorbar(mean_cost, score.mean, score.sd or 0.0, label=label, capsize=2, markersize=6, **look)
+                means.append(score.mean)
         draw_floor(axes, metric, [filled for _, filled in cells])
         axes.set_xlabel(axis_label)
-        axes.set_ylabel(_axis_label(metric))
+        _score_axis(axes, metric, means)
     counts = [n for _, f in cells if (n := tables.mean_cost(f.selected.values(), "trainable_parameters"))]
     if counts:
         plots.log_axis(panels[0].xaxis, min(counts), max(counts))
@@ -216,7 +229,7 @@ def score_against_rank(study: Study, question: rank_question.RankQuestion, scale
         errors = {"yerr": point.score.sd or 0.0, "xerr": point.rank.sd or 0.0}
         axes.errorbar(point.rank.mean, point.score.mean, **errors, label=point.label, capsize=2, markersize=6, **look)
     axes.set_xlabel(wording.RANK_LABEL)
-    axes.set_ylabel(_axis_label(question.column.info))
+    _score_axis(axes, question.column.info, [point.score.mean for point in question.points])
     axes.set_title(
         f"{study.title}, {question.column.label}, scale {scale} (± 1 sd)\n"
         f"Does a higher rank score better? {question.text}"

@@ -73,7 +73,7 @@ def looks_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 def log_axis(axis: Any, low: float, high: float) -> None:
     """Make the axis logarithmic, with labels such as 20 k and 1 M, and few enough labels that they do not overlap."""
     subs = (1, 2, 5) if high < 300 * low else (1,)
-    axis.axes.set_xscale("log")
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(EngFormatter())
     axis.set_minor_formatter(NullFormatter())

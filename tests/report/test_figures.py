@@ -81,6 +81,28 @@ def test_series_that_would_look_the_same_differ_by_their_places(cells):
     assert plots.looks_of(cells) == [plots.look(i) for i in range(3)]
 
 
+@pytest.mark.parametrize(
+    ("task", "metric", "fft", "scale"),
+    [
+        ("pretrain", "perplexity", 700.0, "log"),
+        ("pretrain", "perplexity", 20.0, "linear"),
+        ("uuid", "char_accuracy", 0.5, "linear"),
+    ],
+)
+def test_one_far_perplexity_does_not_press_the_others_together(task, metric, fft, scale):
+    records = []
+    for method in ("fft", "lora", "mora"):
+        for record in synthetic.searched(FIXED.setting(Cell(task, method)), (0,)):
+            record.metrics["final"][metric] = fft if method == "fft" else 15.0
+            records.append(record)
+    results = Results("laptop", records, FIXED)
+    cells = [(method, results.cell(Cell(task, method))) for method in ("fft", "lora", "mora")]
+    with plots.style():
+        drawn = figures.score_against_cost(task, cells, "laptop")
+    assert [axes.get_yscale() for axes in drawn.axes] == [scale, scale]
+    assert drawn.axes[1].get_xscale() == "linear"
+
+
 def test_a_long_label_leaves_room_for_the_panel():
     label = f"MoRA, r = 8, target_modules = {['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj']} (n = 2)"
     with plots.style():
