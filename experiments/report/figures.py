@@ -188,7 +188,10 @@ def headline(task: str, cells: Iterable[FilledCell]) -> tasks.Metric | None:
     return tasks.metric(task, held[0]) if held else None
 
 
-COST_AXES = {"trainable_parameters": "trainable parameters", "seconds": "seconds of training"}
+COST_AXES = {
+    "trainable_parameters": "trainable parameters",
+    "seconds": "wall-clock seconds, on machines that differ in speed and load",
+}
 
 
 def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | None:
@@ -246,7 +249,8 @@ def figures_of(study: Study, results: Results) -> Iterator[tuple[str, Figure | N
         yield study.name, singular_values(study, results)
     if RANK in study.figures:
         for question in rank_question.questions(tables.fill(study, results)):
-            yield f"rank_{study.name}_{question.column.name}", score_against_rank(study, question, results.scale)
+            at = f"_r{question.rank}" if question.rank else ""
+            yield f"rank_{study.name}_{question.column.name}{at}", score_against_rank(study, question, results.scale)
     for name, (task, cells) in groups(study, results).items():
         if RATES in study.figures:
             yield f"rates_{name}", rate_search(task, cells, results.scale)

@@ -25,14 +25,17 @@ RULES = (
     "the differences probably lies.",
     "A part is reproduced if the whole interval fulfils the rule of the part, not reproduced if the whole interval "
     "contradicts the rule, and undecided otherwise.",
-    "A part is also undecided in four cases: the methods have fewer than two common seeds; or the learning rate of "
+    "A part is also undecided in these cases: the methods have fewer than two common seeds; or the learning rate of "
     "one of the methods was not searched, or is the lowest or the highest rate that was tried; or a run of one of the "
     "methods diverged at its rate; or neither method can be told from the floor, which is the score of a model that "
-    "knows nothing: the interval of its differences from the floor is not above zero.",
+    "knows nothing: the interval of its differences from the floor is not above zero; or nobody knows how many questions a metric averages over; or each of the two methods has a run that "
+    "did not get to the point that is compared.",
     "The learning rate of each method is the rate that was best in the search, by a number that the task names and "
     "that is the same for every method. For UUIDs there are two such numbers. What is read at the end has the rate "
     "with the lowest loss on values at the end. What is read during the training, such as steps to 50 %, has the rate "
-    "with the highest mean accuracy over the training.",
+    "with the highest mean accuracy over the training, where this mean is above the floor; else it has the rate of the "
+    "values at the end. The run of the search counts among the seeds of the best rate, for every method alike. Such a "
+    "run is better by chance too, so the mean of new seeds may be a little worse.",
     "A claim is reproduced if all its parts are reproduced. A claim is not reproduced if all its parts were run and at "
     "least one part is not reproduced, after Holm's correction for the number of parts: among many parts, one "
     "contradicts its rule by chance now and then, so each must be clearer. A claim is not run if none of its parts was "

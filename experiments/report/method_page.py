@@ -86,6 +86,7 @@ def _results(all_results: Sequence[Results]) -> str:
     for table in filled:
         parts += [f"### Scale {table.scale}\n", markdown.with_notes(table)]
         for question in rank_question.questions(table):
-            parts.append(f"Does a higher rank of the update give a better {question.column.label}? {question.text}.\n")
+            of = f"Of the rows at r = {question.rank}, does" if question.rank else "Does"
+            parts.append(f"{of} a higher rank of the update give a better {question.column.label}? {question.text}.\n")
         parts.append(markdown.details(table))
     return "\n".join(parts)

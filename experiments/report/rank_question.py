@@ -1,7 +1,8 @@
-"""Does the measured rank of an update predict the score? The paper's thesis, asked over all rows of a study.
+"""Does the measured rank of an update predict the score? The paper's thesis, asked over the rows of a study.
 
 A row is a point: the singular values of its update above 0.1, and its score. The answer is the rank correlation of the
-two over the rows, with its interval.
+two over the rows, with its interval. The question is asked for each rank of the study alone, so for each number of
+parameters: more parameters give both a higher rank of the update and a better score.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ class Point:
 
 @dataclass(frozen=True)
 class RankQuestion:
-    """The question for one column of a study.
+    """The question for one column of a study, and one rank of its rows.
 
     Attributes:
         column: The column.
+        rank: The rank of the rows; None for rows without a rank.
         points: The rows whose runs recorded the singular values of their update.
         correlation: The rank correlation of rank and score, turned so that a positive one means "a higher rank is
             better"; None with fewer than two points.
     """
 
     column: Column
+    rank: int | None
     points: tuple[Point, ...]
     correlation: statistics.Interval | None
 
@@ -54,15 +57,15 @@ class RankQuestion:
 
 
 def questions(table: FilledTable) -> list[RankQuestion]:
-    """The question for each column in which a row has a score and a measured rank."""
-    asked = [_question(table, i) for i in range(len(table.columns))]
-    return [question for question in asked if question.points]
+    """The question for each column, and each rank, at which two rows have a score and a measured rank."""
+    ranks = dict.fromkeys(row.any_rank for row in table.layout.rows)
+    asked = [_question(table, i, rank) for i in range(len(table.columns)) for rank in ranks]
+    return [question for question in asked if len(question.points) > 1]
 
 
-def _question(table: FilledTable, index: int) -> RankQuestion:
+def _question(table: FilledTable, index: int, any_rank: tuple[int | None, int | None]) -> RankQuestion:
     points = []
-    for row in table.entries:
-        entry = row[index]
+    for entry in (row[index] for row in table.entries if row[index].row.any_rank == any_rank):
         ranks = {seed: measures.large_singular_values(run) for seed, run in entry.filled.selected.items()}
         both = [(rank, entry.values[seed]) for seed, rank in ranks.items() if rank is not None and seed in entry.values]
         rank, score = (statistics.summary(values) for values in ([r for r, _ in both], [v for _, v in both]))
@@ -71,4 +74,4 @@ def _question(table: FilledTable, index: int) -> RankQuestion:
     column = table.columns[index]
     sign = 1 if column.info.higher_is_better else -1
     correlation = statistics.rank_correlation([p.rank.mean for p in points], [sign * p.score.mean for p in points])
-    return RankQuestion(column, tuple(points), correlation)
+    return RankQuestion(column, next(filter(None, any_rank), None), tuple(points), correlation)

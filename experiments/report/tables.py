@@ -197,16 +197,25 @@ def _comparison(entry: TableEntry, reference: TableEntry) -> Comparison | None:
 
 
 def _corrected(study: Study, entries: list[list[TableEntry]], columns: int) -> list[list[TableEntry]]:
-    """The entries, with Holm's correction for the number of rows that a column compares with the same reference."""
+    """The entries, with Holm's correction for the number of rows that a column compares with the same reference.
+
+    Rows without runs count too. So a verdict does not change when a further row is run.
+    """
     for j in range(columns):
         for family in study.references:
             labels = {row.label for row in study.rows_of(family)}
-            places = [(i, c) for i, row in enumerate(entries) for c in row[j].comparisons if c.reference in labels]
-            tested = [(i, c) for i, c in places if c.interval.low is not None]
+            tested = [(i, c) for i, row in enumerate(entries) for c in row[j].comparisons if c.reference in labels]
+            planned = sum(
+                reference.label in labels
+                for row in entries
+                if not row[j].misfit
+                for reference in study.references_of(row[j].row)
+            )
             p_values = [min(c.interval.p_above(0), c.interval.p_below(0)) for _, c in tested]
-            for (i, comparison), p in zip(tested, statistics.holm(p_values), strict=True):
+            corrected = statistics.holm([*p_values, *[1.0] * (planned - len(tested))])
+            for (i, comparison), p in zip(tested, corrected, strict=False):
                 if comparison.verdict != UNDECIDED and p >= 1 - statistics.LEVEL:
-                    doubt = f"not clear enough where {len(tested)} rows are compared (Holm's correction)"
+                    doubt = f"not clear enough where {planned} rows are compared (Holm's correction)"
                     undecided = dataclasses.replace(comparison, verdict=UNDECIDED, doubts=(doubt,))
                     others = entries[i][j].comparisons
                     replaced = tuple(undecided if c is comparison else c for c in others)

@@ -119,11 +119,10 @@ def _of_parts(verdicts: Sequence[str]) -> tuple[str, str]:
 def judge_parts(parts: Sequence[ClaimPart], results: Results) -> tuple[PartVerdict, ...]:
     """The verdicts on the parts of a claim; a contradiction must stand after the correction for their number."""
     judged = [judge_part(part, results) for part in parts]
-    tested = [i for i, p in enumerate(judged) if p.interval is not None and p.interval.low is not None]
-    corrected = statistics.holm([judged[i].p_contradicts for i in tested])
-    for i, p in zip(tested, corrected, strict=True):
+    corrected = statistics.holm([part.p_contradicts for part in judged])
+    for i, p in enumerate(corrected):
         if judged[i].verdict == NOT_REPRODUCED and p >= 1 - statistics.LEVEL:
-            reason = f"it contradicts the rule alone, and not after the correction for {len(tested)} parts"
+            reason = f"it contradicts the rule alone, and not after the correction for {len(parts)} parts"
             judged[i] = dataclasses.replace(judged[i], verdict=UNDECIDED, reason=reason)
     return tuple(judged)
 
@@ -151,7 +150,7 @@ def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
         interval, unknown = _with_questions(part, quantity, interval, means, results)
         verdict, reason = _decide(part.kind, interval, margin)
         if verdict == REPRODUCED and quantity.unit == "%" and higher and min(means) > 100 - margin:
-            reason = "both are closer to 100 % than the margin, so this rule could hardly fail"
+            reason = "both means are closer to 100 % than the margin, so they cannot differ by more than the margin"
         doubts = _doubts(part, quantity, results) + [unknown] * bool(unknown)
         if all(_at_floor([side[s] for s in counted]) for side in (readings, reference)):
             doubts.append("neither can be told from its floor, the score of a model that knows nothing")

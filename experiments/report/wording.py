@@ -314,12 +314,26 @@ def selection_note(task: tasks.Task, named: bool, both: bool) -> str:
     end, during = task.criterion(), task.criterion(in_training=True)
     note = (
         f"The learning rate{of} is, of the rates that were tried, the one with the lowest {end.label}, {when}, in its "
-        "run with the lowest seed that all rates have."
+        "run with the seed that most rates have."
     )
     if not both or during == end:
         return note
     best = "highest" if during.higher_is_better else "lowest"
-    return f"{note} Values that are read during the training have the rate with the {best} {during.label}."
+    return (
+        f"{note} Values that are read during the training have the rate with the {best} {during.label}, where this "
+        "number is better than that of a model that knows nothing; else they have the rate of the values at the end."
+    )
+
+
+def left_out_note(table: FilledTable) -> list[str]:
+    """Which rates are not compared because they were run with other seeds only, if any."""
+    left_out = dict.fromkeys(
+        f"{label} on {filled.cell.task}: {', '.join(f'{rate:g}' for rate in filled.selection.left_out)} (no run with "
+        f"seed {filled.selection.seed})"
+        for label, filled in table.details()
+        if filled.selection and filled.selection.left_out
+    )
+    return [f"Learning rates that are not compared: {'; '.join(left_out)}."] if left_out else []
 
 
 def unmeasured_note(table: FilledTable) -> list[str]:
@@ -357,7 +371,7 @@ def footnotes(table: FilledTable) -> list[str]:
     for name in dict.fromkeys(searched):
         both = any(c.at is not None for c in table.columns if c.task == name)
         notes.append(selection_note(tasks.get(name), len(set(searched)) > 1, both))
-    notes += doubt_note(table)
+    notes += left_out_note(table) + doubt_note(table)
     if table.layout.is_of_paper and any(c.ours for c in table.columns):
         notes.append(
             "The paper has no value for a column marked ours: it shows what we measure at this scale in place of the "

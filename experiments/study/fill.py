@@ -8,7 +8,7 @@ may be any: a search goes on beyond the candidates of the protocol. The machine 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,6 +36,9 @@ class Selection:
         scores: Rate -> this number; None for a run that failed or whose number is not finite.
         tried: The rates that are known to work or to diverge: of these a run finished or diverged.
         cost: The number of the selected rate, turned so that less is better; infinite where there is none.
+        seed: The seed of the runs that are compared.
+        left_out: The rates that have no run with this seed.
+        at_floor: Whether the number of the selected rate is no better than that of a model that knows nothing.
     """
 
     rate: float
@@ -43,6 +46,9 @@ class Selection:
     scores: dict[float, float | None]
     tried: tuple[float, ...]
     cost: float = math.inf
+    seed: int = 0
+    left_out: tuple[float, ...] = ()
+    at_floor: bool = False
 
     @property
     def doubt(self) -> str:
@@ -79,10 +85,12 @@ class FilledCell:
 
         Of equal rates the lowest or the highest that was tried is taken, if it is among them: the search then goes on.
 
-        The runs with the lowest seed that all rates have are compared, else of each rate the run with its lowest seed.
+        The runs with the seed that most rates have are compared, of equals the lowest seed: another seed may draw other
+        data. A rate without such a run is left out.
         """
-        common = set.intersection(*map(set, self.runs.values())) if self.runs else set()
-        tried = {rate: seeds[min(common or seeds)] for rate, seeds in sorted(self.runs.items())}
+        counts = Counter(seed for seeds in self.runs.values() for seed in seeds)
+        seed = min(counts, key=lambda seed: (-counts[seed], seed), default=0)
+        tried = {rate: seeds[seed] for rate, seeds in sorted(self.runs.items()) if seed in seeds}
         finished = [rate for rate, record in tried.items() if record.status == "finished"]
         if not finished:
             return None
@@ -94,7 +102,10 @@ class FilledCell:
         edges = (min(tried), max(tried))
         best = min(finished, key=lambda rate: (costs[rate], rate not in edges, rate))
         tested = tuple(r for r, record in tried.items() if r in finished or record.key in self.diverged)
-        return Selection(best, by, scores, tested, costs[best])
+        floor = measures.floor(tried[best], criterion.metric) if criterion.metric else None
+        at_floor = floor is not None and costs[best] >= sign * floor
+        left_out = tuple(sorted(self.runs.keys() - tried.keys()))
+        return Selection(best, by, scores, tested, costs[best], seed, left_out, at_floor)
 
     @property
     def doubt(self) -> str:
@@ -155,7 +166,9 @@ class Results:
 
         Args:
             cell: The cell.
-            in_training: Whether its values are read during the training: a task may select another rate for these.
+            in_training: Whether its values are read during the training. A task may select another rate for these values.
+                Where no rate gives a number above the floor during the training, chance decides between the rates, so
+                the rate for values at the end is taken.
         """
         if cell not in self._cells:
             self._cells[cell] = self._fill(cell)
@@ -163,12 +176,14 @@ class Results:
         if not in_training or not tasks.get(cell.task).curve_selection:
             return filled
         if cell not in self._in_training:
-            self._in_training[cell] = _during_training(filled)
+            during = _during_training(filled)
+            self._in_training[cell] = filled if during.selection and during.selection.at_floor else during
         return self._in_training[cell]
 
     def both(self, cell: Cell) -> list[FilledCell]:
         """The runs of a cell as values at the end and values during the training take them: one where both agree."""
-        return [self.cell(cell), self.cell(cell, in_training=True)][: 2 if tasks.get(cell.task).curve_selection else 1]
+        end, during = self.cell(cell), self.cell(cell, in_training=True)
+        return [end] if during is end else [end, during]
 
     def misfit(self, cell: Cell) -> str:
         """Why a cell stays without runs: its method cannot spend the budget on the model. Empty for other cells."""

@@ -126,8 +126,9 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Interval | None:
     """Spearman's rank correlation of pairs, with the 95 % interval of Bonett and Wright (2000).
 
     Returns:
-        `mean` is the correlation. The interval has no ends for fewer than `FEWEST_RANKED` pairs. None for fewer than
-        two pairs, or where all values of a side are equal.
+        `mean` is the correlation. The interval has no ends for fewer than `FEWEST_RANKED` pairs. The formula has none
+        for a correlation of 1 or -1, so the interval of half a step less is taken: the smallest step is an exchange of
+        two neighbours. None for fewer than two pairs, or where all values of a side are equal.
     """
     n = len(x)
     a, b = ([rank - (n + 1) / 2 for rank in _ranks(values)] for values in (x, y))
@@ -137,8 +138,10 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Interval | None:
     r = math.fsum(u * v for u, v in zip(a, b, strict=True)) / spread
     if n < FEWEST_RANKED:
         return Interval(r, None, None, n)
-    z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))
-    half = NORMAL_QUANTILE * math.sqrt((1 + r * r / 2) / (n - 3))
+    most = 1 - 6 / (n * (n * n - 1))
+    inside = max(-most, min(most, r))
+    z = math.atanh(inside)
+    half = NORMAL_QUANTILE * math.sqrt((1 + inside * inside / 2) / (n - 3))
     return Interval(r, math.tanh(z - half), math.tanh(z + half), n)
 
 

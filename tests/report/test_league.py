@@ -15,9 +15,13 @@ METHODS = ("lora", "dora", "lora_plus", "asylora", "mora", "randproj")
 
 @pytest.fixture
 def study():
+    return league(["r8"])
+
+
+def league(ranks):
     rows = {methods.label(name): {"method": name} for name in METHODS}
     columns = ["char_accuracy", "value_loss"]
-    entries = {"title": "League", "base": {"task": "uuid"}, "rows": rows, "ranks": ["r8"], "columns": columns}
+    entries = {"title": "League", "base": {"task": "uuid"}, "rows": rows, "ranks": ranks, "columns": columns}
     return study_file.of_entries("league", entries | {"figures": ["rank"], "reference": "LoRA"})
 
 
@@ -28,8 +32,10 @@ def results_with(study, ranks, accuracies):
         i = METHODS.index(cell.method)
         for record in synthetic.searched(FIXED.setting(cell), (0, 1)):
             seed = record.cell["seed"]
-            record.metrics["spectrum"] = {"q_proj": {"above": ranks[i] + 0.1 * seed, "layers": 1}}
-            record.metrics["final"] |= {"char_accuracy": accuracies[i], "value_loss": 5 - accuracies[i] / 50}
+            more = 100 if cell.rank == 256 else 0  # more parameters have both a higher rank and a better score
+            record.metrics["spectrum"] = {"q_proj": {"above": more + ranks[i] + 0.1 * seed, "layers": 1}}
+            accuracy = more / 4 + accuracies[i]
+            record.metrics["final"] |= {"char_accuracy": accuracy, "value_loss": 5 - accuracy / 50}
             records.append(record)
     return Results("laptop", records, FIXED)
 
@@ -51,11 +57,22 @@ def test_the_answer_counts_what_is_better(study, accuracies, answer):
     assert all("over 6 rows" in question.text for question in asked)
 
 
+@pytest.mark.parametrize(("accuracies", "answer"), [(RISING, "yes"), (RISING[::-1], "no")])
+def test_the_question_is_asked_for_each_rank_alone(accuracies, answer):
+    """Over both ranks together the answer would be yes: the higher rank has more parameters."""
+    study = league(["r8", "r256"])
+    asked = rank_question.questions(tables.fill(study, results_with(study, RISING, accuracies)))
+    assert [(question.rank, question.answer, len(question.points)) for question in asked] == [
+        (8, answer, 6),
+        (256, answer, 6),
+    ] * 2
+
+
 def test_the_figure_shows_each_row_and_the_answer(study):
     with plots.style():
         drawn = dict(figures.figures_of(study, results_with(study, RISING, RISING)))
-    assert drawn.keys() == {"rank_league_char_accuracy", "rank_league_value_loss"}
-    axes = drawn["rank_league_char_accuracy"].axes[0]
+    assert drawn.keys() == {"rank_league_char_accuracy_r8", "rank_league_value_loss_r8"}
+    axes = drawn["rank_league_char_accuracy_r8"].axes[0]
     assert "Does a higher rank score better? yes: rank correlation 1.00" in axes.get_title()
     assert len(axes.get_legend_handles_labels()[1]) == 6
 
@@ -78,7 +95,7 @@ def test_the_page_has_a_line_for_each_method_and_the_results_of_the_league(study
     assert not [line for line in lines if "(`fft`)" in line]
     text = "\n".join(lines)
     assert "### Scale laptop" in text
-    assert "Does a higher rank of the update give a better" in text
+    assert "Of the rows at r = 8, does a higher rank of the update give a better" in text
     assert "peak memory, MiB" in text
 
 

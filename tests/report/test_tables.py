@@ -214,11 +214,11 @@ def mora_in_table_1(column, values, reference_values, **settings):
 
 def test_a_difference_over_few_questions_is_not_marked():
     """Every seed says 60 and 40 %: of 1,319 questions that is a difference, of 32 it is not."""
-    table, entry = mora_in_table_1("gsm8k", [60.0, 60.0], [40.0, 40.0])
+    table, entry = mora_in_table_1("gsm8k", [60.0] * 4, [40.0] * 4)
     assert entry.comparison.verdict == "better"
     (note,) = (n for n in wording.footnotes(table) if n.startswith("Every seed answers the same questions"))
     assert "(GSM8K)" in note
-    _, entry = mora_in_table_1("gsm8k_subset", [60.0, 60.0], [40.0, 40.0], questions=32)
+    _, entry = mora_in_table_1("gsm8k_subset", [60.0] * 4, [40.0] * 4, questions=32)
     assert entry.comparison.verdict == "undecided"
 
 
@@ -269,6 +269,13 @@ def test_the_number_of_rows_is_corrected_for():
         "undecided",
         ("not clear enough where 3 rows are compared (Holm's correction)",),
     )
+
+
+def test_rows_that_were_not_run_yet_count_too():
+    """Else a mark would go when a further row is run."""
+    lora, mora = [50, 50, 50], [51.5, 52.2, 53]
+    among = league_entries({"lora": lora, "mora": mora, "dora": [], "lora_plus": []}, ["LoRA"])["MoRA"].comparison
+    assert among.doubts == ("not clear enough where 3 rows are compared (Holm's correction)",)
 
 
 def test_the_answer_of_a_study_without_runs_says_so():

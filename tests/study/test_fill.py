@@ -141,6 +141,34 @@ def test_rates_are_compared_on_a_seed_that_all_of_them_have():
     assert (selection.rate, selection.scores) == (3e-3, {1e-3: 0.6, 3e-3: 0.5})
 
 
+def test_a_rate_that_was_run_with_another_seed_only_is_left_out():
+    """Another seed may draw other data. One stray run must not take the cell's other seeds away."""
+    runs = [synthetic.record(SETTING, rate, 0) for rate in (1e-3, 3e-3, 1e-2)]
+    runs += [synthetic.record(SETTING, 3e-3, seed) for seed in (1, 2)]
+    stray = synthetic.record(SETTING, 2e-3, 7)
+    for run in runs:
+        run.metrics["final"]["value_loss"] = 0.5 if run.cell["learning_rate"] == 3e-3 else 0.6
+    stray.metrics["final"]["value_loss"] = 0.1
+    found = filled(*runs, stray)
+    assert (found.selection.rate, found.selection.seed, found.selection.left_out) == (3e-3, 0, (2e-3,))
+    assert found.selected.keys() == {0, 1, 2}
+    assert found.doubt == ""
+
+
+@pytest.mark.parametrize(("floor", "rate"), [(70.0, 1e-3), (80.0, 3e-3), (90.0, 3e-3)])
+def test_a_number_at_the_floor_selects_no_rate(floor, rate):
+    """No rate is above the floor during the training: the rate for values at the end is taken."""
+    runs = [synthetic.record(SETTING, rate, 0) for rate in (1e-3, 3e-3)]
+    for run, loss, accuracy in zip(runs, (0.2, 0.1), (80.0, 60.0), strict=True):
+        run.metrics["final"] |= {"value_loss": loss, "char_accuracy_floor": floor}
+        for row in run.metrics["curve"]:
+            row["char_accuracy"] = accuracy
+    results = Results("laptop", runs, FIXED)
+    assert results.cell(CELL, in_training=True).selection.rate == rate
+    assert results.cell(CELL).selection.rate == 3e-3
+    assert len(results.both(CELL)) == (2 if rate == 1e-3 else 1)
+
+
 def test_of_equal_rates_one_at_the_edge_is_taken_so_that_the_search_goes_on():
     runs = [synthetic.record(SETTING, rate, 0) for rate in (1e-3, 3e-3, 1e-2, 3e-2)]
     for run, loss in zip(runs, (0.6, 0.5, 0.7, 0.5), strict=True):
