@@ -40,7 +40,7 @@ def frame(results: str | Path = "results") -> DataFrame:
     """All records of a results folder as a pandas DataFrame, a row a record: `store/frames.py` names the columns.
 
     Raises:
-        ResultsError: `results` is not a folder that can be read.
+        ConfigError: `results` is not a folder that can be read.
     """
     from .store import frames  # here: run.py needs no pandas, and an error of a user's setting must come fast
 

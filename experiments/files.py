@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, and one clear line where the disk does not take them.
 
-What is written goes to a temporary name first, is flushed to the disk, and is then renamed. A reader sees the old file
-or the new file, never a part of one, and after a power cut too.
+What is written goes to a temporary name first, is flushed to the disk, and is then renamed. So a reader sees the whole
+old file or the whole new file, also after a power cut.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def finished(record: Record | None, store: Store) -> Record | None:
     return record
 
 
-def same_model(config: RunConfig, record: Record, revision: str) -> None:
+def check_same_model(config: RunConfig, record: Record, revision: str) -> None:
     """Refuse a model folder whose content has changed between the hash in the run's key and the loading.
 
     Raises:
@@ -118,7 +118,7 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
             prepared = task.prepare(config, tokenizer)
             fit.data(config, prepared, tokenizer, shape)
             network, _, revision = base_models.of_run(config, dtype, placement.device, tokenizer)
-            same_model(config, record, revision)
+            check_same_model(config, record, revision)
         set_seed(config.seed)  # adapters may start at random
         adapted = adapt.adapt(network, config)
         model = adapted.model

@@ -63,7 +63,7 @@ def save_base(
         gathered = sharded.whole(tensor.detach())
         return gathered.cpu().contiguous() if write else gathered.new_empty(0)
 
-    tensors = {f"weight:{name}": whole(p) for name, p in trained_rest(model, frozen=trained)}
+    tensors = {f"weight:{name}": whole(p) for name, p in trained_rest(model, with_frozen=trained)}
     layers = adapted_layers(model, adapter) if updates and not trained else ()
     merged = {name: base_weight(layer).detach() for name, layer in layers}
     descriptions: list[dict[str, Any]] = []
@@ -189,8 +189,10 @@ def load_restarted(base: nn.Module, folder: str | Path, **options: Any) -> PeftM
     return PeftModel.from_pretrained(base, folder, **options)
 
 
-def trained_rest(model: PeftModel, *, frozen: bool = False) -> list[tuple[str, nn.Parameter]]:
-    """The trainable parameters beside the adapters, each with its name in the base model; `frozen`: the others too.
+def trained_rest(model: PeftModel, *, with_frozen: bool = False) -> list[tuple[str, nn.Parameter]]:
+    """The trainable parameters beside the adapters, each with its name in the base model.
+
+    With `with_frozen`, also the parameters that do not train.
 
     PEFT keeps copies of `modules_to_save` beside the base model and saves them with the adapter, so they are left out.
     Buffers, such as the running mean of a BatchNorm, are neither returned nor saved.
@@ -201,7 +203,7 @@ def trained_rest(model: PeftModel, *, frozen: bool = False) -> list[tuple[str, n
     return [
         (plain_name(name), p)
         for name, p in base.named_parameters()
-        if (p.requires_grad or frozen) and p not in adapters and ".modules_to_save." not in name
+        if (p.requires_grad or with_frozen) and p not in adapters and ".modules_to_save." not in name
     ]
 
 

@@ -41,6 +41,7 @@ TWO_GROUPINGS = (("strided", "strided"), ("contiguous", "contiguous"))
 FOUR_GROUPINGS = (*TWO_GROUPINGS, ("contiguous", "strided"), ("strided", "contiguous"))
 
 # The values of init_lora_weights with which LoRA leaves the base weights as they are. PiSSA, for example, changes them.
+# They concern the start alone: a restart draws A as PEFT does by default.
 INITIALISATIONS = (True, False, "gaussian", "eva", "orthogonal")
 
 REQUIRED = ("exp_avg", "exp_avg_sq", "step")  # the state of Adam: without it an optimizer cannot be reset
@@ -295,7 +296,7 @@ def restart(
 
 
 def start_lora_anew(layer: LoraLinear, adapter: str) -> None:
-    """Initialise A and B again as PEFT does: A at random, B with zeros.
+    """Initialise A and B as PEFT does by default, whatever `init_lora_weights` said at the start: B with zeros.
 
     All ranks get the A that rank 0 draws, so that their copies of the model stay the same. If A is sharded, each rank
     keeps its part, so the values are those of one process.

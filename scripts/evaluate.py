@@ -88,7 +88,7 @@ def names(text: str) -> list[str]:
 def score_benchmarks(record: Record, store: Store, options: argparse.Namespace) -> int:
     """Score a run on benchmarks of lm-eval, print the scores, and add them to the record with --add."""
     if options.add:
-        load.addable(record, options.benchmarks)  # refused before minutes of scoring
+        load.check_addable(record, options.benchmarks)  # refused before minutes of scoring
     path = options.benchmark_path
     source = {"folder": benchmarks.folder_fingerprint(path)} if path else {}
     asked = benchmarks.load(options.benchmarks, path, options.limit, options.shots, options.template)

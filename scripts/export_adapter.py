@@ -22,12 +22,6 @@ from experiments.reuse import export, load
 from experiments.store.records import Store
 
 
-def positive(text: str) -> int:
-    if not 1 <= int(text) <= 2**20:
-        raise ValueError(text)
-    return int(text)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
     parser.add_argument("key", metavar="KEY")
@@ -40,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         choices=export.DTYPES,
         help="number format (default: merged: that of the base model; lora, miss: as trained)",
     )
-    parser.add_argument("--rank", type=positive, help="lora: rank of the approximation")
+    parser.add_argument("--rank", type=script.positive, help="lora: rank of the approximation")
     loss = parser.add_mutually_exclusive_group()
     loss.add_argument(
         "--tolerance",

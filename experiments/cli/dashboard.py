@@ -33,7 +33,7 @@ def show(results: Path, *, watch: bool = False, cells: Sequence[tuple[str, str]]
         cells: Name and key of each cell that a study needs. Those of which there is no run are shown as missing.
 
     Raises:
-        ResultsError: The results folder cannot be read.
+        ConfigError: The results folder cannot be read.
     """
     overview, terminal = Overview(results), sys.stdout.isatty()
     # Names and messages are text, in which brackets and colons mean nothing to rich.
@@ -54,12 +54,14 @@ def page(overview: Overview, cells: Sequence[tuple[str, str]] = ()) -> Renderabl
     """All tables, the most urgent first, since the end of a long page does not fit the screen.
 
     Raises:
-        ResultsError: The results folder cannot be read.
+        ConfigError: The results folder cannot be read.
     """
     states, problems = overview.read()
     absent = missing(cells, states)
     by_state = {name: [s for s in states if s.state == name] for name in (RUNNING, FAILED, INTERRUPTED, FINISHED)}
-    counts = [f"{len(runs)} {name}" for name, runs in by_state.items()] + [f"{len(absent)} missing"] * bool(cells)
+    counts = [f"{len(runs)} {name}" for name, runs in by_state.items()]
+    if cells:
+        counts.append(f"{len(absent)} missing")
     parts: list[RenderableType] = [f"{overview.store.results}: {', '.join(counts)}"]
     parts += [
         *_table("running", ("run", "step", "loss", "rate", "time left", "who"), _running(by_state[RUNNING])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from ..store import heartbeats
 from ..store.folder import read_records
 from ..store.records import Record, Store
 from ..study import measures, planning, start, study_file
-from ..study.cells import Protocols
+from ..study.cells import Protocols, UnavailableError
 from ..study.fill import Results
 from ..study.layout import Study
 from ..study.planning import Attempted, Plan
@@ -128,8 +129,11 @@ class StudyPlan:
         """
         for text in (text for text in common if text.startswith("model_id=")):
             ((_, model),) = settings([text]).items()
-            models = {self.protocols.setting(planned.cell).model for planned in self.cells}
-            if models != {model}:
+            models = set()
+            for planned in self.cells:
+                with contextlib.suppress(UnavailableError):  # the plan names a cell that cannot be planned
+                    models.add(self.protocols.setting(planned.cell).model)
+            if models - {model}:
                 raise ConfigError(f"{text}: the model of these cells is {', '.join(sorted(models))}")
 
     def _cells(self) -> list[PlannedCell]:
@@ -162,7 +166,7 @@ class StudyPlan:
         for problem in sorted(set(problems) - self.warned):
             print(f"warning: {problem}", file=sys.stderr)
         self.warned.update(problems)
-        self.alive = heartbeats.alive(Store(folder).progress("").parent)
+        self.alive = heartbeats.alive(Store(folder).progress_folder)
         return Results(self.scale, records, self.protocols)
 
     def plan(self, planned: PlannedCell, results: Results, abandoned: Attempted = frozenset()) -> Plan:

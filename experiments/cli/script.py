@@ -21,7 +21,7 @@ from ..errors import ConfigError, StorageError, exit_code, one_line
 from ..report import output
 from ..spec import compose, methods, scales, signals
 from ..spec.run_config import LARGEST
-from ..store.folder import ResultsError, read_records
+from ..store.folder import read_records
 from ..store.records import Record
 from ..study import study_file
 from ..study.layout import Study
@@ -251,7 +251,7 @@ def guarded(main: Callable[[], int]) -> int:
             code = main()
             sys.stdout.flush()
         return code
-    except (ConfigError, ResultsError) as error:
+    except ConfigError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {overrides.explain(error, [])}", file=sys.stderr)

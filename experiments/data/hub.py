@@ -129,7 +129,7 @@ def copy_of(path: str, copies: Path) -> Path | None:
 
 
 def existing_copy(path: str, copies: str) -> Path:
-    """`copy_of`.
+    """The copy of a data set that `copy_of` finds.
 
     Raises:
         ConfigError: There is no copy.

@@ -19,9 +19,7 @@ _word = re.compile(r"[^\W_]+")
 def grams(text: str) -> set[str]:
     """All runs of 13 words in lower case, without punctuation. A shorter text is a single run."""
     words = _word.findall(text.lower())
-    if len(words) <= WORDS:
-        return {" ".join(words)} if words else set()
-    return {" ".join(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)}
+    return {" ".join(run) for run in _runs(words) or ([tuple(words)] if words else [])}
 
 
 def overlaps(texts: Iterable[str], measured: Iterable[str]) -> Iterator[bool]:

@@ -93,7 +93,7 @@ def end_token(tokenizer: Any) -> str:
     if tokenizer.eos_token is None or tokenizer.eos_token_id is None:
         raise ConfigError(
             "the tokenizer of this model has no end token, which closes an answer or a document of this task; "
-            "allowed: a model whose tokenizer_config.json names an eos_token, or task=uuid"
+            "allowed: a model whose tokenizer_config.json names an eos_token"
         )
     return str(tokenizer.eos_token)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import functools
 import hashlib
 import json
 import lzma
@@ -20,9 +21,9 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, cast
 
 from .. import files
 from ..errors import ConfigError, one_line
@@ -172,7 +173,7 @@ def _unpack(name: str, source: Source, archive: Path, folder: Path) -> dict[str,
 
 def _unpack_named(name: str, source: Source, archive: Path, folder: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for member, size, stream in _members(archive):
+    for member, size, opened in _members(archive):
         path = PurePosixPath(member)
         if not path.is_relative_to(source.root):
             continue
@@ -184,7 +185,7 @@ def _unpack_named(name: str, source: Source, archive: Path, folder: Path) -> dic
         if str(relative) in sizes:
             raise ConfigError(f"source {name}: {archive.name} has two files {member}")
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-        with stream, open(folder / relative, "xb") as file:
+        with opened() as stream, open(folder / relative, "xb") as file:
             shutil.copyfileobj(stream, file)
         sizes[str(relative)] = size
     unmatched = [p for p in source.files if not any(fnmatch.fnmatchcase(n, p) for n in sizes)]
@@ -193,17 +194,16 @@ def _unpack_named(name: str, source: Source, archive: Path, folder: Path) -> dic
     return sizes
 
 
-def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Path, size and content of every plain file in an archive. Links and devices are ignored."""
+def _members(archive: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    """Path and size of every plain file in an archive, and what opens the file. Links and devices are ignored."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
                 mode = info.external_attr >> 16
                 if not info.is_dir() and (stat.S_ISREG(mode) or stat.S_IFMT(mode) == 0):
-                    yield info.filename, info.file_size, packed.open(info)
+                    yield info.filename, info.file_size, functools.partial(packed.open, info)
     else:
         with tarfile.open(archive) as tape:
             for member in tape:
-                stream = tape.extractfile(member) if member.isreg() else None
-                if stream is not None:
-                    yield member.name, member.size, stream
+                if member.isreg():
+                    yield member.name, member.size, functools.partial(cast(Any, tape.extractfile), member)

@@ -162,9 +162,9 @@ def load(
     Args:
         names: See the head of this module.
         folder: A folder with the YAML files of a user's own tasks. Python files that they name are run.
-        limit: See `LmEvalBenchmarks`; so are the rest.
-        shots: See there.
-        template: See there.
+        limit: The first so many questions of each task are asked; None: all.
+        shots: How many solved questions stand before a question; None: as many as the task says.
+        template: Whether the questions are put in the model's chat template.
 
     Raises:
         ConfigError: lm-eval has no such task, cannot load its questions, or has another metric for it.

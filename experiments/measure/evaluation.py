@@ -109,12 +109,12 @@ class Loss:
 
         from ..data.rows import collate
 
-        batches = []
-        order = sorted(range(len(rows)), key=lambda i: rows.lengths[i], reverse=True)
-        while order:
-            size = max(1, TOKENS_A_BATCH // int(rows.lengths[order[0]]))
-            batches.append(order[:size])
-            order = order[size:]
+        lengths, batches, first = rows.lengths, [], 0
+        order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
+        while first < len(order):
+            size = max(1, TOKENS_A_BATCH // int(lengths[order[first]]))
+            batches.append(order[first : first + size])
+            first += size
 
         def batch_loss(indices: list[int]) -> tuple[float, int]:
             batch = {k: v.to(model.device) for k, v in collate([rows[i] for i in indices]).items()}

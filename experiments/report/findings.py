@@ -28,8 +28,9 @@ RULES = (
     "A part is also undecided in these cases: the methods have fewer than two common seeds; or the learning rate of "
     "one of the methods was not searched, or is the lowest or the highest rate that was tried; or a run of one of the "
     "methods diverged at its rate; or neither method can be told from the floor, which is the score of a model that "
-    "knows nothing: the interval of its differences from the floor is not above zero; or nobody knows how many questions a metric averages over; or each of the two methods has a run that "
-    "did not get to the point that is compared.",
+    "knows nothing: the interval of its differences from the floor is not above zero; or nobody knows how many "
+    "questions a metric averages over; or each of the two methods has a run that did not get to the point that is "
+    "compared.",
     "The learning rate of each method is the rate that was best in the search, by a number that the task names and "
     "that is the same for every method. For UUIDs there are two such numbers. What is read at the end has the rate "
     "with the lowest loss on values at the end. What is read during the training, such as steps to 50 %, has the rate "

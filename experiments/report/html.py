@@ -6,6 +6,7 @@ page/ adds sorting, filters and provenance. It sets text only, never markup.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def _scale(results: Results, studies: Sequence[Study], places: RunPlaces) -> dic
         ],
         "counts": [line for line, *_ in findings.counts(judged)],
         "tables": [_table(tables.fill(study, results), places) for study in of_paper if study.has_table],
-        "figures": [drawn for study in of_paper if not study.has_table for drawn in _figures(study, results)[:1]],
+        "figures": [drawn for study in of_paper if not study.has_table for drawn in _figures(study, results, 1)],
     }
 
 
@@ -105,12 +106,13 @@ def _study(study: Study, results: Results, places: RunPlaces) -> dict[str, Any]:
     return _table(table, places) | {"answers": answers(table), "figures": _figures(study, results)}
 
 
-def _figures(study: Study, results: Results) -> list[dict[str, Any]]:
+def _figures(study: Study, results: Results, most: int | None = None) -> list[dict[str, Any]]:
+    """The figures of a study, at `most` so many."""
     with plots.style():
+        drawn = ((name, figure) for name, figure in figures.figures_of(study, results) if figure)
         return [
             {"title": study.title, "svg": Markup(plots.svg_element(figure, f"{results.scale}-{name}"))}
-            for name, figure in figures.figures_of(study, results)
-            if figure
+            for name, figure in itertools.islice(drawn, most)
         ]
 
 

@@ -151,7 +151,9 @@ def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
         verdict, reason = _decide(part.kind, interval, margin)
         if verdict == REPRODUCED and quantity.unit == "%" and higher and min(means) > 100 - margin:
             reason = "both means are closer to 100 % than the margin, so they cannot differ by more than the margin"
-        doubts = _doubts(part, quantity, results) + [unknown] * bool(unknown)
+        doubts = _doubts(part, quantity, results)
+        if unknown:
+            doubts.append(unknown)
         if all(_at_floor([side[s] for s in counted]) for side in (readings, reference)):
             doubts.append("neither can be told from its floor, the score of a model that knows nothing")
         if numbers.not_reached and reference_numbers.not_reached:

@@ -150,7 +150,7 @@ def counts(filled: FilledCell) -> str:
     """How many of the cell's runs have finished at the selected rate, and how many have diverged or failed."""
     diverged = len(filled.diverged)
     failed = sum(r.status == "failed" and r.key not in filled.diverged for r in filled.records)
-    notes = [f"{diverged} diverged"] * bool(diverged) + [f"{failed} failed"] * bool(failed)
+    notes = [f"{number} {what}" for number, what in ((diverged, "diverged"), (failed, "failed")) if number]
     text = f"{len(filled.selected)} of {len(filled.records)}"
     return text + (f" ({', '.join(notes)})" if notes else "")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import tasks
 from ..errors import ConfigError, reason_of
-from ..identity import key_of
+from ..identity import identity_of, key_of
 from ..measure.benchmarks import LmEvalBenchmarks
 from ..spec.parse import from_record
 from ..spec.run_config import Method, Paths, RunConfig
@@ -62,8 +62,6 @@ def settings(record: Record, store: Store) -> RunConfig:
         ConfigError: In this version of the project or on this machine the settings mean another run: the data, the
             model or the task has changed.
     """
-    from ..identity import identity_of
-
     values = dict(record.config)
     if isinstance(values.get("hardware"), dict):
         values["hardware"] = values["hardware"] | {"device": "auto"} | ALONE
@@ -121,7 +119,7 @@ def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
             raise ConfigError(
                 f"{folder} does not hold the adapter of this model: {sorted(odd)[0]} is in only one of the two"
             )
-        same_adapter(folder, model.peft_config["default"], config.method)
+        check_same_adapter(folder, model.peft_config["default"], config.method)
         Restarts(model, config).load(folder)
         set_peft_model_state_dict(model, weights)
 
@@ -170,7 +168,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     return values
 
 
-def same_adapter(folder: Path, expected: Any, method: Method) -> None:
+def check_same_adapter(folder: Path, expected: Any, method: Method) -> None:
     """Check that the saved settings of an adapter are those of the run: shapes alone do not tell operators apart.
 
     Raises:
@@ -277,7 +275,7 @@ def score_benchmarks(record: Record, store: Store, benchmarks: LmEvalBenchmarks)
     return finite(benchmarks.scores(model, tokenizer, config.task.eval_batch_size or 1))
 
 
-def addable(record: Record, names: Sequence[str]) -> None:
+def check_addable(record: Record, names: Sequence[str]) -> None:
     """Check that scores of these names can be added to a record.
 
     Raises:
@@ -312,7 +310,7 @@ def add(store: Store, key: str, names: Sequence[str], scores: dict[str, Any], no
     """
     with store.claim(key):
         record = finished(store, key)
-        addable(record, names)
+        check_addable(record, names)
         new = {name: score for name, score in scores.items() if name not in record.metrics["final"]}
         record.metrics["final"] |= new
         record.provenance.setdefault("added", []).append({**note, "scores": sorted(new)})

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import ConfigError
 from .run_config import RunConfig
 
-# What each look-up of the configuration files reads of the protocol that it gets as a whole.
+# Look-up of the configuration files -> the settings of the protocol that the look-up needs.
 NEEDS = {
     "learning_rate": ("protocol.ranks", "protocol.learning_rates"),
     "lora_alpha": ("protocol.ranks", "protocol.lora_scale"),

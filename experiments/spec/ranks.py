@@ -2,7 +2,7 @@
 
 `train/spawn.py`, torchrun or srun starts the ranks; environment variables tell a process which rank it is. All ranks
 do the same work on different examples. Only rank 0 writes the record, prints, and shows the progress bar. In a process
-without other ranks every function here returns at once, and does not import torch.
+without other ranks, a function that talks to other ranks returns at once, and does not import torch.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class Method(Section):
         rank: The rank of the LoRA whose trainable parameters may be spent.
         target_modules: The layers that are adapted: names, `all-linear`, or a regular expression for whole names.
         peft: `peft_type` and the settings of that PEFT method; None for a method without an adapter.
-        budget: The setting of `peft` that spends the budget; None where `rank` or a formula of the method does.
+        budget: The setting of `peft` that spends the budget; None where the settings of `peft` follow from `rank`.
         budget_step: The setting gets a multiple of this number; None: any number.
         budget_most: The setting gets at most this number; None: any number.
         budget_choices: Other settings of `peft` -> the values among which the budget chooses; the first value counts

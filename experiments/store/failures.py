@@ -24,14 +24,21 @@ def explain(error: Exception, config: RunConfig) -> dict[str, str]:
 def remedies(config: RunConfig) -> str:
     """The settings that lower the memory of a run: first settings that keep the cell, then settings that change it."""
     h, m = config.hardware, config.method
-    same = [f"hardware.device_batch_size below {config.device_batch}"] * (config.device_batch > 1)
-    same += [f"task.eval_batch_size below {config.task.eval_batch_size}"] * ((config.task.eval_batch_size or 1) > 1)
-    same += ["hardware.activation_checkpointing=true"] * (not h.activation_checkpointing)
-    can_quantize = "nf4" in m.quantizable and not m.train_rest
-    other = [f"method.rank below {m.rank}"] * ((m.rank or 1) > 1)
-    other += ["quantization=nf4"] * (can_quantize and config.quantization == "none")
-    advice = [f"the same cell with {' or '.join(same)}"] * bool(same)
-    advice += [f"another cell with {' or '.join(other)}"] * bool(other)
+    same, other, advice = [], [], []
+    if config.device_batch > 1:
+        same.append(f"hardware.device_batch_size below {config.device_batch}")
+    if (config.task.eval_batch_size or 1) > 1:
+        same.append(f"task.eval_batch_size below {config.task.eval_batch_size}")
+    if not h.activation_checkpointing:
+        same.append("hardware.activation_checkpointing=true")
+    if (m.rank or 1) > 1:
+        other.append(f"method.rank below {m.rank}")
+    if "nf4" in m.quantizable and not m.train_rest and config.quantization == "none":
+        other.append("quantization=nf4")
+    if same:
+        advice.append(f"the same cell with {' or '.join(same)}")
+    if other:
+        advice.append(f"another cell with {' or '.join(other)}")
     return f"less memory is needed for {', '.join(advice)}" if advice else "only a smaller model or batch needs less"
 
 

@@ -8,12 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import one_line
+from ..errors import ConfigError, one_line
 from .records import Record, from_file
-
-
-class ResultsError(Exception):
-    """The results folder cannot be used. The message is one line."""
 
 
 def read_records(results: str | Path, read: Callable[[Path], Record] = from_file) -> tuple[list[Record], list[str]]:
@@ -26,16 +22,16 @@ def read_records(results: str | Path, read: Callable[[Path], Record] = from_file
         read: Reads one file.
 
     Raises:
-        ResultsError: `results` is not a folder that can be read.
+        ConfigError: `results` is not a folder that can be read.
     """
     folder = Path(results)
     try:
         if not folder.is_dir():
-            raise ResultsError(f"--results: {folder} is not a folder")
+            raise ConfigError(f"the results folder {folder} is not a folder")
         runs = folder / "runs"
         paths = sorted(p for p in runs.iterdir() if p.suffix == ".json") if runs.is_dir() else []
     except OSError as error:
-        raise ResultsError(f"--results: {folder} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the results folder {folder} cannot be read: {error.strerror}") from None
     records, problems = [], []
     with _collector_paused():
         for path in paths:

@@ -21,7 +21,7 @@ def frame(results: str | Path = "results") -> pandas.DataFrame:
     that is no record of this version.
 
     Raises:
-        ResultsError: `results` is not a folder that can be read.
+        ConfigError: `results` is not a folder that can be read.
     """
     records, problems = read_records(results)
     for problem in problems:

@@ -48,10 +48,10 @@ class Overview:
         """The state of each run, and one line for each file that is not a record.
 
         Raises:
-            ResultsError: The results folder cannot be read.
+            ConfigError: The results folder cannot be read.
         """
         records, problems = read_records(self.store.results, self._record)
-        signs = {p.stem: sign for p in self.store.progress("").parent.glob("*.json") if (sign := heartbeats.read(p))}
+        signs = {p.stem: sign for p in self.store.progress_folder.glob("*.json") if (sign := heartbeats.read(p))}
         states = [self._state(record, signs.pop(record.key, None)) for record in records]
         states += [_state_without_record(sign) for sign in signs.values()]
         return states, problems

@@ -100,9 +100,14 @@ class Store:
         """The traceback of the run with this key, if the run has failed."""
         return self.results / "failures" / f"{key}.txt"
 
+    @property
+    def progress_folder(self) -> Path:
+        """The folder of what `progress` names."""
+        return self.results / "progress"
+
     def progress(self, key: str) -> Path:
         """How far the run with this key is, while the run goes on."""
-        return self.results / "progress" / f"{key}.json"
+        return self.progress_folder / f"{key}.json"
 
     def checkpoints(self, key: str) -> Path:
         """The folder of the checkpoints of the run with this key."""

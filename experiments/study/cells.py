@@ -7,6 +7,7 @@ the result is the same (a test compares the two ways).
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import shlex
@@ -123,9 +124,13 @@ class Protocols:
         return result
 
     def command(self, cell: Cell) -> str:
-        """The command that fills `cell`, with the scale's ranks by name: nothing has to be composed for it."""
+        """The command that fills `cell`. Nothing is composed for a rank that every protocol has, by its name."""
+        named = cell.rank in (None, paper.LOW, paper.HIGH, paper.PRETRAINING)
+        if not named:
+            with contextlib.suppress(UnavailableError):
+                return self.setting(cell).command
         arguments = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]
-        if cell.rank in (paper.LOW, paper.HIGH):
+        if cell.rank not in (None, paper.PRETRAINING):
             arguments.append(f"method.rank=${{protocol.ranks.r{cell.rank}}}")
         return shlex.join(["python", "run.py", *arguments, *self._more(cell)])
 

@@ -166,9 +166,9 @@ class Results:
 
         Args:
             cell: The cell.
-            in_training: Whether its values are read during the training. A task may select another rate for these values.
-                Where no rate gives a number above the floor during the training, chance decides between the rates, so
-                the rate for values at the end is taken.
+            in_training: Whether its values are read during the training. A task may select another rate for these
+                values. Where no rate gives a number above the floor during the training, chance decides between the
+                rates, so the rate for values at the end is taken.
         """
         if cell not in self._cells:
             self._cells[cell] = self._fill(cell)

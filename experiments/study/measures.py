@@ -1,4 +1,4 @@
-"""A record -> one number, or None where it does not hold it."""
+"""Reads one number from a record; None where the record does not hold the number."""
 
 from __future__ import annotations
 

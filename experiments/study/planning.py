@@ -156,7 +156,8 @@ def _plan_of_variants(
         others = sum(len(p.needed) for p in rest)
         return replace(first, later=first.later + others, selection=f"{first.selection}, of {len(plans)} variants")
     best = {filled.cell for filled in results.both(setting.cell)}
-    chosen = sorted((p for p in plans if p.cell in best), key=lambda p: not p.needed)
+    # Without any record no variant is the best one; the first variant then says what did not finish.
+    chosen = sorted((p for p in plans if p.cell in best), key=lambda p: not p.needed) or plans[:1]
     first, *rest = chosen
     others = sum(len(p.needed) for p in rest)
     return replace(first, later=others, selection=f"{first.selection}, the best of {len(plans)} variants")

@@ -33,7 +33,7 @@ def sweep(command: Sequence[str]) -> int:
 
 
 def command(plan: Plan, runs: Sequence[PlannedRun], extra: Sequence[str], python: str = "python") -> list[str]:
-    """`extra` are more arguments for run.py, such as the results folder."""
+    """The command line that does `runs`. `extra` holds further arguments of run.py, such as the results folder."""
     assert plan.setting is not None
     return [python, str(RUN) if python == sys.executable else "run.py", *arguments(plan.setting, runs), *extra]
 

@@ -177,7 +177,10 @@ def of_entries(name: str, entries: Any, where: str = "") -> Study:
     if not NAME.fullmatch(name):
         raise ConfigError(f"a study's name has letters, digits, - and _ only, got {name!r}")
     if isinstance(entries, dict) and isinstance(entries.get("rows"), str):
-        other = get(entries["rows"]).file
+        try:
+            other = get(entries["rows"]).file
+        except RecursionError:
+            raise ConfigError(f"study {where}: rows: {entries['rows']} takes its own rows from this study") from None
         entries = {n: other[n] for n in ("ranks", "reference") if n in other} | entries | {"rows": other["rows"]}
     try:
         entry = StudyEntry.model_validate(entries)

@@ -93,7 +93,7 @@ class TaskData:
 
 
 class Task(ABC):
-    """An experiment of the paper: what trains, on which tokens the loss counts, what is measured.
+    """What trains, on which tokens the loss counts, what is measured.
 
     Attributes:
         name: The name of the task: that of its file here and of `conf/task/<name>.yaml`.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data import hub, overlap, prompts, sources, userfile
-from ..data.rows import Rows, fingerprint
+from ..data.rows import Rows, end_token, fingerprint
 from ..data.userfile import HELD_OUT, TRAIN
 from ..data.windows import packed
 from ..errors import ConfigError
@@ -164,8 +164,7 @@ class CustomTask(Task):
         self.check(config)
         t, cache = config.task, config.paths.cache_folder
         assert t.prompt and t.max_length and t.heldout_rows
-        if tokenizer.eos_token_id is None:
-            raise ConfigError(f"model {config.model}: its tokenizer has no end token, and task=custom needs one")
+        end_token(tokenizer)  # refused before the data are read
         rows = divided(t)
         if t.match and rows.are_texts:
             raise ConfigError("task.match must be null for texts, which have no answers")

@@ -149,6 +149,7 @@ def test_the_copy_of_a_model_fills_the_cells_of_the_model(tmp_path):
     assert made.extra[1:] == ["model=/copy", "model_id=tiny"]
     with pytest.raises(ConfigError, match="model_id=owner/other: the model of these cells is tiny"):
         plan(tmp_path, "model=/copy", "model_id=owner/other")
+    assert plan(tmp_path, "model=/copy", "model_id=owner/other", scale="galore").cells  # there no cell can be planned
 
 
 def test_two_scales_are_refused(tmp_path):

@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 import experiments
-from experiments.store.folder import ResultsError
+from experiments.store.folder import ConfigError
 from experiments.store.records import Store
 
 from .. import synthetic
@@ -49,7 +49,7 @@ def test_an_unreadable_record_is_named_and_left_out(tmp_path, capsys):
 def test_a_folder_without_records_gives_a_frame_without_rows(tmp_path):
     frame = experiments.frame(tmp_path)
     assert (len(frame), list(frame.columns)) == (0, ["key", "name", "status"])
-    with pytest.raises(ResultsError, match="is not a folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         experiments.frame(tmp_path / "nowhere")
 
 

@@ -14,7 +14,7 @@ from experiments.paper import Cell
 from experiments.spec import hardware
 from experiments.spec.compose import composition
 from experiments.spec.parse import parse
-from experiments.store.folder import ResultsError, read_records
+from experiments.store.folder import ConfigError, read_records
 from experiments.study import study_file
 from experiments.study.cells import Protocols
 from experiments.study.fill import Results
@@ -292,7 +292,7 @@ def test_a_section_of_the_wrong_kind_makes_a_record_unreadable(tmp_path, section
 
 
 def test_no_results_folder_is_one_line(tmp_path):
-    with pytest.raises(ResultsError, match="is not a folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         read_records(tmp_path / "nothing")
     assert read_records(tmp_path) == ([], [])
     assert read_records(Path(tmp_path)) == ([], [])

@@ -384,6 +384,15 @@ def test_a_run_that_was_tried_is_abandoned_in_its_own_variant_alone():
     assert plan_now.cell == two.cell
 
 
+def test_a_search_of_which_no_run_left_a_record_is_no_end_of_the_plan():
+    """A run that was refused leaves no record. The cells that come after such a cell are still to be planned."""
+    protocols, cell = SearchingProtocols("laptop"), Cell("uuid", "relora", 8)
+    variants = [protocols.setting(variant) for variant in protocols.setting(cell).variants]
+    tried = {variant.key(rate, 0) for variant in variants for rate in RATES}
+    plan_now = planning.plan(cell, Results("laptop", [], protocols), (0, 1, 2), abandoned=tried)
+    assert (plan_now.cell, plan_now.needed) == (variants[0].cell, [])
+
+
 def test_the_papers_searches_at_paper_scale():
     """Section 3.2: ReLoRA merges every 1,000 or 2,000 steps, LoRA+ has a ratio of 2 or 4."""
     paper_scale = Protocols("paper")

@@ -212,6 +212,19 @@ def test_a_users_folder_may_hold_studies(tmp_path, monkeypatch):
         compose.search([])
 
 
+def test_studies_that_take_each_others_rows_are_refused(tmp_path):
+    (tmp_path / "study").mkdir()
+    for name, other in (("one", "two"), ("two", "one"), ("three", "three")):
+        (tmp_path / "study" / f"{name}.yaml").write_text(f"rows: {other}\ncolumns: [value_loss]\n")
+    compose.search([str(tmp_path)])
+    try:
+        for name in ("one", "three"):
+            with pytest.raises(ConfigError, match=r"rows: \w+ takes its own rows from this study$"):
+                study_file.get(name)
+    finally:
+        compose.search([])
+
+
 @pytest.mark.parametrize(
     "value",
     [

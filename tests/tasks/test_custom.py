@@ -275,9 +275,9 @@ def call(*arguments):
 )
 def test_scores_are_added_only_under_names_of_their_own(name, message):
     record = Record("0" * 16, "a run", "finished", {"task": "uuid"}, {}, {}, {"final": {"key_loss": 1.0}, "curve": []})
-    load.addable(record, ["gsm8k", "char_accuracy:acc"])
+    load.check_addable(record, ["gsm8k", "char_accuracy:acc"])
     with pytest.raises(ConfigError, match=message):
-        load.addable(record, ["gsm8k", name])
+        load.check_addable(record, ["gsm8k", name])
 
 
 @pytest.mark.parametrize(
