@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,17 @@ from . import files
 from .errors import ConfigError, one_line
 
 _loaded: dict[str, ModuleType] = {}  # by the hash of the file
+_defined: dict[str, set[str]] = {}  # path, as the command line names it -> what `define` was told
+
+
+def define(path: str, names: Iterable[str]) -> None:
+    """Remember which tasks, by their names, and which adapters, by their PEFT types, a file defines."""
+    _defined.setdefault(path, set()).update(names)
+
+
+def is_of_others(path: str | None, name: str | None) -> bool:
+    """Whether the command line has named a file, and the file does not define the task or the adapter of this name."""
+    return path in _defined and name not in _defined[path]
 
 
 def load(path: str, setting: str) -> tuple[ModuleType, str]:

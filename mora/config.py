@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,13 +90,24 @@ class MoraConfig(PeftConfig):
         self.peft_type = PeftType("MORA")
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
+            if not (value is None or are_names(value) or is_pattern(value)):
+                raise ValueError(f"{name} must be a list of names, or a regex for whole names, got {value!r}")
             setattr(self, name, set(value) if isinstance(value, list) else value)
+        for name in ("target_parameters", "modules_to_save"):
+            value = getattr(self, name)
+            if not (value is None or are_names(value)):  # PEFT would go through the letters of a text
+                raise ValueError(f"{name} must be a list of names, got {value!r}")
         if not is_rank(self.r):
             raise ValueError(f"r must be a positive integer, got {self.r!r}")
-        if not is_seed(self.projection_seed):
-            raise ValueError(f"projection_seed must be an integer of at least 0, got {self.projection_seed!r}")
-        if not isinstance(self.rank_pattern, dict) or not all(map(is_rank, self.rank_pattern.values())):
-            raise ValueError(f"rank_pattern must map names of layers to positive integers, got {self.rank_pattern!r}")
+        if not is_seed(self.projection_seed) or self.projection_seed >= 2**63:
+            raise ValueError(f"projection_seed must be an integer from 0 to 2**63 - 1, got {self.projection_seed!r}")
+        pattern = self.rank_pattern
+        if not isinstance(pattern, dict) or not all(is_pattern(n) and is_rank(r) for n, r in pattern.items()):
+            raise ValueError(f"rank_pattern must map names of layers to positive integers, got {pattern!r}")
+        blocks = self.layers_to_transform
+        listed = isinstance(blocks, (list, tuple, set, range)) and all(map(is_seed, blocks))
+        if not (blocks is None or is_seed(blocks) or listed):
+            raise ValueError(f"layers_to_transform must be indices of at least 0, got {blocks!r}")
         if type(self.mora_dropout) not in (int, float) or not 0.0 <= self.mora_dropout < 1.0:
             raise ValueError(f"mora_dropout must be in [0, 1), got {self.mora_dropout!r}")
         for name in ("wrap", "init_weights"):
@@ -170,3 +182,17 @@ def is_rank(value: Any) -> bool:
 def is_seed(value: Any) -> bool:
     """Whether the value is an integer of at least 0. False is no integer here."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def are_names(value: Any) -> bool:
+    """Whether the value is a list, tuple or set of texts."""
+    return isinstance(value, (list, tuple, set)) and all(isinstance(name, str) for name in value)
+
+
+def is_pattern(value: Any) -> bool:
+    """Whether the value is a text that is a regular expression."""
+    try:
+        re.compile(value)
+    except (re.error, TypeError):
+        return False
+    return isinstance(value, str)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
 
 from . import sharded
 from .config import MoraConfig
@@ -65,7 +66,7 @@ class ParamWrapper(nn.Module, MoraLayer):
     def _transposed(self) -> bool:
         module = self.get_base_layer()
         stored = getattr(module, "is_transposed", type(module).__name__ in TRANSPOSED)
-        return self.parameter.ndim == 3 and stored
+        return isinstance(module, Conv1D) or (self.parameter.ndim == 3 and stored)
 
     def _sizes(self) -> tuple[int, int]:
         W = self.parameter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -245,6 +246,10 @@ class MoraModel(BaseTuner):
                 raise ValueError(f"adapter {name!r} has trained biases or modules_to_save, which have no weighted sum")
         if adapter_name in self.peft_config:
             raise ValueError(f"there is an adapter {adapter_name!r} already")
+        if not adapter_name or "." in adapter_name:  # torch.nn.ParameterDict would refuse it half way
+            raise ValueError(f"adapter_name must be a name without a dot, got {adapter_name!r}")
+        if not all(map(math.isfinite, weights)):
+            raise ValueError(f"weights must be finite, got {list(weights)}")
         first = self._operators(adapters[0])
         for name in adapters[1:]:
             if self._operators(name) != first:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.cli import script
 from experiments.report import html, pages
+from experiments.study import study_file
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     records, problems = script.records_and_problems(options.results)
-    page = html.page(records, pages.sections(records, options.results, options.scale), problems)
+    sections = pages.sections(records, options.results, options.scale)
+    script.warn_of_lost(pages.lost_studies([r for r, _ in sections], study_file.of_results(options.results)))
+    page = html.page(records, sections, problems)
     return script.finish({options.results / "report.html": page.encode()}, options.check)
 
 

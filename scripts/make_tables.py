@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.cli import script
 from experiments.report import output, pages
+from experiments.study import study_file
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,8 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     everything = not chosen and not options.scale
     sections = pages.sections(records, options.results, options.scale)
     files: output.Files = {}
+    own = chosen or study_file.of_results(options.results)
+    lost = script.warn_of_lost(pages.lost_studies([results for results, _ in sections], own))
     for results, with_runs in sections:
-        files |= pages.table_files(results, chosen or with_runs, options.results / "tables", document=not chosen)
+        shown = [study for study in chosen if study.name not in lost] if chosen else with_runs
+        files |= pages.table_files(results, shown, options.results / "tables", document=not chosen)
         if unplaced := results.unplaced(with_runs):
             print(
                 f"note: {len(unplaced)} finished runs at scale {results.scale} are in no table or figure "

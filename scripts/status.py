@@ -33,7 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.set_defaults(seeds=None, rate_search=planning.WIDENED, settings=[])
     options = parser.parse_args(arguments)
     studies = script.studies(options, "table", "figure")
-    cells = missing(plans.StudyPlan(studies, options)) if studies else []
+    plan = plans.StudyPlan(studies, options) if studies else None
+    cells = missing(plan) if plan else []
+    for line in plan.notes(plan.states()) if plan else []:
+        print(f"note: {line}", file=sys.stderr)
     dashboard.show(options.results, watch=options.watch, cells=cells)
     return 0
 

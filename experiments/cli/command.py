@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from ..errors import JobFailedError, exit_code, one_line
 from ..spec import compose, ranks, signals
+from ..spec.explanation import explain
 from ..spec.run_config import RunConfig
 from . import overrides
 from .sweep import WRONG, Sweep, configuration
@@ -140,5 +141,5 @@ def report(error: Exception, composed: DictConfig, config: RunConfig | None) -> 
 def refuse(error: Exception) -> int:
     """Print one line that says what is wrong, and give the exit code."""
     if ranks.first():
-        print(f"error: {overrides.explain(error, sys.argv[1:])}", file=sys.stderr)
+        print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
     return exit_code(error)

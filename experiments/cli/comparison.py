@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tabulate import tabulate
 
+from ..data import userfile
 from ..errors import ConfigError
 from ..identity import key_of
 from ..report import output, pages, tables, wording
@@ -54,11 +55,18 @@ def study_of(
         raise ConfigError("what is compared? allowed: two values or more of a setting, such as method=lora,mora")
     if "method" not in sweeps:
         base.setdefault("method", "mora")
+    elif "method.rank" in sweeps:  # the rows of one rank are compared with each other
+        if ranks:
+            raise ConfigError("--ranks and method.rank: both name the ranks; allowed: one of the two")
+        ranks = [int(value) for value in sweeps.pop("method.rank")]
     rows = {}
     for values in itertools.product(*sweeps.values()):
         row = dict(zip(sweeps, values, strict=True))
         rows[_label(row)] = row
-    reference = next((label for label, row in rows.items() if row.get("method") == REFERENCE_METHOD), next(iter(rows)))
+    # With further lists there are several rows of LoRA. Each row is compared with all of them, the row of the same
+    # settings among them.
+    references = [label for label, row in rows.items() if row.get("method") == REFERENCE_METHOD] or [next(iter(rows))]
+    reference = references[0] if len(references) == 1 else references
     entries: dict[str, Any] = {"base": base, "rows": rows, "reference": reference}
     entries |= {"ranks": list(ranks)} if ranks else {}
     entries |= {"seeds": list(seeds)} if seeds else {}
@@ -66,10 +74,18 @@ def study_of(
     task = base.get("task", "")
     kind = "-".join([str(task), *map(str, sweeps.get("method", [base.get("method")]))])
     kind = "".join(c if (c.isalnum() and c.isascii()) or c in "-_" else "-" for c in kind)[:60]
-    title = f"{' against '.join(rows)} on {task}" + (f", {base['model']}" if "model" in base else "")
+    named = ", ".join([str(task), *([str(base["model"])] if "model" in base else []), *_shown(base)])
+    title = f"{' against '.join(rows)} on {named}"
     return study_file.of_entries(
         name or f"{kind}-{key_of(entries)[:6]}", {"title": title} | entries, "of these arguments"
     )
+
+
+def _shown(base: dict[str, Any]) -> list[str]:
+    """What all rows share, so that the tables of two data files or of two lengths of training have different titles."""
+    own = {name: value for name, value in base.items() if name not in ("task", "model", "method", "scale")}
+    paths = (userfile.TRAIN, userfile.HELD_OUT)
+    return [f"{name.split('.')[-1]} = {Path(str(v)).name if name in paths else v}" for name, v in own.items()]
 
 
 def _label(row: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from ..spec import compose
-from .overrides import GROUPS
+from ..spec.explanation import GROUPS
 
 MOST = 64  # compositions that are kept; each takes 0.2 MB
 

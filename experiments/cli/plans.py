@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from .. import tasks
 from ..errors import ConfigError
 from ..estimate import rough
 from ..identity import makes_another_cell
@@ -24,7 +25,7 @@ from ..store.records import Record, Store
 from ..study import measures, planning, start, study_file
 from ..study.cells import Protocols, UnavailableError
 from ..study.fill import Results
-from ..study.layout import Study
+from ..study.layout import TRAINING_LOSS, Study
 from ..study.planning import Attempted, Plan
 from . import script
 
@@ -95,13 +96,18 @@ class StudyPlan:
         self.cells = self._cells()
         self._check_copy(common)
         self.results = self.read()
+        for line in self.unmeasured():
+            print(f"warning: {line}", file=sys.stderr)
 
     def _scale(self, studies: Sequence[Study]) -> str:
         chosen = {study.scale for study in studies if study.scale}
-        if self.options.scale:
-            chosen.add(self.options.scale)
         if len(chosen) > 1:
             raise ConfigError(f"one scale at a time, and these studies need {' and '.join(sorted(chosen))}")
+        if self.options.scale and chosen - {self.options.scale}:
+            fixed = next(study for study in studies if study.scale)
+            raise ConfigError(f"--scale {self.options.scale}: study {fixed.name} is for the scale {fixed.scale} only")
+        if self.options.scale:
+            chosen.add(self.options.scale)
         return chosen.pop() if chosen else DEFAULT_SCALE
 
     @staticmethod
@@ -135,6 +141,27 @@ class StudyPlan:
                     models.add(self.protocols.setting(planned.cell).model)
             if models - {model}:
                 raise ConfigError(f"{text}: the model of these cells is {', '.join(sorted(models))}")
+
+    def unmeasured(self) -> list[str]:
+        """A line for each column, and for the curve, of a study that no run of the study measures by itself."""
+        lines = []
+        for study in self.studies:
+            here, measured = study.at(self.scale), {TRAINING_LOSS}
+            for column in here.columns:
+                with contextlib.suppress(UnavailableError):
+                    config = self.protocols.setting(here.cell(here.rows[0], column)).config
+                    assert config is not None
+                    task = tasks.get(config.task.name)
+                    known = list(dict.fromkeys(m.name for m in (*task.metrics_of(config.task), *task.metrics)))
+                    measured |= {column.metric, *known}
+                    if column.metric not in known:
+                        lines.append(
+                            f"study {study.name}: a run of task={task.name} does not measure {column.metric} by "
+                            f"itself; a run measures {', '.join(known)}"
+                        )
+            if len(measured) > 1 and study.curve not in measured:
+                lines.append(f"study {study.name}: no run measures its curve, {study.curve}")
+        return list(dict.fromkeys(lines))
 
     def _cells(self) -> list[PlannedCell]:
         cells: dict[Cell, PlannedCell] = {}

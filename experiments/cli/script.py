@@ -20,6 +20,7 @@ from .. import files, redact, tasks
 from ..errors import ConfigError, StorageError, exit_code, one_line
 from ..report import output
 from ..spec import compose, methods, scales, signals
+from ..spec.explanation import explain
 from ..spec.run_config import LARGEST
 from ..store.folder import read_records
 from ..store.records import Record
@@ -127,6 +128,15 @@ def records_and_problems(folder: Path) -> tuple[list[Record], list[str]]:
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     return records, problems
+
+
+def warn_of_lost(lost: Mapping[str, str]) -> Mapping[str, str]:
+    """Print a warning for each study that no run fills, with its reason. Gives the studies back."""
+    for name, reason in lost.items():
+        print(
+            f"warning: no run fills study {name} now, so its table stays as it is: {one_line(reason)}", file=sys.stderr
+        )
+    return lost
 
 
 def draw(arguments: list[str] | None, doc: str | None, out: Path, picture: Callable[[], bytes]) -> int:
@@ -254,7 +264,7 @@ def guarded(main: Callable[[], int]) -> int:
     except ConfigError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {overrides.explain(error, [])}", file=sys.stderr)
+        print(f"error: {explain(error, [])}", file=sys.stderr)
     except StorageError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return exit_code(error)

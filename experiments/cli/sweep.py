@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError, StorageError, one_line
 from ..spec import compose, ranks
+from ..spec.explanation import explain
 from ..spec.parse import parse
 from ..spec.run_config import RunConfig
 from . import overrides
@@ -106,7 +107,7 @@ class Sweep:
                 refused = True
                 which = f"cell {i + 1} of {len(cells)} ({settings}): " if len(cells) > 1 else ""
                 if ranks.first():
-                    print(f"error: {one_line(which + overrides.explain(error, arguments))}", file=sys.stderr)
+                    print(f"error: {one_line(which + explain(error, arguments))}", file=sys.stderr)
         HydraConfig.instance().cfg = before
         if refused:
             self.cells = []

@@ -378,7 +378,9 @@ CLAIMS = (
         "MoRA's update has many more large singular values than LoRA's.",
         "Figure 5",
         "MoRA has more than twice as many singular values above 0.1 as LoRA, and ReMoRA more than twice as many as "
-        "ReLoRA.",
+        "ReLoRA. The shapes set bounds: LoRA's update has at most r such values, MoRA's at most r_hat, and no update "
+        "more than the width of its layer. So the first part nearly follows from the shapes, and the second part can "
+        "hardly hold where ReLoRA has almost half of the width.",
         tuple(_pretrain(a, b, (SINGULAR_VALUES,), times=2.0) for a, b in (("mora", "lora"), ("remora", "relora"))),
     ),
     Claim(

@@ -246,7 +246,7 @@ def figures_of(study: Study, results: Results) -> Iterator[tuple[str, Figure | N
     if CURVES in study.figures:
         yield (f"curves_{study.name}" if study.has_table else study.name), training_curves(study, results)
     if SPECTRUM in study.figures:
-        yield study.name, singular_values(study, results)
+        yield (f"spectrum_{study.name}" if study.has_table else study.name), singular_values(study, results)
     if RANK in study.figures:
         for question in rank_question.questions(tables.fill(study, results)):
             at = f"_r{question.rank}" if question.rank else ""

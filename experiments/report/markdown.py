@@ -48,7 +48,11 @@ def page(table: FilledTable) -> str:
     if missing := table.commands():
         lines = [(label, columns, f"`{command}`") for label, columns, command in missing]
         plan = f"python scripts/plan.py {table.layout.name} --scale {table.scale} --run"
-        parts += ["## Not run\n", f"This command runs all missing cells: `{plan}`\n"]
+        parts += [
+            "## Not run\n",
+            f"This command runs all missing cells: `{plan}`. If these results do not lie in the folder `results`, add "
+            "`--results FOLDER`, and `paths.results=FOLDER` to the commands below.\n",
+        ]
         parts.append(grid(("row", "column", "command"), lines))
     return "\n".join(parts)
 

@@ -47,6 +47,16 @@ def sections(
     return [(results, studies_with_runs(results, known)) for results in by_scale(records, scales)]
 
 
+def lost_studies(all_results: Sequence[Results], studies: Iterable[Study]) -> dict[str, str]:
+    """The name of each study that no run fills, although its methods were run on its task -> why, in words."""
+    lost = {}
+    for study in studies:
+        reasons = [reason for results in all_results if (reason := results.obstacle(study))]
+        if reasons and not any(results.has_runs(study) for results in all_results):
+            lost[study.name] = reasons[0]
+    return lost
+
+
 def table_files(results: Results, studies: Iterable[Study], folder: Path, *, document: bool = True) -> Files:
     """`folder`/<scale>/<study>.md, .tex and .csv; and tables.tex, a document of all tables, if `document` says so."""
     files: Files = {}

@@ -222,10 +222,10 @@ def sample_notes(table: FilledTable) -> list[str]:
         if metric.documents:
             runs = [r for e in entries if (e.column.task, e.column.metric) == (task, name) for r in _runs(e)]
             counts = sorted({c for r in runs if (c := measures.count_of(r, metric.documents))})
-            number = f"{' or '.join(map(str, counts))} documents" if counts else "documents"
+            number = f"{' or '.join(map(str, counts))} held-out texts" if counts else "held-out texts"
             notes.append(
                 f"The {metric.label} of {task} is measured on {number}, the same for every seed: its interval knows "
-                "the seeds, and not what other documents would give."
+                "the seeds, and not what other texts would give."
             )
     return notes
 

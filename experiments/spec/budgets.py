@@ -23,7 +23,7 @@ from ..errors import ConfigError
 from . import shapes, target_modules
 from .run_config import Method, RunConfig
 
-FORMAT = 3  # part of the names of the cache's files: raise it when a file has other entries
+FORMAT = 4  # part of the names of the cache's files: raise it when a file has other entries
 
 
 def is_open(method: Method) -> bool:

@@ -64,6 +64,11 @@ def together(run: RunConfig) -> None:
             f"training.checkpoint_every must be a multiple of training.log_every ({t.log_every}), "
             f"or the curve of a resumed run would differ; got {t.checkpoint_every}"
         )
+    if run.method.rates is not None and t.warmup_steps >= t.steps:
+        raise ConfigError(
+            f"training.warmup_steps must be less than training.steps ({t.steps}), or the learning rate is never "
+            f"reached; got {t.warmup_steps}"
+        )
     _batches(run)
     if run.task.pairs is not None and t.batch_size > run.task.pairs:
         raise ConfigError(f"training.batch_size must be at most task.pairs ({run.task.pairs}), got {t.batch_size}")

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -212,24 +212,43 @@ def _choices(method: Method, sizes: Sizes) -> list[Numbers]:
 def trainable(method: Method, sizes: Sizes) -> int:
     """How many parameters the method trains on layers of these sizes.
 
-    PEFT adapts one layer of each size. What PEFT trains outside the layers, for all of them together, counts once.
+    PEFT adapts one layer of each size, and two where there are several. What PEFT trains outside the layers, for all of
+    them together, counts once. Where layers share a parameter, PEFT adapts all layers.
 
     Raises:
         UNFIT: PEFT cannot adapt such layers.
     """
-    names = {f"layer{i}": size for i, size in enumerate(sizes)}
+    model, names = _on_layers(method, sizes, 2)
+    owners: dict[int, set[str]] = defaultdict(set)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad:
+            owners[id(parameter)].add(_layer_of(name))
+    if any(len(layers & names.keys()) > 1 for layers in owners.values()):
+        model, _ = _on_layers(method, sizes, max(sizes.values()))
+        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            counts[_layer_of(name)] += parameter.numel()
+    stands_for = {name: sizes[size] / min(sizes[size], 2) for name, size in names.items()}
+    return round(sum(number * stands_for.get(name, 1) for name, number in counts.items()))
+
+
+def _layer_of(name: str) -> str:
+    """The layer to which a parameter of `_on_layers` belongs, or another name where the parameter belongs to none."""
+    return ".".join(name.removeprefix("base_model.model.").split(".")[:2])
+
+
+def _on_layers(method: Method, sizes: Sizes, most: int) -> tuple[nn.Module, dict[str, tuple[int, int]]]:
+    """A model with the method's adapter, with at most so many layers of each size; and layer -> size."""
+    names = {f"{j}.layer{i}": size for i, (size, n) in enumerate(sizes.items()) for j in range(min(n, most))}
     config = adapter_config(
         method.replace(peft=(method.peft or {}) | {"target_modules": list(names), "task_type": None})
     )
     try:
-        model = _adapted(config, names, "meta")
+        return _adapted(config, names, "meta"), names
     except RuntimeError:  # some methods need numbers, which the meta device does not have
-        model = _adapted(config, names, "cpu")
-    counts: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            counts[name.removeprefix("base_model.model.").split(".")[0]] += parameter.numel()
-    return sum(number * sizes.get(names.get(name, (0, 0)), 1) for name, number in counts.items())
+        return _adapted(config, names, "cpu"), names
 
 
 def adapter_config(method: Method) -> PeftConfig:
@@ -243,7 +262,10 @@ def adapter_config(method: Method) -> PeftConfig:
         return get_peft_config(values)
     except KeyError:
         known = ", ".join(sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING))
-        raise SettingError(f"method.peft.peft_type must be one of {known}, got {values['peft_type']!r}") from None
+        raise SettingError(
+            f"method.peft.peft_type must be one of {known}, or yours with method.module=FILE, got "
+            f"{values['peft_type']!r}"
+        ) from None
     except (TypeError, ValueError) as error:
         kind = SettingError if "unexpected keyword" in str(error) else ConfigError
         raise kind(f"method.peft of method={method.name}: {one_line(str(error))}") from error
@@ -277,9 +299,10 @@ def wrapped(model: Any, config: PeftConfig, **options: Any) -> PeftModel:
 def _adapted(config: PeftConfig, names: dict[str, tuple[int, int]], device: str) -> nn.Module:
     with silent(), warnings.catch_warnings(), torch.device(device):
         warnings.simplefilter("ignore")  # the run itself warns once, and not for each value
-        model = nn.Sequential()
+        model = nn.Sequential(*(nn.Sequential() for _ in {name.partition(".")[0] for name in names}))
         for name, (k, d) in names.items():
-            model.add_module(name, nn.Linear(k, d, bias=False))
+            block, _, layer = name.partition(".")
+            model.get_submodule(block).add_module(layer, nn.Linear(k, d, bias=False))
         return wrapped(model, config)
 
 

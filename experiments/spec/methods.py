@@ -85,6 +85,7 @@ def add(path: str) -> None:
     if not new and sha256 not in _registered.values():
         raise ConfigError(f"method.module={path} registers no new adapter with PEFT (peft.utils.register_peft_method)")
     _registered.update(dict.fromkeys(new, sha256))
+    user_code.define(path, (kind for kind, registered in _registered.items() if registered == sha256))
 
 
 def is_of_a_user(config: type) -> bool:

@@ -11,7 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from .. import redact
+from .. import redact, user_code
 from ..errors import ConfigError
 from . import checks, compose, hardware, methods, protocol
 from .run_config import LARGEST, Method, RunConfig
@@ -40,7 +40,20 @@ def typed(composed: DictConfig) -> RunConfig:
     scale = values.get("scale")
     if not isinstance(scale, dict) or "name" not in scale:
         raise ConfigError(f"scale must be a section with a name, got {scale!r}")
+    _without_others_code(values)
     return _typed(values | {"scale": scale["name"]})
+
+
+def _without_others_code(values: dict[str, Any]) -> None:
+    """Take a user's Python file away from the methods and tasks that the file does not define.
+
+    One command may compare the adapter of a user's file with LoRA, and the argument holds for all cells.
+    """
+    method, task = values["method"], values["task"]
+    if user_code.is_of_others(method.get("module"), (method.get("peft") or {}).get("peft_type")):
+        method["module"] = None
+    if user_code.is_of_others(task.get("module"), task.get("name")):
+        task["module"] = None
 
 
 def _complete(composed: DictConfig) -> None:
@@ -73,6 +86,7 @@ def _refuse_unused(plain: dict[str, Any]) -> None:
         ConfigError: Nothing reads an entry of the section `method`.
     """
     section = plain.get("method")
+    _refuse_unused_rank(section)
     own = [n for n in section if n not in Method.model_fields and n != FORMULA] if isinstance(section, dict) else []
     if not own:
         return
@@ -87,6 +101,23 @@ def _refuse_unused(plain: dict[str, Any]) -> None:
                 f"method.{name} has no effect: nothing refers to it, and it is no entry of a method's file; allowed: "
                 f"{known}, or a setting to which another one refers (${{method.{name}}})"
             )
+
+
+def _refuse_unused_rank(section: Any) -> None:
+    """Refuse a rank that no setting of the adapter uses: runs of two ranks would be the same run under two names.
+
+    Raises:
+        ConfigError: The method has an adapter and a rank, and neither `budget` nor another setting uses the rank.
+    """
+    if not (isinstance(section, dict) and section.get("peft") and section.get("rank")) or section.get("budget"):
+        return
+    files = [methods.settings(name) for name in methods.chain(str(section.get("name")))]
+    texts = " ".join(v for values in (section, *files) for _, v in _leaves(values) if isinstance(v, str) and "${" in v)
+    if not re.search(r"(method\.|{\.+)rank\b", texts):
+        raise ConfigError(
+            f"method.rank has no effect: no setting of method={section.get('name')} uses it; allowed: a line budget in "
+            "the method's file, which names the setting that spends the budget, or ${method.rank} below peft"
+        )
 
 
 def _missing(name: str, value: Any, plain: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import itertools
 import shlex
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, cast
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +25,7 @@ from ..identity import RATE, cell_key_of, identity_of, key_of
 from ..paper import Cell
 from ..spec import budgets, compose, protocol
 from ..spec.arguments import argument, settings
+from ..spec.explanation import explain
 from ..spec.parse import parse
 from ..spec.run_config import RunConfig
 
@@ -181,7 +182,7 @@ class Protocols:
             if not all(compose.holds(composed, name) for name in values):
                 return compose.composition(arguments)
         except (HydraException, OmegaConfBaseException) as error:
-            raise UnavailableError(" ".join(str(error).split())) from None
+            raise UnavailableError(explain(error, arguments)) from None
         for name, value in values.items():
             OmegaConf.update(composed, name, value, merge=False)
         return composed
@@ -233,7 +234,8 @@ class Protocols:
     def _new_section(self, method: str) -> DictConfig | None:
         path = compose.choices("method").get(method)
         if path and (section := compose.plain_file(path)) is not None:
-            return section
+            common = OmegaConf.create(compose.file_settings(compose.CONF / "config.yaml")["method"])
+            return cast(DictConfig, OmegaConf.merge(common, section))
         here, reference = self._hydra(method, "uuid"), self._hydra("fft", "uuid")
         same = _plain(here) | {"method": None} == _plain(reference) | {"method": None}
         return here.method if same else None
@@ -241,12 +243,11 @@ class Protocols:
     def _hydra(self, method: str, task: str) -> DictConfig:
         choice = (method, task, self.scale)
         if choice not in self._composed:
+            arguments = [f"method={method}", f"task={task}", f"scale={self.scale}"]
             try:
-                self._composed[choice] = compose.composition(
-                    [f"method={method}", f"task={task}", f"scale={self.scale}"]
-                )
+                self._composed[choice] = compose.composition(arguments)
             except (HydraException, OmegaConfBaseException) as error:
-                self._composed[choice] = UnavailableError(" ".join(str(error).split()))
+                self._composed[choice] = UnavailableError(explain(error, arguments))
         result = self._composed[choice]
         if isinstance(result, UnavailableError):
             raise result

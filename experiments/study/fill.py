@@ -220,6 +220,19 @@ class Results:
         """Whether a run fills a cell of the study."""
         return any(self._may_have_runs(cell) and self.cell(cell).runs for cell in study.cells(self.scale))
 
+    def obstacle(self, study: Study) -> str:
+        """Why no run fills a study although its methods were run on its task; empty where nothing can be said.
+
+        A data file or a model of the study may have changed since, or may be gone.
+        """
+        if self.has_runs(study):
+            return ""
+        for cell in study.cells(self.scale):
+            filled = self.cell(cell)
+            if self._may_have_runs(cell) and (reason := filled.missing or filled.nearest):
+                return reason if filled.missing else f"the nearest record is {reason}"
+        return ""
+
     def _may_have_runs(self, cell: Cell) -> bool:
         """Whether there are runs of the cell's method on this version of its task. Nothing is composed for this."""
         if cell in self._cells:

@@ -144,7 +144,7 @@ class Study:
     @property
     def has_table(self) -> bool:
         """Whether the study is shown as a table; a figure of the paper is not."""
-        return SPECTRUM not in self.figures and not re.fullmatch(r"figure\d+", self.name)
+        return not re.fullmatch(r"figure\d+", self.name)
 
     @property
     def tasks(self) -> list[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pydantic import ValidationError
 
 from ..errors import ConfigError
-from ..identity import cell_key_of, flat
+from ..identity import cell_key_of, flat, group_of
 from ..spec import methods
 from ..spec.run_config import TaskSettings
 from ..store.records import Record
@@ -49,11 +50,18 @@ def _study(key: str, cells: dict[str, list[Record]], results: Results) -> Study 
     rows = [_row(*own, cells[cell][0], cell) for own, cell in zip(names, order, strict=True)]
     if len({row.family for row in rows}) == 1:  # nothing but the rank differs
         rows = [replace(row, family=row.label) for row in rows]
-    title = f"Runs on {task} with {model} that differ only in their method"
+    shared = _shared_words([cells[cell][0] for cell in order])
+    title = f"Runs on {task} with {model} that differ only in their method{f' ({shared})' if shared else ''}"
     study = Study(f"runs-{key[:6]}", title, tuple(rows), columns, results.scale, references=(rows[0].family,))
     for row, cell in zip(rows, order, strict=True):
         results.put(_filled(study, row, cells[cell]))
     return study
+
+
+def _shared_words(records: Sequence[Record]) -> str:
+    """What all runs say in their names about their data and settings: `data=rows-f81dbdde, steps=40`."""
+    words = [re.split(r"-(?=[a-z_.]+=)", group_of(record.name))[1:] for record in records]
+    return ", ".join(w for w in words[0] if not w.startswith("model=") and all(w in other for other in words))
 
 
 def _settings(record: Record) -> TaskSettings:

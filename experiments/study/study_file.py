@@ -192,9 +192,12 @@ def of_entries(name: str, entries: Any, where: str = "") -> Study:
         raise ConfigError(f"study {where}: {error}") from None
 
 
+NO_ENTRY = ("dict[", "list[", "function-", "constrained-")  # how the names of pydantic for parts of a type begin
+
+
 def _message(error: ValidationError) -> str:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("dict[", "function-")))
+    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(NO_ENTRY))
     if first["type"] == "extra_forbidden":
         return f"{place} is not an entry of a study; allowed: {', '.join(StudyEntry.model_fields)}"
     if first["type"] == "missing":

@@ -46,6 +46,7 @@ def add(path: str) -> Task:
     if not task.name.isidentifier() or importlib.util.find_spec(f"{__name__}.{task.name}"):
         raise ConfigError(f"{where}: TASK.name must be a name that no task of this project has, got {task.name!r}")
     _modules[task.name] = Module(task, sha256)
+    user_code.define(path, [task.name])
     return task
 
 

@@ -366,6 +366,7 @@ def without_repetitions(rows: Split, measured: Sequence[str], t: run_config.Task
     action = "repeat what is measured" if t.drop_overlap else "repeat what is measured, and train nevertheless"
     beyond = max(0, len(kept) - (t.train_rows or len(kept)))
     left_out = rows.left_out + Counter({action: sum(repeated), "beyond task.train_rows": beyond})
+    left_out["for the selection, but repeat what is measured"] += len(rows.selection) - len(selection)
     return Split(kept[: t.train_rows], rows.reported, selection, rows.are_texts, left_out)
 
 

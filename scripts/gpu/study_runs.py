@@ -21,7 +21,11 @@ def measure(device: Device, emit: Emit, results: Path) -> None:
         KeyboardInterrupt: The time was up; the current run has saved a checkpoint.
     """
     scale = "smoke" if device.rehearsal else "workstation"
-    fewer = ["--method", "lora", "training.steps=2", "training.evaluate_every=2"] if device.rehearsal else []
+    fewer = (
+        ["--method", "lora", "training.steps=2", "training.warmup_steps=1", "training.evaluate_every=2"]
+        if device.rehearsal
+        else []
+    )
     runs = ["--scale", scale, "--run", "--rate-search", "off", "--seeds", "1", "--results", str(results)]
     code = plan.main(["table2", *runs, *fewer, "logger=none", *device.settings])
     for record in read_records(results)[0]:

@@ -152,10 +152,24 @@ def test_the_copy_of_a_model_fills_the_cells_of_the_model(tmp_path):
     assert plan(tmp_path, "model=/copy", "model_id=owner/other", scale="galore").cells  # there no cell can be planned
 
 
+def test_what_no_run_measures_is_named_before_the_runs(tmp_path, capsys):
+    rows = {"LoRA": {"method": "lora"}, "MoRA": {"method": "mora"}}
+    entries = {"base": {"task": "uuid"}, "rows": rows, "columns": ["char_acc", "value_loss"], "curve": "char_accuracy"}
+    options = argparse.Namespace(scale="smoke", results=tmp_path, seeds=None, rate_search="on", settings=[])
+    StudyPlan([study_file.of_entries("mine", entries)], options)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "warning: study mine: a run of task=uuid does not measure char_acc by itself; a run measures"
+    )
+    assert "char_accuracy" in line
+    StudyPlan([study_file.of_entries("mine", entries | {"columns": ["value_loss"], "curve": "value_los"})], options)
+    assert capsys.readouterr().err == "warning: study mine: no run measures its curve, value_los\n"
+
+
 def test_two_scales_are_refused(tmp_path):
     study = dataclasses.replace(study_file.get("table2"), scale="laptop")
     options = argparse.Namespace(scale="smoke", results=tmp_path, seeds=None, rate_search="on", settings=[])
-    with pytest.raises(ConfigError, match="one scale at a time, and these studies need laptop and smoke"):
+    with pytest.raises(ConfigError, match="--scale smoke: study table2 is for the scale laptop only"):
         StudyPlan([study], options)
 
 

@@ -298,7 +298,8 @@ def test_an_adapter_of_ones_own_runs_is_exported_and_stands_in_a_table(folder, c
     assert record["cost"]["trainable_parameters"] <= record["cost"]["budget_parameters"]
 
     # A plan starts run.py as another process. Scripts name the file too, and a record alone runs nothing.
-    study = {"base": {"task": "uuid", "training.steps": 4}, "rows": {"Band": {"method": "band"}}, "seeds": 1}
+    rows = {"LoRA": {"method": "lora"}, "Band": {"method": "band"}}  # the file is named for both, and defines one
+    study = {"base": {"task": "uuid", "training.steps": 4}, "rows": rows, "seeds": 1}
     (folder / "my" / "bands.yaml").write_text(json.dumps(study | {"columns": ["value_loss"]}))
     begun = ["my/bands.yaml", "--config-dir", "my/conf", "--scale", "smoke", "--rate-search", "off", "--run"]
     command = [sys.executable, str(ROOT / "scripts" / "plan.py"), *begun, "method.module=my/band.py", *SMOKE[1:]]
@@ -316,10 +317,20 @@ def test_an_adapter_of_ones_own_runs_is_exported_and_stands_in_a_table(folder, c
     assert made.returncode == 0, made.stderr
     assert re.search(r"\| Band +\| [*\d.]+ \(1\)", (folder / "results/tables/smoke/bands.md").read_text())
 
+    (lora,) = (
+        r
+        for p in (folder / "results" / "runs").glob("*.json")
+        if (r := json.loads(p.read_text()))["cell"]["method"] == "lora"
+    )
+    assert lora["config"]["method"]["module"] is None
+    assert "module" not in lora["identity"]["method"]
+    sweep = run(folder, *own[:2], "-m", "method=lora,band", *own[3:], "method.module=my/band.py")
+    assert (sweep.code, "2 cells" in sweep.out or "finished" in sweep.out) == (0, True), sweep.err
+
     # Another content of the file is another run, and a YAML file names no code.
     module.write_text(BAND.replace("torch.zeros(r, self", "torch.zeros(r, 1 * self"))
     assert run(folder, *own, "method.module=my/band.py").code == 0
-    assert len(list((folder / "results" / "runs").glob("*.json"))) == 2
+    assert len(list((folder / "results" / "runs").glob("*.json"))) == 3
     (folder / "my" / "evil.py").write_text("open('went-off', 'w')\n")
     (conf / "method" / "band.yaml").write_text(BAND_YAML.replace("module: null", "module: my/evil.py"))
     assert "method=band is defined in my/evil.py, and only the command line may" in refused(run(folder, *own))
@@ -344,7 +355,9 @@ def test_an_entry_of_a_methods_file_without_an_effect_is_refused(folder, line, m
     path = folder / "my" / "conf" / "method" / "mine.yaml"
     path.parent.mkdir()
     path.write_text(f"defaults: [lora, _self_]\nname: mine\nlabel: mine\n{line}\n")
-    done = run(folder, "--config-dir", "my/conf", "method=mine", "task=uuid", "training.steps=1")
+    done = run(
+        folder, "--config-dir", "my/conf", "method=mine", "task=uuid", "training.steps=1", "training.warmup_steps=0"
+    )
     if message:
         assert message in refused(done)
     else:

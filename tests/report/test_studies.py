@@ -9,10 +9,11 @@ import pytest
 from experiments.cli import comparison
 from experiments.errors import ConfigError
 from experiments.identity import key_of
-from experiments.report import html, markdown, pages, tables
+from experiments.report import figures, html, markdown, pages, plots, tables
 from experiments.report.answers import answers
 from experiments.store.folder import read_records
 from experiments.study import recorded, study_file
+from experiments.study.cells import UnavailableError
 from experiments.study.fill import Results
 
 from .. import synthetic
@@ -112,6 +113,15 @@ def test_runs_that_no_file_describes_are_compared_when_they_differ_in_their_meth
     assert filled.unplaced([study]) == []
 
 
+def test_the_title_names_the_data_and_settings_that_the_runs_share():
+    runs = others()
+    for run in runs:
+        run.name = f"custom-smoke-{run.cell['method']}-r4-model=m-1a2b-data=my-rows-f81d-steps=40-lr0.003-seed0"
+    filled = Results("laptop", runs, FIXED)
+    (study,) = recorded.studies(filled, filled.records)
+    assert study.title == "Runs on uuid with tiny that differ only in their method (data=my-rows-f81d, steps=40)"
+
+
 def test_a_setting_of_pefts_tells_rows_apart_where_no_other_setting_does():
     """Both rows of LoRA have MoRA's rank, so each is compared with MoRA by its own name."""
 
@@ -174,18 +184,73 @@ def test_runs_of_another_folder_stand_beside_what_a_folder_holds(tmp_path):
     assert [row.label for row in study.rows] == ["LoRA, r = 4", "MoRA, r = 4"]
 
 
+class Unavailable(synthetic.FixedProtocols):
+    """Protocols whose data file is gone."""
+
+    def setting(self, cell):
+        raise UnavailableError("task.train_file must be a file")
+
+
+def test_a_study_whose_data_are_gone_is_named():
+    """Its runs are there, and no cell can be composed any more: else its table would go without a word."""
+    gone = Results("laptop", results().records, Unavailable("laptop"))
+    assert pages.lost_studies([gone], [OWN]) == {"tickets": "task.train_file must be a file"}
+    assert pages.lost_studies([results()], [OWN]) == {}
+    assert pages.lost_studies([Results("laptop", [], FIXED)], [OWN]) == {}  # nothing was run yet
+
+
+def test_a_study_with_spectra_has_a_table_and_curves_too():
+    study = study_file.of_entries("own", OWN.file | {"figures": ["curves", "spectrum"]})
+    records = results().records
+    for record in records:
+        record.metrics["spectrum"] = {"q_proj": {"above": 3, "layers": 1}}
+    with plots.style():
+        drawn = dict(figures.figures_of(study, Results("laptop", records, FIXED)))
+    assert study.has_table
+    assert drawn.keys() == {"curves_own", "spectrum_own"}
+
+
 def made(*arguments, ranks=(), seeds=None, columns=(), name=""):
     return comparison.study_of(arguments, ranks, seeds, columns, name)
 
 
 def test_arguments_make_a_study():
     study = made("method=mora,lora", "task=uuid", "method.dropout=0,0.1", "model='a, b'", ranks=[4, 8], seeds=[3])
-    assert study.references == ("LoRA, dropout = 0",)
+    assert study.references == ("LoRA, dropout = 0", "LoRA, dropout = 0.1")
     assert len(study.rows) == 8
     assert [cell.model for cell in study.cells("laptop")] == ["a, b"] * 8
     assert study.seeds == (3,)
     assert made("method=mora,lora", "task=uuid").name == made("method=mora,lora", "task=uuid").name
     assert made("method=mora,lora", "task=uuid", ranks=[4]).name != made("method=mora,lora", "task=uuid").name
+
+
+def test_ranks_in_a_list_are_ranks_of_the_study():
+    """Else MoRA at the higher rank would be compared with LoRA at the lower one, which trains half as much."""
+    study = made("method=lora,mora", "method.rank=4,8", "task=uuid")
+    assert {row.label: [r.label for r in study.references_of(row)] for row in study.rows} == {
+        "LoRA, r = 4": [],
+        "MoRA, r = 4": ["LoRA, r = 4"],
+        "LoRA, r = 8": [],
+        "MoRA, r = 8": ["LoRA, r = 8"],
+    }
+    assert [row.label for row in made("method.rank=4,8", "task=uuid").rows] == ["rank = 4", "rank = 8"]
+    with pytest.raises(ConfigError, match=r"--ranks and method\.rank: both name the ranks"):
+        made("method=lora,mora", "method.rank=4,8", "task=uuid", ranks=[4])
+
+
+def test_each_row_is_compared_with_the_row_of_lora_that_has_the_same_settings():
+    study = made("method=lora,mora", "training.steps=40,80", "task=uuid")
+    mora = study.rows_of("MoRA, steps = 80")[0]
+    assert "LoRA, steps = 80" in [row.label for row in study.references_of(mora)]
+
+
+def test_the_title_tells_two_data_files_apart():
+    titles = [
+        made("method=lora,mora", "task=custom", f"task.train_file=/a/{name}.jsonl", "training.steps=40").title
+        for name in ("one", "two")
+    ]
+    assert titles[0] == "LoRA against MoRA on custom, train_file = one.jsonl, steps = 40"
+    assert titles[1] != titles[0]
 
 
 def test_operators_can_be_compared():

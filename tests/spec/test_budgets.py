@@ -66,6 +66,18 @@ def test_a_method_trains_no_more_than_lora_of_the_rank(name, smoke, tmp_path):
         assert number > limit or number <= trainable(method)
 
 
+@pytest.mark.parametrize(
+    ("peft", "trains"),
+    [
+        ({"peft_type": "UNILORA", "theta_d_length": 1000}, 1000),  # one vector for all layers
+        ({"peft_type": "TINYLORA", "u": 10}, 140),  # a vector of 10 for each of 14 layers, in one list
+    ],
+)
+def test_parameters_that_layers_share_count_as_often_as_they_are_there(smoke, peft, trains):
+    sizes = Counter({(688, 256): 2, (256, 688): 4, (256, 256): 8})
+    assert trainable(smoke("method=vera").method.replace(peft=peft, budget=None), sizes) == trains
+
+
 def test_lora_spends_its_rank_and_the_command_line_is_kept(smoke, tmp_path):
     assert spent(smoke, tmp_path, "hira", "method.rank=5").peft["r"] == 5
     assert spent(smoke, tmp_path, "hira", "method.rank=5", "+method.peft.r=2").peft["r"] == 2

@@ -88,6 +88,7 @@ WRONG = [
     ("method=relora method.restart_every=12", "method.restart_every must be less than training.steps (12)"),
     ("method=relora method.restart_every=11", "leaves 1 steps after the last merge", "a divisor of training.steps"),
     ("method=relora method.restart_warmup=4", "method.restart_warmup must be less than method.restart_every (4)"),
+    ("training.warmup_steps=12", "training.warmup_steps must be less than training.steps (12), or the learning rate"),
     ("method=relora method.reset_ratio=0", "method.reset_ratio must be a number in (0, 1]"),
     ("paths.results=/proc/nowhere", "paths.results: cannot write to /proc/nowhere"),
 ]

@@ -22,7 +22,7 @@ from ..data.tokenizers_of import CACHE, byte_level
 PLAIN_TEXT_TASKS = ("biomed", "finance", "pretrain")
 FINE_TUNING_TASKS = ("instruct", "math", "biomed", "finance")
 TASKS_WITH_DATA = ("instruct", "math", *PLAIN_TEXT_TASKS)
-FEW_STEPS = ("training.steps=2", "training.log_every=1")
+FEW_STEPS = ("training.steps=2", "training.warmup_steps=1", "training.log_every=1")
 # The words of the prompts, which all rows share.
 FRAME = sorted(
     {part for form in (ALPACA, ALPACA_INPUT) for part in re.split(r"\{\w+\}", form)}
@@ -225,7 +225,7 @@ def test_rows_of_a_user_train_and_are_part_of_the_key(smoke, tmp_path):
     assert "It is 4." in byte_level().decode(prepared.train[0]["input_ids"])
 
     def key(path):
-        one_step = ("training.steps=1", "training.log_every=1", "task.heldout_rows=1")
+        one_step = ("training.steps=1", "training.warmup_steps=0", "training.log_every=1", "task.heldout_rows=1")
         return runner.run(smoke("task=pretrain", f"task.train_file={path}", *one_step)).key
 
     first, second = tmp_path / "a.txt", tmp_path / "b.txt"

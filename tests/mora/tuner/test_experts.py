@@ -12,6 +12,7 @@ from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
 )
+from transformers.pytorch_utils import Conv1D
 
 from mora import MoraConfig, operators, restart
 from mora.conversion import as_lora
@@ -224,13 +225,14 @@ def test_a_bf16_base_keeps_the_adapter_in_float32(family):
     assert logits(model).dtype == torch.bfloat16
 
 
-def test_the_weight_of_a_layer_is_a_parameter_too():
+@pytest.mark.parametrize("layer", [nn.Linear, lambda k, d: Conv1D(d, k)], ids=["Linear", "Conv1D"])
+def test_the_weight_of_a_layer_is_a_parameter_too(layer):
     """A parameter with two dimensions has one M, and computes as the layer with an adapter does."""
     x = torch.randn(4, 6)
     outputs = []
     for targets in ({"target_modules": ["0"]}, {"target_parameters": ["0.weight"]}):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(6, 9))
+        model = nn.Sequential(layer(6, 9))
         outputs.append(get_peft_model(model, MoraConfig(r=2, init_weights=False, operator="sharing", **targets))(x))
     assert_close(*outputs)
 

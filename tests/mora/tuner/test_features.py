@@ -162,11 +162,15 @@ def test_adapters_whose_sum_is_no_adapter_are_refused(llama, options):
         (([], [], "sum"), "each adapter needs one weight"),
         ((["x"], [1.0], "sum"), "there is no adapter 'x'; allowed: default"),
         ((["default"], [1.0], "default"), "there is an adapter 'default' already"),
+        ((["default"], [1.0], "a.b"), "adapter_name must be a name without a dot, got 'a.b'"),
+        ((["default"], [float("nan")], "sum"), "weights must be finite"),
     ],
 )
 def test_sums_that_are_refused(llama, arguments, message):
+    model = llama.adapted()
     with pytest.raises(ValueError, match=message):
-        llama.adapted().add_weighted_adapter(*arguments)
+        model.add_weighted_adapter(*arguments)
+    assert set(model.peft_config) == {"default"}
 
 
 def test_whole_modules_have_no_sum(llama):
