@@ -115,8 +115,8 @@ def _refuse_unused_rank(section: Any) -> None:
     texts = " ".join(v for values in (section, *files) for _, v in _leaves(values) if isinstance(v, str) and "${" in v)
     if not re.search(r"(method\.|{\.+)rank\b", texts):
         raise ConfigError(
-            f"method.rank has no effect: no setting of method={section.get('name')} uses it; allowed: a line budget in "
-            "the method's file, which names the setting that spends the budget, or ${method.rank} below peft"
+            f"method.rank has no effect: no setting of method={section.get('name')} uses the rank; allowed: a line "
+            "budget in the method's file, which names the setting that spends the budget, or ${method.rank} below peft"
         )
 
 

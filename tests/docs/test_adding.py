@@ -339,6 +339,26 @@ def test_an_adapter_of_ones_own_runs_is_exported_and_stands_in_a_table(folder, c
     assert "method.module=my/reverse.py registers no new adapter with PEFT" in line
 
 
+def test_a_rank_that_no_setting_uses_is_refused(folder):
+    """Without `budget` two ranks would be the same run under two names."""
+    path = folder / "my" / "conf" / "method" / "ia3.yaml"
+    path.parent.mkdir()
+    text = """name: ia3
+label: IA3
+rates: lora
+rank: 4
+target_modules: ${protocol.target_modules}
+peft: {peft_type: IA3, target_modules: '${method.target_modules}', feedforward_modules: []}
+"""
+    path.write_text(text)
+    command = ("--config-dir", "my/conf", "method=ia3", "task=uuid", "dry_run=true")
+    assert "method.rank has no effect: no setting of method=ia3 uses the rank" in refused(run(folder, *command))
+    path.write_text(
+        text.replace("IA3, target", "LORA, r: '${method.rank}', target").replace(", feedforward_modules: []", "")
+    )
+    assert run(folder, *command).code == 0
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
