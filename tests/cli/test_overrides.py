@@ -84,7 +84,7 @@ REFUSED = [
     (["hydra.mode=foo"], "expected one of [RUN, MULTIRUN]"),
     (["hydra.job.env_copy=[NOPE]"], "KeyError: 'NOPE'"),
     (["hydra.job_logging.root=3"], "Unable to configure root logger"),
-    (["method.rank=${method.rank}"], "training.learning_rate: Recursive interpolation"),
+    (["method.rank=${method.rank}"], "method.rank: Recursive interpolation"),
     (["--cfg", "job", "-m"], "Only one of"),
     # A secret must not get into a record, a list of processes or a log.
     ([f"logger.project={TOKEN}"], "logger.project=[secret] holds a key or a token"),

@@ -226,8 +226,8 @@ def test_a_footnote_says_over_how_many_documents_a_loss_is_a_mean():
     table, entry = mora_in_table_1("answer_bits_per_byte", [0.5, 0.5], [0.7, 0.7], heldout_rows=200)
     assert entry.comparison.verdict == "better"
     assert (
-        "The bits per byte of held-out answers of math is measured on 200 documents, the same for every seed: its "
-        "interval knows the seeds, and not what other documents would give."
+        "The bits per byte of held-out answers of math is measured on 200 held-out texts, the same for every seed: its "
+        "interval knows the seeds, and not what other texts would give."
     ) in wording.footnotes(table)
 
 
