@@ -83,14 +83,17 @@ def study_of(
 
 def _shown(base: dict[str, Any]) -> list[str]:
     """What all rows share, so that the tables of two data files or of two lengths of training have different titles."""
-    own = {name: value for name, value in base.items() if name not in ("task", "model", "method", "scale")}
-    paths = (userfile.TRAIN, userfile.HELD_OUT)
-    return [f"{name.split('.')[-1]} = {Path(str(v)).name if name in paths else v}" for name, v in own.items()]
+    paths, elsewhere = (userfile.TRAIN, userfile.HELD_OUT), ("task", "model", "method", "scale")
+    return _words({n: Path(str(v)).name if n in paths else v for n, v in base.items() if n not in elsewhere})
+
+
+def _words(settings: dict[str, Any]) -> list[str]:
+    return [f"{name.split('.')[-1]} = {value}" for name, value in settings.items()]
 
 
 def _label(row: dict[str, Any]) -> str:
     method = [methods.label(row["method"])] if "method" in row else []
-    return ", ".join([*method, *(f"{name.split('.')[-1]} = {v}" for name, v in row.items() if name != "method")])
+    return ", ".join([*method, *_words({name: value for name, value in row.items() if name != "method"})])
 
 
 def of_records(

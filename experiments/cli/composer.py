@@ -18,7 +18,6 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from ..spec import compose
-from ..spec.explanation import GROUPS
 
 MOST = 64  # compositions that are kept; each takes 0.2 MB
 
@@ -80,7 +79,7 @@ def _sets_value(override: Override) -> bool:
 
 
 def _chooses_file(override: Override) -> bool:
-    return override.package is not None or override.key_or_group in GROUPS or "/" in override.key_or_group
+    return override.package is not None or override.key_or_group in compose.GROUPS or "/" in override.key_or_group
 
 
 def _overlap(overrides: Sequence[Override]) -> bool:

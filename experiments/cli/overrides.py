@@ -10,8 +10,8 @@ from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 from .. import redact
 from ..errors import ConfigError
 from ..spec import methods
-from ..spec.compose import choices
-from ..spec.explanation import GROUPS, unknown_setting
+from ..spec.compose import GROUPS, choices
+from ..spec.explanation import unknown_setting
 
 
 def check(arguments: list[str]) -> None:

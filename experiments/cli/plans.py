@@ -106,9 +106,7 @@ class StudyPlan:
         if self.options.scale and chosen - {self.options.scale}:
             fixed = next(study for study in studies if study.scale)
             raise ConfigError(f"--scale {self.options.scale}: study {fixed.name} is for the scale {fixed.scale} only")
-        if self.options.scale:
-            chosen.add(self.options.scale)
-        return chosen.pop() if chosen else DEFAULT_SCALE
+        return self.options.scale or (chosen.pop() if chosen else DEFAULT_SCALE)
 
     @staticmethod
     def _divided(arguments: Sequence[str]) -> tuple[dict[str, object], list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, grammar_parser
 from . import protocol
 
 CONF = Path(__file__).parents[2] / "conf"
+GROUPS = ("method", "task", "scale", "hardware", "logger", "experiment")  # the groups that a user chooses from
 _searched: list[str] = []  # folders with a user's own files, from Hydra's search path
 
 
@@ -62,17 +65,27 @@ def file_settings(path: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
 
 
-def composition(arguments: list[str]) -> DictConfig:
-    """The configuration that run.py composes from these arguments. It can be changed."""
-    register()
-    searched = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in _searched)}]"] if _searched else []
-    # run.py calls this function within a job of Hydra. Hydra's global state must be the same afterwards.
+@contextlib.contextmanager
+def of_its_own() -> Iterator[None]:
+    """Compose apart from a job of Hydra that may be running: Hydra's global state is the same afterwards."""
     running, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         with initialize_config_dir(str(CONF), version_base=None):
-            composed = compose("config", overrides=["logger=none", *searched, *arguments])
+            yield
     finally:
         GlobalHydra.instance().hydra = running
+
+
+def search_path(folders: Sequence[str] | Sequence[Path]) -> list[str]:
+    """The argument that lets Hydra look into these folders too; none for no folders."""
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
+
+
+def composition(arguments: list[str]) -> DictConfig:
+    """The configuration that run.py composes from these arguments. It can be changed."""
+    register()
+    with of_its_own():
+        composed = compose("config", overrides=["logger=none", *search_path(_searched), *arguments])
     OmegaConf.set_struct(composed, False)
     return composed
 

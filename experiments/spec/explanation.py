@@ -7,16 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError, StorageError, one_line
-from .compose import CONF, folders
+from .compose import CONF, GROUPS, folders, of_its_own, search_path
 
-GROUPS = ("method", "task", "scale", "hardware", "logger", "experiment")  # the groups that a user chooses from
 # Errors whose messages are clear without the type of the error.
 PLAIN = (HydraException, OmegaConfBaseException, ConfigError, StorageError, OSError)
 
@@ -24,17 +22,12 @@ PLAIN = (HydraException, OmegaConfBaseException, ConfigError, StorageError, OSEr
 def unknown_setting(name: str, arguments: list[str]) -> str | None:
     """Why the configuration that `arguments` choose has no setting `name`; None if the configuration has it."""
     chosen = [a for a in arguments if re.fullmatch(rf"({'|'.join(GROUPS)})=[\w-]+|hydra\.searchpath=.*", a)]
-    if own := _own_folders(arguments):
-        chosen = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own)}]", *chosen]
-    # A job of Hydra may be running. Hydra's global state must be the same afterwards.
-    running, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    chosen = [*search_path(_own_folders(arguments)), *chosen]
     try:
-        with initialize_config_dir(str(CONF), version_base=None):
+        with of_its_own():
             section: Any = OmegaConf.to_container(compose("config", overrides=chosen, return_hydra_config=True))
     except PLAIN:  # a choice is wrong too, and its own error says so
         return None
-    finally:
-        GlobalHydra.instance().hydra = running
     *path, last = name.split(".")
     where: list[str] = []
     for part in path:

@@ -86,16 +86,12 @@ def _refuse_unused(plain: dict[str, Any]) -> None:
         ConfigError: Nothing reads an entry of the section `method`.
     """
     section = plain.get("method")
-    _refuse_unused_rank(section)
-    own = [n for n in section if n not in Method.model_fields and n != FORMULA] if isinstance(section, dict) else []
-    if not own:
+    if not isinstance(section, dict):
         return
-    # The command line may have replaced the setting that refers to an entry, so the files count too.
-    files = [methods.settings(name) for name in methods.chain(str(section.get("name")))]
-    leaves = [value for values in (plain, *files) for _, value in _leaves(values)]
-    references = " ".join(value for value in leaves if isinstance(value, str) and "${" in value)
+    _refuse_unused_rank(section)
+    own = [name for name in section if name not in Method.model_fields and name != FORMULA]
     for name in own:
-        if not re.search(rf"(method\.|{{\.+){re.escape(str(name))}\b", references):
+        if not _is_used(str(name), section, plain):
             known = ", ".join([*Method.model_fields, FORMULA])
             raise ConfigError(
                 f"method.{name} has no effect: nothing refers to it, and it is no entry of a method's file; allowed: "
@@ -103,21 +99,30 @@ def _refuse_unused(plain: dict[str, Any]) -> None:
             )
 
 
-def _refuse_unused_rank(section: Any) -> None:
+def _refuse_unused_rank(section: dict[str, Any]) -> None:
     """Refuse a rank that no setting of the adapter uses: runs of two ranks would be the same run under two names.
 
     Raises:
         ConfigError: The method has an adapter and a rank, and neither `budget` nor another setting uses the rank.
     """
-    if not (isinstance(section, dict) and section.get("peft") and section.get("rank")) or section.get("budget"):
+    if not (section.get("peft") and section.get("rank")) or section.get("budget"):
         return
-    files = [methods.settings(name) for name in methods.chain(str(section.get("name")))]
-    texts = " ".join(v for values in (section, *files) for _, v in _leaves(values) if isinstance(v, str) and "${" in v)
-    if not re.search(r"(method\.|{\.+)rank\b", texts):
+    if not _is_used("rank", section, section):
         raise ConfigError(
             f"method.rank has no effect: no setting of method={section.get('name')} uses the rank; allowed: a line "
             "budget in the method's file, which names the setting that spends the budget, or ${method.rank} below peft"
         )
+
+
+def _is_used(name: str, section: dict[str, Any], values: dict[str, Any]) -> bool:
+    """Whether a setting among `values` refers to an entry of the section `method`, or a setting of the method's files.
+
+    The command line may have replaced the setting that refers to the entry, so the files count too.
+    """
+    files = [methods.settings(entry) for entry in methods.chain(str(section.get("name")))]
+    reference = re.compile(rf"(method\.|{{\.+){re.escape(name)}\b")
+    leaves = (value for part in (values, *files) for _, value in _leaves(part))
+    return any(isinstance(value, str) and "${" in value and reference.search(value) for value in leaves)
 
 
 def _missing(name: str, value: Any, plain: dict[str, Any]) -> list[str]:
