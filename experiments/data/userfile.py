@@ -59,18 +59,16 @@ def read(source: str, setting: str, form: str | None, row_format: str) -> UserDa
     if row_format in ("auto", "text") and not is_hub_data(source) and _is_plain_text(source):
         return UserData(documents(source, setting), True, 0)
     items: list[Any] = []
-    empty = 0
+    empty, are_texts = 0, None
+    columns = None if row_format == "auto" else FORMATS[row_format]
     for where, row in tabular.rows(source, setting):
-        if row_format == "auto":
-            row_format = "text" if _format_of(row, where) == "text" else "any columns of answers"
+        if are_texts is None:
+            are_texts = (_format_of(row, where) if row_format == "auto" else row_format) == "text"
         try:
-            is_text = row_format == "text"
-            items.append(
-                _text(row, "text", where) if is_text else _conversation(row, where, form, FORMATS.get(row_format))
-            )
+            items.append(_text(row, "text", where) if are_texts else _conversation(row, where, form, columns))
         except EmptyError:
             empty += 1
-    return UserData(_not_empty(items, source, setting), row_format == "text", empty)
+    return UserData(_not_empty(items, source, setting), bool(are_texts), empty)
 
 
 def checked(source: str, setting: str, form: str | None, row_format: str | None = None) -> str:

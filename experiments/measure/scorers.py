@@ -21,11 +21,13 @@ VERSIONS = {
     "entity_f1": 2,
     "convfinqa": 2,
     "per_token_choice": 1,
-    "answer_match": 1,
+    "answer_match": 2,
 }
 
 ANSWER_MARK = "The answer is:"
-_number = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:/\d+)?")
+_unsigned = r"(?:\d[\d,]*\.?\d*|\.\d+)(?:/\d+)?"
+_number = re.compile("[-+]?" + _unsigned)
+_signed = re.compile(r"(?:(?<![\w.)])[-+])?" + _unsigned)  # the hyphen in 5-7 is no sign of the 7
 _mixed = re.compile(r"([-+]?)\s*(\d+)\s+(\d+)/(\d+)")
 
 
@@ -197,9 +199,12 @@ def convfinqa_accuracy(generated: Sequence[str], gold: Sequence[str]) -> float:
 
 
 def last_number(text: str) -> Fraction | None:
-    """The exact value of the last number in a text; None where the text has no number that Python can read."""
+    """The exact value of the last number in a text; None where the text has no number that Python can read.
+
+    A sign behind a digit, a letter or a bracket belongs to no number: the last number of `5-7` is 7.
+    """
     text = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r" \1/\2", _standard(text)).replace("$", "")
-    numbers = _number.findall(text)
+    numbers = _signed.findall(text)
     return number(numbers[-1]) if numbers else None
 
 

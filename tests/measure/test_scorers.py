@@ -221,6 +221,11 @@ def test_convfinqa_matches_numbers(generated, answer, right):
         ("number", r"so \frac{1}{2}", "0.5", True),
         ("number", "It was 4 and is 5", "4", False),
         ("number", "none", "4", False),
+        ("number", "it is -7", "-7", True),
+        ("number", "x=-$7", "-7", True),
+        ("number", "pages 5-7", "7", True),  # a range has no minus sign
+        ("number", "(10)-3", "3", True),
+        ("number", "covid-19", "19", True),
     ],
 )
 def test_an_answer_matches(kind, generated, answer, matches):
