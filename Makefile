@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo compare base test slow reliability gpu gpu-wheels triton check scan audit docs dist installs workflows results format setup clean
+.PHONY: demo compare base test shuffled slow reliability gpu gpu-wheels triton check scan audit docs dist installs workflows results format setup clean
 
 # The records go to a folder of their own: results/ holds this cell already, and a finished cell is not run again.
 demo: $(READY)
@@ -27,6 +27,13 @@ base: $(READY)
 # One process for each core; an idle process takes over half of the tests that another process still has to run.
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# The same tests as on a new machine: in random order, and from an empty cache. The first lines of pytest have the seed of
+# the order; `-p randomly -p "randomly_seed=SEED"` repeats an order.
+shuffled: $(READY)
+	rm -rf build/cache
+	MORA_CACHE=$(abspath build/cache) $(BIN)/python -m pytest -n auto --dist worksteal -p randomly
+	rm -rf build/cache
 
 # Some slow tests need the optional packages. `make setup` does not install these packages, because with them every run
 # starts later.

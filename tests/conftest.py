@@ -42,7 +42,7 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
-pytest_plugins = ["tests.promises"]
+pytest_plugins = ["tests.promises", "tests.downloads"]
 
 
 class Hydra:

@@ -31,6 +31,7 @@ from .catalogue import SOURCES, Source
 
 MEGABYTE = 1 << 20
 UNPACKED_LIMIT = 256 * MEGABYTE
+NO_DOWNLOAD = "cannot be downloaded; is there a network?"
 
 
 def fetch(name: str, cache: Path) -> dict[str, Path]:
@@ -148,9 +149,7 @@ def _download(name: str, source: Source, folder: Path) -> Path:
     if done.returncode or len(archives) != 1:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()] or lines or ["it gave no reason"]
-        raise ConfigError(
-            f"source {name}: {source.package} {source.version} cannot be downloaded; is there a network? {errors[-1]}"
-        )
+        raise ConfigError(f"source {name}: {source.package} {source.version} {NO_DOWNLOAD} {errors[-1]}")
     return archives[0]
 
 
