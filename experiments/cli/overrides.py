@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 
@@ -63,18 +61,6 @@ def _check(override: Override, arguments: list[str]) -> None:
         )
     if group in GROUPS and setting == "name":
         raise ConfigError(f"{argument}: {name} cannot be set by itself; allowed: {group}=...")
-    if _is_empty(override, arguments):
-        raise ConfigError(f"{argument}: the sweep has no value, so nothing would run")
     # PEFT's own configuration class checks the settings below method.peft.
     if added and not name.startswith("method.peft.") and (reason := unknown_setting(name, arguments)):
         raise ConfigError(reason)
-
-
-def _is_empty(override: Override, arguments: list[str]) -> bool:
-    """Whether an argument sweeps over no value at all: `range(0)`, or a pattern that fits no name."""
-    value: Any = override._value
-    if isinstance(value, Glob):
-        own = any(argument.startswith("hydra.searchpath") for argument in arguments)  # more names, not known here
-        return not own and override.key_or_group in GROUPS and not value.filter([*choices(override.key_or_group)])
-    discrete = override.is_sweep_override() and override.is_discrete_sweep()
-    return discrete and next(iter(override.sweep_string_iterator()), None) is None
