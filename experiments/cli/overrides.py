@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 
@@ -25,7 +26,8 @@ def check(arguments: list[str]) -> None:
                 f"{redact.text(argument)} holds a key or a token: other users see arguments, and runs are recorded; "
                 "allowed: the environment, such as WANDB_API_KEY or HF_TOKEN"
             )
-    settings = [a for a in arguments if "=" in a and not a.startswith("-")]
+    # Hydra's own parser, because the folder of --config-dir may have a name with a = in it.
+    settings = [a for a in get_args_parser().parse_known_args(arguments)[0].overrides if "=" in a]
     for override in OverridesParser.create().parse_overrides(settings):
         _check(override, arguments)
 

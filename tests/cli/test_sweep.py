@@ -134,7 +134,9 @@ def test_a_bad_cell_is_found_before_the_first_one_runs(arguments, lines, sweep, 
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.promise("A sweep whose folder of results is wrong is refused, and nothing is written.")
+@pytest.mark.promise(
+    "A path that begins with a ~, and a blank path, is refused or expanded, and no such folder is made."
+)
 @pytest.mark.parametrize("folder", ["~/runs", " "])
 def test_a_wrong_folder_of_results_is_not_made(folder, sweep, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -164,11 +166,13 @@ def test_a_sweep_of_no_cell_is_refused(arguments, named, sweep, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_a_pattern_finds_the_methods_of_a_user(sweep, tmp_path):
-    (tmp_path / "own" / "method").mkdir(parents=True)
-    (tmp_path / "own" / "method" / "mine.yaml").write_text("defaults: [lora]\nname: mine\n")
+@pytest.mark.promise("A folder may have any name, and a study runs in the folder that the command line names.")
+def test_a_pattern_finds_the_methods_in_a_folder_of_any_name(sweep, tmp_path):
+    own = tmp_path / "it's=my [own], é"
+    (own / "method").mkdir(parents=True)
+    (own / "method" / "mine.yaml").write_text("defaults: [lora]\nname: mine\n")
     try:
-        ran = sweep("-m", "method=glob(min*)", "--config-dir", str(tmp_path / "own"))[3]
+        ran = sweep("-m", "--config-dir", str(own), "method=glob(min*)")[3]
         assert [config.method.name for config in ran] == ["mine"]
     finally:
         search([])
