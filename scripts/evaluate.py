@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--task", choices=tasks.names(), help="another task; nothing is compared")
     other.add_argument("--benchmarks", type=names, metavar="A,B", help="tasks of lm-eval; nothing is compared")
-    parser.add_argument("--benchmark-path", metavar="F", help="folder with the YAML files of your own tasks")
+    parser.add_argument("--benchmark-path", type=Path, metavar="F", help="folder with the YAML files of your own tasks")
     parser.add_argument("--limit", type=script.positive, metavar="N", help="the first N questions of each benchmark")
     parser.add_argument("--shots", type=script.count, metavar="N", help="solved questions before each question")
     parser.add_argument("--template", action="store_true", help="put the questions in the model's chat template")
@@ -89,7 +89,7 @@ def score_benchmarks(record: Record, store: Store, options: argparse.Namespace) 
     """Score a run on benchmarks of lm-eval, print the scores, and add them to the record with --add."""
     if options.add:
         load.check_addable(record, options.benchmarks)  # refused before minutes of scoring
-    path = options.benchmark_path
+    path = str(options.benchmark_path) if options.benchmark_path else None
     source = {"folder": benchmarks.folder_fingerprint(path)} if path else {}
     asked = benchmarks.load(options.benchmarks, path, options.limit, options.shots, options.template)
     scores = load.score_benchmarks(record, store, asked)

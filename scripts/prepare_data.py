@@ -8,7 +8,6 @@ python scripts/prepare_data.py --check               print the table; exit code 
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -28,15 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--paper", action="store_true", help="what the paper's scale needs from the Hugging Face hub")
     parser.add_argument("--copies", type=Path, help="with --paper: the folder of the data sets (default: CACHE/hub)")
     parser.add_argument(
-        "--cache",
-        default=os.environ.get("MORA_CACHE") or None,
-        help="where the files go (default: MORA_CACHE, else the user's cache folder)",
+        "--cache", type=Path, help="where the files go (default: MORA_CACHE, else the user's cache folder)"
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these sources, by the names of the table")
     options = parser.parse_args(arguments)
-    if options.cache == "":
-        parser.error("argument --cache: must be a folder, got an empty text")
-    cache = Paths(results="results", cache=options.cache).cache_folder
+    cache = options.cache or Paths(results="results").cache_folder
     if options.copies and not options.paper:
         raise ConfigError("--copies needs --paper: the laptop scale reads its files from the cache")
     known: list[str] = [*(copies.SOURCES if options.paper else catalogue.SOURCES)]

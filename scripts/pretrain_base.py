@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from experiments import runner
 from experiments.cli import command, script
 from experiments.spec import compose
+from experiments.spec.arguments import argument
 from experiments.spec.parse import parse
 from experiments.spec.run_config import Paths
 from experiments.store.records import Store
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     script.Parser(__doc__).parse_args(arguments)
     command.prepare_environment()
     results = Paths(results="results").cache_folder / "models" / f"{base_models.BASE}-run"
-    config = parse(compose.composition(["experiment=base", f"paths.results={results}"]))
+    config = parse(compose.composition(["experiment=base", argument("paths.results", str(results))]))
     cache = config.paths.cache_folder
     if (base_models.base_folder(cache) / "origin.json").is_file():
         print(f"{base_models.BASE} exists already: {base_models.pretrained_base(cache)}")

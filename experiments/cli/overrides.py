@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 
@@ -27,7 +26,8 @@ def check(arguments: list[str]) -> None:
                 f"{redact.text(argument)} holds a key or a token: other users see arguments, and runs are recorded; "
                 "allowed: the environment, such as WANDB_API_KEY or HF_TOKEN"
             )
-    settings = [a for a in arguments if "=" in a and not a.startswith("-")]
+    # Hydra's own parser, because the folder of --config-dir may have a name with a = in it.
+    settings = [a for a in get_args_parser().parse_known_args(arguments)[0].overrides if "=" in a]
     for override in OverridesParser.create().parse_overrides(settings):
         _check(override, arguments)
 
@@ -63,18 +63,6 @@ def _check(override: Override, arguments: list[str]) -> None:
         )
     if group in GROUPS and setting == "name":
         raise ConfigError(f"{argument}: {name} cannot be set by itself; allowed: {group}=...")
-    if _is_empty(override, arguments):
-        raise ConfigError(f"{argument}: the sweep has no value, so nothing would run")
     # PEFT's own configuration class checks the settings below method.peft.
     if added and not name.startswith("method.peft.") and (reason := unknown_setting(name, arguments)):
         raise ConfigError(reason)
-
-
-def _is_empty(override: Override, arguments: list[str]) -> bool:
-    """Whether an argument sweeps over no value at all: `range(0)`, or a pattern that fits no name."""
-    value: Any = override._value
-    if isinstance(value, Glob):
-        own = any(argument.startswith("hydra.searchpath") for argument in arguments)  # more names, not known here
-        return not own and override.key_or_group in GROUPS and not value.filter([*choices(override.key_or_group)])
-    discrete = override.is_sweep_override() and override.is_discrete_sweep()
-    return discrete and next(iter(override.sweep_string_iterator()), None) is None

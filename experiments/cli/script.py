@@ -21,7 +21,7 @@ from ..errors import ConfigError, StorageError, exit_code, one_line
 from ..report import output
 from ..spec import compose, methods, scales, signals
 from ..spec.explanation import explain
-from ..spec.run_config import LARGEST
+from ..spec.run_config import LARGEST, path_text
 from ..store.folder import read_records
 from ..store.records import Record
 from ..study import study_file
@@ -38,6 +38,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
+        self.register("type", Path, path)  # each argument with `type=Path` has the rule, without asking for it
 
     def add_config_dir(self, arguments: Sequence[str] | None) -> None:
         """Add the option --config-dir, and look for configuration files there from now on.
@@ -50,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         text = "a folder with methods, tasks, studies and other configuration files of your own"
         self.add_argument("--config-dir", type=Path, metavar="DIR", help=text)
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        early.add_argument("--config-dir", type=Path)
+        early.add_argument("--config-dir", type=path)
         with contextlib.suppress(argparse.ArgumentError):  # the whole parser says what is wrong
             if folder := early.parse_known_args(arguments)[0].config_dir:
                 if not folder.is_dir():
@@ -184,6 +185,14 @@ def _redacted(content: bytes) -> bytes:
         return redact.text(content.decode()).encode()
     except UnicodeDecodeError:  # the file is a picture
         return content
+
+
+def path(text: str) -> Path:
+    """The type of an argument that is a path. Its rule is that of the settings that are paths."""
+    try:
+        return Path(path_text(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def seeds(text: str) -> list[int]:

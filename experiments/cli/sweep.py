@@ -1,7 +1,7 @@
 """A sweep of run.py: all cells are checked before the first one runs, each is announced, and a table ends the sweep.
 
 Hydra composes all cells before it starts the first, to see whether they can be composed. The check takes the place of
-this step, so no cell is composed once more.
+this step, so no cell is composed once more. The check comes before Hydra writes a file into the folder of results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.plugins.sweeper import Sweeper
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -66,37 +67,51 @@ class Sweep:
 
     @contextlib.contextmanager
     def checked_first(self) -> Iterator[None]:
-        """Within the block, Hydra's sweeper calls `check` where it would test that all cells can be composed."""
-        original = Sweeper.validate_batch_is_legal
+        """Within the block, Hydra's own sweeper calls `check` as soon as it knows its cells."""
+        original = Plugins.instantiate_sweeper
 
-        def validate(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+        def instantiate(plugins: Plugins, **parts: Any) -> Any:
+            sweeper: Any = original(plugins, **parts)
             # Hydra loads the class of its sweeper anew, so `isinstance` would not know it. Another sweeper chooses its
             # cells while they run.
             if type(sweeper).__name__ == "BasicSweeper":
-                self.check(sweeper)
-            else:
-                original(sweeper, batch)
+                split = sweeper.split_arguments
 
-        Sweeper.validate_batch_is_legal = validate  # type: ignore[assignment, method-assign]
+                def checked_split(settings: list[Override], size: int | None) -> Any:
+                    (cells,) = split(settings, None)
+                    if not cells:
+                        sweeps = [s for s in settings if s.is_sweep_override()]
+                        empty = [str(s.input_line) for s in sweeps if not [*s.sweep_string_iterator()]]
+                        raise ConfigError(f"{', '.join(empty)}: the sweep has no value, so nothing would run")
+                    self.check(sweeper, cells)
+                    return [*sweeper.split_overrides_to_chunks(cells, size)]
+
+                # Hydra's sweeper splits its arguments into cells, makes a folder, and then tests each batch of cells.
+                sweeper.split_arguments = checked_split
+                sweeper.validate_batch_is_legal = lambda batch: None
+            return sweeper
+
+        Plugins.instantiate_sweeper = instantiate  # type: ignore[assignment, method-assign]
         try:
             yield
         finally:
-            Sweeper.validate_batch_is_legal = original  # type: ignore[method-assign]
+            Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
 
-    def check(self, sweeper: Any) -> None:
+    def check(self, sweeper: Any, cells: Sequence[list[str]]) -> None:
         """Compose and check every cell of Hydra's own sweeper.
+
+        Args:
+            sweeper: The sweeper.
+            cells: The arguments of each cell.
 
         Raises:
             SystemExit: Cells are wrong; one line was printed for each.
         """
-        if self.cells:  # Hydra starts a later batch
-            return
         loader = sweeper.hydra_context.config_loader
         compose_cell = CellComposer(loader)
         if type(sweeper.launcher).__name__ == "BasicLauncher":  # composes each cell once more, in this process
             loader.load_sweep_config = compose_cell
         elsewhere = "slurm" in str(sweeper.config.hydra.launcher.get("_target_")).lower()
-        cells = [list(arguments) for batch in sweeper.overrides for arguments in batch]
         shared = set(cells[0]).intersection(*cells) if len(cells) > 1 else set()
         refused, before = False, HydraConfig.instance().cfg
         for i, arguments in enumerate(cells):

@@ -39,12 +39,12 @@ def _text(value: Any) -> str:
 
 @cache
 def _reads_as(text: str) -> bool:
-    """Whether Hydra reads a text that is not quoted as this text, and as nothing else."""
+    """Whether Hydra reads a text that is not quoted as this text, and as nothing else, alone and in a list."""
     try:
-        value = OverridesParser.create().parse_override(f"x={text}").value()
+        alone, listed = (OverridesParser.create().parse_override(f"x={form}").value() for form in (text, f"[{text}]"))
     except HydraException:
         return False
-    return bool(text) and type(value) is str and value == text
+    return bool(text) and type(alone) is str and alone == text and listed == [text]
 
 
 def settings(arguments: list[str]) -> dict[str, Any]:

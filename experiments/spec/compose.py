@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, grammar_parser
 
 from . import protocol
+from .arguments import argument
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("method", "task", "scale", "hardware", "logger", "experiment")  # the groups that a user chooses from
@@ -78,7 +79,7 @@ def of_its_own() -> Iterator[None]:
 
 def search_path(folders: Sequence[str] | Sequence[Path]) -> list[str]:
     """The argument that lets Hydra look into these folders too; none for no folders."""
-    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
+    return [argument("hydra.searchpath", [f"file://{folder}" for folder in folders])] if folders else []
 
 
 def composition(arguments: list[str]) -> DictConfig:

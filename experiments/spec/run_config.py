@@ -32,12 +32,24 @@ def _different_names(value: Any) -> Any:
 
 
 NO_CACHE = Path(os.devnull) / "the home folder is not known, set MORA_CACHE"
+PATH = "a path; a ~ is not replaced here, so write $HOME in its place, and ${ is not allowed"
 
 
-def _path(path: str) -> str:
-    if not path.strip() or path.startswith("~"):
-        raise ValueError("blank, or with a ~ that nobody has replaced")
+def path_text(path: str) -> str:
+    """A path of a user, unchanged.
+
+    Raises:
+        ValueError: The path is blank, or begins with a ~ that no shell has replaced, or holds the ${ with which Hydra
+            refers to another setting.
+    """
+    if not path.strip() or path.startswith("~") or "${" in path:
+        raise ValueError(f"must be {PATH}, got {path!r}")
     return path
+
+
+def _unless_blank(path: Any) -> Any:
+    """A path, or None in place of a blank text: `MORA_CACHE=` names no folder."""
+    return None if isinstance(path, str) and not path.strip() else path
 
 
 # The description completes the sentence "<setting> must be ...".
@@ -51,9 +63,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
 Share = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
 Part = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
 Text = Annotated[str, Field(min_length=1, description="a text")]
-PathText = Annotated[
-    str, AfterValidator(_path), Field(description="a path; a ~ is not replaced here, so write $HOME in its place")
-]
+PathText = Annotated[str, AfterValidator(path_text), Field(description=PATH)]
 Switch = Annotated[bool, Field(description="true or false")]
 # One validator for the list and for the text: an error of a union of types would not name the setting alone.
 Targets = Annotated[
@@ -251,7 +261,7 @@ class Paths(Section):
     """The folders of a run."""
 
     results: PathText
-    cache: Annotated[Text | None, BeforeValidator(lambda value: value or None)] = None  # an empty MORA_CACHE is none
+    cache: Annotated[Text | None, BeforeValidator(_unless_blank)] = None
 
     @property
     def cache_folder(self) -> Path:
@@ -261,9 +271,9 @@ class Paths(Section):
         that needs the cache names this folder, which says what to do.
         """
         try:
-            if cache := self.cache or os.environ.get("MORA_CACHE"):
+            if cache := self.cache or _unless_blank(os.environ.get("MORA_CACHE")):
                 return Path(cache).expanduser()
-            return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mora"
+            return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "mora"
         except RuntimeError:
             return NO_CACHE
 

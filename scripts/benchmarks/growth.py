@@ -110,11 +110,11 @@ def composing(cells: int) -> Iterator[dict[str, Any]]:
         loader: Any = GlobalHydra.instance().config_loader()
         sweep = loader.load_configuration("config", [], RunMode.MULTIRUN)
         composer, context = CellComposer(loader), SimpleNamespace(config_loader=loader)
-        sweeper = SimpleNamespace(hydra_context=context, launcher=None, config=sweep, overrides=[arguments])
+        sweeper = SimpleNamespace(hydra_context=context, launcher=None, config=sweep)
         seconds = {
             BY_HYDRA: spent(lambda: [loader.load_sweep_config(sweep, cell) for cell in arguments[:HYDRA]]) / HYDRA,
             COMPOSED: spent(lambda: [composer(sweep, cell) for cell in arguments]) / len(arguments),
-            CHECKED: spent(lambda: Sweep().check(sweeper)) / len(arguments),
+            CHECKED: spent(lambda: Sweep().check(sweeper, arguments)) / len(arguments),
         }
     for name, each in seconds.items():
         yield {

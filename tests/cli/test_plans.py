@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import shlex
+import subprocess
+import sys
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from experiments.cli.plans import StudyPlan
 from experiments.errors import ConfigError
@@ -18,6 +23,7 @@ from experiments.study.cells import Protocols
 from scripts import plan as plan_script
 
 from .. import synthetic
+from ..conftest import ROOT
 
 
 def plan(results, *settings, studies=("table2",), scale="smoke", seeds=None):
@@ -141,6 +147,71 @@ def test_a_study_outside_the_checkout_hands_its_folder_to_the_runs(tmp_path, cap
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert all(line.endswith(f"paths.results={tmp_path / 'r'} --config-dir {tmp_path}") for line in lines)
+
+
+ODD = [
+    "a b",
+    "a,b",
+    "a=b",
+    "it's",
+    '"q"',
+    "[x]",
+    "a(b)",
+    "{a:1}",
+    "x~y",
+    "tail#",
+    "tail\\",
+    "a\\,b",
+    "$HOME",
+    "é",
+    " a ",
+    "null",
+    "1e3",
+]
+
+
+@pytest.mark.promise("A folder may have any name, and a study runs in the folder that the command line names.")
+@pytest.mark.parametrize("name", ODD)
+def test_a_folder_of_any_name_reaches_the_runs(name, tmp_path, capsys, counted):
+    """Hydra reads the arguments of run.py as the shell gives them to run.py: of each cell one, in this folder."""
+    results, own = tmp_path / name / "results", tmp_path / name / "own"
+    (own / "study").mkdir(parents=True)
+    (own / "method").mkdir()
+    (own / "method" / "mine.yaml").write_text("defaults: [lora]\nname: mine\nlabel: Mine\n")
+    rows = "{LoRA: {method: lora}, Mine: {method: mine}}"
+    (own / "study" / "odd.yaml").write_text(f"base: {{task: uuid, scale: smoke}}\nrows: {rows}\nreference: LoRA\n")
+    try:
+        arguments = ["odd", "--config-dir", str(own), "--results", str(results), "--print", "hydra"]
+        assert plan_script.main(arguments) == 0
+        commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+        assert len(commands) == 2
+        for command, method in zip(commands, ("lora", "mine"), strict=True):
+            assert command[-2:] == ["--config-dir", str(own)]
+            settings = [text for text in command[3:-2] if not text.startswith(("seed=", "training.learning_rate="))]
+            composed = compose.composition(settings)
+            assert (composed.method.name, composed.paths.results) == (method, str(results))
+            overrides = OverridesParser.create().parse_overrides(settings)
+            assert not any(override.is_sweep_override() for override in overrides)
+            counted(1, "commands")
+    finally:
+        compose.search([])
+
+
+@pytest.mark.slow
+@pytest.mark.promise("A folder may have any name, and a study runs in the folder that the command line names.")
+def test_a_study_runs_in_a_folder_of_an_odd_name(tmp_path):
+    own = tmp_path / "my, [own] it's=é"
+    (own / "study").mkdir(parents=True)
+    rows = "{LoRA: {method: lora}, FFT: {method: fft}}"
+    (own / "study" / "odd.yaml").write_text(f"base: {{task: uuid, scale: smoke}}\nrows: {rows}\nreference: LoRA\n")
+    line = [sys.executable, str(ROOT / "scripts" / "plan.py"), "odd", "--config-dir", str(own), "--seeds", "1", "--run"]
+    line += ["--rate-search", "off", "--results", str(own / "results"), "hardware=cpu", "logger=none"]
+    done = subprocess.run(
+        line, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((own / "results" / "runs").glob("*.json"))) == 2
+    assert list(tmp_path.iterdir()) == [own]
 
 
 def test_the_copy_of_a_model_fills_the_cells_of_the_model(tmp_path):

@@ -5,8 +5,10 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -143,6 +145,58 @@ def test_a_wrong_argument_is_refused_before_anything_heavy_is_imported(folder):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
+
+
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if path.stem != "__init__")
+# A study is a name or a file that is only read, a file of code is run where it is read, and --push names a repository.
+NO_PATH = {"--study", "STUDY or name=value", "--task-module", "--method-module", "--push"}
+
+
+def paths_of(name, monkeypatch):
+    """The arguments of a script that are paths, by the words of the script, and all its positional arguments."""
+    parsers = []
+
+    def stop(parser, *_):
+        parsers.append(parser)
+        raise KeyboardInterrupt
+
+    main = importlib.import_module(f"scripts.{name}").main
+    with monkeypatch.context() as patch:
+        patch.setattr(script.Parser, "parse_known_args", stop)
+        with pytest.raises(KeyboardInterrupt):
+            main([])
+    actions = [action for action in parsers[0]._actions if action.nargs != 0]
+    words = re.compile(r"\b(folder|file|path|page|out|output|copies|results|cache|dir)\b")
+    found = [a for a in actions if a.type is Path or words.search(f"{a.dest} {a.metavar} {a.help}".lower())]
+    return found, [action for action in actions if not action.option_strings and action.nargs in (None, "?")]
+
+
+@pytest.mark.promise(
+    "A path that begins with a ~, and a blank path, is refused or expanded, and no such folder is made."
+)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_path_of_a_script_has_the_rule_of_the_settings(name, folder, monkeypatch, counted):
+    """The test asks the scripts for their arguments, so that a new argument or script cannot forget the rule."""
+    before = sorted(folder.rglob("*"))
+    found, positional = paths_of(name, monkeypatch)
+    for action in found:
+        shown = action.option_strings[0] if action.option_strings else action.metavar
+        if shown in NO_PATH:
+            continue
+        assert action.type is Path, f"{name} {shown}: type=Path gives the rule"
+        for path in ("~", "~/x", "~nobody/x", "", " ", "${y}/x"):
+            line = [path if a is action else "x" for a in positional]
+            code, err = call(name, [*line, f"{shown}={path}"] if action.option_strings else ["--", *line])
+            assert code == 2
+            assert err.startswith(f"error: argument {shown}: must be a path; a ~ is not replaced here, so write $HOME")
+            check_refusal(err)
+            counted(1, "paths refused")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_scripts_have_paths(monkeypatch):
+    found = {name: len(paths_of(name, monkeypatch)[0]) for name in SCRIPTS}
+    assert {name for name, count in found.items() if not count} == {"check_dry_run", "pretrain_base", "print_ratios"}
 
 
 OPTIONS = ["--table", "--figure", "--task", "--method", "--scale", "--results", "--seeds", "--rate-search", "--check"]

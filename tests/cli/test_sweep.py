@@ -12,7 +12,7 @@ from experiments import runner
 from experiments.cli.composer import CellComposer
 from experiments.cli.sweep import Sweep, SweepCell, announcement
 from experiments.errors import ConfigError
-from experiments.spec.compose import parse_once, register
+from experiments.spec.compose import parse_once, register, search
 
 from ..conftest import ROOT
 
@@ -43,11 +43,10 @@ def sweep(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(runner, "execute", execute)
 
-    def call(*arguments):
+    def call(*arguments, results=tmp_path / "results"):
         GlobalHydra.instance().clear()
         ran.clear()
-        results = f"paths.results={tmp_path / 'results'}"
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *OWN, results])
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *OWN, f"paths.results={results}"])
         code = run.main()
         out, err = capsys.readouterr()
         return code, out.splitlines(), err.splitlines(), list(ran)
@@ -132,7 +131,58 @@ def test_a_bad_cell_is_found_before_the_first_one_runs(arguments, lines, sweep, 
     assert len(err) == len(lines)
     for line, expected in zip(err, lines, strict=True):
         assert line.startswith(f"error: {expected}")
-    assert not (tmp_path / "results" / "runs").exists()
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.promise(
+    "A path that begins with a ~, and a blank path, is refused or expanded, and no such folder is made."
+)
+@pytest.mark.parametrize("folder", ["~/runs", " "])
+def test_a_wrong_folder_of_results_is_not_made(folder, sweep, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err, ran = sweep("-m", "seed=0,3", results=f"'{folder}'")
+    assert (code, out, ran) == (2, [], [])
+    for number, line in enumerate(err):
+        assert line.startswith(f"error: cell {number + 1} of 2 (seed={3 * number}): paths.results must be a path")
+    assert len(err) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.promise("A sweep of no cell is refused in one line.")
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        *(([sweep], sweep) for sweep in ("seed=range(0)", "seed=glob(*)", "method=glob(zz*)")),
+        (["seed=0,1", "+method.peft.use_dora=range(0)"], "+method.peft.use_dora=range(0)"),
+        (["hydra.sweeper.max_batch_size=-1", "seed=glob(*)"], "seed=glob(*)"),
+        (["method=glob(zz*)", "hydra.searchpath=[file:///]", "seed=range(0)"], "method=glob(zz*), seed=range(0)"),
+    ],
+    ids=str,
+)
+def test_a_sweep_of_no_cell_is_refused(arguments, named, sweep, tmp_path):
+    code, out, err, ran = sweep("-m", *arguments)
+    assert (code, out, ran) == (2, [], [])
+    assert err == [f"error: {named}: the sweep has no value, so nothing would run"]
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.promise("A folder may have any name, and a study runs in the folder that the command line names.")
+def test_a_pattern_finds_the_methods_in_a_folder_of_any_name(sweep, tmp_path):
+    own = tmp_path / "it's=my [own], é"
+    (own / "method").mkdir(parents=True)
+    (own / "method" / "mine.yaml").write_text("defaults: [lora]\nname: mine\n")
+    try:
+        ran = sweep("-m", "--config-dir", str(own), "method=glob(min*)")[3]
+        assert [config.method.name for config in ran] == ["mine"]
+    finally:
+        search([])
+
+
+def test_the_cells_of_a_shuffled_sweep_run_in_the_order_in_which_they_were_checked(sweep):
+    _, out, _, ran = sweep("-m", "seed=shuffle(range(3,40))", "method=none")
+    seeds = [int(number) for line in announced(out) for number in re.findall(r"seed=(\d+)", line)]
+    assert sorted(seeds) == list(range(3, 40))
+    assert [config.seed for config in ran] == seeds
 
 
 def test_a_bad_data_file_is_found_before_the_first_cell_runs(sweep, tmp_path):
@@ -169,16 +219,15 @@ def test_a_cell_is_composed_as_hydra_composes_it(sweep, monkeypatch):
     """Hydra composes each choice of files once, and every cell is what Hydra would compose for the cell alone."""
     compared, by_hydra = [], []
 
-    def check(own, sweeper):
+    def check(own, sweeper, cells):
         loader = sweeper.hydra_context.config_loader
         load = loader.load_sweep_config
         loader.load_sweep_config = lambda *arguments: by_hydra.append(arguments) or load(*arguments)
         composer = CellComposer(loader)
-        for batch in sweeper.overrides:
-            for cell in batch:
-                ours, theirs = composer(sweeper.config, list(cell)), load(sweeper.config, list(cell))
-                assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
-                compared.append(cell)
+        for cell in cells:
+            ours, theirs = composer(sweeper.config, cell), load(sweeper.config, cell)
+            assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
+            compared.append(cell)
         raise SystemExit(2)
 
     monkeypatch.setattr(Sweep, "check", check)
@@ -195,8 +244,9 @@ def test_a_cell_is_composed_as_hydra_composes_it(sweep, monkeypatch):
         assert (len(compared), len(by_hydra)) == (cells, compositions)
 
 
-def test_another_sweeper_is_checked_by_hydra(monkeypatch):
+def test_another_sweeper_is_left_alone(monkeypatch):
     """Its cells are not known before they run."""
+    from hydra.core.plugins import Plugins
     from hydra.plugins.sweeper import Sweeper
 
     class OtherSweeper(Sweeper):
@@ -204,14 +254,13 @@ def test_another_sweeper_is_checked_by_hydra(monkeypatch):
 
         def sweep(self, arguments): ...
 
-    batches = []
-    monkeypatch.setattr(Sweeper, "validate_batch_is_legal", lambda sweeper, batch: batches.append(batch))
-    own = Sweep()
-    with own.checked_first():
-        OtherSweeper().validate_batch_is_legal([["seed=0"]])
-    assert (batches, own.cells) == ([[["seed=0"]]], [])
-    OtherSweeper().validate_batch_is_legal([])
-    assert batches[1:] == [[]]
+    made = OtherSweeper()
+    monkeypatch.setattr(Plugins, "instantiate_sweeper", lambda plugins, **_: made)
+    before = Plugins.instantiate_sweeper
+    with Sweep().checked_first():
+        assert Plugins.instance().instantiate_sweeper(config=None, hydra_context=None, task_function=None) is made
+    assert vars(made) == {}
+    assert Plugins.instantiate_sweeper is before
 
 
 def test_a_text_is_parsed_once():

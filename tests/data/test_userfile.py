@@ -216,6 +216,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, end):
     assert userfile.documents(str(tmp_path / "a.txt")) == [f"one{end}two".replace("\r", "")]
 
 
+@pytest.mark.promise("A huge data file of another format is refused by its beginning, before the file is read.")
 @pytest.mark.parametrize(
     ("name", "head", "message"),
     [
@@ -232,6 +233,7 @@ def test_a_huge_file_of_another_format_is_refused_by_its_head(tmp_path, name, he
         userfile.checked(str(path), userfile.TRAIN, None)
 
 
+@pytest.mark.promise("A huge data file of another format is refused by its beginning, before the file is read.")
 def test_a_line_that_is_too_long_is_refused_before_the_file_is_read(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"a" * tabular.HEAD)
     os.truncate(tmp_path / "a.txt", 1 << 40)

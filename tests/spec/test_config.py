@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,11 @@ from experiments.spec import hardware
 from experiments.spec.compose import composition
 from experiments.spec.parse import parse
 from experiments.spec.run_config import Paths
+from scripts import prepare_data
 
 from ..conftest import ROOT, compose
 
+TILDE = "A path that begins with a ~, and a blank path, is refused or expanded, and no such folder is made."
 # Arguments after scale=smoke -> words that the message must hold.
 WRONG = [
     ("method=foo", "method must be one of adalora, asylora, boft, c3a, delora, dora, fft", "'foo'"),
@@ -35,6 +38,11 @@ WRONG = [
     ("model='~/llama'", "model must be a path", "'~/llama'"),
     ("model=~/llama", "model=~/llama cannot be read", "write $HOME in place of ~"),
     ("task=instruct task.train_file='~/rows.jsonl'", "task.train_file must be a path"),
+    ("task=instruct task.heldout_file='~/rows.jsonl'", "task.heldout_file must be a path"),
+    ("task=custom task.heldout_file='~/rows.jsonl'", "task.heldout_file must be a path"),
+    ("task=custom task.benchmark_path='~/tasks'", "task.benchmark_path must be a path"),
+    ("task=instruct task.data=hub task.data_dir='~/copies'", "task.data_dir must be a path"),
+    ("paths.results='\\${oc.env:HOME}'", "oc.env:HOME"),
     ("trainin.steps=3", "trainin.steps is not a setting", "training"),
     ("training.step=3", "training.step is not a setting", "allowed below training: learning_rate, steps"),
     ("+foo=3", "foo is not a setting"),
@@ -338,15 +346,43 @@ def test_the_files_of_a_user_make_another_cell(setting):
     assert not makes_another_cell("task.eval_batch_size")
 
 
-def test_the_folder_of_the_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("MORA_CACHE", "")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert compose("scale=smoke", "hardware=cpu").paths.cache_folder == tmp_path / "mora"
-    monkeypatch.setenv("MORA_CACHE", str(tmp_path / "own"))
-    assert compose("scale=smoke", "hardware=cpu").paths.cache_folder == tmp_path / "own"
-    assert Paths(results="results").cache_folder == tmp_path / "own"
+@pytest.mark.promise(TILDE)
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"MORA_CACHE": "", "XDG_CACHE_HOME": "/x"}, "/x/mora"),
+        ({"MORA_CACHE": "  ", "XDG_CACHE_HOME": "/x"}, "/x/mora"),
+        ({"MORA_CACHE": "", "XDG_CACHE_HOME": "~/x"}, "HOME/x/mora"),
+        ({"MORA_CACHE": "", "XDG_CACHE_HOME": ""}, "HOME/.cache/mora"),
+        ({"MORA_CACHE": "/own"}, "/own"),
+        ({"MORA_CACHE": "~/own"}, "HOME/own"),
+        ({"MORA_CACHE": "~"}, "HOME"),
+    ],
+    ids=str,
+)
+def test_the_folder_of_the_cache(environment, folder, monkeypatch, tmp_path, capsys):
+    for name, value in {"HOME": str(tmp_path), **environment}.items():
+        monkeypatch.setenv(name, value)
+    expected = Path(folder.replace("HOME", str(tmp_path)))
+    assert Paths(results="results").cache_folder == expected
+    assert compose("scale=smoke", "hardware=cpu").paths.cache_folder == expected
+    assert prepare_data.main(["--check"]) == 1
+    assert f"cache: {expected / 'sources'}" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.promise(TILDE)
+@pytest.mark.parametrize(
+    ("setting", "folder"), [("'~/own'", "HOME/own"), ("'~'", "HOME"), ("' '", "/env"), ("null", "/env"), ("/x", "/x")]
+)
+def test_the_setting_of_the_cache(setting, folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MORA_CACHE", "/env")
+    paths = compose("scale=smoke", "hardware=cpu", f"paths.cache={setting}").paths
+    assert paths.cache_folder == Path(folder.replace("HOME", str(tmp_path)))
+
+
+@pytest.mark.promise("Without a home folder, a run that needs no cache runs, and any other run names MORA_CACHE.")
 def test_without_a_home_folder_a_run_that_needs_no_cache_runs(smoke, monkeypatch):
     from experiments import runner
 
@@ -361,7 +397,8 @@ def test_without_a_home_folder_a_run_that_needs_no_cache_runs(smoke, monkeypatch
         runner.run(smoke("method=none", "task=instruct"))
 
 
-@pytest.mark.parametrize("path", ["' '", "'   '"])
-def test_a_blank_path_is_refused(path):
+@pytest.mark.promise(TILDE)
+@pytest.mark.parametrize("path", ["' '", "'   '", "'~'", "'~/runs'", "'~nobody/runs'"])
+def test_a_path_that_is_blank_or_begins_with_a_tilde_is_refused(path):
     with pytest.raises(ConfigError, match=r"paths\.results must be a path"):
         compose("scale=smoke", f"paths.results={path}")

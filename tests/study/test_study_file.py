@@ -225,16 +225,39 @@ def test_studies_that_take_each_others_rows_are_refused(tmp_path):
         compose.search([])
 
 
+@pytest.mark.promise("A folder may have any name, and a study runs in the folder that the command line names.")
 @pytest.mark.parametrize(
     "value",
     [
-        *("a", "a,b", "it's", "x=1", "${a.b}", "true", "1", "", "a b", "tail\\'", "C:\\x\\", "~x", "[z]", "null", "é"),
+        *(
+            "a\\",
+            "{",
+            "a}",
+            "a:b",
+            "file:///a b",
+            "a",
+            "a,b",
+            "it's",
+            "x=1",
+            "${a.b}",
+            "true",
+            "1",
+            "",
+            "a b",
+            "tail\\'",
+            "C:\\x\\",
+            "~x",
+            "[z]",
+            "null",
+            "é",
+        ),
         *(3, 3e-4, 1e-10, True, None, ["a", "b,c"], {"a": 1, "b": "x y"}, "range(3)", "tab\t"),
     ],
 )
 def test_an_argument_reads_back_as_its_value(value):
-    (back,) = settings([argument("x", value)]).values()
-    assert (back, type(back)) == (value, type(value))
+    for given in (value, [value, value], {"a": value}):
+        (back,) = settings([argument("x", given)]).values()
+        assert (back, type(back)) == (given, type(given))
 
 
 @pytest.mark.parametrize("named", ["[gsm8k, 'wikitext:word_perplexity']", ["gsm8k", "wikitext:word_perplexity"]])
