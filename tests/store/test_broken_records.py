@@ -1,5 +1,6 @@
 """Thousands of broken records: each reader gives a result or one line, never a traceback."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -63,11 +64,9 @@ def broken_of_schema_1(draw):
     if draw.random() < 0.2:
         return mutations.damaged(SCHEMA_1.read_bytes(), draw)
     values = mutations.changed(json.loads(SCHEMA_1.read_bytes()), draw, draw.choice((1, 1, 2)))
-    try:
+    with contextlib.suppress(ConfigError, KeyError, TypeError, AttributeError):  # settings from which no key follows
         values["config"]["seed"] = draw.randrange(10**6)
         values["key"] = key_of(migrate_records.old_identity(values["config"], values["provenance"]["task_version"]))
-    except (ConfigError, KeyError, TypeError, AttributeError):
-        pass  # its key is not that of its settings
     return json.dumps(values).encode()
 
 
@@ -138,10 +137,8 @@ def test_thousands_of_broken_records(tmp_path, capsys, counted, without_models):
             shutil.rmtree(out, ignore_errors=True)
         for i in range(SINGLE):
             (runs / f"{i}.json").write_bytes(content := broken_of_schema_1(draw))
-            try:
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):  # no file may have this name
                 (runs / f"{i}.json").rename(runs / f"{json.loads(content)['key']:.16}.json")
-            except (ValueError, KeyError, TypeError, OSError):
-                pass  # no file may have this name
         out, err = call(migrate_records, "--results", results, allowed=(0, 1))
         assert all(line.startswith("left as it is: ") for line in err.splitlines())
         codes["a record of schema 1", 0] += out.count(" -> ")
