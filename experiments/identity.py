@@ -119,7 +119,7 @@ def cell_of(config: RunConfig) -> dict[str, Any]:
     return {
         "method": m.name,
         "rank": m.rank,
-        "operator": m.setting("operator"),
+        "operator": m.operator_in_force,
         "task": config.task.name,
         "scale": config.scale,
         "model": config.model_id or config.model,

@@ -103,7 +103,10 @@ class LmEvalBenchmarks:
             raise ConfigError("task.benchmark_template must be false: the model has no chat template")
 
     def scores(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, float]:
-        """The score of each name, `<name>_questions`, further numbers under their whole names, `<task>_cut`."""
+        """The score of each name, `<name>_questions`, further numbers under their whole names, `<task>_cut`.
+
+        The number of a group of lm-eval, `<group>_cut`, is the sum over its tasks.
+        """
         self.check(tokenizer)
         from .evaluation import as_lm, cut_questions, evaluation_mode, quiet
 
@@ -123,8 +126,12 @@ class LmEvalBenchmarks:
                 log_samples=False,
             )
         # lm-eval returns results on the first rank of a node only.
-        cut = {f"{name}_cut": float(count) for name, count in cut_questions(lm).items()}
-        return ranks.broadcast(self._scores(output["results"]) | cut if output else {})
+        cut = cut_questions(lm)
+        for task, loaded in zip(self.questions, self.tasks, strict=True):
+            if count := sum(cut[leaf.task_name] for leaf in _leaves_of(loaded)):
+                cut[task] = count
+        counts = {f"{name}_cut": float(count) for name, count in cut.items()}
+        return ranks.broadcast(self._scores(output["results"]) | counts if output else {})
 
     def _scores(self, results: dict[str, dict[str, Any]]) -> dict[str, float]:
         scores: dict[str, float] = {}
@@ -220,8 +227,12 @@ def _loaded(names: list[str], folder: Path | None) -> Any:
 
 
 def _leaves(loaded: Any, task: str) -> list[Any]:
-    group = loaded["groups"].get(task)
-    return group.get_all_tasks() if group else [loaded["tasks"][task]]
+    return _leaves_of(loaded["groups"].get(task) or loaded["tasks"][task])
+
+
+def _leaves_of(loaded: Any) -> list[Any]:
+    """The tasks of a group of lm-eval; of a task, the task itself."""
+    return list(loaded.get_all_tasks()) if hasattr(loaded, "get_all_tasks") else [loaded]
 
 
 def _metric(name: str, loaded: Any, leaves: dict[str, list[Any]]) -> tuple[str, str]:

@@ -291,6 +291,21 @@ def floor_text(metric: tasks.Metric, floors: Sequence[float]) -> str:
     return f"The floor of {metric.label} is {value}, which {metric.floor_of} gets."
 
 
+def cut_note(table: FilledTable) -> list[str]:
+    """Which benchmarks have questions that were cut, and how many, if any."""
+    counts: dict[str, set[int]] = {}
+    for record in {run.key: run for row in table.entries for entry in row for run in _runs(entry)}.values():
+        for name, count in measures.cut_questions(record).items():
+            counts.setdefault(name, set()).add(count)
+    if not counts:
+        return []
+    parts = [f"{' or '.join(map(str, sorted(found)))} of {name}" for name, found in counts.items()]
+    return [
+        "Some questions of benchmarks are longer than the model reads, so their first tokens were cut off: "
+        f"{', '.join(parts)}."
+    ]
+
+
 def doubt_note(table: FilledTable) -> list[str]:
     """Which rows have a learning rate that may not be the best, or runs that diverged, if any."""
     doubts = dict.fromkeys(
@@ -366,6 +381,7 @@ def footnotes(table: FilledTable) -> list[str]:
         + base_notes(table)
         + floor_notes(table)
         + sample_notes(table)
+        + cut_note(table)
     )
     searched = [f.cell.task for _, f in table.details() if f.selection and f.setting and f.setting.candidates]
     for name in dict.fromkeys(searched):

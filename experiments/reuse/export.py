@@ -78,7 +78,7 @@ def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimit
 
 def peft_type(record: Record) -> str | None:
     """The PEFT method of a run; None for a run without an adapter."""
-    peft = record.config["method"]["peft"]
+    peft = record.identity["method"].get("peft")
     return None if peft is None else str(peft["peft_type"])
 
 
@@ -194,9 +194,9 @@ def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> st
     """A MoRA adapter as LoRA, unless too much of it would be lost."""
     from mora import conversion, operators
 
-    method = record.config["method"]
-    exact = method["peft"]["operator"] in operators.FACTORED and limits.rank is None
-    rank = None if exact else limits.rank or method["rank"]
+    operator = record.cell["operator"]
+    exact = operator in operators.FACTORED and limits.rank is None
+    rank = None if exact else limits.rank or record.cell["rank"]
     model, _ = load.restore(record, store)
     try:
         lora_form = conversion.as_lora(model, rank=rank)
@@ -207,7 +207,7 @@ def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> st
     )
     if lora_form.error > limits.tolerance and not limits.force:
         raise ConfigError(
-            f"{record.name} is no LoRA of rank {rank} (operator {method['operator']}): {lost}; "
+            f"{record.name} is no LoRA of rank {rank} (operator {operator}): {lost}; "
             "a higher --rank loses less, --tolerance or --force accepts it, --format merged loses nothing"
         )
     save(lora_form, out)

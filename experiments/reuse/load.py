@@ -29,13 +29,16 @@ def finished(store: Store, key: str) -> Record:
     """The record of a finished run.
 
     Raises:
-        ConfigError: There is no record with this key, or its run did not finish.
+        ConfigError: There is no record with this key, or it cannot be read, or its run did not finish.
     """
     if not KEY.fullmatch(key):
         raise ConfigError(f"KEY must be the name of a record without .json, 16 hexadecimal digits, got {key!r}")
-    record = store.read(key)
-    if record is None:
-        raise ConfigError(f"there is no readable record {store.path(key)}")
+    try:
+        record = store.record(key)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"there is no record {store.path(key)}") from None
+    except ValueError as error:
+        raise ConfigError(f"{store.path(key)} is not a readable record: {error}") from None
     if record.status != "finished":
         raise ConfigError(f"{store.path(key)} is of a run that is {record.status}, not finished")
     return record

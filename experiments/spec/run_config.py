@@ -164,6 +164,11 @@ class Method(Section):
         targets: list[str] | str | None = (self.peft or {}).get("target_modules", self.target_modules)
         return targets
 
+    @property
+    def operator_in_force(self) -> Any:
+        """The operator of the adapter: `peft.operator`, which may be set alone, else `operator`; None without one."""
+        return (self.peft or {}).get("operator", self.setting("operator"))
+
     def setting(self, name: str) -> Any:
         """A setting of the method's file by name; None where the file has no such setting."""
         return getattr(self, name, None)

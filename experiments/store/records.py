@@ -117,6 +117,18 @@ class Store:
         """The folder of the trained model of the run with this key."""
         return self.results / "models" / key
 
+    def record(self, key: str) -> Record:
+        """The record with this key.
+
+        Raises:
+            OSError: There is no record, or the disk does not give it.
+            ValueError: This version cannot read the record.
+        """
+        record = from_file(self.path(key))
+        if record.key != key:
+            raise ValueError(f"it holds the key of {record.key}.json")
+        return record
+
     def read(self, key: str, *, quietly: bool = False) -> Record | None:
         """The record with this key; None if there is no record, or if this version cannot read the record.
 
@@ -124,10 +136,7 @@ class Store:
             OSError: The record exists, but the disk fails to read it. With None, the run would start again.
         """
         try:
-            record = from_file(self.path(key))
-            if record.key != key:
-                raise ValueError(f"it holds the key of {record.key}.json")
-            return record
+            return self.record(key)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:

@@ -3,6 +3,8 @@
 A record has the sections and the types of `Schema`; its numbers are finite and not too large for sums of squares; its
 texts have no half characters and no control characters; its key is the hash of its identity, and its cell is that of
 its identity. A finished run has a finite headline and a cost.
+
+What a reader needs beyond that, such as the whole configuration for another scoring, that reader checks itself.
 """
 
 from __future__ import annotations
@@ -59,15 +61,28 @@ class Config(RecordSection):
     hardware: Settings = {}
 
 
+class PeftSettings(RecordSection):
+    """`record.identity.method.peft`."""
+
+    peft_type: str
+
+
+class IdentityMethod(RecordSection):
+    """`record.identity.method`."""
+
+    peft: PeftSettings | None = None
+
+
 class Identity(RecordSection):
     """`record.identity`."""
 
-    method: Settings
+    method: IdentityMethod
     task: Settings
     training: Settings
     hardware: Settings
     scale: str
     seed: int
+    model: str | None = None
 
 
 class Metrics(RecordSection):
@@ -76,6 +91,18 @@ class Metrics(RecordSection):
     final: Numbers
     curve: list[Numbers]
     spectrum: dict[str, Numbers] = {}
+
+
+class AddedScores(RecordSection):
+    """An entry of `record.provenance.added`: scores that the run did not measure."""
+
+    scores: list[str]
+
+
+class Provenance(RecordSection):
+    """`record.provenance`."""
+
+    added: list[AddedScores] = []
 
 
 class Error(RecordSection):
@@ -100,7 +127,7 @@ class Schema(BaseModel):
     identity: Identity
     metrics: Metrics
     cost: Numbers
-    provenance: Settings
+    provenance: Provenance
     error: Error | None
 
 
@@ -122,13 +149,18 @@ def checked(text: bytes) -> dict[str, Any]:
     try:
         Schema.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise ValueError(one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")) from None
+        raise ValueError(first_fault(error)) from None
     _check_curve(values["metrics"]["curve"])
     _check_identity(values)
     if values["status"] == "finished":
         _check_finished(values)
     return values
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault that pydantic found, on one line: where, and what must stand there."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
 
 def _without_curve(values: dict[str, Any]) -> dict[str, Any]:
@@ -192,6 +224,8 @@ def _check_identity(values: dict[str, Any]) -> None:
         "method": identity["method"].get("name"),
         "rank": identity["method"].get("rank"),
         "learning_rate": identity["training"].get("learning_rate"),
+        "model": _model(identity.get("model")),
+        "operator": _operator(values),
         "scale": identity["scale"],
         "seed": identity["seed"],
     }
@@ -200,11 +234,32 @@ def _check_identity(values: dict[str, Any]) -> None:
             raise ValueError(one_line(f"cell.{name} is {cell[name]!r}, and its identity says {value!r}"))
 
 
+def _model(fingerprint: str | None) -> str | None:
+    """The model in a cell whose identity has this fingerprint of the model; None where the fingerprint is a hash."""
+    if fingerprint is None or fingerprint.startswith("folder-"):
+        return None
+    return "tiny" if fingerprint.startswith("tiny-v") else fingerprint
+
+
+def _operator(values: dict[str, Any]) -> Any:
+    """The operator in the identity; None where the identity has no operator.
+
+    An earlier version wrote the operator of the method's file, `config.method.operator`, into the cell, although
+    `method.peft.operator` can be set alone. A record of that version stays valid.
+    """
+    operator = (values["identity"]["method"].get("peft") or {}).get("operator")
+    of_file = values["config"].get("method", {}).get("operator")
+    return of_file if operator is None or of_file == values["cell"]["operator"] else operator
+
+
 def _check_finished(values: dict[str, Any]) -> None:
     final, cost = values["metrics"]["final"], values["cost"]
-    headlines = [name for name in _headlines(values) if name in final]
-    if any(final[name] is None for name in headlines):
-        raise ValueError(f"its run is finished, and {headlines[0]} is no finite number")
+    headlines = _headlines(values)
+    held = [name for name in headlines if name in final]
+    if headlines and not held:
+        raise ValueError(f"its run is finished, and metrics.final has no {' and no '.join(headlines)}")
+    if any(final[name] is None for name in held):
+        raise ValueError(f"its run is finished, and {held[0]} is no finite number")
     for name in ("trainable_parameters", "seconds"):
         if cost.get(name) is None:
             raise ValueError(f"its run is finished, and cost.{name} is missing")

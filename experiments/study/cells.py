@@ -165,7 +165,7 @@ class Protocols:
             self.scale,
             tuple(arguments),
             parsed.method.rank,
-            parsed.method.setting("operator"),
+            parsed.method.operator_in_force,
             parsed.model,
             rates,
             parsed.training.learning_rate or 0.0,

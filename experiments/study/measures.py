@@ -54,6 +54,13 @@ def question_count(record: Record, metric: tasks.Metric) -> int | None:
     return count_of(record, metric.questions) if own is None else int(own)
 
 
+def cut_questions(record: Record) -> dict[str, int]:
+    """Benchmark -> how many of its questions were longer than the model reads, for the benchmarks that have some."""
+    benchmarks = {name.split(":")[0] for name in record.metrics["final"]}
+    counts = {name: final(record, f"{name}_cut") for name in sorted(benchmarks)}
+    return {name: int(count) for name, count in counts.items() if count}
+
+
 def nearest(record: Record, name: str, fraction: float) -> tuple[int, float] | None:
     """The point of a curve nearest to a fraction of the training; the earlier of two equally near."""
     points, total = curve(record, name), steps(record)

@@ -1,9 +1,11 @@
 """Records of schema 1 become records of schema 2 that their cells still find."""
 
+import copy
 import json
 
 import pytest
 
+from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.identity import cell_key_of, identity_of, key_of
 from experiments.store.records import Store
@@ -48,3 +50,68 @@ def test_a_record_whose_key_does_not_follow_from_its_settings_is_named_and_left(
     assert [path.stem for path in (results / "runs").iterdir()] == [OLD["key"]]
     with pytest.raises(ConfigError, match="its key is not that of its settings"):
         migrate_records.migrated(odd)
+
+
+def changed(section, **changes):
+    """A record of schema 1 whose key is that of its changed settings."""
+    record = copy.deepcopy(OLD)
+    record["config"][section] |= changes
+    record["key"] = key_of(migrate_records.old_identity(record["config"], record["provenance"]["task_version"]))
+    return json.dumps(record)
+
+
+UNREADABLE = {
+    "no JSON": ("{", "EOF while parsing"),
+    "no object": ("[]", "it is no record of schema 1 or 2"),
+    "a newer schema": ('{"schema": 99}', "it is no record of schema 1 or 2"),
+    "no settings": ('{"schema": 1}', "key: Field required"),
+    "no provenance": (json.dumps(OLD | {"provenance": 3}), "provenance: "),
+    "a section that is no mapping": (json.dumps(OLD | {"config": OLD["config"] | {"task": []}}), "config.task: "),
+    "a method that is gone": (changed("method", name="gone"), "gone"),
+    "a setting that is gone": (changed("training", gone=3), "training.gone: "),
+    "what is no record of schema 2": (json.dumps(OLD | {"cost": {"seconds": "x"}}), "cost.seconds: "),
+}
+
+
+@pytest.mark.promise("A migration names each file that it cannot migrate in one line, and migrates the others.")
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_file_that_cannot_be_migrated_is_named_and_the_others_are_migrated(what, tmp_path, capsys, counted):
+    text, words = UNREADABLE[what]
+    runs = old_results(tmp_path) / "runs"
+    key = json.loads(text)["key"] if '"key"' in text else "0" * 16
+    path = runs / f"{key}.json"
+    path.with_stem("f" * 16).write_text(json.dumps(OLD))  # after all others, and with the name of another key
+    path.write_text(text)
+    assert script.guarded(lambda: migrate_records.main(["--results", str(tmp_path)])) == 1
+    out, err = capsys.readouterr()
+    lines = sorted(err.splitlines())
+    assert [line.split(": ")[:2] for line in lines] == sorted(
+        ["left as it is", str(runs / f"{stem}.json")] for stem in (key, "f" * 16)
+    )
+    assert words in next(line for line in lines if path.name in line)
+    assert path.read_text() == text
+    assert out.startswith(f"{OLD['key']} -> ") == (key != OLD["key"])
+    counted(1, "odd files")
+
+
+@pytest.mark.promise("A migration overwrites no record, and can be repeated after an interruption.")
+def test_a_record_that_is_there_already_is_not_overwritten(tmp_path, capsys, counted):
+    results = old_results(tmp_path)
+    record = migrate_records.migrated(OLD)
+    new, old = Store(results).path(record["key"]), Store(results).path(OLD["key"])
+    new.write_text(json.dumps(record | {"cost": record["cost"] | {"seconds": 1e6}}))
+    before = new.read_bytes()
+    assert migrate_records.main(["--results", str(results)]) == 1
+    assert f"{new.name} exists already" in capsys.readouterr().err
+    assert new.read_bytes() == before
+    assert old.is_file()
+    new.write_text(json.dumps(record))  # a kill after the new record was written, before the old one was removed
+    assert migrate_records.main(["--results", str(results)]) == 0
+    assert list(new.parent.iterdir()) == [new]
+    assert [folder.name for folder in (results / "models").iterdir()] == [record["key"]]
+    counted(2, "records")
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
+    assert script.guarded(lambda: migrate_records.main(["--results", str(tmp_path / "none")])) == 2
+    assert f"--results: {tmp_path / 'none'} is not a folder" in capsys.readouterr().err

@@ -46,7 +46,7 @@ REFUSED = [
     ("evaluate", ["../runs/" + "0" * 16], "KEY must be the name of a record"),
     ("evaluate", ["0" * 5000], "KEY must be the name of a record"),
     ("evaluate", ["0" * 16, "--tolerance", "inf"], "argument --tolerance: invalid"),
-    ("evaluate", ["0" * 16], "there is no readable record"),
+    ("evaluate", ["0" * 16], "there is no record"),
     ("evaluate", [], "the following arguments are required: KEY"),
     ("plan", ["--seeds", "9" * 5000], "argument --seeds: invalid"),
     ("plan", ["--seeds", str(2**32)], "argument --seeds: invalid"),

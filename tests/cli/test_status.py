@@ -80,8 +80,7 @@ def folder(tmp_path):
     error = {"type": "ValueError", "message": "a [red]fault[/red] :smile:\n" * 3, "traceback": "failures/bad.txt"}
     write(store, "bad", "failed", error=error)
     for i in range(12):
-        final = {"char_accuracy": 10.0 + i} if i else {}
-        metrics = {"final": final, "curve": []}
+        metrics = {"final": {"char_accuracy": 10.0 + i}, "curve": []}
         cost, finished = {"seconds": 60.0 * i}, {"finished_at": f"2026-01-01T00:00:{i:02}Z"}
         write(store, f"good{i}", "finished", metrics=metrics, cost=cost, provenance=finished)
     (tmp_path / "runs" / "broken.json").write_text("{")

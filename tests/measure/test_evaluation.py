@@ -1,5 +1,6 @@
 """Measuring a model in memory."""
 
+import json
 import math
 import random
 
@@ -7,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from experiments import tasks
 from experiments.data import corpora, questions
 from experiments.data.questions import Benchmark, ChoiceQuestion, OpenQuestion
 from experiments.data.rows import Rows
 from experiments.data.windows import packed
-from experiments.measure import evaluation
+from experiments.measure import benchmarks, evaluation
 from experiments.measure.evaluation import Loss
+from experiments.tasks import TaskData
+from experiments.tasks.finetuning import EvaluationSet
 from experiments.train import base_models
 
 from ..data.tokenizers_of import CACHE, byte_level
@@ -101,11 +105,49 @@ def test_questions_that_are_cut_are_counted(model, capsys):
     tokenizer = byte_level()
     choices = [ChoiceQuestion("q" * n, ("yes", "no"), 1) for n in (10, 2040, 2044, 3000)]
     opened = [OpenQuestion("q" * n, "1") for n in (10, 2042, 2044)]
-    benchmarks = [Benchmark("choice", choices), Benchmark("open", opened, ("###",), 5, questions.GSM8K_EXTRACT)]
-    answers = evaluation.ask(model, tokenizer, benchmarks, 2)
+    asked = [Benchmark("choice", choices), Benchmark("open", opened, ("###",), 5, questions.GSM8K_EXTRACT)]
+    answers = evaluation.ask(model, tokenizer, asked, 2)
     # A byte is a token; the first token and " yes" come to the 2,044 bytes, and the last token is not read.
     assert (answers["choice"].cut, answers["open"].cut) == (1, 1)
     assert "warning: choice: 1 questions are longer than the 2048 tokens" in capsys.readouterr().err
+
+
+def test_the_number_of_questions_that_are_cut_reaches_the_metrics(model, tmp_path):
+    """Of a task's own benchmarks, and of a group of lm-eval with its tasks."""
+    tokenizer, rows = byte_level(), Rows.of([([0, 70, 80], [True] * 3)])
+    lengths = {"gsm8k": (10, 3000, 3000), "math": (10,)}
+    asked = [
+        Benchmark(name, [OpenQuestion("q" * n, "1") for n in sizes], ("###",), 5, questions.GSM8K_EXTRACT)
+        for name, sizes in lengths.items()
+    ]
+    data = TaskData((), EvaluationSet(rows, 2, benchmarks=asked), "")
+    found = tasks.get("math").evaluate(model, tokenizer, data)
+    assert {name: value for name, value in found.items() if name.endswith("_cut")} == {"gsm8k_cut": 2}
+
+    for name in ("long", "longer"):
+        lines = [json.dumps({"question": "q" * n, "choices": ["a", "b"], "gold": 0}) for n in (10, 3000)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        (tmp_path / f"{name}.yaml").write_text(CHOICES.format(name=name))
+    (tmp_path / "both.yaml").write_text(GROUP)
+    found = benchmarks.load(["both"], str(tmp_path)).scores(model, tokenizer, 2)
+    assert {name: value for name, value in found.items() if name.endswith("_cut")} == {
+        **{"long_cut": 1, "longer_cut": 1, "both_cut": 2}
+    }
+
+
+CHOICES = """
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files: {name}.jsonl
+test_split: train
+output_type: multiple_choice
+doc_to_text: question
+doc_to_choice: choices
+doc_to_target: gold
+metric_list: [{{metric: acc}}]
+"""
+GROUP = "group: both\ntask: [long, longer]\naggregate_metric_list: [{metric: acc}]\n"
 
 
 def test_word_problems_are_asked_as_in_metamaths_evaluation():

@@ -171,7 +171,7 @@ def test_runs_in_no_table_are_mentioned(results, tmp_path):
     folder = shutil.copytree(results, tmp_path / "results")
     setting = Protocols("smoke").setting(Cell("uuid", "mora", 8))
     identity = setting.run_identity(1e-2, 0) | {"model": "mine"}
-    other = synthetic.record(setting, 1e-2, 0, key=key_of(identity), name="mine", identity=identity)
+    other = synthetic.record(setting, 1e-2, 0, key=key_of(identity), name="mine", model="mine", identity=identity)
     synthetic.write([other], folder)
     done = script("make_tables", "--results", folder, "--scale", "smoke")
     assert done.returncode == 0
@@ -249,7 +249,8 @@ def test_files_appear_whole(tmp_path, monkeypatch):
 def test_plan_names_the_nearest_record_of_a_cell_without_runs(tmp_path):
     setting = Protocols("smoke").setting(Cell("uuid", "mora", 8))
     identity = setting.run_identity(1e-2, 0) | {"model": "mine"}
-    synthetic.write([synthetic.record(setting, 1e-2, 0, key=key_of(identity), identity=identity)], tmp_path)
+    other = synthetic.record(setting, 1e-2, 0, key=key_of(identity), model="mine", identity=identity)
+    synthetic.write([other], tmp_path)
     done = script("plan", "--results", tmp_path, "--scale", "smoke", "--table", "2", "--method", "mora")
     assert done.returncode == 0
     parted = f"{key_of(identity)}: model mine, this cell wants tiny-v1"

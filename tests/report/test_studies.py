@@ -99,7 +99,7 @@ def others(**changes):
     """The runs of `results`, as runs of a configuration that no study has."""
     runs = results().records
     for run in runs:
-        run.identity = {n: v for n, v in run.identity.items() if n != "cell"} | {"model": "mine"} | changes
+        run.identity = {n: v for n, v in run.identity.items() if n != "cell"} | {"model": "folder-mine"} | changes
     return runs
 
 

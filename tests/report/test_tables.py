@@ -231,6 +231,17 @@ def test_a_footnote_says_over_how_many_documents_a_loss_is_a_mean():
     ) in wording.footnotes(table)
 
 
+def test_a_footnote_says_how_many_questions_were_cut():
+    """Those of the runs that the table shows; a benchmark of lm-eval stands before the colon of its metrics."""
+    table, entry = mora_in_table_1("gsm8k_subset", [40.0, 41.0], [39.0, 40.0])
+    assert not any("longer than the model reads" in note for note in wording.footnotes(table))
+    for seed, count in enumerate((3.0, 5.0)):
+        cut = {"gsm8k_subset_cut": count, "mine:acc": 1.0, "mine_cut": 2.0, "price_cut": 7.0}
+        entry.filled.selected[seed].metrics["final"] |= cut
+    (note,) = (note for note in wording.footnotes(table) if "longer than the model reads" in note)
+    assert note.endswith("their first tokens were cut off: 3 or 5 of gsm8k_subset, 2 of mine.")
+
+
 def league_entries(values, reference=("LoRA", "MoRA")):
     """The entries of a study of one column, with these values of the seeds of each method."""
     rows = {methods.label(name): {"method": name} for name in values}

@@ -68,6 +68,9 @@ def test_another_task_of_the_same_model(trained, capsys):
         (lambda r: r["config"]["method"].update(rank=4), "are another run by now"),
         (lambda r: r["config"].update(surprise=1), "surprise is not a setting"),
         (lambda r: r["config"]["training"].pop("steps"), "training.steps is missing"),
+        (lambda r: r.update(config={}), "method, task, scale, model, quantization, seed, training, hardware, logger"),
+        (lambda r: r["provenance"].update(added=3), "is not a readable record: provenance.added: "),
+        (lambda r: r["metrics"].update(final={}), "is not a readable record: its run is finished, and metrics.final"),
     ],
 )
 def test_a_record_that_is_not_this_versions_is_refused(copied, capsys, change, words):
@@ -86,7 +89,7 @@ def test_a_run_without_model_or_record_is_refused(copied, capsys):
     assert call(key, "--results", str(results)) == 2
     assert "holds no weights" in capsys.readouterr().err
     assert call("0" * 16, "--results", str(results)) == 2
-    assert "there is no readable record" in capsys.readouterr().err
+    assert "there is no record" in capsys.readouterr().err
 
 
 def test_a_records_configuration_is_the_runs(trained, smoke):

@@ -143,6 +143,27 @@ def test_what_would_not_be_the_model_is_refused(trained, tmp_path, capsys, name,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.promise("An export of an odd record ends with one line.")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": {}}, "method, task, scale, model, quantization, seed, training, hardware, logger"),
+        ({"provenance": {"added": 3}}, "is not a readable record: provenance.added: "),
+    ],
+)
+@pytest.mark.parametrize("form", ["merged", "lora", "miss"])
+def test_an_odd_record_is_one_line(copied, tmp_path, capsys, form, change, words, counted):
+    results, key = copied
+    path = Store(results).path(key)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert call(key, tmp_path / "out", "--results", results, "--format", form) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    counted(1, "odd records")
+
+
 def test_force_writes_the_closest_and_says_what_is_lost(trained, tmp_path, capsys):
     results, records = trained
     lost = []

@@ -22,7 +22,7 @@ def write(results, name, status="finished", **sections):
 
 def test_a_record_is_a_row(tmp_path):
     config = {"model": "tiny", "training": {"steps": 5, "schedule": "linear"}, "method": {"target_modules": ["q_proj"]}}
-    metrics = {"final": {"loss": 0.5}, "curve": [{"step": 1, "loss": 2.0}]}
+    metrics = {"final": {"char_accuracy": 50.0, "loss": 0.5}, "curve": [{"step": 1, "loss": 2.0}]}
     first = write(tmp_path, "a", config=config, metrics=metrics, cost={"seconds": 3.0})
     second = write(tmp_path, "b", status="failed", config={"training": {"steps": 7}})
     frame = experiments.frame(tmp_path)

@@ -1,5 +1,6 @@
 """The store: a file is whole or absent, one process runs a cell, an unreadable record is named and skipped."""
 
+import copy
 import dataclasses
 import errno
 import json
@@ -15,7 +16,7 @@ import pytest
 from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.files import write_json
-from experiments.identity import cell_key_of, group_of, identity_of, key_of
+from experiments.identity import cell_key_of, cell_of, group_of, identity_of, key_of
 from experiments.spec.parse import from_record
 from experiments.store import schema
 from experiments.store.folder import read_records
@@ -30,12 +31,15 @@ CELL = {
     **{"learning_rate": 0.001, "seed": 0},
 }
 COST = {"trainable_parameters": 1, "seconds": 1.0}
+METRICS = {"final": {"char_accuracy": 50.0}, "curve": []}
+METHOD = {"name": "mora", "rank": 8, "peft": {"peft_type": "MORA", "operator": "sharing"}}
 
 
 def record(seed: int = 0) -> Record:
-    sections = {"method": {"name": "mora", "rank": 8}, "task": {"name": "uuid"}, "training": {"learning_rate": 0.001}}
-    identity = {**sections, "hardware": {}, "scale": "smoke", "seed": seed}
-    return Record(key_of(identity), "n", "finished", CELL | {"seed": seed}, {}, identity, cost=COST)
+    sections = {"method": METHOD, "task": {"name": "uuid"}, "training": {"learning_rate": 0.001}}
+    identity = {**sections, "hardware": {}, "scale": "smoke", "seed": seed, "model": "tiny-v1"}
+    cell, metrics = CELL | {"seed": seed}, copy.deepcopy(METRICS)
+    return Record(key_of(identity), "n", "finished", cell, {}, identity, metrics, cost=COST)
 
 
 KEY = record().key
@@ -83,6 +87,12 @@ def values(**changes):
     return json.dumps(dataclasses.asdict(record()) | changes).encode()
 
 
+def identified(**changes):
+    """The file of a record with another identity, and with the key of this identity."""
+    identity = record().identity | changes
+    return values(identity=identity, key=key_of(identity))
+
+
 LONG = 10**4000
 ODD = {
     "a section that is no mapping": (values(config=[]), "config: "),
@@ -97,13 +107,26 @@ ODD = {
     "no cost": (values(cost={}), "cost.trainable_parameters is missing"),
     "a text as metric": (values(metrics={"final": {"char_accuracy": "9"}, "curve": []}), "metrics.final.char_accuracy"),
     "true as metric": (values(metrics={"final": {"char_accuracy": True}, "curve": []}), "metrics.final.char_accuracy"),
-    "a text in the curve": (values(metrics={"final": {}, "curve": [{"step": 1, "loss": "x"}]}), "metrics.curve.0.loss"),
-    "a step that is no integer": (values(metrics={"final": {}, "curve": [{"step": 0.5}]}), "has no step"),
+    "a text in the curve": (values(metrics=METRICS | {"curve": [{"step": 1, "loss": "x"}]}), "metrics.curve.0.loss"),
+    "a step that is no integer": (values(metrics=METRICS | {"curve": [{"step": 0.5}]}), "has no step"),
     "a headline that is not finite": (values(metrics={"final": {"char_accuracy": None}, "curve": []}), "char_accuracy"),
+    "no headline": (values(metrics={"final": {}, "curve": []}), "metrics.final has no char_accuracy"),
+    "a headline of another task": (values(metrics={"final": {"perplexity": 2.0}, "curve": []}), "has no char_accuracy"),
     "another status": (values(status="done"), "status: "),
     "a scale that is a path": (values(cell=CELL | {"scale": "../.."}), "cell.scale: "),
     "another task": (values(cell=CELL | {"task": "none"}), "cell.task is 'none'"),
     "the cell of another run": (values(cell=CELL | {"seed": 3}), "cell.seed is 3, and its identity says 0"),
+    "the operator of another run": (values(cell=CELL | {"operator": "rotation"}), "cell.operator is 'rotation', and"),
+    "the model of another run": (values(cell=CELL | {"model": "owner/name"}), "cell.model is 'owner/name', and"),
+    "a model of the hub of another run": (
+        identified(model="owner/name"),
+        "cell.model is 'tiny', and its identity says",
+    ),
+    "an identity whose model is no text": (identified(model=3), "identity.model: "),
+    "an adapter that is no mapping": (identified(method=METHOD | {"peft": 3}), "identity.method.peft: "),
+    "an adapter of no kind": (identified(method=METHOD | {"peft": {}}), "identity.method.peft.peft_type: "),
+    "added scores that are no list": (values(provenance={"added": 3}), "provenance.added: "),
+    "added scores without names": (values(provenance={"added": [{}]}), "provenance.added.0.scores: "),
     "the identity of another run": (values(identity=record(seed=2).identity), "is not that of its identity"),
     "the key of another file": (values(**dataclasses.asdict(record(seed=2))), f"{record(seed=2).key}.json"),
     "a learning rate of zero": (values(cell=CELL | {"learning_rate": 0}), "cell.learning_rate"),
@@ -113,6 +136,21 @@ ODD = {
     "a name of two lines": (values(name="a\nb"), "name: "),
     "deep nesting": (values(provenance={"a": json.loads("[" * 100 + "]" * 100)}), "within one another"),
 }
+
+
+def test_a_cell_with_the_operator_of_the_methods_file_is_read(tmp_path):
+    """So wrote an earlier version where `method.peft.operator` was set alone. The cell of today has this operator."""
+    run = compose("method=mora", "method.rank=8", "task=uuid", "scale=smoke", "method.peft.operator=rotation")
+    assert cell_of(run)["operator"] == identity_of(run)["method"]["peft"]["operator"] == "rotation"
+    identity = identity_of(run)
+    earlier = cell_of(run) | {"operator": run.method.setting("operator")}
+    assert earlier["operator"] == "sharing"
+    written = Record(key_of(identity), "n", "finished", earlier, run.for_record(), identity, METRICS, COST)
+    Store(tmp_path).write(written)
+    assert read_records(tmp_path)[1] == []
+    written.cell["operator"] = "truncation"
+    Store(tmp_path).write(written)
+    assert "cell.operator is 'truncation', and its identity says 'rotation'" in read_records(tmp_path)[1][0]
 
 
 @pytest.mark.promise("A record that breaks its schema is named with the first fault and skipped.")
@@ -341,7 +379,7 @@ def _write_again_and_again(folder, seed):
     while True:
         rows = draw.choice([1, 10, 5000])
         one = record()
-        one.metrics = {"final": {"rows": rows}, "curve": [{"step": i} for i in range(rows)]}
+        one.metrics = {"final": {"char_accuracy": 50.0, "rows": rows}, "curve": [{"step": i} for i in range(rows)]}
         store.write(one)
 
 

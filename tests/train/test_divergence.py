@@ -6,6 +6,7 @@ import pytest
 
 from experiments import runner
 from experiments.cli import summary
+from experiments.store.folder import read_records
 from scripts import make_tables
 
 from ..processes import SMOKE, launch
@@ -27,6 +28,25 @@ def test_from_the_step_to_the_table(tmp_path, counted):
     tables = {p.name: p.read_text() for p in (results / "tables" / "smoke").glob("table2.*")}
     assert "1 diverged" in tables["table2.md"]
     counted(1, "diverged runs")
+
+
+@pytest.mark.promise("If the last update of one cell of a sweep diverges, the other cells run, also in a second sweep.")
+def test_the_last_update_in_a_sweep(tmp_path, counted):
+    """The second sweep reads the record of the first: the diverged cell runs and fails again, the other is finished."""
+    results = tmp_path / "results"
+    short = ("training.steps=1", "training.warmup_steps=0", "training.learning_rate=1e25,3e-3")
+    for again in (False, True):
+        done = launch("-m", "method=lora", *SMOKE, *short, f"paths.results={results}", log=tmp_path / f"log{again}")
+        assert done.code == 1
+        (message,) = done.messages
+        assert re.fullmatch(
+            r"failed: FloatingPointError: diverged at step 1: \w+ is (nan|inf); traceback: .*\.txt", message
+        )
+        assert ("finished before" in done.out) == again
+        records, problems = read_records(results)
+        assert sorted(record.status for record in records) == ["failed", "finished"]
+        assert problems == []
+    counted(2, "diverged runs")
 
 
 @pytest.mark.promise("A run whose last update diverges fails, and the same command fails again in the same way.")
