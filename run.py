@@ -33,8 +33,9 @@ def main() -> int:
     # `answer` raises nothing for a cell that fails: the sweep continues with the next cell.
     @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> float | None:
-        code, headline = command.answer(composed, sweep)
-        if code and os.getpid() != process:  # submitit runs the cell in another process, on a copy of `sweep`
+        with redact.streams(best_effort=True):  # submitit runs the cell in another process, on a copy of `sweep`
+            code, headline = command.answer(composed, sweep)
+        if code and os.getpid() != process:
             raise JobFailedError(code)
         if code and ranks.from_launcher():
             sys.exit(code)  # the other ranks wait for this process and must not wait until the sweep ends

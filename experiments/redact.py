@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import json
+import logging
 import os
 import re
 import shlex
@@ -120,13 +121,14 @@ class _Stream:
 
 @contextlib.contextmanager
 def streams(*, best_effort: bool = False) -> Iterator[None]:
-    """Hide secrets in all that is printed inside the block, by libraries and in tracebacks, too.
+    """Hide secrets in all that is printed or logged inside the block, by libraries and in tracebacks, too.
 
-    A character that the stream's encoding lacks is printed as an escape.
+    A character that the stream's encoding lacks is printed as an escape. The streams of another process are not
+    changed: where this project starts a process, the first function there has such a block of its own.
 
     Args:
         best_effort: Whether what cannot be printed is lost without an error. A run is worth more than its log. A script
-            whose output is its result must fail.
+            whose output is its result must fail. Inside such a script, the work that takes hours is best effort.
 
     Raises:
         OSError: The standard output cannot be written, and `best_effort` is False.
@@ -134,10 +136,17 @@ def streams(*, best_effort: bool = False) -> Iterator[None]:
     sys.excepthook = _hook
     _open_closed_files()
     out, err = _Stream(_usable(sys.stdout), best_effort), _Stream(_usable(sys.stderr), True)
+    # Hydra has set up logging before a job begins, so the handlers hold the streams as they were.
+    handlers = [h for h in logging.root.handlers if isinstance(h, logging.StreamHandler)]
+    held = [(handler, stream) for handler in handlers for stream in (out, err) if handler.stream is stream.stream]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
+        for handler, stream in held:
+            handler.setStream(stream)
         try:
             yield
         finally:
+            for handler, stream in held:
+                handler.setStream(stream.stream)
             err.release()
             out.release()
 
@@ -145,13 +154,14 @@ def streams(*, best_effort: bool = False) -> Iterator[None]:
 def _open_closed_files() -> None:
     """Open the null device for each of the three standard files that the caller closed: no other file takes its number.
 
-    Otherwise a library that prints to the file 2 would print into a file of results.
+    Otherwise a library that prints to the file 2 would print into a file of results. Processes that this process starts
+    get the null device too.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is `number`
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is `number`
 
 
 def _usable(stream: TextIO | None) -> TextIO:

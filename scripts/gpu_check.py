@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from experiments import redact
 from experiments.cli import command, script
 from experiments.errors import ConfigError
 from scripts.gpu import parts
@@ -36,6 +37,7 @@ def names(text: str) -> list[str]:
     return [name for name in parts.PARTS if name in chosen]
 
 
+@redact.streams(best_effort=True)
 def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
     parser.add_argument("--only", type=names, metavar="A,B,...", help="run these parts, also if they are done")

@@ -25,6 +25,16 @@ pytestmark = [
 ]
 SMOKE = ("scale=smoke", "logger=none", "hardware.threads=1")
 PATIENCE = 300
+PASSPHRASE = "correct-horse-battery"
+TALKATIVE = """
+import logging, os
+from experiments.tasks.uuid import UuidTask
+class Talkative(UuidTask):
+    name = "talkative"
+TASK = Talkative()
+print("my", os.environ["MY_SECRET"])
+logging.warning("my " + os.environ["MY_SECRET"])
+"""
 
 STAND_INS = {
     "sbatch": """
@@ -110,6 +120,21 @@ def test_a_job_that_does_not_end_well_is_an_exit_code(tmp_path):
         _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, err
         assert message in err
+
+
+@pytest.mark.promise("Keys and tokens reach no record, no line that is printed, and no report.")
+def test_a_job_prints_no_secret(tmp_path, counted):
+    task = tmp_path / "task.py"
+    task.write_text(TALKATIVE)
+    local = ("hydra/launcher=submitit_local", "hardware=cpu", f"paths.results={tmp_path / 'results'}")
+    process = run(*local, *SMOKE, "method=none", f"task.module={task}", env={"MY_SECRET": PASSPHRASE}, cwd=tmp_path)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert PASSPHRASE not in err
+    (log,) = tmp_path.glob("results/hydra/.submitit/*/*_log.out")
+    assert "my [secret]" in log.read_text()
+    assert PASSPHRASE not in log.read_text()
+    counted(1, "logs of jobs")
 
 
 @pytest.fixture

@@ -57,7 +57,8 @@ def test_a_file_is_flushed_before_it_appears_and_its_name_after(tmp_path, flushe
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
 
 
-def test_files_and_folders_follow_the_umask(tmp_path):
+@pytest.mark.promise("Files and folders of results have the permissions that the umask allows.")
+def test_files_and_folders_follow_the_umask(tmp_path, counted):
     code = (
         "import os; os.umask(0o077); from pathlib import Path; from experiments import files\n"
         f"folder = Path({str(tmp_path)!r}) / 'sub'; files.write(folder / 'a.json', b'')\n"
@@ -66,6 +67,7 @@ def test_files_and_folders_follow_the_umask(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
     assert modes == {"sub": 0o700, "a.json": 0o600, "model": 0o700, "weights": 0o600}
+    counted(len(modes), "files and folders")
 
 
 def test_a_folder_is_flushed_with_all_that_is_in_it(tmp_path, flushed):

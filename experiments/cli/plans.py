@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from .. import tasks
+from .. import redact, tasks
 from ..errors import ConfigError
 from ..estimate import rough
 from ..identity import makes_another_cell
@@ -292,8 +292,11 @@ class StudyPlan:
             more = f"; and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise ConfigError(f"nothing was run, since a cell cannot be planned: {bad[0]}{more}")
 
+    @redact.streams(best_effort=True)
     def run(self, say: Callable[[str], None]) -> int:
         """Run what is missing, and end with a table of the cells. Gives the exit code.
+
+        A line that cannot be printed is lost, and the runs go on.
 
         Raises:
             ConfigError: A cell cannot be planned; nothing was run.

@@ -17,6 +17,10 @@ from ..spec.run_config import RunConfig
 class StopWithCheckpoint(TrainerCallback):
     """At the first signal the run writes a checkpoint and then stops; at the second signal it stops at once.
 
+    One of several ranks does nothing at the second signal. The signal may be the first signal again, which the system
+    has sent to all processes, and which the process that started the ranks passes on. That process kills ranks that
+    have to stop at once.
+
     To stop means to call the signal handler that was installed before: that of run.py raises KeyboardInterrupt, that
     of submitit queues the job again. The checkpoint is written at a step that is logged: otherwise the curve of the
     resumed run would differ from that of an undisturbed run.
@@ -38,14 +42,16 @@ class StopWithCheckpoint(TrainerCallback):
 
     def handle(self, number: int, frame: Any) -> None:
         """The signal handler within the block."""
+        alone = ranks.current().count == 1
         if self.pending is not None:
-            self.stop(number)
+            if alone:
+                self.stop(number)
             return
         self.pending = number
         message = f"{signal.Signals(number).name}: stops with a checkpoint, within {self.log_every} steps"
         # Not through sys.stderr: the signal may have interrupted a write to sys.stderr.
         with contextlib.suppress(OSError):  # nobody may read it any more
-            os.write(2, f"\n{message}; once more stops at once\n".encode())
+            os.write(2, f"\n{message}{'; once more stops at once' if alone else ''}\n".encode())
 
     def stop(self, number: int) -> None:
         """Do what the signal would have done outside the block."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing import resource_tracker
 from typing import Any
 
-from .. import tasks
+from .. import redact, tasks
 from ..errors import ConfigError
 from ..spec import methods, ranks, signals
 from ..spec.run_config import RunConfig
@@ -32,7 +32,7 @@ def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Re
     """Call `execute(config, record, store)` on `hardware.processes` ranks, and return the record that rank 0 wrote.
 
     Each rank is a new process, which imports `execute`. If any rank fails, the run has failed. The ranks get a SIGTERM
-    when this process gets SIGINT or SIGTERM.
+    when this process gets a signal that stops a run.
 
     Raises:
         ConfigError: A rank found that the configuration does not fit the model or the machine.
@@ -43,19 +43,21 @@ def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Re
 
     count = config.hardware.ranks
     rendezvous = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    # A terminal sends SIGINT to the ranks as well. They must not see it: this process passes it on, once. The resource
-    # tracker is started first, because its start would unblock the signal again.
+    # A terminal or a scheduler sends a signal to the ranks as well. They must not see it: this process passes it on, as
+    # SIGTERM. SIGXCPU is about the processor time of one process, which only that process sees. The resource tracker is
+    # started first, because its start would unblock SIGINT again.
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*signals.handled()} - {signal.SIGTERM, signal.SIGXCPU})
     try:
         arguments = (execute, config, record, store, rendezvous.port, os.getpid())
         context: Any = start_processes(work, arguments, count, join=False, start_method="spawn")
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         while not context.join(grace_period=GRACE):
             pass
     except KeyboardInterrupt:
+        print("waiting for the ranks to stop; a second signal kills them", file=sys.stderr)
         try:  # the ranks write a checkpoint, however long that takes
             stop(context.processes, HUNG, functools.partial(activity, store, record.key))
         finally:
@@ -131,6 +133,7 @@ def stop(processes: list[Any], seconds: float = STOPPING, activity: Callable[[],
             process.join()
 
 
+@redact.streams(best_effort=True)
 def work(index: int, execute: Execute, config: RunConfig, record: Record, store: Store, port: int, parent: int) -> None:
     """The work of one rank. Exit codes: 0 done, 1 failed, 2 the configuration is wrong, 130 interrupted."""
     import torch

@@ -10,21 +10,43 @@ import pytest
 from experiments.cli import script
 from experiments.errors import StorageError
 
-from ..conftest import ROOT
+from ..conftest import ROOT, some_slow
 from ..processes import SMOKE
 
+# What prints much, in place of the cells of a run, the sweeps of a plan and the parts of the GPU check.
 PRINTS = """
 import sys
-from experiments import redact
-@redact.streams(best_effort=True)
-def main():
+def prints(*arguments, **options):
     for i in range(2000):
         print("a line of the log", i)
-        print("a line of the log", i, file=sys.stderr)
+        print("a line of the log", i, file=sys.stderr, flush=True)
     sys.stdout.flush()
     open({done!r}, "w").write("done")
     return 0
-sys.exit(main())
+"""
+RUN = """
+import run
+run.command.run_cells = prints
+sys.exit(run.main())
+"""
+GPU_CHECK = """
+from experiments.cli import script
+from scripts import gpu_check
+gpu_check.parts.run_all = prints
+sys.exit(script.guarded(lambda: gpu_check.main(["--rehearse", "--results", {results!r}])))
+"""
+PLAN = """
+from experiments.cli import plans, script
+from scripts import plan
+plans.start.run_all = prints
+sys.exit(script.guarded(lambda: plan.main(["table2", "--scale", "smoke", "--run", "--results", {results!r}])))
+"""
+STARTS_A_PROCESS = """
+import subprocess, sys
+from experiments import redact
+with redact.streams():
+    child = "import os; [os.fstat(number) for number in range(3)]"
+    sys.exit(subprocess.run([sys.executable, "-c", child]).returncode)
 """
 PRINTS_A_RESULT = """
 import sys
@@ -47,16 +69,20 @@ sys.exit(script.guarded(main))
 
 
 def process(code, redirect, *arguments):
-    """Run Python with its output redirected by a shell."""
+    """Run Python with its output redirected by a shell. `{pipe}` is the number of a pipe that nobody reads."""
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(
-        ["bash", "-c", f'"$@" {redirect}', "bash", *command], cwd=ROOT, capture_output=True, text=True
-    )
+    read, pipe = os.pipe()
+    os.close(read)
+    redirected = ["bash", "-c", f'"$@" {redirect.format(pipe=pipe)}', "bash", *command]
+    try:
+        return subprocess.run(redirected, cwd=ROOT, capture_output=True, text=True, pass_fds=[pipe])
+    finally:
+        os.close(pipe)
 
 
 LOST = {
     "a full disk": ">/dev/full 2>/dev/full",
-    "a closed pipe": "2>&1 | head -c 10 >/dev/null; exit ${PIPESTATUS[0]}",
+    "a closed pipe": ">&{pipe} 2>&{pipe}",
     "closed files": ">&- 2>&-",
     "all files closed": "<&- >&- 2>&-",
 }
@@ -65,7 +91,7 @@ LOST = {
 @pytest.mark.promise("If what a run prints cannot be written, the run goes on and ends as it would otherwise.")
 @pytest.mark.parametrize("name", LOST)
 def test_lost_output_ends_nothing(name, tmp_path, counted):
-    done = process(PRINTS.format(done=str(tmp_path / "done")), LOST[name])
+    done = process((PRINTS + RUN).format(done=str(tmp_path / "done")), LOST[name])
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "done").read_text() == "done"
     counted(1, "outputs that nobody takes")
@@ -73,22 +99,46 @@ def test_lost_output_ends_nothing(name, tmp_path, counted):
 
 @pytest.mark.slow
 @pytest.mark.promise("If what a run prints cannot be written, the run goes on and ends as it would otherwise.")
+@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("name", LOST)
-def test_a_run_whose_output_is_lost_finishes(name, tmp_path, counted):
+def test_a_run_whose_output_is_lost_finishes(name, ranks, tmp_path, counted):
     code = "import sys, run; sys.exit(run.main())"
+    several = ["hardware=ddp", "hardware.device=cpu", f"hardware.processes={ranks}"] if ranks > 1 else []
     for _ in range(2):  # the second time the cell is finished before
-        done = process(code, LOST[name], "method=lora", *SMOKE, f"paths.results={tmp_path}")
+        done = process(code, LOST[name], "method=lora", *SMOKE, *several, f"paths.results={tmp_path}")
         assert (done.returncode, done.stderr) == (0, "")
     assert len(os.listdir(tmp_path / "runs")) == 1
     counted(2, "runs")
 
 
-def test_a_script_whose_result_is_lost_fails_with_one_line():
+@pytest.mark.promise("If what a script prints cannot be written, the runs that it starts go on.")
+@pytest.mark.parametrize("script", [PLAN, GPU_CHECK], ids=["plan", "gpu_check"])
+@pytest.mark.parametrize("name", some_slow(LOST, ["a closed pipe"]))
+def test_a_script_whose_output_is_lost_goes_on_with_its_runs(name, script, tmp_path, counted):
+    code = (PRINTS + script).format(done=str(tmp_path / "done"), results=str(tmp_path))
+    done = process(code, LOST[name])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "done").read_text() == "done"
+    counted(1, "outputs that nobody takes")
+
+
+def test_a_process_that_is_started_has_the_three_standard_files():
+    """Otherwise the first files that the process opens take their numbers."""
+    assert process(STARTS_A_PROCESS, "<&- >&- 2>&-").returncode == 0
+
+
+ONE_LINE = "A script whose result cannot be written ends with one line of error, which says what happened."
+
+
+@pytest.mark.promise(ONE_LINE)
+def test_a_script_whose_result_is_lost_fails_with_one_line(counted):
     done = process(PRINTS_A_RESULT, ">/dev/full")
     assert (done.returncode, done.stderr) == (1, "error: cannot write: No space left on device\n")
     assert process(PRINTS_A_RESULT, "").stdout == "the result\n"
+    counted(1, "results that are lost")
 
 
+@pytest.mark.promise(ONE_LINE)
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -97,12 +147,13 @@ def test_a_script_whose_result_is_lost_fails_with_one_line():
         (OSError(28, "No space left on device", "out"), "error: out: No space left on device\n"),
     ],
 )
-def test_an_error_of_the_disk_says_what_happened(error, line, capsys):
+def test_an_error_of_the_disk_says_what_happened(error, line, capsys, counted):
     def main():
         raise error
 
     assert script.guarded(main) in (1, 2)
     assert capsys.readouterr().err == line
+    counted(1, "errors of the disk")
 
 
 @pytest.mark.promise("A script that is stopped by a signal leaves no half-written folder.")

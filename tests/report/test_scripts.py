@@ -109,9 +109,16 @@ def test_the_readme_gets_answer_and_claims_between_its_marks(results, tmp_path):
     done = script("make_tables", "--results", folder, "--readme", page)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert page.read_text() == "no marks\n"
+
+
+@pytest.mark.promise("A page that is no text is refused in one line, and stays as it is.")
+def test_a_readme_that_is_no_text_is_refused(results, tmp_path, counted):
+    page = tmp_path / "README.md"
     page.write_bytes(b"\x89PNG")
-    done = script("make_tables", "--results", folder, "--readme", page)
+    done = script("make_tables", "--results", shutil.copytree(results, tmp_path / "results"), "--readme", page)
     assert (done.returncode, done.stderr) == (2, f"error: {page} is not UTF-8 text\n")
+    assert page.read_bytes() == b"\x89PNG"
+    counted(1, "pages")
 
 
 def test_check_knows_what_is_left_over(results, tmp_path):

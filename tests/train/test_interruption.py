@@ -12,7 +12,7 @@ import pytest
 
 from experiments import files, runner
 from experiments.identity import identity_of
-from experiments.spec import signals
+from experiments.spec import ranks, signals
 from experiments.store.records import Store
 from experiments.train.interruption import StopWithCheckpoint
 from experiments.train.recording import Recording
@@ -29,8 +29,11 @@ LONG = ("training.steps=4000", "training.evaluate_every=4000", "training.checkpo
 SIGNALS = [getattr(signal, f"SIG{name}") for name in ("TERM", "USR1", "USR2", "INT", "HUP", "QUIT", "XCPU")]
 
 
-def start(results: Path, *arguments: str) -> subprocess.Popen:
-    return on_ranks.start(["method=mora", *SMOKE, *arguments, f"paths.results={results}"])
+FIRST = "At the first signal a run keeps a checkpoint, and the exit code is 130."
+
+
+def start(results: Path, *arguments: str, **options) -> subprocess.Popen:
+    return on_ranks.start(["method=mora", *SMOKE, *arguments, f"paths.results={results}"], **options)
 
 
 def wait_for(text: bytes, process: subprocess.Popen) -> None:
@@ -53,12 +56,31 @@ def checkpoint_steps(results: Path) -> list[int]:
     return sorted(int(p.name.split("-")[1]) for p in results.glob("checkpoints/*/checkpoint-*"))
 
 
+@pytest.mark.promise(FIRST)
 @pytest.mark.parametrize("number", some_slow(SIGNALS, [signal.SIGTERM]))
-def test_the_first_signal_keeps_a_checkpoint_and_exits_130(number, tmp_path):
+def test_the_first_signal_keeps_a_checkpoint_and_exits_130(number, tmp_path, counted):
     process = start(tmp_path, *LONG)
     wait_for(b"loss=", process)
     assert checkpoint_steps(tmp_path) == []
     process.send_signal(number)
+    assert_stops_with_a_checkpoint(process, number, tmp_path)
+    counted(1, "signals")
+
+
+@pytest.mark.slow
+@pytest.mark.promise(FIRST)
+@pytest.mark.parametrize("number", [number for number in SIGNALS if number != signal.SIGXCPU])
+def test_a_signal_to_all_processes_of_a_run_keeps_a_checkpoint(number, tmp_path, counted):
+    """The ranks get the signal from the system, and then the SIGTERM of the process that started them."""
+    two = ("hardware=ddp", "hardware.device=cpu", "hardware.processes=2")
+    process = start(tmp_path, *LONG, *two, start_new_session=True)
+    wait_for(b"loss=", process)
+    os.killpg(process.pid, number)
+    assert_stops_with_a_checkpoint(process, signal.SIGTERM, tmp_path)
+    counted(1, "signals")
+
+
+def assert_stops_with_a_checkpoint(process: subprocess.Popen, number: signal.Signals, tmp_path: Path) -> None:
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, err
     assert f"{number.name}: stops with a checkpoint, within 2 steps" in err
@@ -116,6 +138,17 @@ def test_a_signal_after_the_last_checkpoint_stops_at_the_end_of_the_training(smo
     with signals.handled_by(signal.default_int_handler), pytest.raises(KeyboardInterrupt):
         train()
     assert went_on
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [signal.SIGTERM]), (2, [])])
+def test_one_of_several_ranks_does_nothing_at_the_second_signal(count, expected, smoke, monkeypatch):
+    """The second signal may be the first one again, passed on by the process that started the rank."""
+    monkeypatch.setattr(ranks, "current", lambda: ranks.Rank(count=count))
+    callback, stopped = StopWithCheckpoint(smoke("method=lora")), []
+    callback.handlers = {signal.SIGTERM: lambda number, frame: stopped.append(number)}
+    for _ in range(2):
+        callback.handle(signal.SIGTERM, None)
+    assert stopped == expected
 
 
 @pytest.mark.slow
