@@ -80,6 +80,28 @@ def write_json(path: Path, value: Any) -> None:
     write(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
+def write_summed(path: Path, value: Any) -> None:
+    """`write_json` a value with its sum, so that `read_summed` never gives another value.
+
+    Raises:
+        OSError: The file could not be written. What stood at `path` is unchanged.
+    """
+    write_json(path, {"sha256": _sum(value), "value": value})
+
+
+def read_summed(path: Path) -> Any:
+    """The value that `write_summed` wrote; None where there is no such file, or where the file is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+        return content["value"] if content["sha256"] == _sum(content["value"]) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _sum(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to write to; when the block ends without an error, that folder becomes `path`.
@@ -122,7 +144,7 @@ def sums(paths: Iterable[Path], memory: Path | None = None) -> dict[Path, str]:
     Raises:
         OSError: A file cannot be read.
     """
-    remembered = _remembered(memory) if memory else {}
+    remembered = (read_summed(memory) if memory else None) or {}
     known = _sums | remembered
     computed: dict[str, list[Any]] = {}
     for path in paths:
@@ -135,7 +157,7 @@ def sums(paths: Iterable[Path], memory: Path | None = None) -> dict[Path, str]:
     _sums.update(settled)
     if memory and any(remembered.get(name) != entry for name, entry in settled.items()):
         with contextlib.suppress(OSError):  # the sums are computed again next time
-            write_json(memory, settled)
+            write_summed(memory, settled)
     return {Path(name): entry[-1] for name, entry in computed.items()}
 
 
@@ -143,14 +165,6 @@ def _state(path: Path) -> list[Any]:
     """What changes when a file changes: size, times in nanoseconds, and number on the disk."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _remembered(memory: Path) -> dict[str, Any]:
-    try:
-        entries = json.loads(memory.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return entries if isinstance(entries, dict) else {}
 
 
 def remove(folder: Path) -> None:

@@ -11,7 +11,8 @@ from . import files, tasks
 from .data import userfile
 from .errors import ConfigError
 from .identity import cell_of, identity_of, key_of, name_of
-from .spec import ranks
+from .measure import benchmarks
+from .spec import methods, ranks
 from .spec.run_config import RunConfig
 from .store.records import Record, Store, curve
 from .store.schema import is_number
@@ -69,18 +70,34 @@ def finished(record: Record | None, store: Store) -> Record | None:
     return record
 
 
-def check_same_model(config: RunConfig, record: Record, revision: str) -> None:
-    """Refuse a model folder whose content has changed between the hash in the run's key and the loading.
+def check_same(config: RunConfig, record: Record, revision: str) -> None:
+    """Refuse a folder or a Python file that has changed between the hash in the run's key and the loading.
 
     Raises:
-        ConfigError: The hash of the folder, taken after the loading, is not the hash in the key.
+        ConfigError: A hash, taken after the loading, is not the hash in the key.
     """
+    task, method, identity = config.task, config.method, record.identity
+    # For each rank that this project starts, a module is loaded again.
+    loaded = [
+        (f"task.module: {task.module}", tasks.module_hash(task.name), identity["task"].get("module")),
+        (
+            f"method.module: {method.module}",
+            methods.module_hash((method.peft or {}).get("peft_type")),
+            identity["method"].get("module"),
+        ),
+    ]
     # The key of a run on a copy has the id of the model in place of a hash.
-    if Path(config.model).is_dir() and not config.model_id and revision != record.identity["model"]:
-        raise ConfigError(
-            f"model: {config.model} has changed since this run began: its content is not the content in the key of "
-            "the run; give the command again"
-        )
+    if Path(config.model).is_dir() and not config.model_id:
+        loaded.append((f"model: {config.model}", revision, identity["model"]))
+    if task.benchmark_path and "benchmarks" in identity:
+        now = benchmarks.folder_fingerprint(task.benchmark_path)
+        loaded.append((f"task.benchmark_path: {task.benchmark_path}", now, identity["benchmarks"]))
+    for what, found, expected in loaded:
+        if found != expected:
+            raise ConfigError(
+                f"{what} has changed since this run began: its content is not the content in the key of the run; "
+                "give the command again"
+            )
 
 
 def check_finite(final: dict[str, float], step: int) -> None:
@@ -118,7 +135,7 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
             prepared = task.prepare(config, tokenizer)
             fit.data(config, prepared, tokenizer, shape)
             network, _, revision = base_models.of_run(config, dtype, placement.device, tokenizer)
-            check_same_model(config, record, revision)
+            check_same(config, record, revision)
         set_seed(config.seed)  # adapters may start at random
         adapted = adapt.adapt(network, config)
         model = adapted.model

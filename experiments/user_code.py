@@ -5,13 +5,14 @@ Such a file may do anything. So only the command line may name it, never a recor
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
-from . import files
 from .errors import ConfigError, one_line
 
 _loaded: dict[str, ModuleType] = {}  # by the hash of the file
@@ -40,18 +41,20 @@ def load(path: str, setting: str) -> tuple[ModuleType, str]:
     """
     where = f"{setting}={path}"
     try:
-        sha256 = files.sha256(Path(path))
+        source = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{where} cannot be read: {error.strerror}") from None
+    sha256 = hashlib.sha256(source).hexdigest()
     if sha256 in _loaded:
         return _loaded[sha256], sha256
     specification = importlib.util.spec_from_file_location(f"user_code_{sha256[:16]}", path)
-    if specification is None or specification.loader is None:
+    if specification is None or not isinstance(specification.loader, SourceFileLoader):
         raise ConfigError(f"{where} must be a Python file, with the ending .py")
     module = importlib.util.module_from_spec(specification)
     sys.modules[module.__name__] = module  # where pickle looks for the classes of the file
     try:
-        specification.loader.exec_module(module)
+        # The bytes that were hashed are run. The loader would read the file again, or take Python's own copy of it.
+        exec(specification.loader.source_to_code(source, path), module.__dict__)  # noqa: S102
     except Exception as error:  # whatever the user's code raises
         raise ConfigError(f"{where} cannot be run: {type(error).__name__}: {one_line(str(error))}") from error
     _loaded[sha256] = module

@@ -12,6 +12,9 @@ from experiments.spec.run_config import Paths
 
 from .conftest import ROOT
 
+KEPT = "A value that the cache keeps has a sum. If the file is damaged, the value is computed again."
+MODELS = "Two models that differ in one byte have different keys."
+
 
 @pytest.fixture
 def flushed(monkeypatch):
@@ -130,6 +133,32 @@ def test_a_damaged_memory_of_sums_is_ignored(tmp_path, settled, content):
     assert files.sums([tmp_path / "a"], tmp_path / "sums.json") == {tmp_path / "a": files.sha256(tmp_path / "a")}
 
 
+@pytest.mark.promise(KEPT)
+def test_no_other_value_is_read_from_a_file_with_its_sum(tmp_path, counted):
+    """In each case one character of the file is another: a digit of a number or of the sum, or a letter of a name."""
+    path, value = tmp_path / "answer.json", {"settings": {"r": 12, "alpha": 0.5}, "names": ["q_proj"]}
+    files.write_summed(path, value)
+    assert files.read_summed(path) == value
+    content = path.read_text()
+    for i, character in enumerate(content):
+        path.write_text(f"{content[:i]}{'8' if character != '8' else '9'}{content[i + 1 :]}")
+        assert files.read_summed(path) in (None, value)
+    counted(len(content), "damaged cache files")
+    path.write_text('{"settings": {"r": 12}}')
+    assert files.read_summed(path) is None
+
+
+def test_a_sum_that_changed_in_the_memory_is_computed_again(tmp_path, settled, monkeypatch):
+    """With another sum, a model would have the key of another model."""
+    path, memory = tmp_path / "a", tmp_path / "sums.json"
+    path.write_bytes(b"one")
+    digest = files.sums([path], memory)[path]
+    memory.write_text(memory.read_text().replace(digest, digest[:-1] + ("0" if digest[-1] != "0" else "1")))
+    monkeypatch.setattr(files, "_sums", {})  # a later process
+    assert files.sums([path], memory) == {path: digest}
+
+
+@pytest.mark.promise(MODELS)
 def test_a_change_of_equal_size_gives_another_sum(tmp_path, settled):
     path = tmp_path / "a"
     path.write_bytes(b"one")
@@ -140,6 +169,7 @@ def test_a_change_of_equal_size_gives_another_sum(tmp_path, settled):
     assert files.sums([path], tmp_path / "sums.json") != first
 
 
+@pytest.mark.promise(MODELS)
 def test_the_fingerprint_of_a_model_covers_all_bytes(tmp_path):
     """Two models that differ in one byte in the middle of the weights are two models, wherever their folders lie."""
     paths = Paths(results="results", cache=str(tmp_path / "cache"))

@@ -127,10 +127,13 @@ def _lines(raw: bytes, path: str, setting: str, *, whole: bool = True) -> list[s
     return text
 
 
-def is_json_object(line: str) -> bool:
-    """Whether a line is a JSON object."""
+def is_json(text: list[str]) -> bool:
+    """Whether lines, the first of which is not blank, are rows as JSON lines or as a JSON array."""
     try:
-        return isinstance(json.loads(line), dict)
+        if text[0].lstrip().startswith("["):
+            values = json.loads("\n".join(text))
+            return bool(values) and all(isinstance(value, dict) for value in values)
+        return isinstance(json.loads(text[0]), dict)
     except (ValueError, RecursionError):
         return False
 

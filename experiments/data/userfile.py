@@ -127,16 +127,16 @@ def documents(source: str, setting: str = TRAIN) -> list[str]:
     """The documents of a text file, with blank lines between them, or of a source with a column `text`.
 
     Raises:
-        ConfigError: The source is empty, or a row has no text; or a file of JSON lines has the name of a text file.
+        ConfigError: The source is empty, or a row has no text; or a file of JSON has the name of a text file.
     """
     if is_hub_data(source) or not _is_plain_text(source):
         return _not_empty([_text(row, "text", where) for where, row in tabular.rows(source, setting)], source, setting)
     lines = tabular.lines(source, setting)
-    number, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
-    if tabular.is_json_object(first):
+    first = next((i for i, line in enumerate(lines) if line.strip()), None)
+    if first is not None and tabular.is_json(lines[first:]):
         raise ConfigError(
-            f"{setting}: {source}, line {number}: holds JSON, and the name of the file is that of a text; allowed for "
-            f"JSON lines: {', '.join(tabular.JSON_LINES)}"
+            f"{setting}: {source}, line {first + 1}: holds JSON, and the name of the file is that of a text; allowed "
+            f"for rows in JSON: {', '.join(tabular.JSON_LINES)}"
         )
     paragraphs = [part.strip() for part in re.split(r"\n\s*\n", "\n".join(lines))]
     return _not_empty([text for text in paragraphs if text], source, setting)

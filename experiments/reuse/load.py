@@ -106,13 +106,16 @@ def load_trained(model: Any, config: RunConfig, folder: Path) -> None:
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from transformers import AutoModelForCausalLM
 
+    from ..spec.skeletons import configuration
     from ..train.restarts import Restarts
 
     with readable(folder):
         if not isinstance(model, PeftModel):
             for path in folder.glob("*.safetensors"):
                 finite_weights(path)
-            trained = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
+            trained = AutoModelForCausalLM.from_pretrained(
+                folder, config=configuration(folder), dtype=model.dtype, trust_remote_code=False
+            )
             model.load_state_dict(trained.state_dict())
             return
         weights = finite_weights(folder / ADAPTER_WEIGHTS)

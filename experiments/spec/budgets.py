@@ -23,7 +23,7 @@ from ..errors import ConfigError
 from . import shapes, target_modules
 from .run_config import Method, RunConfig
 
-FORMAT = 4  # part of the names of the cache's files: raise it when a file has other entries
+FORMAT = 5  # part of the names of the cache's files: raise it when a file has other entries
 
 
 def is_open(method: Method) -> bool:
@@ -48,7 +48,7 @@ def spent(method: Method, layers: Mapping[str, tuple[int, int]], cache: Path) ->
         return method.replace(peft=peft | firsts) if firsts else method
     _refuse_uncounted(method)
     limit, path = _limit(method, sizes), _file(method, sizes, cache)
-    answer = _kept(path, sizes)
+    answer = _kept(path)
     if answer["reason"]:
         raise ConfigError(answer["reason"])
     if not answer["settings"]:
@@ -80,7 +80,7 @@ def misfit(run: RunConfig) -> str:
         return ""
     sizes = [shape.linears[name] for name in layers]
     path = _file(run.method, sizes, run.paths.cache_folder)
-    answer = _kept(path, sizes)
+    answer = _kept(path)
     if answer["reason"] is None:
         from . import counting
 
@@ -155,30 +155,14 @@ def _keep(method: Method, path: Path, answer: dict[str, Any]) -> None:
     if not counting.is_of_a_release(method):
         return
     with contextlib.suppress(OSError):  # without the file the next process counts again
-        files.write_json(path, answer)
+        files.write_summed(path, answer)
 
 
-def _kept(path: Path, sizes: list[tuple[int, int]]) -> dict[str, Any]:
+def _kept(path: Path) -> dict[str, Any]:
     """The answer that is kept: `settings` by name, or None where they were not asked for; `reason`, or None.
 
     The reason says why no value fits; it is empty where a value fits, and None where nobody has asked yet.
     """
-    try:
-        answer = json.loads(path.read_text(encoding="utf-8"))
-        settings, reason = answer.get("settings"), answer.get("reason")
-    except (OSError, ValueError, AttributeError):
-        settings, reason = None, None
-    if not isinstance(settings, dict) or not all(_is_usable(value, sizes) for value in settings.values()):
-        settings = None
-    return {"settings": settings, "reason": "" if settings else reason if isinstance(reason, str) else None}
-
-
-def _is_usable(value: Any, sizes: list[tuple[int, int]]) -> bool:
-    """Whether what was kept is a value, or a pattern with a value for each size."""
-    if isinstance(value, dict):
-        return {*value} == {*map(shapes.size_name, sizes)} and all(_is_value(part) for part in value.values())
-    return _is_value(value)
-
-
-def _is_value(value: Any) -> bool:
-    return type(value) is int and value > 0
+    answer = files.read_summed(path) or {}
+    settings = answer.get("settings")
+    return {"settings": settings, "reason": "" if settings else answer.get("reason")}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from .. import files
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-FORMAT = 1  # part of the names of the cache's files: raise it when a `Shape` has other entries
+FORMAT = 2  # part of the names of the cache's files: raise it when a `Shape` has other entries
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,10 @@ def at_hand(model: str, cache: Path) -> Shape | None:
     if shape := _built.get(digest or model):
         return shape
     try:
-        values = json.loads(_file(digest, cache).read_text(encoding="utf-8")) if digest else {}
+        values = files.read_summed(_file(digest, cache)) if digest else {}
         linears = {str(name): (int(k), int(d)) for name, k, d in values["linears"]}
         return Shape(**(values | {"linears": linears, "uncalled": tuple(values["uncalled"])}))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError):  # also where nothing is kept
         return None
 
 
@@ -155,7 +154,7 @@ def keep(shape: Shape, model: str, cache: Path) -> None:
     if digest:
         with contextlib.suppress(OSError):  # without the file the next process builds the model again
             linears = [[name, *size] for name, size in shape.linears.items()]  # a list keeps the order of the model
-            files.write_json(_file(digest, cache), asdict(shape) | {"linears": linears})
+            files.write_summed(_file(digest, cache), asdict(shape) | {"linears": linears})
 
 
 def _digest(model: str) -> str | None:

@@ -55,8 +55,7 @@ def built(model: str) -> Any:
         with torch.device("meta"):
             return LlamaForCausalLM(NAMED[model].config(pad_token_id=2))
     try:
-        # False, not None: then Python code in a model folder is never run, and the user is not asked whether to run it.
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        config = configuration(model)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds of errors for a broken config
@@ -66,6 +65,28 @@ def built(model: str) -> Any:
             f"model {model} cannot be loaded: {reason_of(error)}; "
             "allowed: what transformers.AutoModelForCausalLM builds without code from the model's folder"
         ) from error
+
+
+def configuration(model: str | Path) -> Any:
+    """The configuration of a model, of transformers. Every model that is built from a folder is built from this one.
+
+    transformers chooses how the model computes. A folder may name kernels for that, which are code to download.
+    """
+    # False, not None: then Python code in a model folder is never run, and the user is not asked whether to run it.
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    for part in _parts(config):
+        for setting in ("_attn_implementation_internal", "_experts_implementation_internal"):
+            if getattr(part, setting, None) is not None:
+                setattr(part, setting, None)
+    return config
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """A configuration and those inside it, such as that of the text model in a model of texts and pictures."""
+    yield config
+    for name in getattr(config, "sub_configs", {}):
+        if (part := getattr(config, name, None)) is not None:
+            yield from _parts(part)
 
 
 def of_network(network: Any) -> Shape:

@@ -304,15 +304,15 @@ class AnswerTask(FineTuning):
         return prompts.supervised(examples, t.prompt, tokenizer, t.max_length, config.paths.cache_folder)
 
     def left_out(self, train: tuple[int, int], held_out: tuple[int, int], config: RunConfig) -> dict[str, Any]:
-        (rows, trained), longest = train, config.task.max_length
-        check_trained(rows, trained, config)
-        if trained < rows and ranks.first():
-            print(
-                f"{self.name}: {trained} of {rows} rows train; in the others no answer begins within {longest} tokens "
-                "(task.max_length)",
-                file=sys.stderr,
-            )
-        used = {"train": train, "heldout": held_out}
+        check_trained(*train, config)
+        used, longest = {"train": train, "heldout": held_out}, f"{config.task.max_length} tokens (task.max_length)"
+        reasons = {
+            "train": f"rows train; in the others no answer begins within {longest}",
+            "heldout": f"held-out rows are measured; the others are longer than {longest}",
+        }
+        for name, (items, n) in used.items():
+            if n < items and ranks.first():
+                print(f"{self.name}: {n} of {items} {reasons[name]}", file=sys.stderr)
         return {"rows": {name: {"used": n, "too_long": items - n} for name, (items, n) in used.items()}}
 
     def heldout_rows(self, held_out: Sequence[Any], tokenizer: Any, config: RunConfig) -> tuple[Rows, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,7 +105,9 @@ def _source(model: str, cache: Path) -> str:
 
 
 def _tokenizer(model: str, cache: Path) -> Any:
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    from ..spec.skeletons import configuration  # here: with torch, the import takes seconds
 
     if model == "tiny":
         return scratch.byte_tokenizer()
@@ -112,19 +115,18 @@ def _tokenizer(model: str, cache: Path) -> Any:
         return scratch.tokenizer_of(model, cache)
     source = _source(model, cache)
     try:
-        # False, not None: then Python code in a model folder is never run, and the user is not asked whether to run it.
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        return AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, config=configuration(source), trust_remote_code=False)
     except Exception as error:  # the libraries raise many kinds of errors for a broken folder
         raise _not_loaded(model, source, reason_of(error)) from error
 
 
 def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    from ..spec.skeletons import configuration
 
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        without_kernels(config)
+        config = configuration(source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
         )
@@ -162,24 +164,15 @@ def stored_format(model: str) -> str:
     Raises:
         ConfigError: The config of the model cannot be read.
     """
-    from transformers import AutoConfig
+    from ..spec.skeletons import configuration
 
     if model in shapes.NAMED and "/" not in model:
         return "float32"
     try:
-        dtype = AutoConfig.from_pretrained(model, trust_remote_code=False).dtype
+        dtype = configuration(model).dtype
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {model} cannot be loaded: {one_line(str(error))}") from error
     return str(dtype or "float32").removeprefix("torch.")
-
-
-def without_kernels(config: Any) -> None:
-    """Let transformers choose how a model computes. Its configuration may name kernels, which are code to download."""
-    parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))]
-    for part in parts:
-        for setting in ("_attn_implementation_internal", "_experts_implementation_internal"):
-            if getattr(part, setting, None) is not None:
-                setattr(part, setting, None)
 
 
 def tiny_model() -> Any:
@@ -192,9 +185,30 @@ def smollm2(cache: Path) -> Path:
     """The folder of SmolLM2-135M-Instruct: fetched once, converted from GGUF to safetensors, kept in the cache."""
     folder = cache / "models" / "smollm2-135m"
     with files.lock(folder.with_name(f".{folder.name}.lock")):
-        if not (folder / "model.safetensors").is_file():
+        if not _is_whole(folder, cache):
+            if folder.is_dir():
+                print(f"warning: {folder} is damaged, or has no sums; the model is converted again", file=sys.stderr)
             _convert_smollm2(cache, folder)
     return folder
+
+
+def _sums_file(folder: Path) -> Path:
+    """The sums of the files in the folder of a model. What is inside the folder is part of the model's revision."""
+    return folder.with_name(f"{folder.name}.sums.json")
+
+
+def _keep_sums(written: Path, folder: Path) -> None:
+    """Keep the sums of the files in `written`, which becomes `folder`."""
+    files.write_summed(_sums_file(folder), {path.name: files.sha256(path) for path in written.iterdir()})
+
+
+def _is_whole(folder: Path, cache: Path) -> bool:
+    """Whether a folder holds the files with the sums that were kept, and no other file."""
+    try:
+        found = files.sums(sorted(folder.iterdir()), Paths(results="results", cache=str(cache)).sums(folder))
+    except OSError:
+        return False
+    return {path.name: digest for path, digest in found.items()} == files.read_summed(_sums_file(folder))
 
 
 def _convert_smollm2(cache: Path, folder: Path) -> None:
@@ -217,12 +231,14 @@ def _convert_smollm2(cache: Path, folder: Path) -> None:
     rebuilt = LlamaForCausalLM(config)
     rebuilt.load_state_dict(read.state_dict(), strict=True)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    files.remove(folder)
     with files.writing("the model smollm2-135m", folder.parent), files.new_folder(folder) as temporary:
         rebuilt.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "origin.json").write_text(
             json.dumps({"from": gguf.name, "weights": "dequantised from Q4_1"}), encoding="utf-8"
         )
+        _keep_sums(temporary, folder)
 
 
 def base_folder(cache: Path) -> Path:
@@ -231,18 +247,26 @@ def base_folder(cache: Path) -> Path:
 
 
 def pretrained_base(cache: Path) -> Path:
-    """The folder of the base model of continual pretraining, whose weights are compared with their sum.
+    """The folder of the base model of continual pretraining, whose files are compared with their sums.
 
     Raises:
-        ConfigError: The model was not pretrained on this machine yet, or its file is damaged.
+        ConfigError: The model was not pretrained on this machine yet, or a file is damaged.
     """
     folder = base_folder(cache)
     if not (folder / "origin.json").is_file():
         raise ConfigError(f"model={BASE} is pretrained once on each machine: run `make base` first ({folder})")
-    expected = json.loads((folder / "origin.json").read_text(encoding="utf-8"))["sha256"]
-    if files.sha256(folder / WEIGHTS) != expected:
-        raise ConfigError(f"model={BASE}: {folder / WEIGHTS} is damaged: remove the folder, and run `make base` again")
+    # A version before 0.2.0 kept the sum of the weights alone.
+    if not (_is_whole(folder, cache) if _sums_file(folder).exists() else _has_its_weights(folder)):
+        raise ConfigError(f"model={BASE}: a file of {folder} is damaged: remove the folder, and run `make base` again")
     return folder
+
+
+def _has_its_weights(folder: Path) -> bool:
+    try:
+        origin = json.loads((folder / "origin.json").read_bytes())
+        return bool(files.sha256(folder / WEIGHTS) == origin["sha256"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def keep_base(trained: Path, tokenizer: Any, key: str, cache: Path) -> Path:
@@ -260,4 +284,5 @@ def keep_base(trained: Path, tokenizer: Any, key: str, cache: Path) -> Path:
             shutil.copy(path, temporary)
         tokenizer.save_pretrained(temporary)
         files.write_json(temporary / "origin.json", {"run": key, "sha256": files.sha256(temporary / WEIGHTS)})
+        _keep_sums(temporary, folder)
     return folder

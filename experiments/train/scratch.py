@@ -9,6 +9,7 @@ nearly all of their weights would be embeddings of pieces that hardly ever occur
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ PAPER = ("llama-250m", "llama-1.3b")
 GALORE = ("llama-60m", "llama-130m", "llama-350m", "llama-1b")
 NAMES = (*MEMORISERS, *READERS, *PAPER, *GALORE)
 T5 = "google-t5/t5-base"
-TOKENIZER_VERSION = 1  # raise the number when the text or a setting changes from which a tokenizer is learned
+TOKENIZER_VERSION = 2  # raise it when the text or a setting changes from which a tokenizer is learned, or its file
 
 
 def llama(shape: shapes.Llama, seed: int, *, bos: int | None, eos: int, pad: int, spread: float = 0.02) -> Any:
@@ -102,18 +103,21 @@ def t5_tokenizer() -> Any:
 
 def learned_tokenizer(pieces: int, cache: Path) -> Any:
     """The tokenizer of a small model: byte-level BPE pieces, learned from the packaged text and kept in the cache."""
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     path = cache / "models" / f"tokenizer-{pieces}-v{TOKENIZER_VERSION}.json"
-    if not path.is_file():
-        learned = learn_tokenizer(pieces, cache)
+    kept = files.read_summed(path)
+    if kept is None:
+        if path.is_file():
+            print(f"warning: {path} is damaged; the tokenizer is learned again", file=sys.stderr)
+        kept = json.loads(learn_tokenizer(pieces, cache).to_str())
         try:
-            files.write(path, learned.to_str(pretty=True).encode())
+            files.write_summed(path, kept)
         except OSError as error:
             print(f"warning: the tokenizer is not kept in {path.parent}: {error.strerror}", file=sys.stderr)
-            return PreTrainedTokenizerFast(tokenizer_object=learned, **special)
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(kept)), **special)
 
 
 def learn_tokenizer(pieces: int, cache: Path) -> Any:

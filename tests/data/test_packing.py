@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +46,7 @@ def test_windows_come_from_the_cache_the_second_time(tmp_path):
     assert (again.ids == first.ids).all()
 
 
+@pytest.mark.promise("Long documents are packed in linear time.")
 def test_a_long_document_is_packed_in_linear_time():
     """8 MB took 225 s. A tokenizer that does nothing leaves the time of packing alone."""
 

@@ -146,6 +146,7 @@ def test_a_damaged_cache_file_is_built_again(damage, tmp_path, capsys, counted):
     counted(1, "damaged cache files")
 
 
+@pytest.mark.promise("The loss counts on every token of an answer, also on tokens of spaces alone.")
 @pytest.mark.parametrize("answer", ["  deep", "a  b", "a   ", "    if x:\n        y"])
 def test_the_loss_counts_on_tokens_of_spaces_alone(answer, tokenizer):
     """SmolLM2's tokenizer trims spaces off the ranges of tokens, so a token of spaces alone has an empty range."""

@@ -56,12 +56,14 @@ def test_a_source_needs_no_network_after_the_first_fetch(package, tmp_path):
     assert sources.fetch("two", cache) == files
 
 
+@pytest.mark.promise("A file of a source that changed in the cache is fetched again, also where its size is the same.")
 def test_a_truncated_file_is_fetched_again(package, tmp_path):
     files = sources.fetch("two", tmp_path / "cache")
     files["a.txt"].write_text("")
     assert sources.fetch("two", tmp_path / "cache")["a.txt"].read_text() == "first\n"
 
 
+@pytest.mark.promise("A file of a source that changed in the cache is fetched again, also where its size is the same.")
 def test_a_file_that_was_changed_without_a_change_of_size_is_fetched_again(package, tmp_path):
     files = sources.fetch("two", tmp_path / "cache")
     files["sub/b.txt"].write_text("SECOND\n")

@@ -103,18 +103,58 @@ def test_documents_of_json_lines_have_a_text(tmp_path):
         userfile.documents(write(tmp_path / "a.jsonl", {"body": "x"}))
 
 
-@pytest.mark.parametrize("suffix", [*tabular.JSON_LINES, ".JSONL", ".NdJson"])
+ROWS_OF_JSON = "A file of rows in JSON is read as rows or refused, whatever its name; no row is trained on as raw text."
+
+
+@pytest.mark.promise(ROWS_OF_JSON)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".ndjson", ".jsonlines", ".jl", ".JSONL", ".NdJson"])
 def test_every_name_of_json_lines_is_known(tmp_path, suffix):
     assert userfile.documents(write(tmp_path / f"a{suffix}", {"text": "x"})) == ["x"]
 
 
+@pytest.mark.promise(ROWS_OF_JSON)
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.jsonlx"])
-def test_json_lines_under_the_name_of_a_text_are_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match="line 2: holds JSON, and the name of the file is"):
-        userfile.documents(write(tmp_path / name, "", {"text": "x"}))
-    assert userfile.documents(write(tmp_path / name, "{x} and y")) == ["{x} and y"]
+def test_rows_of_json_under_the_name_of_a_text_are_refused(tmp_path, name):
+    for lines in ([{"text": "x"}], ['[{"text": "x"}]'], json.dumps([{"text": "x"}] * 2, indent=1).split("\n")):
+        path = write(tmp_path / name, "", *lines)
+        for read in (userfile.documents, lambda path: userfile.read(path, userfile.TRAIN, None, "auto")):
+            with pytest.raises(ConfigError, match="line 2: holds JSON, and the name of the file is"):
+                read(path)
+    for text in ("{x} and y", "[1] A first note.", "[1]", "[]", "[" * 100_000, '[{"text": "x"}, 3]'):
+        assert userfile.documents(write(tmp_path / name, text)) == [text]
 
 
+TOO_LONG = "Rows that are too long are counted on the screen and in the record; a run that loses most rows is refused."
+
+
+@pytest.mark.promise(TOO_LONG)
+def test_held_out_rows_that_are_too_long_are_counted(smoke, tmp_path, capsys):
+    from experiments import tasks
+
+    from .tokenizers_of import byte_level
+
+    train = write(tmp_path / "rows.jsonl", *({"query": f"q{i}", "response": f"answer {i}"} for i in range(8)))
+
+    def prepared(long):
+        rows = [{"query": f"other {i}", "response": "x" * (2000 if i < long else 20)} for i in range(10)]
+        held_out = write(tmp_path / "held-out.jsonl", *rows)
+        own = ("task=math", "task.heldout_rows=10", f"task.train_file={train}", f"task.heldout_file={held_out}")
+        return tasks.get("math").prepare(smoke(*own), byte_level())
+
+    some = prepared(3)
+    assert some.notes["rows"] == {"train": {"used": 8, "too_long": 0}, "heldout": {"used": 7, "too_long": 3}}
+    assert len(some.evaluation.rows) == 7
+    longest = smoke("task=math").task.max_length
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"math: 7 of 10 held-out rows are measured; the others are longer than {longest} tokens (task.max_length)"
+    )
+    prepared(0)
+    assert "held-out rows are measured" not in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=rf"task\.max_length: no held-out row has at most {longest} tokens"):
+        prepared(10)
+
+
+@pytest.mark.promise(TOO_LONG)
 def test_rows_that_are_too_long_are_counted_and_most_of_them_are_refused(smoke, tmp_path, capsys):
     from experiments import tasks
 
@@ -149,7 +189,7 @@ def test_the_key_depends_on_the_content_of_the_file_and_not_on_its_place(tmp_pat
     assert checked("a.jsonl", GOOD, GOOD) != first
 
 
-SWAPPED = "A training file or a model folder that changes between the hash in the key and the training is refused."
+SWAPPED = "A file or a folder of a user that changes between the hash in the key and the training is refused."
 
 
 def swap(monkeypatch, path, content):

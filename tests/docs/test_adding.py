@@ -1,5 +1,6 @@
 """The task of docs/adding.md runs as printed, from a folder that holds nothing else."""
 
+import hashlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import files, tasks
+from experiments import files, tasks, user_code
 from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.spec import compose
@@ -174,6 +175,34 @@ def test_a_broken_module_is_one_line(content, message, tmp_path, monkeypatch):
         tasks.add(str(path))
     assert str(caught.value).startswith(f"task.module={path}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.promise(
+    "A file or a folder of a user that changes between the hash in the key and the training is refused."
+)
+def test_the_code_that_runs_is_the_code_in_the_key(tmp_path, monkeypatch):
+    path = tmp_path / "own.py"
+    path.write_text("VALUE = 1\n")
+    specification = user_code.importlib.util.spec_from_file_location
+
+    def swapping(*arguments):
+        path.write_text("VALUE = 2\n")
+        return specification(*arguments)
+
+    monkeypatch.setattr(user_code.importlib.util, "spec_from_file_location", swapping)
+    module, digest = user_code.load(str(path), "task.module")
+    assert (module.VALUE, digest) == (1, hashlib.sha256(b"VALUE = 1\n").hexdigest())
+
+
+def test_a_change_of_equal_size_and_time_runs_the_new_code(tmp_path, monkeypatch):
+    """Python would take its own copy of the old code."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "own.py"
+    for value in (3, 4):
+        path.write_text(f"VALUE = {value}\n")
+        os.utime(path, (1e9, 1e9))
+        module, _ = user_code.load(str(path), "task.module")
+        assert value == module.VALUE
 
 
 def test_a_module_is_a_python_file(tmp_path):

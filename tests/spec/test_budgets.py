@@ -1,6 +1,7 @@
 """A method spends its budget: the setting that trains the most parameters, and no more than LoRA of the rank."""
 
 import itertools
+import json
 import math
 from collections import Counter
 
@@ -247,11 +248,25 @@ def test_the_value_is_kept_for_the_next_process(smoke, tmp_path, monkeypatch):
         spent(smoke, tmp_path, "miss", "method.rank=8")
 
 
-@pytest.mark.parametrize("pattern", ["[]", "{}", '{"64 x 64": 8}', '{"64 x 64": 0, "64 x 192": 8, "192 x 64": 8}'])
-def test_a_damaged_pattern_is_found_anew(smoke, tmp_path, pattern):
+@pytest.mark.promise("A value that the cache keeps has a sum. If the file is damaged, the value is computed again.")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda answer: {},
+        lambda answer: answer | {"settings": {}},
+        lambda answer: answer | {"settings": answer["settings"] | {"block_size": 8}},
+        lambda answer: answer | {"settings": answer["settings"] | {"block_size_pattern": {}}},
+        lambda answer: {"reason": "does not fit"},
+    ],
+)
+def test_a_damaged_answer_is_found_anew(smoke, tmp_path, damage):
+    """Another number of parameters would be trained, which looks as right as the number of the budget."""
     first = spent(smoke, tmp_path, "c3a", "method.rank=8")
     (path,) = (tmp_path / "budgets").iterdir()
-    path.write_text(f'{{"settings": {{"block_size": 8, "block_size_pattern": {pattern}}}}}')
+    content = json.loads(path.read_text())
+    changed = content | {"value": damage(content["value"])}
+    assert changed != content
+    path.write_text(json.dumps(changed))
     assert spent(smoke, tmp_path, "c3a", "method.rank=8") == first
 
 

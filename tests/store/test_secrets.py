@@ -36,6 +36,7 @@ def keys(monkeypatch):
     monkeypatch.setenv("MY_SECRET", "correct-horse-battery")
 
 
+@pytest.mark.promise("Keys and tokens reach no record, no line that is printed, and no report.")
 def test_a_secret_is_known_by_its_variable_or_its_prefix(keys, monkeypatch):
     monkeypatch.setenv("SHORT_TOKEN", "abc")
     for secret in (WANDB_KEY, HF_TOKEN, "sk-" + "x1" * 12, "ghp_" + "a" * 36, "correct-horse-battery"):
@@ -82,6 +83,7 @@ def test_a_secret_in_an_error_reaches_neither_record_nor_report(smoke, keys, mon
     assert "failed: RuntimeError: 401 for [secret]" in err
 
 
+@pytest.mark.promise("Keys and tokens reach no record, no line that is printed, and no report.")
 @pytest.mark.parametrize(
     "name",
     [
@@ -105,6 +107,7 @@ def test_other_variables_hold_no_secret(name, monkeypatch):
 LINES = ["-----BEGIN-----", "aZ9" * 9, "it's " + "bY8" * 8, "cX7 " * 6 + "c", "-----END-----"]
 
 
+@pytest.mark.promise("Keys and tokens reach no record, no line that is printed, and no report.")
 @pytest.mark.parametrize(
     "form",
     [
@@ -124,6 +127,7 @@ def test_every_form_of_a_key_of_several_lines_is_hidden(form, monkeypatch):
     assert [part for part in ("aZ9aZ9aZ9aZ9aZ9aZ9aZ9aZ9aZ9", "bY8" * 8, "cX7 " * 6) if part in shown] == []
 
 
+@pytest.mark.promise("Keys and tokens reach no record, no line that is printed, and no report.")
 def test_a_token_in_an_address_is_hidden():
     assert redact.text("https://t0ken@host/x and https://host/a@b") == "https://[secret]@host/x and https://host/a@b"
 

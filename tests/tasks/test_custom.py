@@ -15,6 +15,7 @@ from experiments.errors import ConfigError
 from experiments.identity import identity_of, key_of
 from experiments.measure import benchmarks
 from experiments.reuse import load
+from experiments.spec import methods
 from experiments.store.folder import read_records
 from experiments.store.records import Record, Store
 from experiments.tasks import custom
@@ -22,6 +23,7 @@ from experiments.tasks.base import Metric
 from experiments.train import base_models, scratch
 from scripts import evaluate
 
+from ..data.test_userfile import swap
 from ..data.tokenizers_of import byte_level
 
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}</s>{% endfor %}"
@@ -136,6 +138,90 @@ def test_rows_that_are_cut_or_stand_more_than_once_are_counted(own, chat_model, 
     text = capsys.readouterr().err
     assert f"custom: {counts['train_at_max_length']} of the rows that train reach task.max_length" in text
     assert f"custom: {counts['train_repeated']} of the rows that train repeat another row" in text
+
+
+TOO_LONG = "Rows that are too long are counted on the screen and in the record; a run that loses most rows is refused."
+
+
+@pytest.mark.promise(TOO_LONG)
+def test_rows_that_are_too_long_are_counted_and_most_of_them_are_refused(own, capsys, tmp_path):
+    tokenizer = byte_level()
+
+    def prepared(long, long_held_out=0):
+        """Questions that fill `task.max_length`, in `long` of 100 rows and in some of 10 held-out rows."""
+        rows, held_out = (
+            [prompts.pair(f"{part} {i} " + "q" * (2000 if i < most else 1), f"answer {i}") for i in range(count)]
+            for part, count, most in (("train", 100, long), ("other", 10, long_held_out))
+        )
+        path = write(tmp_path / "held-out.jsonl", held_out)
+        settings = ("task.heldout_rows=100", "task.selection_share=0.2", "task.drop_overlap=false")
+        config = own(f"task.heldout_file={path}", *settings, rows=rows)
+        return tasks.get("custom").prepare(config, tokenizer).notes["rows"]
+
+    assert prepared(0)["left_out"] == {}
+    assert "left out" not in capsys.readouterr().err
+    some = prepared(20, 4)
+    left_out = some["left_out"]
+    assert left_out.keys() == {"without an answer within task.max_length", "held out, longer than task.max_length"}
+    assert some["train"] + some["selection"] + some["reported"] + sum(left_out.values()) == 110
+    assert some["reported"] == 6
+    text = capsys.readouterr().err
+    for reason, count in left_out.items():
+        assert f"{count} {reason}" in text
+    with pytest.raises(
+        ConfigError, match=r"task\.max_length: only \d+ of \d+ rows have an answer .*; at least 50% must"
+    ):
+        prepared(60)
+    with pytest.raises(ConfigError, match=r"task\.max_length: none of 10 held-out rows has at most \d+ tokens"):
+        prepared(0, 10)
+
+
+SWAPPED = "A file or a folder of a user that changes between the hash in the key and the training is refused."
+
+
+@pytest.mark.promise(SWAPPED)
+@pytest.mark.parametrize("setting", ["task.train_file", "task.heldout_file", "model", "task.benchmark_path"])
+def test_what_is_swapped_before_the_training_is_refused(
+    setting, own, chat_model, own_tasks, tmp_path, monkeypatch, counted
+):
+    folder = shutil.copytree(chat_model, tmp_path / "model")
+    held_out = write(tmp_path / "held-out.jsonl", sums(30, seed=1))
+    config = own(
+        f"model={folder}",
+        f"task.heldout_file={held_out}",
+        "task.benchmarks=[adds]",
+        f"task.benchmark_path={own_tasks}",
+        "method=lora",
+    )
+    swapped = {
+        "task.train_file": tmp_path / "rows.jsonl",
+        "task.heldout_file": tmp_path / "held-out.jsonl",
+        "model": folder / "model.safetensors",
+        "task.benchmark_path": own_tasks / "adds.jsonl",
+    }[setting]
+    content = swapped.read_bytes()
+    # One byte differs: of a word, of a question, of a weight.
+    other = content[:-2] + b"\1" + content[-1:] if setting == "model" else content.replace(b" is", b" iz", 1)
+    assert len(other) == len(content)
+    assert other != content
+    swap(monkeypatch, swapped, other)
+    with pytest.raises(ConfigError, match=f"^{setting}: .* has changed since this run began.*give the command again"):
+        runner.run(config)
+    assert not list((tmp_path / "results" / "runs").glob("*.json"))
+    counted(1, "swapped files")
+
+
+@pytest.mark.promise(SWAPPED)
+@pytest.mark.parametrize(("module", "setting"), [(tasks, "task.module"), (methods, "method.module")])
+def test_a_rank_that_loaded_other_code_is_refused(module, setting, smoke, monkeypatch):
+    """Each rank that a run starts loads the Python files of the user again."""
+    config = smoke()
+    monkeypatch.setattr(module, "module_hash", lambda name: "of the key")
+    record = runner.record_of(config, identity_of(config))
+    runner.check_same(config, record, "tiny")
+    monkeypatch.setattr(module, "module_hash", lambda name: "of another file")
+    with pytest.raises(ConfigError, match=f"^{setting}: .* has changed since this run began"):
+        runner.check_same(config, record, "tiny")
 
 
 def test_equal_rows_are_named_where_no_row_is_left_to_measure(own):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.identity import identity_of, key_of
+from experiments.spec import skeletons
 from experiments.train import base_models, scratch
 from scripts import evaluate, export_adapter
 
@@ -181,6 +182,24 @@ def test_a_kernel_that_a_model_folder_names_is_not_fetched(whole, tmp_path, sett
     network = base_models.load(str(folder), tmp_path, torch.float32).network
     plain = base_models.load(str(whole), tmp_path, torch.float32).network
     assert network.config._attn_implementation == plain.config._attn_implementation
+    skeleton = skeletons.built(str(folder))  # the model without weights, of which the layers are counted
+    assert skeleton.config._attn_implementation == plain.config._attn_implementation
+    assert skeletons.shape_of(str(folder), tmp_path) == skeletons.shape_of(str(whole), tmp_path)
+
+
+@pytest.mark.promise("Code that comes with a model is never run.")
+def test_a_run_and_its_evaluation_fetch_no_kernel(whole, tmp_path, smoke, capsys):
+    """The base model names a kernel, and so does the whole model that the run saved."""
+    from experiments import runner
+
+    folder = shutil.copytree(whole, tmp_path / "model")
+    settings("config.json", attn_implementation="somebody/kernels")(folder)
+    config = smoke(f"model={folder}", "method=fft", f"paths.cache={tmp_path / 'cache'}")
+    record = runner.run(config)
+    assert record.status == "finished", record.error
+    settings("config.json", attn_implementation="somebody/kernels")(tmp_path / "results" / "models" / record.key)
+    assert script.guarded(lambda: evaluate.main([record.key, "--results", config.paths.results])) == 0
+    assert capsys.readouterr().out.endswith("\nequal\n")
 
 
 SLOW = pytest.mark.slow

@@ -185,6 +185,12 @@ def test_a_finished_cell_and_a_known_folder_need_no_torch(folder_of, smoke, tmp_
     runner.run(config)
     shapes._built.clear()
     assert shapes.at_hand(config.model, tmp_path).linears["model.layers.0.self_attn.qkv_proj"] == (64, 128)
+    (kept,) = (tmp_path / "shapes").iterdir()
+    content = kept.read_text()
+    assert "128" in content
+    kept.write_text(content.replace("128", "182"))
+    assert shapes.at_hand(config.model, tmp_path) is None
+    kept.write_text(content)
     results = config.paths.results
     own = [f"model={config.model}", "scale=smoke", "logger=none", "hardware=cpu", f"paths.results={results}"]
     own += [f"paths.cache={tmp_path}", "method=lora", *SHORT]

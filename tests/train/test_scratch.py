@@ -1,5 +1,8 @@
 """Models with random weights, and the tokenizer that is learned for the small model."""
 
+import json
+
+import pytest
 import torch
 
 from experiments.data import corpora
@@ -13,6 +16,26 @@ def test_the_tokenizer_is_learned_the_same_each_time():
     vocabulary = scratch.learned_tokenizer(4096, CACHE).backend_tokenizer.get_vocab()
     assert scratch.learn_tokenizer(4096, CACHE).get_vocab() == vocabulary
     assert len(vocabulary) == 4096
+
+
+@pytest.mark.promise("A value that the cache keeps has a sum. If the file is damaged, the value is computed again.")
+def test_a_damaged_tokenizer_is_learned_again(tmp_path, monkeypatch, capsys, counted):
+    """With two tokens exchanged the file is a tokenizer still, with other ids."""
+    learned = scratch.byte_tokenizer().backend_tokenizer
+    monkeypatch.setattr(scratch, "learn_tokenizer", lambda *_: learned)
+    for _ in range(2):
+        assert scratch.learned_tokenizer(260, tmp_path).backend_tokenizer.to_str() == learned.to_str()
+        assert not capsys.readouterr().err
+    (path,) = (tmp_path / "models").iterdir()
+    content = json.loads(path.read_text())
+    vocabulary = content["value"]["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    path.write_text(json.dumps(content))
+    assert scratch.learned_tokenizer(260, tmp_path).backend_tokenizer.to_str() == learned.to_str()
+    assert capsys.readouterr().err == f"warning: {path} is damaged; the tokenizer is learned again\n"
+    monkeypatch.setattr(scratch, "learn_tokenizer", lambda *_: pytest.fail("learned again"))
+    assert scratch.learned_tokenizer(260, tmp_path)("a").input_ids == scratch.byte_tokenizer()("a").input_ids
+    counted(1, "damaged cache files")
 
 
 def test_the_tokenizer_loses_nothing():
