@@ -65,7 +65,7 @@ def broken_of_schema_1(draw):
         return mutations.damaged(SCHEMA_1.read_bytes(), draw)
     values = mutations.changed(json.loads(SCHEMA_1.read_bytes()), draw, draw.choice((1, 1, 2)))
     with contextlib.suppress(ConfigError, KeyError, TypeError, AttributeError):  # settings from which no key follows
-        values["config"]["seed"] = draw.randrange(10**6)
+        values["config"]["seed"] = values["cell"]["seed"] = draw.randrange(10**6)
         values["key"] = key_of(migrate_records.old_identity(values["config"], values["provenance"]["task_version"]))
     return json.dumps(values).encode()
 
