@@ -121,6 +121,7 @@ def test_a_run_waits_for_ranks_that_work_and_kills_ranks_that_hang(smoke, tmp_pa
 
 def finish(record, store):
     record.status, record.cost = "finished", {"trainable_parameters": 1, "seconds": 1.0}
+    record.metrics["final"]["char_accuracy"] = 1.0
     store.write(record)
     return record
 
