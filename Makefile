@@ -29,7 +29,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The same tests as on a new machine: in random order, and from an empty cache. The first lines of pytest have the seed of
-# the order; `-p randomly -p "randomly_seed=SEED"` repeats an order.
+# the order; `-p randomly --randomly-seed=SEED` repeats an order.
 shuffled: $(READY)
 	rm -rf build/cache
 	MORA_CACHE=$(abspath build/cache) $(BIN)/python -m pytest -n auto --dist worksteal -p randomly

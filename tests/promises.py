@@ -91,7 +91,7 @@ class Outcomes:
                 "counts": dict(self.counts.get(test, {})),
                 **self.at,
             }
-        known = {test: entry for test, entry in known.items() if (self.root / test.split("::")[0]).is_file()}
+        known = {test: entry for test, entry in known.items() if position(test, self.root) >= 0}
         write_json(self.file, known)
 
 
@@ -128,10 +128,10 @@ def line(test: str, entry: dict[str, Any]) -> str:
     return f"  * [`{name}`](../{file}): {outcomes}{counts} ({entry['commit']}, {entry['date']})"
 
 
-def position(test: str) -> int:
+def position(test: str, root: Path = ROOT) -> int:
     """Where a test stands in its file; -1 where the file does not hold the test."""
     file, _, name = test.partition("::")
-    path = ROOT / file
+    path = root / file
     return path.read_text().find(f"def {name.split('::')[-1]}(") if path.is_file() else -1
 
 

@@ -36,9 +36,11 @@ def test_without_a_promise():
 
 def test_the_plugin_counts_cases_by_outcome(tmp_path):
     (tmp_path / "test_example.py").write_text(EXAMPLE)
-    (tmp_path / "test_other.py").touch()
+    (tmp_path / "test_other.py").write_text("def test_x(): ...")
     file = tmp_path / "counts.json"
-    file.write_text('{"test_gone.py::test_x": {}, "test_other.py::test_x": {"of": "an earlier run"}}')
+    earlier = {"of": "an earlier run"}
+    gone = {"test_gone.py::test_x": earlier, "test_other.py::test_gone": earlier}
+    file.write_text(json.dumps({**gone, "test_other.py::test_x": earlier}))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.promises", "--rootdir", str(tmp_path)]
     command += ["-p", "no:cacheprovider", "-o", "addopts=", "-o", "markers=promise", "--promises", str(file)]
     done = subprocess.run([*command, str(tmp_path / "test_example.py")], cwd=ROOT, capture_output=True, text=True)
