@@ -67,6 +67,11 @@ def reason_of(error: Exception) -> str:
     return one_line(str(error)) or type(error).__name__
 
 
+def without_path(error: Exception) -> str:
+    """The message of an error on one line; of an error of the system, without the path, which the caller has named."""
+    return (error.strerror if isinstance(error, OSError) else None) or one_line(str(error))
+
+
 def one_line(text: str) -> str:
     """`text` on one line, without control characters, and cut in the middle where it is long."""
     text = " ".join(text.split())

@@ -90,6 +90,9 @@ def cell_key_of(identity: dict[str, Any]) -> str:
     return key_of({k: v for k, v in identity.items() if k not in ("seed", "hardware")} | {"training": training})
 
 
+FOLDER, TINY = "folder-", "tiny-v"  # how the fingerprint of a folder and that of the model `tiny` begin
+
+
 def fingerprint(model: str, paths: Paths) -> str:
     """What stands for the model in a run's identity: independent of where a folder lies.
 
@@ -100,7 +103,7 @@ def fingerprint(model: str, paths: Paths) -> str:
         ConfigError: A file in the folder cannot be read.
     """
     if model == "tiny":
-        return f"tiny-v{TINY_VERSION}"
+        return f"{TINY}{TINY_VERSION}"
     folder = Path(model)
     if not folder.is_dir():
         return model
@@ -110,7 +113,14 @@ def fingerprint(model: str, paths: Paths) -> str:
     except OSError as error:
         raise ConfigError(f"model {model} cannot be read: {error.strerror}") from None
     lines = "".join(f"{path.name} {digest}\n" for path, digest in sums.items())
-    return "folder-" + hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()[:16]
+    return FOLDER + hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def model_of(fingerprint: str) -> str | None:
+    """The model that has this fingerprint; None for a folder, whose fingerprint does not hold its name."""
+    if fingerprint.startswith(FOLDER):
+        return None
+    return "tiny" if fingerprint.startswith(TINY) else fingerprint
 
 
 def cell_of(config: RunConfig) -> dict[str, Any]:
@@ -159,8 +169,8 @@ def name_of(config: RunConfig, identity: dict[str, Any] | None = None) -> str:
     parts = [config.task.name, config.scale, m.name, *([f"r{m.rank}"] if m.rank else [])]
     unlike = {n: v for n, (v, _) in differences(identity, _default(config)).items() if n not in ("seed", RATE)}
     shown = {n: unlike[n] for n in FIRST if n in unlike} | unlike
-    if str(shown.get("model", "")).startswith("folder-"):
-        shown["model"] = f"{Path(config.model).resolve().name}-{shown['model'][7:15]}"
+    if model_of(str(shown.get("model", ""))) is None:
+        shown["model"] = f"{Path(config.model).resolve().name}-{shown['model'].removeprefix(FOLDER)[:8]}"
     for name, path in (("data", config.task.train_file), ("heldout", config.task.heldout_file)):
         if path and re.fullmatch("[0-9a-f]{16}", str(shown.get(name))):  # a file; a data set of the hub is its name
             shown[name] = f"{Path(path).stem}-{shown[name][:8]}"

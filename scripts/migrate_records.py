@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from experiments import files
 from experiments.cli import script
 from experiments.data import userfile
-from experiments.errors import ConfigError, one_line
+from experiments.errors import ConfigError, without_path
 from experiments.identity import fingerprint, identity_of, key_of, name_of
 from experiments.spec.compose import composition
 from experiments.spec.run_config import Paths, RunConfig
@@ -95,15 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             print(moved(values, path, results))
         except (ConfigError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-            print(f"left as it is: {path}: {_reason(error)}", file=sys.stderr)
+            reason = schema.first_fault(error) if isinstance(error, ValidationError) else without_path(error)
+            print(f"left as it is: {path}: {reason}", file=sys.stderr)
             left += 1
     return 1 if left else 0
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return schema.first_fault(error)
-    return one_line(error.strerror or str(error) if isinstance(error, OSError) else str(error))
 
 
 def moved(values: Any, path: Path, results: Path) -> str:

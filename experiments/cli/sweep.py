@@ -7,10 +7,11 @@ this step, so no cell is composed once more. The check comes before Hydra writes
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -75,19 +76,8 @@ class Sweep:
             # Hydra loads the class of its sweeper anew, so `isinstance` would not know it. Another sweeper chooses its
             # cells while they run.
             if type(sweeper).__name__ == "BasicSweeper":
-                split = sweeper.split_arguments
-
-                def checked_split(settings: list[Override], size: int | None) -> Any:
-                    (cells,) = split(settings, None)
-                    if not cells:
-                        sweeps = [s for s in settings if s.is_sweep_override()]
-                        empty = [str(s.input_line) for s in sweeps if not [*s.sweep_string_iterator()]]
-                        raise ConfigError(f"{', '.join(empty)}: the sweep has no value, so nothing would run")
-                    self.check(sweeper, cells)
-                    return [*sweeper.split_overrides_to_chunks(cells, size)]
-
                 # Hydra's sweeper splits its arguments into cells, makes a folder, and then tests each batch of cells.
-                sweeper.split_arguments = checked_split
+                sweeper.split_arguments = functools.partial(self._batches, sweeper, sweeper.split_arguments)
                 sweeper.validate_batch_is_legal = lambda batch: None
             return sweeper
 
@@ -96,6 +86,21 @@ class Sweep:
             yield
         finally:
             Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
+
+    def _batches(self, sweeper: Any, split: Callable[..., Any], settings: list[Override], size: int | None) -> Any:
+        """The batches of at most `size` cells that Hydra's own sweeper runs. All cells are checked first.
+
+        Raises:
+            ConfigError: There is no cell.
+            SystemExit: Cells are wrong; one line was printed for each.
+        """
+        (cells,) = split(settings, None)
+        if not cells:
+            sweeps = [setting for setting in settings if setting.is_sweep_override()]
+            empty = [str(sweep.input_line) for sweep in sweeps if not [*sweep.sweep_string_iterator()]]
+            raise ConfigError(f"{', '.join(empty)}: the sweep has no value, so nothing would run")
+        self.check(sweeper, cells)
+        return [*sweeper.split_overrides_to_chunks(cells, size)]
 
     def check(self, sweeper: Any, cells: Sequence[list[str]]) -> None:
         """Compose and check every cell of Hydra's own sweeper.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import files
-from ..errors import ConfigError, one_line
+from ..errors import ConfigError, without_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,8 +139,7 @@ def cached(cache: Path, key: str, build: Callable[[], Rows]) -> Rows:
         with files.new_file(path) as temporary:
             save_file(rows.arrays, temporary, {"sha256": rows.sum})
     except (OSError, SafetensorError) as error:  # safetensors raises its own error for a full disk
-        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(str(error))
-        print(f"warning: tokenised rows are not kept in {path.parent}: {reason}", file=sys.stderr)
+        print(f"warning: tokenised rows are not kept in {path.parent}: {without_path(error)}", file=sys.stderr)
     return rows
 
 

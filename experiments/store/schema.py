@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import tasks
 from ..errors import ConfigError, one_line
-from ..identity import key_of
+from ..identity import key_of, model_of
 
 VERSION = 2
 LARGEST = 1e150  # the square of a larger number may overflow
@@ -224,7 +224,7 @@ def _check_identity(values: dict[str, Any]) -> None:
         "method": identity["method"].get("name"),
         "rank": identity["method"].get("rank"),
         "learning_rate": identity["training"].get("learning_rate"),
-        "model": _model(identity.get("model")),
+        "model": None if identity.get("model") is None else model_of(identity["model"]),
         "operator": _operator(values),
         "scale": identity["scale"],
         "seed": identity["seed"],
@@ -232,13 +232,6 @@ def _check_identity(values: dict[str, Any]) -> None:
     for name, value in said.items():
         if value is not None and value != cell[name]:
             raise ValueError(one_line(f"cell.{name} is {cell[name]!r}, and its identity says {value!r}"))
-
-
-def _model(fingerprint: str | None) -> str | None:
-    """The model in a cell whose identity has this fingerprint of the model; None where the fingerprint is a hash."""
-    if fingerprint is None or fingerprint.startswith("folder-"):
-        return None
-    return "tiny" if fingerprint.startswith("tiny-v") else fingerprint
 
 
 def _operator(values: dict[str, Any]) -> Any:

@@ -33,7 +33,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import files, tasks
-from ..errors import ConfigError, one_line
+from ..errors import ConfigError, one_line, without_path
 from ..identity import RATE, key_of
 from ..paper import published
 from ..spec import compose, methods, scales
@@ -150,7 +150,7 @@ def read(path: Path) -> Study:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"study {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise ConfigError(f"study {path} cannot be read: {without_path(error)}") from None
     try:
         return _read(path.stem, text, str(path))
     except yaml.YAMLError as error:
