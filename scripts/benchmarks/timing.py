@@ -60,7 +60,7 @@ def alternate(
 def summary(values: list[float]) -> dict[str, Any]:
     """Median, quartiles and minimum of some times, in seconds."""
     low, median, high = _quartiles(values)
-    return {"median": median, "q1": low, "q3": high, "min": min(values), "rounds": len(values)}
+    return {"median": median, "q1": low, "q3": high, "min": _round(min(values)), "rounds": len(values)}
 
 
 def ratio(samples: Samples, above: str, below: str, less: str | None = None) -> dict[str, Any]:
