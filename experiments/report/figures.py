@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import tasks
+from ..errors import shortened
 from ..paper import published
 from ..spec import shapes
 from ..study import measures, statistics
@@ -34,7 +35,8 @@ def training_curves(study: Study, results: Results) -> Figure | None:
     has_runs = any(c.band for c in drawn)
     if not has_points and not has_runs:
         return None
-    figure, panels = plots.canvas(2 if has_points else 1, height=4.0, width=11.0 if has_points else 7.0)
+    height = max(4.0, 0.21 * len(drawn))  # each line has a label beside the panel
+    figure, panels = plots.canvas(2 if has_points else 1, height=height, width=11.0 if has_points else 7.0)
     axes = panels[-1]
     ends: list[list[tuple[float, str, dict[str, Any]]]] = [[] for _ in panels]
     for curve, look in zip(drawn, plots.looks_of([c.filled.cell for c in drawn]), strict=True):
@@ -103,7 +105,7 @@ def singular_values(study: Study, results: Results) -> Figure | None:
     if not spectra:
         return None
     looks = plots.looks_of([curve.filled.cell for curve, _ in spectra])
-    figure, (axes,) = plots.canvas(1, height=4.0)
+    figure, (axes,) = plots.canvas(1, height=max(4.0, 2.6 + 0.16 * len(spectra)))
     width = 0.8 / len(spectra)
     measured = dict.fromkeys(kind for _, counts in spectra for kind in counts)
     # A LLaMA's projections have their places in every figure, so that two figures can be compared.
@@ -123,7 +125,7 @@ def singular_values(study: Study, results: Results) -> Figure | None:
             edgecolor="white",
             error_kw={"elinewidth": 1, "capsize": 2},
         )
-    axes.set_xticks(range(len(kinds)), [kind.removesuffix("_proj") for kind in kinds])
+    axes.set_xticks(range(len(kinds)), [shortened(kind.removesuffix("_proj"), plots.TICK_WIDTH) for kind in kinds])
     axes.set_ylabel("singular values above 0.1")
     axes.grid(visible=False, axis="x")
     axes.set_title(f"{study.title}\nscale {results.scale}, error bars ± 1 sd")

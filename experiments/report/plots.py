@@ -95,6 +95,7 @@ def legend_below(figure: Figure, axes: Any, columns: int) -> None:
 
 
 LABEL_WIDTH = 64  # the letters of the longest label for which a figure has room
+TICK_WIDTH = 20  # the letters of the longest name below a tick
 END_SIZE = 8  # the size of a label at the end of a line, in points
 
 

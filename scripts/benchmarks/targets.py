@@ -126,16 +126,16 @@ REST = (
     "needed to start operations on small tensors (0.15 ms for a layer and step), whatever the operations are."
 )
 READING = (
-    "With the 183 records of this project alone the tables take 3.3 s on this machine. Python imports pandas and scipy "
-    "in 0.6 s, and all other modules in 0.8 s; 48 cells of tables and claims are composed and checked in 1.1 s. So "
-    "the work that does not grow takes more than the target allows. The other 4,800 records add 3.4 s: reading takes "
-    "1.7 s of it (pydantic's reader of JSON 0.5 s, the check against the schema as long again), 30 cells of archived "
-    "studies 0.9 s, and rates and comparisons the rest."
+    "With 500 records the tables take 2.8 s, and with 5,000 records 3.9 s (AMD EPYC, 2026-11-30). So the work that "
+    "does not grow takes nearly all of the target: Python imports the modules in 0.5 s, and about a hundred cells of "
+    "the paper's and of other studies are composed and checked in 1.3 s. Reading 5,000 records takes 1.0 s, of which "
+    "Python's own reader of JSON would need 0.7 s."
 )
 DRAWING = (
-    "make_report.py does all that make_tables.py does, and matplotlib draws 26 figures, 18 of them of archived "
-    "studies. The figures take 4.9 s on this machine, 0.19 s each: a fifth builds the figure, two fifths lay out the "
-    "figure, and two fifths write the figure. So the figures alone take more than the target allows."
+    "make_report.py does all that make_tables.py does, and matplotlib draws 24 figures; 18 of these figures show "
+    "archived runs that no study describes. The figures take 2.5 of 6.3 s (AMD EPYC, 2026-11-30): a third builds the "
+    "figures, a third lays them out, and a third writes them. Without any figure the page would still take longer than "
+    "the target allows, for the reasons that are given for the tables."
 )
 TARGETS = (
     Target(

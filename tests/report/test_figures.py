@@ -117,3 +117,35 @@ def test_a_long_label_leaves_room_for_the_panel():
     assert shown.endswith("'up_proj'] (n = 2)")
     assert len(shown) <= plots.LABEL_WIDTH
     assert "svg" in drawn
+
+
+def spectra(rows, kind):
+    """A study of so many rows, in whose records a kind of weight has this name, and its results."""
+    study = study_file.of_entries(
+        "own",
+        {
+            "base": {"task": "uuid"},
+            "rows": {f"alpha {i}": {"method": "lora", "method.peft.lora_alpha": i} for i in range(1, rows + 1)},
+            "ranks": ["r8"],
+            "columns": {"char_accuracy": {}},
+            "figures": ["curves", "spectrum"],
+        },
+    )
+    records = []
+    for row in study.rows:
+        for record in synthetic.searched(FIXED.setting(study.cell(row, study.columns[0])), (0,)):
+            record.metrics["spectrum"] = {kind: {"above": 3, "layers": 1}}
+            records.append(record)
+    return study, Results("laptop", records, FIXED)
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(2, "o_" + 3000 * "9"), (60, "q_proj")])
+def test_long_names_and_many_rows_leave_room_for_the_panels(rows, kind):
+    study, results = spectra(rows, kind)
+    with plots.style():
+        drawn = {name: figure for name, figure in figures.figures_of(study, results) if figure}
+        for name, figure in drawn.items():
+            plots.svg_element(figure, name)  # matplotlib warns where no room is left
+            assert all(axes.get_position().height > 0.3 for axes in figure.axes), name
+            assert all(axes.get_position().width > 0.3 for axes in figure.axes), name
+    assert {"curves_own", "spectrum_own"} <= drawn.keys()
