@@ -133,9 +133,9 @@ READING = (
 )
 DRAWING = (
     "make_report.py does all that make_tables.py does, and matplotlib draws 24 figures; 18 of these figures show "
-    "archived runs that no study describes. The figures take 2.5 of about 6.2 s (AMD EPYC, 2026-11-30): a third builds the "
-    "figures, a third lays them out, and a third writes them. Without any figure the page would still take longer than "
-    "the target allows, for the reasons that are given for the tables."
+    "archived runs that no study describes. The figures take 2.5 of about 6.2 s (AMD EPYC, 2026-11-30): a third builds "
+    "the figures, a third lays them out, and a third writes them. Without any figure the page would still take longer "
+    "than the target allows, for the reasons that are given for the tables."
 )
 TARGETS = (
     Target(
