@@ -35,7 +35,7 @@ def training_curves(study: Study, results: Results) -> Figure | None:
     has_runs = any(c.band for c in drawn)
     if not has_points and not has_runs:
         return None
-    height = max(4.0, 0.21 * len(drawn))  # each line has a label beside the panel
+    height = max(4.0, plots.END_HEIGHT * len(drawn))
     figure, panels = plots.canvas(2 if has_points else 1, height=height, width=11.0 if has_points else 7.0)
     axes = panels[-1]
     ends: list[list[tuple[float, str, dict[str, Any]]]] = [[] for _ in panels]

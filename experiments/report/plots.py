@@ -97,6 +97,8 @@ def legend_below(figure: Figure, axes: Any, columns: int) -> None:
 LABEL_WIDTH = 64  # the letters of the longest label for which a figure has room
 TICK_WIDTH = 20  # the letters of the longest name below a tick
 END_SIZE = 8  # the size of a label at the end of a line, in points
+# The inches of a figure's height that such a label needs: a line of text in a panel, which has 0.72 of the height.
+END_HEIGHT = 1.35 * END_SIZE / 72 / 0.72
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, dict[str, Any]]]) -> None:
@@ -110,8 +112,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, dict[str, Any]]]) ->
         ends: (y of the end, label, look) for each line.
     """
     low, high = axes.get_ylim()
-    figure_height = axes.figure.get_size_inches()[1]
-    gap = 1.35 * END_SIZE / 72 / (0.72 * figure_height)  # a line of text, as part of the height of the panel
+    gap = END_HEIGHT / axes.figure.get_size_inches()[1]  # as part of the height of the panel
     heights = [(y - low) / (high - low) for y, _, _ in ends]
     beside: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     for (_, label, look), height, place in zip(ends, heights, spread(heights, gap), strict=True):
