@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import omegaconf.base
 import yaml
@@ -14,10 +15,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, grammar_parser
 
+from ..errors import ConfigError
 from . import protocol
 from .arguments import argument
 
 CONF = Path(__file__).parents[2] / "conf"
+SELF = "_self_"  # in a list `defaults`: the settings of the file itself
 GROUPS = ("method", "task", "scale", "hardware", "logger", "experiment")  # the groups that a user chooses from
 _searched: list[str] = []  # folders with a user's own files, from Hydra's search path
 
@@ -34,8 +37,20 @@ def register() -> None:
 
 
 def search(folders: list[str]) -> None:
-    """Look for configuration files in these folders first, then in `conf/`."""
-    _searched[:] = [folder for folder in folders if Path(folder) != CONF]
+    """Look for configuration files in these folders too, and no more in those that were named before.
+
+    Raises:
+        ConfigError: A file has the name of a file of `conf/`. Hydra would take the file of `conf/` without a word.
+    """
+    own = [folder for folder in folders if Path(folder) != CONF]
+    for folder in map(Path, () if own == _searched else own):
+        names = (path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+        if clash := next((name for name in names if (folder / name).is_file()), None):
+            raise ConfigError(
+                f"{folder / clash} has the name of a file of this project, and Hydra would ignore it; allowed: "
+                "another name, or the settings that differ in experiment/NAME.yaml or on the command line"
+            )
+    _searched[:] = own
 
 
 def folders() -> list[Path]:
@@ -44,20 +59,42 @@ def folders() -> list[Path]:
 
 
 def choices(group: str) -> dict[str, Path]:
-    """The choices of a group by name, with their files; a user's file replaces a file of `conf/`."""
-    files = {path.stem: path for folder in reversed(folders()) for path in (folder / group).glob("*.yaml")}
-    return dict(sorted(files.items()))
+    """The choices of a group by name, with their files."""
+    return dict(sorted((path.stem, path) for folder in folders() for path in (folder / group).glob("*.yaml")))
 
 
-def plain_file(path: Path) -> DictConfig | None:
-    """The settings of a file, where the file alone makes its section of a composition; else None.
+def file_of(group: str, name: str) -> Path | None:
+    """The file of a choice of a group, such as `lora` of `method`; None without a choice of this name."""
+    return next((path for folder in folders() if (path := folder / group / f"{name}.yaml").is_file()), None)
 
-    A file that inherits from another one does not, and neither does a file with settings of other sections.
+
+def section(group: str, name: str, below: tuple[Path, ...] = ()) -> DictConfig | None:
+    """What the file of a choice, and the files from which it inherits, put into the section of their group.
+
+    None where only Hydra can say: without such a file, or where one of the files has settings of other sections.
+
+    Args:
+        group: The group, such as `method`.
+        name: The choice.
+        below: The files that inherit from this one.
     """
-    if "@package" in path.read_text(encoding="utf-8"):
+    path = file_of(group, name)
+    if path is None or path in below or "@package" in path.read_text(encoding="utf-8"):
         return None
-    settings = OmegaConf.load(path)
-    return settings if isinstance(settings, DictConfig) and "defaults" not in settings else None
+    own = OmegaConf.load(path)
+    if not isinstance(own, DictConfig):
+        return None
+    parts = {}
+    for entry in map(str, own.pop("defaults", [SELF])):
+        choice, _, package = entry.partition("@")
+        folder, _, file = choice.rpartition("/")
+        # A file in a folder of the group has a section of its own, unless the entry says `@_here_`.
+        same_section = package == "_here_" or not (folder or package)
+        part = own if entry == SELF else section(f"{group}/{folder}", file, (*below, path)) if same_section else None
+        if part is None:
+            return None
+        parts[entry] = part
+    return cast(DictConfig, OmegaConf.merge(*parts.values())) if SELF in parts else None
 
 
 @cache
@@ -89,6 +126,11 @@ def composition(arguments: list[str]) -> DictConfig:
         composed = compose("config", overrides=["logger=none", *search_path(_searched), *arguments])
     OmegaConf.set_struct(composed, False)
     return composed
+
+
+def copied(composed: DictConfig) -> DictConfig:
+    """A copy of a composition, which can be changed. `copy.deepcopy` would take three times as long."""
+    return cast(DictConfig, pickle.loads(pickle.dumps(composed)))  # noqa: S301 (made on this line)
 
 
 def holds(composed: DictConfig, name: str) -> bool:

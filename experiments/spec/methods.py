@@ -67,7 +67,8 @@ def has(name: str, setting: str) -> bool:
 
 def chain(name: str) -> list[str]:
     """The method, and the methods from whose files its own file inherits."""
-    inherited = [e for e in settings(name).get("defaults", []) if isinstance(e, str) and e in names() and e != name]
+    listed = [entry for entry in settings(name).get("defaults", []) if isinstance(entry, str) and entry != name]
+    inherited = [entry for entry in listed if compose.file_of("method", entry)]
     return [name, *(further for entry in inherited for further in chain(entry))]
 
 
@@ -100,5 +101,5 @@ def module_hash(peft_type: Any) -> str | None:
 
 def settings(name: str) -> dict[str, Any]:
     """The settings of a method's own file, without those of the file that it inherits from."""
-    path = compose.choices("method").get(name)
+    path = compose.file_of("method", name)
     return compose.file_settings(path) if path else {}

@@ -8,7 +8,6 @@ the result is the same (a test compares the two ways).
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import shlex
 from dataclasses import dataclass, field, replace
@@ -220,8 +219,8 @@ class Protocols:
         """
         composed, section, own = self._hydra("fft", task), self._section(method), self._section("fft")
         if section is None or own is None or _plain(composed.method) != _plain(own):
-            return copy.deepcopy(self._hydra(method, task))
-        composed = copy.deepcopy(composed)
+            return compose.copied(self._hydra(method, task))
+        composed = compose.copied(composed)
         composed.method = section
         return composed
 
@@ -232,8 +231,7 @@ class Protocols:
         return self._sections[method]
 
     def _new_section(self, method: str) -> DictConfig | None:
-        path = compose.choices("method").get(method)
-        if path and (section := compose.plain_file(path)) is not None:
+        if (section := compose.section("method", method)) is not None:
             common = OmegaConf.create(compose.file_settings(compose.CONF / "config.yaml")["method"])
             return cast(DictConfig, OmegaConf.merge(common, section))
         here, reference = self._hydra(method, "uuid"), self._hydra("fft", "uuid")
