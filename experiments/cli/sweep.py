@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -211,7 +211,20 @@ def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig
     compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
     arguments: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     overrides.run_code(arguments)
-    return parse(composed, elsewhere=elsewhere)
+    run = parse(composed, elsewhere=elsewhere)
+    _refuse_names_of_others(run, HydraConfig.get().runtime.choices)
+    return run
+
+
+def _refuse_names_of_others(run: RunConfig, chosen: Mapping[str, str]) -> None:
+    """Refuse a file that has the setting `name` of another file, as it inherits it where it sets none.
+
+    Raises:
+        ConfigError: The runs of the file would count as those of another method, task or scale.
+    """
+    for group, name in (("method", run.method.name), ("task", run.task.name), ("scale", run.scale)):
+        if name != chosen[group]:
+            raise ConfigError(f"{group}/{chosen[group]}.yaml: name must be {chosen[group]}, got {name}")
 
 
 def _composed(compose_cell: CellComposer, sweeper: Any, arguments: list[str], number: int) -> DictConfig:

@@ -46,7 +46,8 @@ def sweep(monkeypatch, tmp_path, capsys):
     def call(*arguments, results=tmp_path / "results"):
         GlobalHydra.instance().clear()
         ran.clear()
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *OWN, f"paths.results={results}"])
+        own = [o for o in OWN if not any(a.startswith(o.partition("=")[0] + "=") for a in arguments)]
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *own, f"paths.results={results}"])
         code = run.main()
         out, err = capsys.readouterr()
         return code, out.splitlines(), err.splitlines(), list(ran)
@@ -242,6 +243,24 @@ def test_a_cell_is_composed_as_hydra_composes_it(sweep, monkeypatch):
         by_hydra.clear()
         assert sweep("-m", *arguments)[0] == 2
         assert (len(compared), len(by_hydra)) == (cells, compositions)
+
+
+@pytest.mark.parametrize("group", ["method", "task", "scale"])
+def test_a_file_with_the_name_of_another_file_is_refused(sweep, tmp_path, group):
+    """Without a line `name`, a file has the name that it inherits, and its runs would count as the other's."""
+    inherited = {"method": "lora", "task": "uuid", "scale": "smoke"}[group]
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "mine.yaml").write_text(f"defaults: [{inherited}, _self_]\n")
+    if group != "method":  # the protocol of the task and the scale
+        (tmp_path / "protocol").mkdir()
+        (tmp_path / "protocol" / {"task": "mine_smoke", "scale": "uuid_mine"}[group]).with_suffix(".yaml").write_text(
+            "defaults: [uuid_smoke, _self_]\n"
+        )
+    for form in ([], ["-m"]):
+        code, _, err, ran = sweep("--config-dir", str(tmp_path), *form, f"{group}=mine")
+        assert (code, ran) == (2, [])
+        assert f"error: {group}/mine.yaml: name must be mine, got {inherited}" in "\n".join(err)
+    search([])
 
 
 def test_another_sweeper_is_left_alone(monkeypatch):
