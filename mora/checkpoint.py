@@ -48,7 +48,8 @@ def save_base(
         model: The model in training.
         updates: The updates of all restarts so far, in the order of the restarts: those that `load_base` returned, and
             those of the restarts since.
-        folder: The folder in which the adapter is saved.
+        folder: The folder that `save_pretrained` gets. PEFT saves an adapter with another name than `default` in a
+            folder of this name below: load such a model with the option `subfolder` of `load_restarted`.
         adapter: The name of the adapter.
         write: Whether this rank writes the file.
         trained: Whether the adapted weights were trained themselves, as in a warm start. The file then holds all base
@@ -114,9 +115,10 @@ def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
         layer: with these in the list, `save_base` writes the merged weights again.
 
     Raises:
-        ValueError: An adapter is merged. Or the file is broken or belongs to another model; some weights of `model` may
-            have changed then.
+        ValueError: `folder` is no folder on this machine, or an adapter is merged. Or the file is broken or belongs to
+            another model; some weights of `model` may have changed then.
     """
+    _check_folder(Path(folder))
     path = Path(folder) / BASE_FILE
     if not path.is_file():
         return []
@@ -180,13 +182,28 @@ def load_restarted(base: nn.Module, folder: str | Path, **options: Any) -> PeftM
     Args:
         base: The pretrained model. Its weights are changed in place.
         folder: The folder with the adapter and, if a restart merged an update, with base.safetensors.
-        options: Options of `PeftModel.from_pretrained`.
+        options: Options of `PeftModel.from_pretrained`. With `subfolder`, the adapter lies in this folder below
+            `folder`, and base.safetensors in one of the two.
 
     Raises:
-        ValueError: base.safetensors is broken or belongs to another model.
+        ValueError: The folder of the adapter is no folder on this machine, or base.safetensors lies above it, is broken
+            or belongs to another model.
     """
-    load_base(base, folder)
+    place = Path(folder, options.get("subfolder") or "")
+    _check_folder(place)
+    holder = next((f for f in (place, Path(folder)) if (f / BASE_FILE).is_file()), place)
+    if not (holder / BASE_FILE).is_file() and (place.parent / BASE_FILE).is_file():
+        raise ValueError(
+            f"{place} has no {BASE_FILE}, but {place.parent} has: load folder={str(place.parent)!r} with "
+            f"subfolder={place.name!r}"
+        )
+    load_base(base, holder)
     return PeftModel.from_pretrained(base, folder, **options)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} must be a folder on this machine; download the files of a hub first")
 
 
 def trained_rest(model: PeftModel, *, with_frozen: bool = False) -> list[tuple[str, nn.Parameter]]:

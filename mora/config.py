@@ -108,6 +108,8 @@ class MoraConfig(PeftConfig):
         listed = isinstance(blocks, (list, tuple, set, range)) and all(map(is_seed, blocks))
         if not (blocks is None or is_seed(blocks) or listed):
             raise ValueError(f"layers_to_transform must be indices of at least 0, got {blocks!r}")
+        if isinstance(blocks, range):
+            self.layers_to_transform = list(blocks)  # JSON has no ranges
         if type(self.mora_dropout) not in (int, float) or not 0.0 <= self.mora_dropout < 1.0:
             raise ValueError(f"mora_dropout must be in [0, 1), got {self.mora_dropout!r}")
         for name in ("wrap", "init_weights"):

@@ -26,7 +26,8 @@ from . import sharded
 from .factored import Factored
 from .layer import MoraLinear
 from .operators import BLOCKED, FACTORED, Operator
-from .restart import adapted_layers
+from .projected import Projection
+from .restart import adapted_layers, config_of
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,11 @@ def as_lora(model: PeftModel, adapter: str = "default", rank: int | None = None)
         operator, M = layer.mora_operator[adapter], sharded.whole(layer.mora_M[adapter].detach())
         if rank is None:
             A, B = lora_factors(operator, M)
-            errors[name] = 0.0
+            errors[name] = _distance(A, B, operator.delta_weight(M.double())) if _rounds(operator) else 0.0
         else:
             delta = operator.delta_weight(M)
             A, B = closest_factors(delta, min(rank, *delta.shape))
-            norm = float(delta.double().norm())
-            errors[name] = float((B.double() @ A.double() - delta.double()).norm()) / norm if norm else 0.0
+            errors[name] = _distance(A, B, delta)
         ranks[name] = len(A)
         transposed |= layer._transposed
         weights[f"base_model.model.{name}.lora_A.weight"] = A.cpu().contiguous()
@@ -175,6 +175,17 @@ def as_miss(model: PeftModel, adapter: str = "default") -> AsMiss:
     return AsMiss(miss, weights)
 
 
+def _rounds(operator: Operator) -> bool:
+    """Whether the exact factors are rounded. Those of truncation and sharing hold zeros, ones and entries of M."""
+    return isinstance(operator, Factored) and isinstance(operator.inputs, Projection)
+
+
+def _distance(A: Tensor, B: Tensor, delta: Tensor) -> float:
+    """|B A - delta| / |delta|, in float64; 0 for an update of zeros."""
+    norm = float(delta.double().norm())
+    return float((B.double() @ A.double() - delta.double()).norm()) / norm if norm else 0.0
+
+
 def _no_miss(layer: MoraLinear, adapter: str, wrap: bool) -> str | None:
     """Why MiSS cannot do what this layer does; None if MiSS can."""
     q, k, d = layer.mora_operator[adapter].r_hat, layer.in_features, layer.out_features
@@ -193,9 +204,9 @@ def _convertible(model: PeftModel, adapter: str) -> Any:
     """The configuration of a MoRA adapter that consists of adapted layers alone.
 
     Raises:
-        ValueError: The adapter is another one.
+        ValueError: The adapter is another one, or the model has none of this name.
     """
-    config: Any = model.peft_config[adapter]
+    config = config_of(model, adapter)
     if config.peft_type != "MORA":
         raise ValueError(f"adapter {adapter!r} must be of type MORA, got {config.peft_type.value}")
     if config.bias != "none" or config.modules_to_save or config.target_parameters:

@@ -177,7 +177,10 @@ def _each(stack: Tensor) -> Iterator[Tensor]:
 
 
 class _AddUpdates(torch.autograd.Function):
-    """``weight + delta_weight(M)``. Nothing is saved for the backward pass, because the sum is linear in both."""
+    """``weight + delta_weight(M)``, in the dtype of the weight: in bf16, small updates are rounded away.
+
+    Nothing is saved for the backward pass, because the sum is linear in both.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, M: Tensor, operator: Operator, transposed: bool) -> Tensor:

@@ -143,9 +143,14 @@ class _Add(torch.autograd.Function):
         return grad, grad_x, grad_M, None
 
 
+def is_autocast(tensor: Tensor) -> bool:
+    """Whether autocast is on for the device of a tensor. Some devices, such as `meta`, have no autocast."""
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def _compute_dtype(M: Tensor) -> torch.dtype:
-    kind = M.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else M.dtype
+    return torch.get_autocast_dtype(M.device.type) if is_autocast(M) else M.dtype
 
 
 def _update_first(operator: Operator, x: Tensor, M: Tensor) -> bool:

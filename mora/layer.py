@@ -247,7 +247,8 @@ class MoraLinear(nn.Module, MoraLayer):
             kwargs: Further arguments of the base layer.
 
         Raises:
-            ValueError: `adapter_names` does not have one name for each row, or an adapter is merged.
+            ValueError: `adapter_names` does not have one name for each row, or an adapter is merged. Or the base layer,
+                a subclass of a linear layer, does not return one tensor of shape (..., d).
         """
         if self.disable_adapters and self.merged:
             self.unmerge()
@@ -259,7 +260,7 @@ class MoraLinear(nn.Module, MoraLayer):
         operators = [self.mora_operator[name] for name in names]
         if torch.compiler.is_compiling() or not all(fused.pays(operator, x) for operator in operators):
             # The plain composition. The compiler fuses its steps, also with operations before and after the layer.
-            result = self.base_layer(x, *args, **kwargs)
+            result = self._base_output(x, *args, **kwargs)
             for name, operator in zip(names, operators, strict=True):
                 M, inputs = self.mora_M[name], self.mora_dropout[name](x)
                 update = operator.apply(self._cast_input_dtype(inputs, M.dtype), M)
@@ -271,7 +272,7 @@ class MoraLinear(nn.Module, MoraLayer):
             first, *names = names
             result = fused.linear(x, base.weight, base.bias, self.mora_M[first], self.mora_operator[first])
         else:
-            result = self.base_layer(x, *args, **kwargs)
+            result = self._base_output(x, *args, **kwargs)
             if not self._base_is_plain:
                 result = result.clone(memory_format=torch.contiguous_format)
         for name in names:
@@ -288,7 +289,7 @@ class MoraLinear(nn.Module, MoraLayer):
             raise ValueError(
                 f"adapter_names cannot be used while {self.merged_adapters} are merged; unmerge them first"
             )
-        result = self.base_layer(x, *args, **kwargs)
+        result = self._base_output(x, *args, **kwargs)
         for name in dict.fromkeys(adapter_names):
             if name not in self.mora_M:  # `__base__`, or an adapter that other layers have
                 continue
@@ -296,6 +297,22 @@ class MoraLinear(nn.Module, MoraLayer):
             M = self.mora_M[name]
             update = self.mora_operator[name].apply(self._cast_input_dtype(x[rows], M.dtype), M)
             result = result.index_add(0, rows, update.to(result.dtype))
+        return result
+
+    def _base_output(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The output of the base layer, to which an update can be added.
+
+        Raises:
+            ValueError: The layer is a subclass of a linear layer that returns something else, as some routers do.
+        """
+        result = self.base_layer(x, *args, **kwargs)
+        expected = (*x.shape[:-1], self.out_features)
+        if not isinstance(result, Tensor) or result.shape != expected:
+            got = tuple(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
+            raise ValueError(
+                f"a {type(self.get_base_layer()).__name__} must return one tensor of shape {expected} for an input of "
+                f"shape {tuple(x.shape)}, got {got}; name the layer in exclude_modules"
+            )
         return result
 
     def _dropout_is_active(self, name: str) -> bool:
@@ -308,7 +325,7 @@ class MoraLinear(nn.Module, MoraLayer):
         if type(base) is not nn.Linear or type(base.weight) is not nn.Parameter or not self._base_is_plain:
             return False
         trainable = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
-        return not trainable and x.dtype == base.weight.dtype and not torch.is_autocast_enabled(x.device.type)
+        return not trainable and x.dtype == base.weight.dtype and not fused.is_autocast(x)
 
     @property
     def _base_is_plain(self) -> bool:

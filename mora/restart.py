@@ -93,6 +93,17 @@ def adapted_layers(model: PeftModel, adapter: str = "default") -> Iterator[tuple
             yield plain_name(name), module
 
 
+def config_of(model: PeftModel, adapter: str) -> Any:
+    """The configuration of the adapter `adapter`.
+
+    Raises:
+        ValueError: The model has no such adapter.
+    """
+    if adapter not in model.peft_config:
+        raise ValueError(f"there is no adapter {adapter!r}; allowed: {', '.join(model.peft_config)}")
+    return model.peft_config[adapter]
+
+
 def weights_of(layer: MoraLinear | LoraLinear) -> nn.Module:
     """The container of the layer's adapters, by adapter name: the Ms of a MoRA layer, the As of a LoRA layer."""
     return layer.mora_M if isinstance(layer, MoraLinear) else layer.lora_A
@@ -311,10 +322,10 @@ def regroup(model: PeftModel, in_groups: str, out_groups: str, adapter: str = "d
     """Change the grouping of the MoRA adapter `adapter`, in its configuration and in every layer.
 
     Raises:
-        ValueError: An adapter is merged: with another grouping it could not be unmerged.
+        ValueError: An adapter is merged: with another grouping it could not be unmerged. Or there is no such adapter.
     """
     check_unmerged(model)
-    config: Any = model.peft_config[adapter]
+    config = config_of(model, adapter)
     config.in_groups, config.out_groups = in_groups, out_groups
     for _, layer in adapted_layers(model, adapter):
         assert isinstance(layer, MoraLinear)

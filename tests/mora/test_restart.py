@@ -617,6 +617,41 @@ def test_a_restarted_model_loads_from_its_folder(build, restarts, tmp_path):
     assert torch.equal(logits(checkpoint.load_restarted(base(), tmp_path).eval()), expected)
 
 
+def test_an_adapter_in_a_folder_below_loads_with_the_base_weights(tmp_path):
+    """PEFT saves an adapter with another name than `default` in a folder of this name."""
+    config = MoraConfig(r=2, operator="sharing", target_modules=list(LINEARS), init_weights=False)
+    model = get_peft_model(llama(), config, adapter_name="mine")
+    updates, folder = restart.restart(model, "mine"), tmp_path / "mine"
+    for _, layer in restart.adapted_layers(model, "mine"):
+        torch.nn.init.normal_(layer.mora_M["mine"], std=0.05)
+    model.save_pretrained(tmp_path)
+    checkpoint.save_base(model, updates, tmp_path, "mine")
+
+    def loaded(folder, **options):
+        return logits(checkpoint.load_restarted(llama(), folder, adapter_name="mine", **options).eval())
+
+    assert torch.equal(loaded(tmp_path, subfolder="mine"), logits(model))
+    with pytest.raises(
+        ValueError, match=rf"^{folder} has no base.safetensors, but {tmp_path} has: .*subfolder='mine'$"
+    ):
+        loaded(folder)
+    (tmp_path / checkpoint.BASE_FILE).rename(folder / checkpoint.BASE_FILE)
+    assert torch.equal(loaded(tmp_path, subfolder="mine"), logits(model))
+    assert torch.equal(loaded(folder), logits(model))
+
+
+@pytest.mark.parametrize("load", [checkpoint.load_base, checkpoint.load_restarted])
+def test_what_is_no_folder_holds_no_base_weights(load, tmp_path):
+    for place in (tmp_path / "typo", "owner/name-on-the-hub"):
+        with pytest.raises(ValueError, match=rf"^{place} must be a folder on this machine"):
+            load(llama(), place)
+
+
+def test_the_grouping_of_an_unknown_adapter_cannot_change():
+    with pytest.raises(ValueError, match=r"^there is no adapter 'nope'; allowed: default$"):
+        restart.regroup(with_mora(), "strided", "contiguous", "nope")
+
+
 def test_the_smaller_form_of_the_merged_base_is_stored(tmp_path):
     model, updates, kinds = with_mora(), [], []
     for _ in range(20):

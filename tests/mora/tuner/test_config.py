@@ -48,6 +48,12 @@ def test_only_the_blocks_of_layers_to_transform_are_adapted(case):
     assert expected
 
 
+@pytest.mark.parametrize("blocks", [range(1, 2), (1,), {1}])
+def test_the_indices_of_blocks_are_saved(blocks, tmp_path):
+    MoraConfig(layers_to_transform=blocks).save_pretrained(tmp_path)
+    assert MoraConfig.from_pretrained(tmp_path).layers_to_transform == [1]
+
+
 def test_targets_may_be_a_regex(case):
     target = case.targets[0]
     assert names(case, target_modules=rf".*\.{target}") == names(case, target_modules=[target])

@@ -74,6 +74,23 @@ def test_a_rank_gives_the_closest_factors_of_any_operator():
     assert small.worst in ("up", "down", "same")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_error_of_rounded_factors_is_measured(dtype):
+    model = mora_model(operator="randproj").to(dtype)
+    lora, layer = as_lora(model), model.get_base_model().up
+    delta = layer.mora_operator["default"].delta_weight(layer.mora_M["default"].detach().double())
+    A, B = (lora.weights[f"base_model.model.up.lora_{name}.weight"].double() for name in "AB")
+    error = float((B @ A - delta).norm() / delta.norm())
+    assert 0 < error <= lora.error < 10 * torch.finfo(dtype).eps
+    assert as_lora(mora_model(operator="sharing").to(dtype)).error == 0
+
+
+@pytest.mark.parametrize("convert", [as_lora, as_miss])
+def test_an_unknown_adapter_is_named(convert):
+    with pytest.raises(ValueError, match=r"^there is no adapter 'nope'; allowed: default$"):
+        convert(mora_model(operator="sharing"), "nope")
+
+
 def test_adapters_without_an_equal_lora_are_refused():
     with pytest.raises(ValueError, match="full rank"):
         as_lora(mora_model(operator="rotation"))

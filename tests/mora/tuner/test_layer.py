@@ -204,3 +204,32 @@ def test_delta_weight_is_in_the_layout_of_the_base_weight(base, operator):
     before = layer.base_layer.weight.clone()
     layer.merge()
     torch.testing.assert_close(layer.base_layer.weight - before, layer.get_delta_weight("default"))
+
+
+class Router(nn.Linear):
+    """As the routers of Llama 4 and of Phi-3.5-MoE: a subclass of nn.Linear that returns two tensors."""
+
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Blocks(nn.Linear):
+    """As the grouped projection of DeepSeek-V4: a subclass of nn.Linear with outputs of another shape."""
+
+    def forward(self, x):
+        return super().forward(x)[..., ::2]
+
+
+@pytest.mark.parametrize(("kind", "got"), [(Router, "a tuple"), (Blocks, r"\(2, 6\)")])
+@pytest.mark.parametrize("options", [{}, {"adapter_names": ["default", "default"]}])
+def test_a_layer_that_does_not_return_its_product_is_refused(kind, got, options):
+    layer = adapted(kind(8, 12), "sharing", torch.float32)
+    message = rf"^a {kind.__name__} must return one tensor of shape \(2, 12\) .*, got {got}; .* exclude_modules$"
+    with pytest.raises(ValueError, match=message):
+        layer(torch.randn(2, 8), **options)
+
+
+@pytest.mark.parametrize("rows", [3, 64])
+def test_a_forward_pass_on_the_meta_device(base, operator, rows):
+    layer = adapted(base(8, 6), operator, torch.float32).to("meta")
+    assert layer(torch.empty(rows, 8, device="meta")).shape == (rows, 6)
