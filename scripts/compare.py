@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from experiments import tasks
 from experiments.cli import comparison, overrides, plans, script
 from experiments.errors import ConfigError
 from experiments.identity import makes_another_cell
@@ -33,6 +34,7 @@ PLANS_RUNS = ("name", "seeds", "rate_search", "run", "print")
 def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = script.Parser(__doc__)
     parser.add_config_dir(arguments)
+    script.add_code(parser)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/")
     beside = "a folder with runs to show beside those of --results (repeatable)"
     parser.add_argument("--beside", type=Path, action="append", default=[], metavar="FOLDER", help=beside)
@@ -95,9 +97,11 @@ def compare_records(selection: argparse.Namespace) -> int:
     found = comparison.of_records(records, selection.ranks, selection.columns)
     if not found:
         among = f" among those with --ranks {','.join(map(str, selection.ranks))}" if selection.ranks else ""
+        unknown = sorted({record.cell["task"] for record in records if not tasks.is_known(record.cell["task"])})
         raise ConfigError(
             f"{selection.results} has no two finished cells that differ only in their method{among}; allowed: settings "
             "for run.py, such as method=lora,mora task=uuid"
+            + (f", or --task-module FILE for the runs of {', '.join(unknown)}" if unknown else "")
         )
     for study, filled in found:
         print(f"{comparison.text(study, filled)}\n")

@@ -77,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     return compare({k: v for k, v in record.metrics["final"].items() if k not in later}, now, options.tolerance)
 
 
+@script.allowed("different names of lm-eval's tasks, such as gsm8k,arc_easy:acc_norm")
 def names(text: str) -> list[str]:
     """The type of an argument that lists benchmarks, such as gsm8k,arc_easy:acc_norm."""
     parts = text.split(",")

@@ -150,12 +150,15 @@ class StudyPlan:
                     config = self.protocols.setting(here.cell(here.rows[0], column)).config
                     assert config is not None
                     task = tasks.get(config.task.name)
-                    known = list(dict.fromkeys(m.name for m in (*task.metrics_of(config.task), *task.metrics)))
+                    selects = [task.criterion(in_training=early).metric for early in (False, True)]
+                    known = list(
+                        dict.fromkeys([*(m.name for m in task.metrics_of(config.task)), *filter(None, selects)])
+                    )
                     measured |= {column.metric, *known}
                     if column.metric not in known:
                         lines.append(
-                            f"study {study.name}: a run of task={task.name} does not measure {column.metric} by "
-                            f"itself; a run measures {', '.join(known)}"
+                            f"study {study.name}: a run of task={task.name} with these settings does not measure "
+                            f"{column.metric} by itself; a run measures {', '.join(known)}"
                         )
             if len(measured) > 1 and study.curve not in measured:
                 lines.append(f"study {study.name}: no run measures its curve, {study.curve}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import math
 import re
@@ -11,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +29,7 @@ from ..study import study_file
 from ..study.layout import Study
 from . import overrides
 
+T = TypeVar("T")
 MOST_SEEDS = 1000
 
 
@@ -195,6 +197,23 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def allowed(what: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
+    """Let the type of an argument, which raises ValueError for a wrong text, say what is allowed."""
+
+    def with_message(read: Callable[[str], T]) -> Callable[[str], T]:
+        @functools.wraps(read)
+        def checked(text: str) -> T:
+            try:
+                return read(text)
+            except ValueError:
+                raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}") from None
+
+        return checked
+
+    return with_message
+
+
+@allowed(f"how many seeds, from 1 to {MOST_SEEDS}, or different seeds, such as 0,1,2")
 def seeds(text: str) -> list[int]:
     """The type of an argument that says how many seeds there are, such as 3, or which, such as 0,1,2."""
     if "," not in text:
@@ -204,6 +223,7 @@ def seeds(text: str) -> list[int]:
     return _different(text, least=0)
 
 
+@allowed("different positive integers, such as 8,64")
 def numbers(text: str) -> list[int]:
     """The type of an argument that lists positive numbers, such as 8,64."""
     return _different(text, least=1)
@@ -216,6 +236,7 @@ def _different(text: str, least: int) -> list[int]:
     return numbers
 
 
+@allowed("names with commas between them, such as loss,accuracy")
 def names(text: str) -> list[str]:
     """The type of an argument that lists names, such as loss,accuracy."""
     found = [part.strip() for part in text.split(",")]
@@ -224,6 +245,7 @@ def names(text: str) -> list[str]:
     return found
 
 
+@allowed("an integer of at least 0")
 def count(text: str) -> int:
     """The type of a count: an integer of at least 0."""
     if not 0 <= (number := int(text)) <= LARGEST:
@@ -231,13 +253,15 @@ def count(text: str) -> int:
     return number
 
 
+@allowed("an integer of at least 1")
 def positive(text: str) -> int:
     """The type of a count that is at least 1."""
-    if not (number := count(text)):
+    if not 1 <= (number := int(text)) <= LARGEST:
         raise ValueError(text)
     return number
 
 
+@allowed("a number of at least 0")
 def not_negative(text: str) -> float:
     """The type of a tolerance: a finite number of at least 0."""
     number = float(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -14,6 +15,22 @@ from ..spec import ranks
 T = TypeVar("T")
 WORDS = 13  # as in GPT-3's check of its training data
 _word = re.compile(r"[^\W_]+")
+
+
+class _Separators(dict[int, int | str]):
+    """For `str.translate`: punctuation becomes a space. Letters, digits, marks (vowel signs) and symbols stay."""
+
+    def __missing__(self, code: int) -> int | str:
+        self[code] = " " if unicodedata.category(chr(code))[0] == "P" else code
+        return self[code]
+
+
+_separators = _Separators()
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a user's text in any script, in lower case. An emoji is a word, or a part of a word."""
+    return text.lower().translate(_separators).split()
 
 
 def grams(text: str) -> set[str]:
@@ -37,10 +54,10 @@ def repetitions(texts: Sequence[str], measured: Iterable[str]) -> list[bool]:
     Rows of a user's data often share words: a system message, an instruction, a greeting. So a run of words that more
     than 5 texts and more than 1 % of the texts have is a frame, and words in a frame do not count.
     """
-    measured_words = [_word.findall(text.lower()) for text in measured]
+    measured_words = [words_of(text) for text in measured]
     measured_runs = set().union(*map(_runs, measured_words))
     whole = set(map(tuple, measured_words))
-    words = [_word.findall(text.lower()) for text in texts]
+    words = [words_of(text) for text in texts]
     counts = Counter(run for text in words for run in {*_runs(text)} & measured_runs)
     limit = max(FRAME_TEXTS, FRAME_SHARE * len(texts))
     frames = {run for run, count in counts.items() if count > limit}

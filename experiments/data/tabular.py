@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,9 @@ def _separated(path: str, setting: str, delimiter: str) -> Iterator[tuple[str, d
     try:
         table = csv.DictReader((line + "\n" for line in lines(path, setting)), delimiter=delimiter, strict=True)
         try:
+            twice = [name for name, count in Counter(table.fieldnames or ()).items() if name and count > 1]
+            if twice:
+                raise ConfigError(f"{setting}: {path}, line 1: two columns have the name {twice[0][:30]!r}")
             for row in table:
                 where = f"{setting}: {path}, line {table.line_num}"
                 if None in row:

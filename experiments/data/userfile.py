@@ -22,6 +22,7 @@ ALPACA_ROLES = (["user", "assistant"], ["system", "user", "assistant"])
 PAIRS = (("instruction", "output"), ("query", "response"), ("prompt", "completion"), ("question", "answer"))
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 FORMATS = {"chat": ("messages", "conversations"), "completion": tuple(q for q, _ in PAIRS), "text": ("text",)}
+ANSWERS = (*FORMATS["chat"], *FORMATS["completion"])  # of these columns the first that a row has is read
 
 
 class EmptyError(ConfigError):
@@ -36,11 +37,13 @@ class UserData:
         items: Conversations, or texts.
         are_texts: Whether the items are texts.
         empty: How many rows were left out because a text in the row is empty.
+        unread: The columns of the first row that are not read.
     """
 
     items: list[Any]
     are_texts: bool
     empty: int
+    unread: tuple[str, ...] = ()
 
 
 def read(source: str, setting: str, form: str | None, row_format: str) -> UserData:
@@ -54,21 +57,33 @@ def read(source: str, setting: str, form: str | None, row_format: str) -> UserDa
         row_format: `chat`, `completion` or `text`; `auto`: the format of the first row's columns.
 
     Raises:
-        ConfigError: The source has no rows, or a row has other columns or wrong values.
+        ConfigError: The source has no rows, a row has other columns or wrong values, or every row has an empty text.
     """
     if row_format in ("auto", "text") and not is_hub_data(source) and _is_plain_text(source):
         return UserData(documents(source, setting), True, 0)
     items: list[Any] = []
-    empty, are_texts = 0, None
+    empty: list[EmptyError] = []
+    are_texts: bool | None = None
+    unread: tuple[str, ...] = ()
     columns = None if row_format == "auto" else FORMATS[row_format]
     for where, row in tabular.rows(source, setting):
         if are_texts is None:
             are_texts = (_format_of(row, where) if row_format == "auto" else row_format) == "text"
+            unread = _unread(row, ("text",) if are_texts else columns or ANSWERS)
         try:
             items.append(_text(row, "text", where) if are_texts else _conversation(row, where, form, columns))
-        except EmptyError:
-            empty += 1
-    return UserData(_not_empty(items, source, setting), bool(are_texts), empty)
+        except EmptyError as error:
+            empty.append(error)
+    if empty and not items:
+        raise ConfigError(f"{empty[0]}" + (f"; and so in all {len(empty)} rows" if len(empty) > 1 else ""))
+    return UserData(_not_empty(items, source, setting), bool(are_texts), len(empty), unread)
+
+
+def _unread(row: dict[str, Any], columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of a row that are not read, where the first of `columns` that the row has is read."""
+    first = next((column for column in columns if column in row), "")
+    used = {first, dict(PAIRS).get(first), "input" if first in dict(PAIRS) else None}
+    return tuple(repr(name)[1:-1] for name in row if name not in used)
 
 
 def checked(source: str, setting: str, form: str | None, row_format: str | None = None) -> str:
@@ -195,7 +210,7 @@ def _conversation(
         form: `task.prompt`.
         columns: The columns that may hold the conversation; None: any that is known.
     """
-    messages = _messages_of(row, where, form, columns or (*FORMATS["chat"], *FORMATS["completion"]))
+    messages = _messages_of(row, where, form, columns or ANSWERS)
     if form == "alpaca" and [m["role"] for m in messages] not in ALPACA_ROLES:
         raise ConfigError(
             f"{where}: task.prompt=alpaca has room for one question and one answer only; use open-instruct"
@@ -236,11 +251,19 @@ def _messages(messages: Any, where: str, *, sharegpt: bool = False) -> list[Mess
         )
     if not isinstance(messages, list) or not messages:
         raise ConfigError(f"{where}: {name} must be a list that is not empty")
-    rows = [_message(message, where, sharegpt) for message in messages]
+    rows = [_message(message, where, sharegpt) for message in messages if not _says_nothing(message)]
     if all(message["role"] != "assistant" for message in rows):
         speaker = "comes from gpt" if sharegpt else "has the role assistant"
         raise ConfigError(f"{where}: no message {speaker}, so there is no answer to learn")
     return rows
+
+
+def _says_nothing(message: Any) -> bool:
+    """Whether a message is the empty system message that many exports of chats begin with."""
+    if not isinstance(message, dict) or "system" not in (message.get("role"), message.get("from")):
+        return False
+    content = message.get("content", message.get("value", message))
+    return content is None or (isinstance(content, str) and not content.strip())
 
 
 def _message(message: Any, where: str, sharegpt: bool) -> Message:

@@ -21,13 +21,14 @@ VERSIONS = {
     "entity_f1": 2,
     "convfinqa": 2,
     "per_token_choice": 1,
-    "answer_match": 2,
+    "answer_match": 3,
 }
 
 ANSWER_MARK = "The answer is:"
 _unsigned = r"(?:\d[\d,]*\.?\d*|\.\d+)(?:/\d+)?"
 _number = re.compile("[-+]?" + _unsigned)
 _signed = re.compile(r"(?:(?<![\w.)])[-+])?" + _unsigned)  # the hyphen in 5-7 is no sign of the 7
+_scientific = re.compile(rf"({_signed.pattern})(?:[eE]([-+]?\d{{1,3}})(?!\w))?")
 _mixed = re.compile(r"([-+]?)\s*(\d+)\s+(\d+)/(\d+)")
 
 
@@ -201,11 +202,16 @@ def convfinqa_accuracy(generated: Sequence[str], gold: Sequence[str]) -> float:
 def last_number(text: str) -> Fraction | None:
     """The exact value of the last number in a text; None where the text has no number that Python can read.
 
-    A sign behind a digit, a letter or a bracket belongs to no number: the last number of `5-7` is 7.
+    A sign behind a digit, a letter or a bracket belongs to no number: the last number of `5-7` is 7. A space ends a
+    number. A number may have an exponent: `2.5e-3`.
     """
     text = re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r" \1/\2", _standard(text)).replace("$", "")
-    numbers = _signed.findall(text)
-    return number(numbers[-1]) if numbers else None
+    numbers = _scientific.findall(text)
+    if not numbers:
+        return None
+    digits, exponent = numbers[-1]
+    value = number(digits)
+    return value if value is None or not exponent else value * Fraction(10) ** int(exponent)
 
 
 def answer_matches(kind: str, generated: str, answer: str) -> bool:

@@ -213,6 +213,8 @@ class Results:
         # A cell with runs in several number formats takes float32's.
         for record in sorted(self._by_cell[setting.cell_key], key=_number_format):
             rate, seed = float(record.cell["learning_rate"] or 0.0), record.cell["seed"]
+            if setting.candidates and not setting.widens and rate not in setting.candidates:
+                continue  # the study names its rates, and this run is of another search
             filled.runs.setdefault(rate, {}).setdefault(seed, record)
         return filled
 

@@ -75,6 +75,15 @@ def get(name: str) -> Task:
     return import_module(f"{__name__}.{name}").TASK
 
 
+def is_known(name: str) -> bool:
+    """Whether this process has the Python file of a task."""
+    try:
+        get(name)
+    except ConfigError:
+        return False
+    return True
+
+
 def of(config: RunConfig) -> Task:
     """The task of a run, whose configuration has every setting that the task needs.
 
@@ -99,4 +108,4 @@ def metric(task: str, name: str) -> Metric:
     return get(task).metric(name)
 
 
-__all__ = ["Criterion", "Metric", "Task", "TaskData", "add", "get", "metric", "module_hash", "names", "of"]
+__all__ = ["Criterion", "Metric", "Task", "TaskData", "add", "get", "is_known", "metric", "module_hash", "names", "of"]

@@ -64,6 +64,7 @@ class Split:
         selection: The rows whose loss selects the learning rate.
         are_texts: Whether the rows are texts.
         left_out: Why rows were left out -> how many.
+        unread: The setting that names a file -> the columns of the file that are not read.
     """
 
     train: list[Any]
@@ -71,6 +72,7 @@ class Split:
     selection: list[Any]
     are_texts: bool
     left_out: Counter[str]
+    unread: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class CustomTask(Task):
     """A user's own data and metrics."""
 
     name = "custom"
-    version = 1
+    version = 2
     needs = ("format", "prompt", "max_length", "heldout_rows", "selection_share", "new_tokens")
     headline = "heldout_loss"
     selection = "selection_loss"
@@ -340,6 +342,7 @@ def divided(t: run_config.TaskSettings) -> Split:
         held_out["selection"][: t.heldout_rows],
         data.are_texts,
         Counter({"empty": data.empty + (other.empty if other else 0), "held out beyond task.heldout_rows": surplus}),
+        {TRAIN: data.unread} | ({HELD_OUT: other.unread} if other else {}),
     )
 
 
@@ -367,7 +370,7 @@ def without_repetitions(rows: Split, measured: Sequence[str], t: run_config.Task
     beyond = max(0, len(kept) - (t.train_rows or len(kept)))
     left_out = rows.left_out + Counter({action: sum(repeated), "beyond task.train_rows": beyond})
     left_out["for the selection, but repeat what is measured"] += len(rows.selection) - len(selection)
-    return Split(kept[: t.train_rows], rows.reported, selection, rows.are_texts, left_out)
+    return replace(rows, train=kept[: t.train_rows], selection=selection, left_out=left_out)
 
 
 def questions_of(
@@ -428,6 +431,7 @@ def summary(rows: Split, train: Rows, reported: Rows, selection: Rows, max_lengt
         **({"train_at_max_length": at_the_limit} if at_the_limit else {}),
         **({"train_repeated": repeated} if repeated else {}),
         "left_out": {reason: count for reason, count in left_out.items() if count},
+        **({"columns_not_read": unread} if (unread := {k: list(v) for k, v in rows.unread.items() if v}) else {}),
     }
 
 
@@ -444,6 +448,9 @@ def report_lines(counts: dict[str, Any], passes: float) -> list[str]:
         lines.append(f"custom: {count} of the rows that train repeat another row, and train too")
     if counts["left_out"]:
         lines.append("custom: left out: " + ", ".join(f"{n} {reason}" for reason, n in counts["left_out"].items()))
+    for file, columns in counts.get("columns_not_read", {}).items():
+        shown = ", ".join(columns[:8]) + (f" and {len(columns) - 8} more" if len(columns) > 8 else "")
+        lines.append(f"custom: {file}: columns that are not read: {shown}")
     return lines
 
 

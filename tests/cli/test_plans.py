@@ -230,7 +230,7 @@ def test_what_no_run_measures_is_named_before_the_runs(tmp_path, capsys):
     StudyPlan([study_file.of_entries("mine", entries)], options)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "warning: study mine: a run of task=uuid does not measure char_acc by itself; a run measures"
+        "warning: study mine: a run of task=uuid with these settings does not measure char_acc by itself; a run "
     )
     assert "char_accuracy" in line
     StudyPlan([study_file.of_entries("mine", entries | {"columns": ["value_loss"], "curve": "value_los"})], options)

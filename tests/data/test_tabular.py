@@ -96,8 +96,32 @@ def test_texts_come_from_a_column_or_from_a_text_file(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\none,1\n,2\ntwo,3\n")
     assert userfile.read(str(tmp_path / "a.txt"), userfile.TRAIN, "auto", "auto").items == ["one", "two"]
     assert userfile.read(str(tmp_path / "a.csv"), userfile.TRAIN, "auto", "auto") == userfile.UserData(
-        ["one", "two"], True, 1
+        ["one", "two"], True, 1, ("label",)
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "unread"),
+    [
+        ({"prompt": "q", "completion": "a", "input": "c", "id": 1}, ("id",)),
+        ({"id": 1, "messages": [{"role": "assistant", "content": "a"}], "prompt": "q"}, ("id", "prompt")),
+        ({"text": "t", "prompt": "q", "completion": "a"}, ("text",)),
+        ({"text": "t", "input": "i"}, ("input",)),
+    ],
+)
+def test_the_columns_that_are_not_read_are_known(tmp_path, row, unread):
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    assert userfile.read(str(tmp_path / "a.jsonl"), userfile.TRAIN, "auto", "auto").unread == unread
+
+
+@pytest.mark.parametrize("content", ["", None, " "])
+def test_an_empty_system_message_is_no_message(tmp_path, content):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    shared = [{"from": "system", "value": content}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    rows = [{"messages": [{"role": "system", "content": content}, *turns]}, {"conversations": shared}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = userfile.read(str(tmp_path / "a.jsonl"), userfile.TRAIN, "auto", "auto")
+    assert (data.items, data.empty) == ([turns, turns], 0)
 
 
 def test_rows_with_an_empty_text_are_counted(tmp_path):
@@ -126,7 +150,14 @@ def test_rows_with_an_empty_text_are_counted(tmp_path):
         ("a.jsonl", b'{"conversations": [{"from": "human", "value": "q"}]}', "no message comes from gpt"),
         ("a.jsonl", b'{"title": "x"}', "line 1: needs the columns instruction and output; "),
         ("a.jsonl", b'{"text": "x"}\n{"title": "x"}', "line 2: column text is missing; found: title"),
-        ("a.jsonl", b'{"prompt": "", "completion": "a"}', "is empty"),
+        ("a.jsonl", b'{"prompt": "", "completion": "a"}', "line 1: column prompt must be a text that is not empty"),
+        (
+            "a.csv",
+            b"prompt,completion\n,a\nq,\n",
+            "line 2: column prompt must be a text that is not empty, got ''; and ",
+        ),
+        ("a.csv", b"prompt,completion,completion\nq,a,b\n", "line 1: two columns have the name 'completion'"),
+        ("a.jsonl", b'{"messages": [{"role": "system", "content": ""}]}', "no message has the role assistant"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path, name, content, message):

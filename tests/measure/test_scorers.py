@@ -226,6 +226,13 @@ def test_convfinqa_matches_numbers(generated, answer, right):
         ("number", "pages 5-7", "7", True),  # a range has no minus sign
         ("number", "(10)-3", "3", True),
         ("number", "covid-19", "19", True),
+        ("number", "1e6", "3e6", False),
+        ("number", "about 2.5e-3 m", "0.0025", True),
+        ("number", "2.5e-3", "7.1e-3", False),
+        ("number", "1E+2", "100", True),
+        ("number", "-1.5e2", "-150", True),
+        ("number", "1e1000", "1000", True),  # too large an exponent is another number
+        ("number", "vitamin b2e", "2", True),
     ],
 )
 def test_an_answer_matches(kind, generated, answer, matches):

@@ -86,6 +86,21 @@ def test_another_scale_does_not_fill_a_cell():
     assert filled(dataclasses.replace(made, cell=made.cell | {"scale": "paper"})).selected == {}
 
 
+@pytest.mark.parametrize(
+    "of_the_study",
+    [{"options": ("training.learning_rate=0.001",)}, {"search": (("training.learning_rate", (0.001, 0.003)),)}],
+)
+def test_a_study_that_names_its_rates_takes_no_other(protocols, of_the_study):
+    """Two rates as rows, or a rate beside an earlier search, must not show the runs of another rate."""
+    plain = Cell("uuid", "lora", 8)
+    runs = [synthetic.record(protocols.setting(plain), rate, 0) for rate in (1e-3, 1e-2)]
+    results = Results("smoke", runs, protocols)
+    assert len(results.cell(plain).runs) == 2
+    named = results.cell(dataclasses.replace(plain, **of_the_study))
+    assert named.selected == {0: runs[0]}
+    assert list(named.runs) == [1e-3]
+
+
 def test_a_rate_beside_the_candidates_fills_a_cell():
     record = synthetic.record(SETTING, 5e-3, 0)
     assert filled(record).selected == {0: record}

@@ -262,6 +262,29 @@ def test_a_long_passage_is_a_repetition_and_a_frame_is_not():
     assert overlap.repetitions([*texts, f"well {passage}", f"{frame} number x"], measured)[-2:] == [True, True]
 
 
+@pytest.mark.parametrize(
+    ("text", "measured", "repeats"),
+    [
+        ("\N{GRINNING FACE}\nhappy", "\N{PARTY POPPER}\nhappy", False),  # an emoji is a word
+        ("\N{GRINNING FACE} Happy!", "\N{GRINNING FACE}\nhappy", True),
+        ("की\nहाँ", "का\nहाँ", False),  # words that differ in a vowel sign
+        ("आज यह नियम सभी ग्राहकों पर लागू होता है मगर", "कल यह नियम सभी ग्राहकों पर लागू होता है लेकिन", False),
+        ("a+b", "a-b", False),
+        ("don't, do", "Don\N{RIGHT SINGLE QUOTATION MARK}t do", True),
+    ],
+)
+def test_words_are_those_of_any_script(text, measured, repeats):
+    assert overlap.repetitions([text], [measured]) == [repeats]
+
+
+def test_what_is_not_read_is_said_and_recorded(own, tmp_path, capsys):
+    path = tmp_path / "labelled.jsonl"
+    path.write_text("\n".join(json.dumps({"text": f"ticket {i} of the day", "label": 0, "id": i}) for i in range(60)))
+    prepared = tasks.get("custom").prepare(own(f"task.train_file={path}"), byte_level())
+    assert "custom: task.train_file: columns that are not read: label, id\n" in capsys.readouterr().err
+    assert prepared.notes["rows"]["columns_not_read"] == {"task.train_file": ["label", "id"]}
+
+
 def test_the_loss_counts_on_answers_in_the_models_own_template(own, chat_model):
     config = own(f"model={chat_model}")
     tokenizer = base_models.tokenizer_of_run(config)
@@ -370,8 +393,14 @@ def test_scores_are_added_only_under_names_of_their_own(name, message):
     ("arguments", "message"),
     [
         (("0" * 16, "--add"), "--add needs --benchmarks"),
-        (("0" * 16, "--limit", "0", "--benchmarks", "a"), "argument --limit: invalid positive value: '0'"),
-        (("0" * 16, "--benchmarks", "a,a"), "argument --benchmarks: invalid names value: 'a,a'"),
+        (
+            ("0" * 16, "--limit", "0", "--benchmarks", "a"),
+            "argument --limit: must be an integer of at least 1, got '0'",
+        ),
+        (
+            ("0" * 16, "--benchmarks", "a,a"),
+            "argument --benchmarks: must be different names of lm-eval's tasks, such as",
+        ),
         (("elsewhere/record.json",), "is not in a folder runs/ of a results folder"),
     ],
 )
