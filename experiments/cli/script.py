@@ -213,7 +213,7 @@ def allowed(what: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
     return with_message
 
 
-@allowed(f"how many seeds, from 1 to {MOST_SEEDS}, or different seeds, such as 0,1,2")
+@allowed(f"a number of seeds from 1 to {MOST_SEEDS}, or different seeds such as 0,1,2")
 def seeds(text: str) -> list[int]:
     """The type of an argument that says how many seeds there are, such as 3, or which, such as 0,1,2."""
     if "," not in text:
