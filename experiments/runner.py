@@ -47,6 +47,15 @@ def run(config: RunConfig) -> Record:
         if unfinished is None and ranks.first():
             store.set_aside(key)
         record = record_of(config, identity)
+        if (
+            unfinished
+            and config.method.trains
+            and ranks.first()
+            and not any(store.checkpoints(key).glob("checkpoint-*"))
+        ):
+            print(
+                f"{record.name}: the earlier try ({unfinished.status}) left no checkpoint, so the training begins anew"
+            )
         if config.hardware.distributed and not ranks.from_launcher():
             from .train import spawn
 

@@ -148,6 +148,25 @@ def slurm(tmp_path) -> dict[str, str]:
     return {"PATH": f"{folder}:{os.environ['PATH']}", "STAND_IN": str(folder)}
 
 
+def test_a_job_is_not_submitted_without_a_sweep(tmp_path):
+    """Without -m, Hydra would ignore the launcher, and the run would train on the login node."""
+    arguments = ["run.py", "hardware=slurm", "hardware.device=cpu", "hardware.precision=fp32", *SMOKE, "method=lora"]
+    command = [sys.executable, *arguments, f"paths.results={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: hardware=slurm submits jobs only with -m: run.py -m ...; or add dry_run=true\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_that_the_ranks_of_a_job_cannot_divide_is_refused_before_jobs_are_submitted(tmp_path, slurm):
+    ranks = ("hydra.launcher.tasks_per_node=3", "hydra.launcher.gpus_per_node=3")
+    process = run("hardware=slurm", *ranks, *SMOKE, "method=lora", f"paths.results={tmp_path}", env=slurm, cwd=ROOT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert "training.batch_size (8) must be a multiple of" in err
+    assert not (Path(slurm["STAND_IN"]) / "script.sh").exists()
+
+
 def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path, slurm):
     results, folder = tmp_path / "results", Path(slurm["STAND_IN"])
     # This machine may have no GPU. Beside the checkpoint after the signal, there is only one at the last step.

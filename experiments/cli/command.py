@@ -60,6 +60,11 @@ def run_cells(job: Callable[[], None], sweep: Sweep) -> int:
     except KeyboardInterrupt:
         if ranks.first():
             print("interrupted: the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
+            if sweep.submits:
+                print(
+                    "jobs that were submitted stay in the queue (squeue, scancel); the same command submits them again",
+                    file=sys.stderr,
+                )
         return 130
     except JobFailedError as error:
         print(f"error: {error}", file=sys.stderr)

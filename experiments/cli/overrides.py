@@ -28,8 +28,12 @@ def check(arguments: list[str]) -> None:
             )
     # Hydra's own parser, because the folder of --config-dir may have a name with a = in it.
     settings = [a for a in get_args_parser().parse_known_args(arguments)[0].overrides if "=" in a]
+    chosen: dict[str, str] = {}
     for override in OverridesParser.create().parse_overrides(settings):
         _check(override, arguments)
+        name, argument = override.key_or_group, str(override.input_line)
+        if name in GROUPS and chosen.setdefault(name, argument) != argument:
+            raise ConfigError(f"{argument}: {name} is given twice, before as {chosen[name]}; allowed: once")
 
 
 def run_code(arguments: list[str]) -> None:

@@ -281,6 +281,11 @@ class StudyPlan:
         """The commands of the runs that can start now: `hydra` lines, or a `slurm` script."""
         plans = [plan for _, plan in self.states()]
         if form == "slurm":
+            if "hardware=slurm" in self.extra:
+                raise ConfigError(
+                    "--print slurm: the script is a job itself, and hardware=slurm would submit further jobs from it; "
+                    "allowed: another hardware, such as hardware=gpu"
+                )
             return start.slurm_script(plans, self.extra)
         return "".join(f"{line}\n" for line in start.hydra_lines(plans, self.extra))
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -65,6 +66,7 @@ class Sweep:
         self.cells: list[SweepCell] = []
         self.codes: list[int] = []  # of the cells that have ended in this process
         self.seconds: list[float] = []  # of the cells that ran in this process
+        self.submits = False  # whether the cells become jobs of a cluster
 
     @contextlib.contextmanager
     def checked_first(self) -> Iterator[None]:
@@ -116,7 +118,7 @@ class Sweep:
         compose_cell = CellComposer(loader)
         if type(sweeper.launcher).__name__ == "BasicLauncher":  # composes each cell once more, in this process
             loader.load_sweep_config = compose_cell
-        elsewhere = "slurm" in str(sweeper.config.hydra.launcher.get("_target_")).lower()
+        elsewhere = self.submits = "slurm" in str(sweeper.config.hydra.launcher.get("_target_")).lower()
         shared = set(cells[0]).intersection(*cells) if len(cells) > 1 else set()
         refused, before = False, HydraConfig.instance().cfg
         for i, arguments in enumerate(cells):
@@ -211,7 +213,13 @@ def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig
     compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
     arguments: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     overrides.run_code(arguments)
+    launcher = HydraConfig.get().launcher
+    if elsewhere and composed.hardware.processes is None and "tasks_per_node" in launcher:  # the ranks that srun starts
+        composed.hardware.processes, composed.hardware.nodes = launcher.tasks_per_node, launcher.nodes
     run = parse(composed, elsewhere=elsewhere)
+    alone = HydraConfig.get().mode == RunMode.RUN
+    if alone and not run.dry_run and not launcher._target_.endswith("BasicLauncher"):
+        raise ConfigError(f"hardware={run.hardware.name} submits jobs only with -m: run.py -m ...; or add dry_run=true")
     _refuse_names_of_others(run, HydraConfig.get().runtime.choices)
     return run
 

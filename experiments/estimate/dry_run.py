@@ -106,7 +106,11 @@ def estimate(config: RunConfig) -> Estimate:
     accumulates = config.rank_batch > rows
     waiting = held["gradients"] if accumulates else 0.0
     stepping = held["gradients"] * (2 if placement.device != "cpu" else 1)
-    peak = [held["weights"] + held["optimizer"] + max(a + waiting, stepping) for a in activations]
+    buckets = held["gradients"] if devices > 1 and h.sharding in (None, "none") else 0.0  # in which DDP sums gradients
+    loading = parts["weights"] if sharded else 0.0  # each process loads all weights before they are divided
+    peak = [
+        max(held["weights"] + held["optimizer"] + buckets + max(a + waiting, stepping), loading) for a in activations
+    ]
 
     micro_batches = t.steps * t.batch_size / rows
     return Estimate(
@@ -213,7 +217,9 @@ def table(config: RunConfig) -> str:
         lines += [*(f"note: {note}" for note in notes), ""]
     if run_ratios := ratios.beside_paper(config):
         texts = [[r.name, ratios.text(r.value), "-" if r.paper is None else ratios.text(r.paper)] for r in run_ratios]
-        lines += [tabulate(texts, ("ratio", "this run", "the paper's"), disable_numparse=True), ""]
+        paper = ratios.paper_run(config)
+        header = ("ratio", "this run", f"the paper's, on {paper.model}" if paper else "the paper's")
+        lines += [tabulate(texts, header, disable_numparse=True), ""]
     if math.isnan(columns[m.name].flops[0]):
         return "\n".join(lines).rstrip()
     if h.device == "cpu":

@@ -56,15 +56,19 @@ def of(config: RunConfig) -> dict[str, float]:
     return ratios
 
 
-def beside_paper(config: RunConfig) -> list[Ratio]:
-    """The ratios of a run, beside those of the same method at paper scale and the rank that this rank stands for."""
-    own, m = of(config), config.method
-    name = protocol.paper_rank(config.protocol.get("ranks", {}), m.rank)
+def paper_run(config: RunConfig) -> RunConfig | None:
+    """The run of the same method at paper scale and the rank that this rank stands for; None where there is none."""
+    m, name = config.method, protocol.paper_rank(config.protocol.get("ranks", {}), config.method.rank)
     if f"{config.task.name}_{PAPER}" not in choices("protocol") or (m.rank is not None and name is None):
-        return [Ratio(ratio, value) for ratio, value in own.items()]
+        return None
     rank = [f"method.rank={protocol.rank_number(name)}"] if name else []
-    paper = of(_composed(m.name, config.task.name, PAPER, *rank))
-    return [Ratio(ratio, value, paper.get(ratio)) for ratio, value in own.items()]
+    return _composed(m.name, config.task.name, PAPER, *rank)
+
+
+def beside_paper(config: RunConfig) -> list[Ratio]:
+    """The ratios of a run, beside those of `paper_run`."""
+    paper = of(run) if (run := paper_run(config)) else {}
+    return [Ratio(ratio, value, paper.get(ratio)) for ratio, value in of(config).items()]
 
 
 def lines(task: str, scales: list[str]) -> list[list[str]]:

@@ -59,7 +59,11 @@ def _ranks_in_force(hardware: Hardware) -> Hardware:
         )
     processes = hardware.processes or gpus or 1
     if gpus is not None and processes > gpus:
-        raise ConfigError(f"hardware.processes is {processes}, but this machine has fewer GPUs; allowed: 1 to {gpus}")
+        started = "; srun must show each rank all GPUs of its node: --gpus-per-node in place of --gpus-per-task"
+        raise ConfigError(
+            f"hardware.processes is {processes}, but this machine has fewer GPUs; allowed: 1 to {gpus}"
+            + (started if ranks.from_launcher() else "")
+        )
     return hardware.replace(processes=processes, nodes=hardware.nodes or 1)
 
 

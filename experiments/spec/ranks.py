@@ -52,6 +52,8 @@ def from_launcher() -> Rank | None:
     # SLURM sets these variables for a batch script too, but a rank is only a process of a step, which srun starts.
     if "SLURM_PROCID" in env and "SLURM_NTASKS" in env and ("SLURM_STEP_ID" in env or "SLURM_JOB_ID" not in env):
         count = int(env.get("SLURM_STEP_NUM_TASKS", env["SLURM_NTASKS"]))
+        if count == 1:  # srun started one process, as for a shell or for a job of an array: it may start ranks itself
+            return None
         nodes = int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", 1)))
         return Rank(int(env["SLURM_PROCID"]), count, int(env.get("SLURM_LOCALID", 0)), count // nodes)
     return None

@@ -10,11 +10,16 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..measure.progress import bar
+from ..spec import ranks
 from ..spec.run_config import RunConfig
 from ..store import heartbeats
 from ..store.records import curve
 
 Measure = Callable[[], dict[str, float]]
+
+# Seconds after which a checkpoint is written at the next logged step: a job of a few hours that is killed keeps most of
+# its work, however long a step takes.
+LONGEST_UNSAVED = 30 * 60
 
 
 class Curve(TrainerCallback):
@@ -27,22 +32,27 @@ class Curve(TrainerCallback):
     def __init__(self, measure: Measure, config: RunConfig) -> None:
         self.measure, self.config = measure, config
         self.seconds = 0.0
-        self.since = time.monotonic()
+        self.since = self.saved = time.monotonic()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.seconds = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
-        self.since = time.monotonic()
+        self.since = self.saved = time.monotonic()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         step, t = state.global_step, self.config.training
         last = step == t.steps
         control.should_log = last or step % t.log_every == 0
-        control.should_save = last or step % t.checkpoint_every == 0
+        # All ranks save, or none does. Their clocks differ, so the ranks agree.
+        late = control.should_log and ranks.any_rank(time.monotonic() - self.saved > LONGEST_UNSAVED)
+        control.should_save = last or late or step % t.checkpoint_every == 0
         if step % t.evaluate_every == 0 or last:
             state.log_history.append({"step": step, **self.measure()})
         if control.should_log:
             # A checkpoint holds the log, so a resumed run knows how many seconds the steps before it took.
             state.log_history.append({"step": step, "seconds": self.seconds + time.monotonic() - self.since})
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.saved = time.monotonic()
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         loss = state.log_history[-1].get("loss", 0.0)

@@ -37,6 +37,7 @@ REFUSED = [
     (["logger=null"], "logger must be one of none, wandb"),
     (["+experiment=table2"], "write experiment=... without +"),
     # Two settings of the run would contradict each other.
+    (["method=fft", "method=lora"], "method=lora: method is given twice, before as method=fft; allowed: once"),
     (["method.name=fft"], "method.name cannot be set by itself; allowed: method=..."),
     (["scale.name=paper"], "scale.name cannot be set by itself"),
     (["protocol=uuid_paper"], "task and scale choose the protocol"),

@@ -219,6 +219,24 @@ def test_the_command_prints_a_table_and_leaves_nothing(tmp_path):
     assert os.listdir(here) == []
 
 
+def test_every_rank_loads_the_whole_model_and_ddp_holds_gradients_twice():
+    """Measured: under DDP the buckets are a second copy of the gradients."""
+    common = (
+        "method=fft",
+        "model=llama-1.3b",
+        "task=pretrain",
+        "scale=paper",
+        "hardware.activation_checkpointing=true",
+    )
+    one = dry_run.estimate(plan(*common, "hardware=gpu", "hardware.device_batch_size=1"))
+    ddp = dry_run.estimate(plan(*common, "hardware=ddp", "hardware.processes=8", "hardware.device_batch_size=1"))
+    assert ddp.peak[1] == pytest.approx(one.peak[1] + one.gradients, rel=0.02)
+    many = ("hardware=fsdp", "hardware.processes=64", "hardware.device_batch_size=1")
+    fsdp = dry_run.estimate(plan(*common, *many))
+    assert fsdp.weights < one.weights / 60
+    assert fsdp.peak[1] >= one.weights
+
+
 @pytest.mark.slow
 def test_real_steps_peak_where_the_estimate_says():
     sys.path.insert(0, str(ROOT))

@@ -36,6 +36,8 @@ def test_the_rank_is_that_of_torchrun_or_srun(environ):
     assert ranks.from_launcher() is None  # a batch script is not a step
     environ(SLURM_PROCID=3, SLURM_STEP_ID=0, SLURM_STEP_NUM_NODES=2, SLURM_LOCALID=1)
     assert ranks.from_launcher() == ranks.Rank(3, 4, 1, 2)
+    environ(SLURM_STEP_NUM_TASKS=1)
+    assert ranks.from_launcher() is None  # one process of srun may start a rank for each GPU itself
     environ(RANK=5, WORLD_SIZE=8, LOCAL_RANK=1, LOCAL_WORLD_SIZE=4)
     assert ranks.from_launcher() == ranks.Rank(5, 8, 1, 4)
 
@@ -136,6 +138,13 @@ def test_there_is_one_process_for_each_gpu_and_no_more(two_gpus):
     assert compose("hardware=gpu").hardware.processes == 1
     with pytest.raises(ConfigError, match=r"hardware\.processes is 3, .* fewer GPUs; allowed: 1 to 2"):
         compose("hardware=ddp", "hardware.processes=3")
+
+
+def test_a_rank_that_sees_one_gpu_alone_says_how_srun_is_started(two_gpus, environ, monkeypatch):
+    monkeypatch.setattr(hardware, "_gpus", lambda: 1)
+    environ(SLURM_PROCID=0, SLURM_NTASKS=8, SLURM_STEP_ID=0)
+    with pytest.raises(ConfigError, match=r"allowed: 1 to 1; srun must show .*: --gpus-per-node in place of --gpus-pe"):
+        compose("hardware=ddp")
 
 
 def test_restarts_refuse_a_format_that_skips_steps(two_gpus):

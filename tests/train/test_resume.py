@@ -3,18 +3,21 @@
 The tests send SIGKILL to real processes. A fork server imports the libraries once, so a process starts at once.
 """
 
+import dataclasses
 import functools
 import itertools
 import random
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from experiments import runner
 from experiments.store.records import Store, from_json
-from experiments.train import checkpoints
+from experiments.train import callbacks, checkpoints
 
 from ..conftest import compose, some_slow
 from ..processes import SMOKE, at_call, die, half_written, outcome, server
@@ -51,6 +54,40 @@ def child(arguments: list[str], after: float | None, at: str | None, count: int)
     if at is not None:
         at_call(at, count, die, after=count % 2 == 1)  # if `count` is odd: right after the call
     runner.run(config)
+
+
+@pytest.mark.parametrize("limit", [0, 10**6])
+def test_a_checkpoint_is_written_after_half_an_hour_too(limit, tmp_path, monkeypatch):
+    """However long the steps take, a job that is killed does not begin anew for ever. The bits stay the same."""
+    saved = []
+    monkeypatch.setattr(callbacks, "LONGEST_UNSAVED", limit)
+    monkeypatch.setattr(
+        callbacks.Curve, "on_save", lambda self, args, state, control, **_: saved.append(state.global_step)
+    )
+    steps = ("training.steps=8", "training.log_every=2", "training.checkpoint_every=8", "training.evaluate_every=4")
+    record = runner.run(compose("method=remora", f"paths.results={tmp_path}", *SMOKE, *steps, *RESTARTS))
+    assert record.status == "finished"
+    assert saved == ([8] if limit else [2, 4, 6, 8])
+    assert record.metrics["final"] == undisturbed_final(steps)
+
+
+@functools.cache
+def undisturbed_final(steps):
+    with tempfile.TemporaryDirectory() as folder:
+        return runner.run(compose("method=remora", f"paths.results={folder}", *SMOKE, *steps, *RESTARTS)).metrics[
+            "final"
+        ]
+
+
+def test_a_run_that_begins_anew_says_so(tmp_path, capsys):
+    arguments = ("method=lora", f"paths.results={tmp_path}", *SMOKE)
+    record = runner.run(compose(*arguments))
+    store = Store(tmp_path)
+    for status, said in (("interrupted", True), ("finished", False)):
+        store.write(dataclasses.replace(record, status=status))
+        capsys.readouterr()
+        runner.run(compose(*arguments))
+        assert ("(interrupted) left no checkpoint, so the training begins anew" in capsys.readouterr().out) == said
 
 
 def start(arguments: list[str], after: float | None = None, at: str | None = None, count: int = 1) -> int:
