@@ -213,14 +213,17 @@ def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig
     compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
     arguments: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     overrides.run_code(arguments)
-    launcher = HydraConfig.get().launcher
+    launcher, chosen = HydraConfig.get().launcher, HydraConfig.get().runtime.choices
     if elsewhere and composed.hardware.processes is None and "tasks_per_node" in launcher:  # the ranks that srun starts
         composed.hardware.processes, composed.hardware.nodes = launcher.tasks_per_node, launcher.nodes
     run = parse(composed, elsewhere=elsewhere)
     alone = HydraConfig.get().mode == RunMode.RUN
     if alone and not run.dry_run and not launcher._target_.endswith("BasicLauncher"):
-        raise ConfigError(f"hardware={run.hardware.name} submits jobs only with -m: run.py -m ...; or add dry_run=true")
-    _refuse_names_of_others(run, HydraConfig.get().runtime.choices)
+        raise ConfigError(
+            f"hydra/launcher={chosen['hydra/launcher']} (hardware={run.hardware.name}) submits jobs only with -m: "
+            "run.py -m ...; or add dry_run=true"
+        )
+    _refuse_names_of_others(run, chosen)
     return run
 
 
