@@ -63,11 +63,15 @@ def training_curves(study: Study, results: Results) -> Figure | None:
         panel.set_xlabel("% of training")
         panel.set_xlim(0, 103)
         panel.set_ylabel(_axis_label(metric) if metric else "training loss, nats per token")
-    missing = [curve.row.label for curve in drawn if not curve.band]
-    if has_runs and missing:
-        whole = (label.replace(" = ", BOUND) for label in missing)  # no line breaks within "r = 128"
-        not_run = textwrap.fill(f"not run: {'; '.join(whole)}", width=52, break_on_hyphens=False)
-        axes.set_xlabel(f"% of training\n{not_run}")
+    notes = {
+        "not run": [curve.row.label for curve in drawn if not curve.filled.selected],
+        "no curve": [curve.row.label for curve in drawn if curve.filled.selected and not curve.band],
+    }
+    for note, missing in notes.items() if has_runs else ():
+        if missing:
+            whole = (label.replace(" = ", BOUND) for label in missing)  # no line breaks within "r = 128"
+            text = textwrap.fill(f"{note}: {'; '.join(whole)}", width=52, break_on_hyphens=False)
+            axes.set_xlabel(f"{axes.get_xlabel()}\n{text}")
     for panel, labels in zip(panels, ends, strict=True):
         plots.label_ends(panel, labels)
     figure.suptitle(study.title)
@@ -160,17 +164,17 @@ def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
 
     None where no cell has tried two rates.
     """
-    searches = [(label, f.selection) for label, f in cells if f.selection and len(f.selection.scores) > 1]
+    searched = [(label, f) for label, f in cells if f.selection and len(f.selection.scores) > 1]
+    searches = [(label, f.selection) for label, f in searched if f.selection]
     if not searches:
         return None
+    looks = plots.looks_of([f.cell for _, f in searched])
     figure, (axes,) = plots.canvas(1, height=3.6 + 0.16 * len(searches))
     for i, (label, selection) in enumerate(searches):
         points = [(rate, score) for rate, score in selection.scores.items() if score is not None]
-        axes.plot([r for r, _ in points], [s for _, s in points], label=label, markersize=5, **plots.look(i))
+        axes.plot([r for r, _ in points], [s for _, s in points], label=label, markersize=5, **looks[i])
         if (best := selection.scores[selection.rate]) is not None:
-            axes.plot(
-                [selection.rate], [best], "o", markersize=11, markerfacecolor="none", color=plots.look(i)["color"]
-            )
+            axes.plot([selection.rate], [best], "o", markersize=11, markerfacecolor="none", color=looks[i]["color"])
     rates = sorted({rate for _, selection in searches for rate in selection.scores})
     axes.set_xscale("log")
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45)
@@ -205,6 +209,7 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
     if metric is None:
         return None
     figure, panels = plots.canvas(2, height=3.8 + 0.16 * len(cells))
+    looks = plots.looks_of([filled.cell for _, filled in cells])
     means = []
     for axes, (cost, axis_label) in zip(panels, COST_AXES.items(), strict=True):
         for i, (label, filled) in enumerate(cells):
@@ -212,7 +217,7 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
             score = statistics.summary([v for r in runs if (v := measures.final(r, metric.name)) is not None])
             mean_cost = tables.mean_cost(runs, cost)
             if score and mean_cost:
-                look = plots.look(i) | {"linestyle": "none"}
+                look = looks[i] | {"linestyle": "none"}
                 axes.errorbar(mean_cost, score.mean, score.sd or 0.0, label=label, capsize=2, markersize=6, **look)
                 means.append(score.mean)
         draw_floor(axes, metric, [filled for _, filled in cells])
@@ -229,8 +234,9 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
 def score_against_rank(study: Study, question: rank_question.RankQuestion, scale: str) -> Figure:
     """The score of each row over the measured rank of its update, and whether the rank predicts the score."""
     figure, (axes,) = plots.canvas(1, height=3.8 + 0.16 * len(question.points))
-    for i, point in enumerate(question.points):
-        look = plots.look(i) | {"linestyle": "none"}
+    looks = plots.looks_of([point.cell for point in question.points])
+    for point, own in zip(question.points, looks, strict=True):
+        look = own | {"linestyle": "none"}
         errors = {"yerr": point.score.sd or 0.0, "xerr": point.rank.sd or 0.0}
         axes.errorbar(point.rank.mean, point.score.mean, **errors, label=point.label, capsize=2, markersize=6, **look)
     axes.set_xlabel(wording.RANK_LABEL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..paper import Cell
 from ..study import measures, statistics
 from ..study.layout import Column
 from .tables import FilledTable
@@ -16,9 +17,10 @@ from .tables import FilledTable
 
 @dataclass(frozen=True)
 class Point:
-    """One row: its label, its measured rank, and its score in the unit of the column, over the same seeds."""
+    """One row: its label and cell, its measured rank, and its score in the unit of the column, over the same seeds."""
 
     label: str
+    cell: Cell
     rank: statistics.Summary
     score: statistics.Summary
 
@@ -70,7 +72,7 @@ def _question(table: FilledTable, index: int, any_rank: tuple[int | None, int | 
         both = [(rank, entry.values[seed]) for seed, rank in ranks.items() if rank is not None and seed in entry.values]
         rank, score = (statistics.summary(values) for values in ([r for r, _ in both], [v for _, v in both]))
         if rank and score:
-            points.append(Point(entry.row.label, rank, score))
+            points.append(Point(entry.row.label, entry.filled.cell, rank, score))
     column = table.columns[index]
     sign = 1 if column.info.higher_is_better else -1
     correlation = statistics.rank_correlation([p.rank.mean for p in points], [sign * p.score.mean for p in points])

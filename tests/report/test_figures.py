@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from experiments.paper import Cell
 from experiments.report import figures, plots
+from experiments.spec import methods
 from experiments.study import study_file
 from experiments.study.fill import Results
 
@@ -39,6 +40,34 @@ def test_each_line_has_its_label_at_its_end():
     assert paper == ["FFT", "LoRA, r = 8", "MoRA, r = 8", "LoRA, r = 256", "MoRA, r = 256"]
     assert [text.partition(" (")[0] for text in ours][: len(paper)] == paper
     assert "not run: " in drawn.axes[1].get_xlabel()
+
+
+def test_a_row_without_training_has_no_curve_and_counts_as_run():
+    study = study_file.get("table6")
+    cells = {row.family: study.cell(row, study.columns[0]) for row in study.rows}
+    untrained = synthetic.record(FIXED.setting(cells["base model, untrained"]), 1e-3, 0)
+    untrained.metrics["curve"] = []
+    records = [untrained, *synthetic.searched(FIXED.setting(cells["LoRA"]), (0,))]
+    with plots.style():
+        drawn = figures.training_curves(study, Results("laptop", records, FIXED))
+    notes = drawn.axes[-1].get_xlabel().replace(figures.BOUND, " = ").split("\n")
+    assert "no curve: base model, untrained" in notes
+    assert any(note.startswith("not run: FFT") for note in notes)
+    assert not any("base model" in note for note in notes if note.startswith("not run"))
+
+
+def test_a_method_has_the_same_colour_in_every_figure():
+    results = Results("laptop", synthetic.small_set(FIXED), FIXED)
+    _, cells = figures.groups(study_file.get("table2"), results)["table2"]
+    expected = {label: plots.looks_of([f.cell for _, f in cells])[i]["color"] for i, (label, _) in enumerate(cells)}
+    assert expected["FFT"] == plots.look(methods.looks("fft")["any"])["color"]
+    for draw in (figures.rate_search, figures.score_against_cost):
+        with plots.style():
+            handles, labels = draw("uuid", cells, "laptop").axes[0].get_legend_handles_labels()
+        lines = [handle.lines[0] if hasattr(handle, "lines") else handle for handle in handles]
+        shown = {label: line.get_color() for line, label in zip(lines, labels, strict=True) if label in expected}
+        assert shown == {label: colour for label, colour in expected.items() if label in shown}
+        assert len(shown) > 2
 
 
 @pytest.mark.parametrize(("name", "rows"), [("figure1", ["LoRA"]), ("figure4", ["LoRA"]), ("figure4", LONG)])
