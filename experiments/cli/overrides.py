@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 
 from .. import redact
 from ..errors import ConfigError
-from ..spec import methods
+from ..spec import methods, ranks
 from ..spec.compose import GROUPS, choices
 from ..spec.explanation import unknown_setting
 
@@ -32,8 +34,10 @@ def check(arguments: list[str]) -> None:
     for override in OverridesParser.create().parse_overrides(settings):
         _check(override, arguments)
         name, argument = override.key_or_group, str(override.input_line)
-        if name in GROUPS and chosen.setdefault(name, argument) != argument:
-            raise ConfigError(f"{argument}: {name} is given twice, before as {chosen[name]}; allowed: once")
+        before = chosen.get(name, argument)
+        chosen[name] = argument
+        if name in GROUPS and before != argument and ranks.first():
+            print(f"note: {argument} replaces {before}, which stands before it", file=sys.stderr)
 
 
 def run_code(arguments: list[str]) -> None:

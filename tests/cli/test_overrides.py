@@ -37,7 +37,6 @@ REFUSED = [
     (["logger=null"], "logger must be one of none, wandb"),
     (["+experiment=table2"], "write experiment=... without +"),
     # Two settings of the run would contradict each other.
-    (["method=fft", "method=lora"], "method=lora: method is given twice, before as method=fft; allowed: once"),
     (["method.name=fft"], "method.name cannot be set by itself; allowed: method=..."),
     (["scale.name=paper"], "scale.name cannot be set by itself"),
     (["protocol=uuid_paper"], "task and scale choose the protocol"),
@@ -137,6 +136,13 @@ def call(monkeypatch, tmp_path):
         return Outcome(run, monkeypatch, results, [*first, *rest])
 
     return outcome
+
+
+def test_of_two_choices_the_later_counts_and_this_is_said(call):
+    outcome = call("method=fft", "method=lora", "seed=1", "seed=2")
+    assert outcome.err.splitlines()[0] == "note: method=lora replaces method=fft, which stands before it"
+    assert [config.method.name for config in outcome.configs] == ["lora"]
+    assert "note: " not in call("method=lora", "method=lora").err
 
 
 def check_refusal(outcome, arguments):
