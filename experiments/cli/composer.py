@@ -7,6 +7,7 @@ then put into a copy, by the function with which Hydra puts them in.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -49,7 +50,7 @@ class CellComposer:
         if _overlap(parsed) or not all(compose.holds(shared, override.key_or_group) for override in values):
             whole: DictConfig = self.by_hydra(sweep, list(arguments))
             return whole
-        composed = compose.copied(shared)
+        composed = copy.deepcopy(shared)
         ConfigLoaderImpl._apply_overrides_to_config(values, composed)
         job = composed.hydra.job
         composed.hydra.overrides.task = [o.input_line for o in parsed if not o.is_hydra_override()]

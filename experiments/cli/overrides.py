@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Sweep
 
 from .. import redact
 from ..errors import ConfigError
-from ..spec import methods, ranks
+from ..spec import methods
 from ..spec.compose import GROUPS, choices
 from ..spec.explanation import unknown_setting
 
@@ -30,14 +28,8 @@ def check(arguments: list[str]) -> None:
             )
     # Hydra's own parser, because the folder of --config-dir may have a name with a = in it.
     settings = [a for a in get_args_parser().parse_known_args(arguments)[0].overrides if "=" in a]
-    chosen: dict[str, str] = {}
     for override in OverridesParser.create().parse_overrides(settings):
         _check(override, arguments)
-        name, argument = override.key_or_group, str(override.input_line)
-        before = chosen.get(name, argument)
-        chosen[name] = argument
-        if name in GROUPS and before != argument and ranks.first():
-            print(f"note: {argument} replaces {before}, which stands before it", file=sys.stderr)
 
 
 def run_code(arguments: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -126,11 +125,6 @@ def composition(arguments: list[str]) -> DictConfig:
         composed = compose("config", overrides=["logger=none", *search_path(_searched), *arguments])
     OmegaConf.set_struct(composed, False)
     return composed
-
-
-def copied(composed: DictConfig) -> DictConfig:
-    """A copy of a composition, which can be changed. `copy.deepcopy` would take three times as long."""
-    return cast(DictConfig, pickle.loads(pickle.dumps(composed)))  # noqa: S301 (made on this line)
 
 
 def holds(composed: DictConfig, name: str) -> bool:

@@ -8,6 +8,7 @@ the result is the same (a test compares the two ways).
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import shlex
 from dataclasses import dataclass, field, replace
@@ -219,8 +220,8 @@ class Protocols:
         """
         composed, section, own = self._hydra("fft", task), self._section(method), self._section("fft")
         if section is None or own is None or _plain(composed.method) != _plain(own):
-            return compose.copied(self._hydra(method, task))
-        composed = compose.copied(composed)
+            return copy.deepcopy(self._hydra(method, task))
+        composed = copy.deepcopy(composed)
         composed.method = section
         return composed
 

@@ -126,14 +126,14 @@ REST = (
     "needed to start operations on small tensors (0.15 ms for a layer and step), whatever the operations are."
 )
 READING = (
-    "With 500 records the tables take 2.1 s, and with 5,000 records 3.5 s (AMD EPYC, 2026-11-30). So the work that "
+    "With 500 records the tables take 2.1 s, and with 5,000 records 3.4 s (AMD EPYC, 2026-11-30). So the work that "
     "does not grow takes two thirds of the target: Python imports the modules in 0.5 s, and about a hundred cells of "
     "the paper's and of other studies are composed and checked in 1.0 s. Reading 5,000 records takes 1.0 s, of which "
     "Python's own reader of JSON would need 0.7 s."
 )
 DRAWING = (
     "make_report.py does all that make_tables.py does, and matplotlib draws 24 figures; 18 of these figures show "
-    "archived runs that no study describes. The figures take 2.2 of about 6.0 s (AMD EPYC, 2026-11-30): a third builds "
+    "archived runs that no study describes. The figures take 2.2 of about 5.7 s (AMD EPYC, 2026-11-30): a third builds "
     "the figures, a third lays them out, and a third writes them. Without any figure the page would still take longer "
     "than the target allows, for the reasons that are given for the tables."
 )

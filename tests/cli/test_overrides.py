@@ -138,13 +138,6 @@ def call(monkeypatch, tmp_path):
     return outcome
 
 
-def test_of_two_choices_the_later_counts_and_this_is_said(call):
-    outcome = call("method=fft", "method=lora", "seed=1", "seed=2")
-    assert outcome.err.splitlines()[0] == "note: method=lora replaces method=fft, which stands before it"
-    assert [config.method.name for config in outcome.configs] == ["lora"]
-    assert "note: " not in call("method=lora", "method=lora").err
-
-
 def check_refusal(outcome, arguments):
     """There is one line, or one line for each refused cell of a sweep. Nothing ran, and no file was written."""
     assert outcome.code == 2

@@ -75,14 +75,6 @@ def test_what_only_hydra_can_say_is_left_to_hydra(folder, text):
     assert compose.section("method", "absent") is None
 
 
-def test_a_copy_of_a_composition_changes_alone():
-    composed = compose.composition(["method=lora", "scale=smoke"])
-    copy = compose.copied(composed)
-    assert OmegaConf.to_container(copy) == OmegaConf.to_container(composed)
-    copy.method.rank = 77
-    assert composed.method.rank != 77
-
-
 def test_a_file_is_found_by_its_name(folder):
     assert compose.file_of("method", "lora") == compose.CONF / "method" / "lora.yaml"
     (folder / "mine.yaml").write_text("name: mine\n")
