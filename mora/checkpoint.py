@@ -191,13 +191,13 @@ def load_restarted(base: nn.Module, folder: str | Path, **options: Any) -> PeftM
     """
     place = Path(folder, options.get("subfolder") or "")
     _check_folder(place)
-    holder = next((f for f in (place, Path(folder)) if (f / BASE_FILE).is_file()), place)
-    if not (holder / BASE_FILE).is_file() and (place.parent / BASE_FILE).is_file():
+    holders = [f for f in (place, Path(folder)) if (f / BASE_FILE).is_file()]
+    if not holders and (place.parent / BASE_FILE).is_file():
         raise ValueError(
             f"{place} has no {BASE_FILE}, but {place.parent} has: load folder={str(place.parent)!r} with "
             f"subfolder={place.name!r}"
         )
-    load_base(base, holder)
+    load_base(base, holders[0] if holders else place)
     return PeftModel.from_pretrained(base, folder, **options)
 
 

@@ -176,6 +176,17 @@ class MoraConfig(PeftConfig):
         )
 
 
+def config_of(model: Any, adapter: str) -> Any:
+    """The configuration of the adapter `adapter` of a PeftModel or of a tuner.
+
+    Raises:
+        ValueError: The model has no such adapter.
+    """
+    if adapter not in model.peft_config:
+        raise ValueError(f"there is no adapter {adapter!r}; allowed: {', '.join(model.peft_config)}")
+    return model.peft_config[adapter]
+
+
 def is_rank(value: Any) -> bool:
     """Whether the value is an integer of at least 1. True is no integer here."""
     return is_seed(value) and value >= 1

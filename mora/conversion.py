@@ -23,11 +23,12 @@ from peft import LoraConfig, MissConfig, PeftModel
 from torch import Tensor, nn
 
 from . import sharded
+from .config import config_of
 from .factored import Factored
 from .layer import MoraLinear
 from .operators import BLOCKED, FACTORED, Operator
 from .projected import Projection
-from .restart import adapted_layers, config_of
+from .restart import adapted_layers
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
-from .config import MoraConfig
+from .config import MoraConfig, config_of
 from .experts import ParamWrapper
 from .layer import MoraLayer, MoraLinear
 from .operators import Operator
@@ -239,9 +239,7 @@ class MoraModel(BaseTuner):
         if not adapters or len(adapters) != len(weights):
             raise ValueError(f"each adapter needs one weight, got {len(adapters)} adapters and {len(weights)} weights")
         for name in adapters:
-            if name not in self.peft_config:
-                raise ValueError(f"there is no adapter {name!r}; allowed: {', '.join(self.peft_config)}")
-            config: Any = self.peft_config[name]
+            config = config_of(self, name)
             if config.bias != "none" or config.modules_to_save:
                 raise ValueError(f"adapter {name!r} has trained biases or modules_to_save, which have no weighted sum")
         if adapter_name in self.peft_config:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from . import operators, sharded
+from .config import config_of
 from .grouped import Grouped
 from .layer import MoraLinear
 
@@ -91,17 +92,6 @@ def adapted_layers(model: PeftModel, adapter: str = "default") -> Iterator[tuple
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, MoraLinear | LoraLinear) and adapter in weights_of(module):
             yield plain_name(name), module
-
-
-def config_of(model: PeftModel, adapter: str) -> Any:
-    """The configuration of the adapter `adapter`.
-
-    Raises:
-        ValueError: The model has no such adapter.
-    """
-    if adapter not in model.peft_config:
-        raise ValueError(f"there is no adapter {adapter!r}; allowed: {', '.join(model.peft_config)}")
-    return model.peft_config[adapter]
 
 
 def weights_of(layer: MoraLinear | LoraLinear) -> nn.Module:

@@ -217,9 +217,7 @@ def allowed(what: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
 def seeds(text: str) -> list[int]:
     """The type of an argument that says how many seeds there are, such as 3, or which, such as 0,1,2."""
     if "," not in text:
-        if not 0 < (number := int(text)) <= MOST_SEEDS:
-            raise ValueError(text)
-        return list(range(number))
+        return list(range(_integer(text, least=1, most=MOST_SEEDS)))
     return _different(text, least=0)
 
 
@@ -230,8 +228,8 @@ def numbers(text: str) -> list[int]:
 
 
 def _different(text: str, least: int) -> list[int]:
-    numbers = [int(part) for part in text.split(",")]
-    if len(set(numbers)) != len(numbers) or min(numbers) < least or max(numbers) > LARGEST:
+    numbers = [_integer(part, least) for part in text.split(",")]
+    if len(set(numbers)) != len(numbers):
         raise ValueError(text)
     return numbers
 
@@ -248,15 +246,17 @@ def names(text: str) -> list[str]:
 @allowed("an integer of at least 0")
 def count(text: str) -> int:
     """The type of a count: an integer of at least 0."""
-    if not 0 <= (number := int(text)) <= LARGEST:
-        raise ValueError(text)
-    return number
+    return _integer(text, least=0)
 
 
 @allowed("an integer of at least 1")
 def positive(text: str) -> int:
     """The type of a count that is at least 1."""
-    if not 1 <= (number := int(text)) <= LARGEST:
+    return _integer(text, least=1)
+
+
+def _integer(text: str, least: int, most: int = LARGEST) -> int:
+    if not least <= (number := int(text)) <= most:
         raise ValueError(text)
     return number
 

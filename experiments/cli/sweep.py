@@ -210,15 +210,15 @@ def configuration(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig
         OmegaConfBaseException: A value cannot be resolved.
     """
     compose.register()  # the process of a cluster's job has not done it
-    compose.search([source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"])
-    arguments: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    hydra = HydraConfig.get()
+    compose.search([source.path for source in hydra.runtime.config_sources if source.schema == "file"])
+    arguments: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     overrides.run_code(arguments)
-    launcher, chosen = HydraConfig.get().launcher, HydraConfig.get().runtime.choices
+    launcher, chosen = hydra.launcher, hydra.runtime.choices
     if elsewhere and composed.hardware.processes is None and "tasks_per_node" in launcher:  # the ranks that srun starts
         composed.hardware.processes, composed.hardware.nodes = launcher.tasks_per_node, launcher.nodes
     run = parse(composed, elsewhere=elsewhere)
-    alone = HydraConfig.get().mode == RunMode.RUN
-    if alone and not run.dry_run and not launcher._target_.endswith("BasicLauncher"):
+    if hydra.mode == RunMode.RUN and not run.dry_run and not launcher._target_.endswith("BasicLauncher"):
         raise ConfigError(
             f"hydra/launcher={chosen['hydra/launcher']} (hardware={run.hardware.name}) submits jobs only with -m: "
             "run.py -m ...; or add dry_run=true"

@@ -62,7 +62,7 @@ def read(source: str, setting: str, form: str | None, row_format: str) -> UserDa
     if row_format in ("auto", "text") and not is_hub_data(source) and _is_plain_text(source):
         return UserData(documents(source, setting), True, 0)
     items: list[Any] = []
-    empty: list[EmptyError] = []
+    empty, first = 0, ""
     are_texts: bool | None = None
     unread: tuple[str, ...] = ()
     columns = None if row_format == "auto" else FORMATS[row_format]
@@ -73,10 +73,10 @@ def read(source: str, setting: str, form: str | None, row_format: str) -> UserDa
         try:
             items.append(_text(row, "text", where) if are_texts else _conversation(row, where, form, columns))
         except EmptyError as error:
-            empty.append(error)
+            empty, first = empty + 1, first or str(error)
     if empty and not items:
-        raise ConfigError(f"{empty[0]}" + (f"; and so in all {len(empty)} rows" if len(empty) > 1 else ""))
-    return UserData(_not_empty(items, source, setting), bool(are_texts), len(empty), unread)
+        raise ConfigError(first + (f"; and so in all {empty} rows" if empty > 1 else ""))
+    return UserData(_not_empty(items, source, setting), bool(are_texts), empty, unread)
 
 
 def _unread(row: dict[str, Any], columns: tuple[str, ...]) -> tuple[str, ...]:

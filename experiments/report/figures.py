@@ -164,18 +164,17 @@ def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
 
     None where no cell has tried two rates.
     """
-    searched = [(label, f) for label, f in cells if f.selection and len(f.selection.scores) > 1]
-    searches = [(label, f.selection) for label, f in searched if f.selection]
+    searches = [(label, f.cell, s) for label, f in cells if (s := f.selection) and len(s.scores) > 1]
     if not searches:
         return None
-    looks = plots.looks_of([f.cell for _, f in searched])
+    looks = plots.looks_of([cell for _, cell, _ in searches])
     figure, (axes,) = plots.canvas(1, height=3.6 + 0.16 * len(searches))
-    for i, (label, selection) in enumerate(searches):
+    for i, (label, _, selection) in enumerate(searches):
         points = [(rate, score) for rate, score in selection.scores.items() if score is not None]
         axes.plot([r for r, _ in points], [s for _, s in points], label=label, markersize=5, **looks[i])
         if (best := selection.scores[selection.rate]) is not None:
             axes.plot([selection.rate], [best], "o", markersize=11, markerfacecolor="none", color=looks[i]["color"])
-    rates = sorted({rate for _, selection in searches for rate in selection.scores})
+    rates = sorted({rate for *_, selection in searches for rate in selection.scores})
     axes.set_xscale("log")
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=45)
     axes.minorticks_off()
