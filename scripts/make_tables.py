@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     for results, with_runs in sections:
         shown = [study for study in chosen if study.name not in lost] if chosen else with_runs
         files |= pages.table_files(results, shown, options.results / "tables", document=not chosen)
-        if unplaced := results.unplaced(with_runs):
+        if unplaced := [run for run in results.unplaced(with_runs) if run.status == "finished"]:
             print(
                 f"note: {len(unplaced)} finished runs at scale {results.scale} are in no table or figure "
                 f"(other settings, a protocol that has changed since, or a task of yours: --task-module), such as "

@@ -99,7 +99,7 @@ def _label(row: dict[str, Any]) -> str:
 def of_records(
     records: Sequence[Record], ranks: Sequence[int] = (), columns: Sequence[str] = ()
 ) -> list[tuple[Study, Results]]:
-    """The studies that the finished runs among records make by themselves, scale by scale.
+    """The studies that records make by themselves, scale by scale.
 
     Args:
         records: The runs.
@@ -111,8 +111,7 @@ def of_records(
     """
     found = []
     for results in pages.by_scale(records):
-        finished = [record for record in results.records if record.status == "finished"]
-        shown = [record for record in finished if not ranks or record.cell["rank"] in (None, *ranks)]
+        shown = [record for record in results.records if not ranks or record.cell["rank"] in (None, *ranks)]
         found += [(study, results) for study in recorded.studies(results, shown)]
     if not columns:
         return found
@@ -134,8 +133,16 @@ def text(study: Study, results: Results) -> str:
     table = tables.fill(study, results)
     cells = wording.cells(table, "%s")
     grid = tabulate(list(cells.itertuples()), wording.header(cells), disable_numparse=True)
-    lines = [f"{answer.verdict}: {answer.text}" for answer in answers(table)] or ["There is nothing to compare yet."]
+    lines = [f"{answer.verdict}: {answer.text}" for answer in answers(table)] or [_nothing(table)]
     return "\n".join([f"{study.heading}, scale {results.scale}", "", grid, "", *lines])
+
+
+def _nothing(table: tables.FilledTable) -> str:
+    """Why a table has no comparison."""
+    with_values = [row[0].row.label for row in table.entries if any(entry.values for entry in row)]
+    if len(with_values) < 2:
+        return "There is nothing to compare yet."
+    return f"Nothing is compared: {' and '.join(with_values)} have no value over a common seed."
 
 
 def write(studies: Sequence[Study], folder: Path, scale: str) -> list[Path]:

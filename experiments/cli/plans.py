@@ -103,9 +103,8 @@ class StudyPlan:
         chosen = {study.scale for study in studies if study.scale}
         if len(chosen) > 1:
             raise ConfigError(f"one scale at a time, and these studies need {' and '.join(sorted(chosen))}")
-        if self.options.scale and chosen - {self.options.scale}:
-            fixed = next(study for study in studies if study.scale)
-            raise ConfigError(f"--scale {self.options.scale}: study {fixed.name} is for the scale {fixed.scale} only")
+        for study in studies:
+            study.check_scales([self.options.scale] if self.options.scale else [])
         return self.options.scale or (chosen.pop() if chosen else DEFAULT_SCALE)
 
     @staticmethod

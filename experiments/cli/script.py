@@ -100,11 +100,15 @@ def studies(options: argparse.Namespace, *kinds: str) -> list[Study]:
     """The studies that the options of `add_studies` choose; those of the results folder have names too.
 
     Raises:
-        ConfigError: There is no such study.
+        ConfigError: There is no such study, or the study is for another scale than those of --scale.
     """
     names = [f"{kind}{number}" for kind in kinds for number in getattr(options, kind)] + options.study
     own = study_file.files_of(options.results)
-    return [study_file.read(own[name]) if name in own else study_file.get(name) for name in names]
+    chosen = [study_file.read(own[name]) if name in own else study_file.get(name) for name in names]
+    asked = [options.scale] if isinstance(options.scale, str) else options.scale or []
+    for study in chosen:
+        study.check_scales(asked)
+    return chosen
 
 
 def study_names(results: Path) -> list[str]:

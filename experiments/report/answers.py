@@ -62,7 +62,8 @@ def _answer(entry: TableEntry, comparison: Comparison) -> Answer:
         return Answer(UNDECIDED, f"{text}, {seeds}. Undecided: {'; '.join(reasons)}.")
     higher = interval.mean > 0
     size = wording.interval(interval if higher else interval.turned(), entry.column, signed=False)
-    trained = entry.filled.setting is not None and entry.filled.setting.candidates
-    bracketed = "; lower and higher learning rates were tried for both" if trained else ""
+    searched = comparison.searched
+    who = "both" if len(searched) > 1 else "".join(searched)
+    bracketed = f"; lower and higher learning rates were tried for {who}" if who else ""
     text = f"{metric}: {label} is {'higher' if higher else 'lower'} than {reference} by {size} {unit}"
     return Answer(comparison.verdict, f"{text.rstrip()}, {seeds}{bracketed}.")

@@ -243,6 +243,11 @@ def score_against_rank(study: Study, question: rank_question.RankQuestion, scale
     axes.set_title(
         f"{study.title}, {question.column.label}, scale {scale} (± 1 sd)\n"
         f"Does a higher rank score better? {question.text}"
+        + (
+            f"\nleft out: {sum(bool(point.doubt) for point in question.points)} rows in doubt"
+            if question.left_out
+            else ""
+        )
     )
     plots.legend_below(figure, axes, 2)
     return figure
@@ -269,8 +274,9 @@ def figure_files(results: Results, studies: Iterable[Study], folder: Path) -> tu
     """`folder`/<scale>/<name>.svg and .png, and the names of the figures without runs."""
     files: Files = {}
     without_runs: list[str] = []
+    here = [study for study in studies if study.has_scale(results.scale)]
     with plots.style():
-        for name, figure in (drawn for study in studies for drawn in figures_of(study, results)):
+        for name, figure in (drawn for study in here for drawn in figures_of(study, results)):
             if figure is None:
                 without_runs.append(name)
                 continue

@@ -206,7 +206,7 @@ def study_section(study: Study, results: Results) -> str:
     """What a study answers, sentence by sentence."""
     found = answers(tables.fill(study, results))
     lines = [f"* **{answer.verdict}**: {escaped(answer.text)}" for answer in found]
-    return "\n".join([f"### {study.title}\n", *(lines or ["* There is nothing to compare yet."]), ""])
+    return "\n".join([f"### {escaped(study.title)}\n", *(lines or ["* There is nothing to compare yet."]), ""])
 
 
 def count(verdicts: Sequence[ClaimVerdict]) -> str:

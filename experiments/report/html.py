@@ -128,12 +128,12 @@ def _table(table: FilledTable, places: RunPlaces) -> dict[str, Any]:
 
 
 def _row(row: tuple[TableEntry, ...], places: RunPlaces) -> dict[str, Any]:
-    filled = tables.cost_cell(row)
+    first = tables.cost_cells(row)[0]
     return {
         "label": row[0].row.label,
         "in_paper": row[0].row.in_paper,
         "entries": [_entry(e, places) for e in row],
-        "costs": [(text, _sort_key(_mean_cost(filled, name))) for name, text in wording.costs(filled).items()],
+        "costs": [(text, _sort_key(_mean_cost(first, name))) for name, text in wording.row_costs(row).items()],
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from . import wording
-from .tables import FilledTable, cost_cell
+from .tables import FilledTable
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -35,9 +35,7 @@ def text(value: str) -> str:
 def fragment(table: FilledTable) -> str:
     """A `table` environment in the style of booktabs, with the best value of each column in bold."""
     cells = wording.cells(table, r"\textbf{%s}", text)
-    cells["trainable", "parameters"] = [
-        text(wording.costs(cost_cell(row))["trainable_parameters"]) for row in table.entries
-    ]
+    cells["trainable", "parameters"] = [text(wording.row_costs(row)["trainable_parameters"]) for row in table.entries]
     of_paper = table.layout.is_of_paper
     heading = table.layout.heading.replace(": ", " of the paper: ", 1) if of_paper else table.layout.heading
     title = f"{heading} (scale: {table.scale}). {' '.join(wording.footnotes(table))}"

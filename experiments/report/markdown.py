@@ -18,6 +18,13 @@ def text(value: str) -> str:
     return " ".join(value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
 
 
+def code(value: str) -> str:
+    """Text as code in a table. On GitHub `|` within backticks ends a cell; elsewhere a backslash before it is shown."""
+    if "|" not in value:
+        return f"`{value}`"
+    return f"<code>{text(value).replace(chr(92) + '|', '&#124;')}</code>"
+
+
 def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table of texts."""
     return tabulate(list(rows), headers=list(header), tablefmt="pipe", disable_numparse=True) + "\n"
@@ -31,14 +38,17 @@ def compact_grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def page(table: FilledTable) -> str:
     """A table with its notes, how each row was run, the differences, and the commands for what is missing."""
-    parts = [f"# {table.layout.heading} (scale: {table.scale})\n"]
+    parts = [f"# {text(table.layout.heading)} (scale: {table.scale})\n"]
     if not table.layout.is_of_paper and (found := answers(table)):
         parts.append("\n".join(f"* **{answer.verdict}**: {text(answer.text)}" for answer in found) + "\n")
     parts.append(with_notes(table))
     if table.details():
         parts += ["## How each row was run\n", details(table)]
     differences = [
-        (e.row.label, e.column.label, comparison.reference, wording.difference(comparison, e.column))
+        (
+            *map(text, (e.row.label, e.column.label, comparison.reference)),
+            wording.difference(comparison, e.column, text),
+        )
         for row in table.entries
         for e in row
         for comparison in e.comparisons
@@ -46,7 +56,7 @@ def page(table: FilledTable) -> str:
     if differences:
         parts += ["## Differences\n", grid(("row", "column", "against", "difference [95 %]"), differences)]
     if missing := table.commands():
-        lines = [(label, columns, f"`{command}`") for label, columns, command in missing]
+        lines = [(text(label), text(columns), code(command)) for label, columns, command in missing]
         plan = f"python scripts/plan.py {table.layout.name} --scale {table.scale} --run"
         parts += [
             "## Not run\n",
@@ -59,8 +69,8 @@ def page(table: FilledTable) -> str:
 
 def with_notes(table: FilledTable) -> str:
     """A table with the notes below it."""
-    cells = wording.cells(table, "**%s**")
-    notes = "\n".join(f"* {note}" for note in wording.footnotes(table)) + "\n"
+    cells = wording.cells(table, "**%s**", text)
+    notes = "\n".join(f"* {note}" for note in wording.footnotes(table, text)) + "\n"
     return "\n".join([grid(wording.header(cells), cells.itertuples()), notes])
 
 

@@ -71,9 +71,9 @@ def _line(name: str, method: Method) -> tuple[str, ...]:
         if method.budget_pattern:
             settings[method.budget_pattern] = "a value for each size of layers"
     shown = ", ".join("=".join(map(str, item)) for item in settings.items())
-    formula = f"`{notes.formula}`" if notes.formula else wording.DASH
+    formula = markdown.code(notes.formula) if notes.formula else wording.DASH
     label = f"{markdown.text(method.label)} (`{name}`)"
-    return label, markdown.text(notes.summary), formula, notes.paper or wording.DASH, f"`{shown}`"
+    return label, markdown.text(notes.summary), formula, notes.paper or wording.DASH, markdown.code(shown)
 
 
 def _results(all_results: Sequence[Results]) -> str:
@@ -87,6 +87,8 @@ def _results(all_results: Sequence[Results]) -> str:
         parts += [f"### Scale {table.scale}\n", markdown.with_notes(table)]
         for question in rank_question.questions(table):
             of = f"Of the rows at r = {question.rank}, does" if question.rank else "Does"
-            parts.append(f"{of} a higher rank of the update give a better {question.column.label}? {question.text}.\n")
+            left_out = f" Left out: {markdown.text(question.left_out)}." if question.left_out else ""
+            asked = f"{of} a higher rank of the update give a better {question.column.label}?"
+            parts.append(f"{asked} {question.text}.{left_out}\n")
         parts.append(markdown.details(table))
     return "\n".join(parts)

@@ -60,7 +60,7 @@ def lost_studies(all_results: Sequence[Results], studies: Iterable[Study]) -> di
 def table_files(results: Results, studies: Iterable[Study], folder: Path, *, document: bool = True) -> Files:
     """`folder`/<scale>/<study>.md, .tex and .csv; and tables.tex, a document of all tables, if `document` says so."""
     files: Files = {}
-    with_table = [study for study in studies if study.has_table]
+    with_table = [study for study in studies if study.has_table and study.has_scale(results.scale)]
     for study in with_table:
         table = tables.fill(study, results)
         stem = folder / results.scale / study.name

@@ -34,6 +34,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.5,
     "legend.fontsize": 8,
     "legend.frameon": False,
+    "text.parse_math": False,  # labels are a user's texts, in which $ is a letter
     "svg.hashsalt": "mora",
 }
 # Two colours of one hue differ in lightness, so that a grey print keeps them apart.

@@ -14,15 +14,21 @@ from ..study import measures, statistics
 from ..study.layout import Column
 from .tables import FilledTable
 
+AT_FLOOR = "its score cannot be told from its floor"
+
 
 @dataclass(frozen=True)
 class Point:
-    """One row: its label and cell, its measured rank, and its score in the unit of the column, over the same seeds."""
+    """One row: its label and cell, its measured rank, and its score in the unit of the column, over the same seeds.
+
+    `doubt` says why the row does not count: its score may be that of chance, or another learning rate may be better.
+    """
 
     label: str
     cell: Cell
     rank: statistics.Summary
     score: statistics.Summary
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,11 @@ class RankQuestion:
     Attributes:
         column: The column.
         rank: The rank of the rows; None for rows without a rank.
-        points: The rows whose runs recorded the singular values of their update.
-        correlation: The rank correlation of rank and score, turned so that a positive one means "a higher rank is
-            better"; None with fewer than two points.
+        points: The rows whose runs recorded the singular values of their update. Two rows with the same runs are one
+            point.
+        correlation: The rank correlation of rank and score over the points without a doubt, turned so that a positive
+            one means "a higher rank is better"; None where fewer than two points count, or where all have one rank or
+            one score.
     """
 
     column: Column
@@ -52,10 +60,19 @@ class RankQuestion:
     @property
     def text(self) -> str:
         """The answer in a line."""
-        c = self.correlation
-        if c is None or c.low is None or c.high is None:
-            return f"{self.answer}: {len(self.points)} rows are too few"
-        return f"{self.answer}: rank correlation {c.mean:.2f} [{c.low:.2f}, {c.high:.2f}] over {c.n} rows"
+        c, count = self.correlation, sum(not point.doubt for point in self.points)
+        if c is None and count >= statistics.FEWEST_RANKED:
+            text = f"all {count} rows have the same score, or the same rank"
+        elif c is None or c.low is None or c.high is None:
+            text = f"{count} rows are too few"
+        else:
+            text = f"rank correlation {c.mean:.2f} [{c.low:.2f}, {c.high:.2f}] over {c.n} rows"
+        return f"{self.answer}: {text}"
+
+    @property
+    def left_out(self) -> str:
+        """The points that do not count, with their doubts; empty where all count."""
+        return "; ".join(f"{point.label} ({point.doubt})" for point in self.points if point.doubt)
 
 
 def questions(table: FilledTable) -> list[RankQuestion]:
@@ -66,14 +83,17 @@ def questions(table: FilledTable) -> list[RankQuestion]:
 
 
 def _question(table: FilledTable, index: int, any_rank: tuple[int | None, int | None]) -> RankQuestion:
-    points = []
+    points: dict[frozenset[str], Point] = {}
     for entry in (row[index] for row in table.entries if row[index].row.any_rank == any_rank):
         ranks = {seed: measures.large_singular_values(run) for seed, run in entry.filled.selected.items()}
         both = [(rank, entry.values[seed]) for seed, rank in ranks.items() if rank is not None and seed in entry.values]
         rank, score = (statistics.summary(values) for values in ([r for r, _ in both], [v for _, v in both]))
         if rank and score:
-            points.append(Point(entry.row.label, entry.filled.cell, rank, score))
+            doubt = AT_FLOOR if entry.at_floor else entry.filled.doubt
+            runs = frozenset(run.key for run in entry.filled.selected.values())
+            points.setdefault(runs, Point(entry.row.label, entry.filled.cell, rank, score, doubt))
     column = table.columns[index]
     sign = 1 if column.info.higher_is_better else -1
-    correlation = statistics.rank_correlation([p.rank.mean for p in points], [sign * p.score.mean for p in points])
-    return RankQuestion(column, next(filter(None, any_rank), None), tuple(points), correlation)
+    counted = [point for point in points.values() if not point.doubt]
+    correlation = statistics.rank_correlation([p.rank.mean for p in counted], [sign * p.score.mean for p in counted])
+    return RankQuestion(column, next(filter(None, any_rank), None), tuple(points.values()), correlation)

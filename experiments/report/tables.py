@@ -27,6 +27,7 @@ class Comparison:
         interval: Of entry minus reference, in the metric's unit.
         verdict: "better", "worse" or "undecided".
         doubts: Why the verdict is undecided whatever the interval says.
+        searched: The labels of the two rows, without those of which nothing is trained.
         marked: Whether the table marks the verdict: the reference is the first of the study.
     """
 
@@ -34,6 +35,7 @@ class Comparison:
     interval: Interval
     verdict: str
     doubts: tuple[str, ...] = ()
+    searched: tuple[str, ...] = ()
     marked: bool = True
 
 
@@ -83,7 +85,8 @@ class TableEntry:
         """Whether the values cannot be told from the floor: nothing is said about two such values, none is the best."""
         if self.floor is None:
             return False
-        return statistics.at_floor(list(self.values.values()), [self.floors[seed] for seed in self.values])
+        values, floors = list(self.values.values()), [self.floors[seed] for seed in self.values]
+        return statistics.at_floor(values, floors, higher_is_better=self.column.info.higher_is_better)
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,9 @@ def _comparison(entry: TableEntry, reference: TableEntry) -> Comparison | None:
     doubts += (unknown,) if unknown else ()
     doubts += ("neither can be told from its floor",) if entry.at_floor and reference.at_floor else ()
     verdict = UNDECIDED if doubts else "better" if better else "worse" if worse else UNDECIDED
-    return Comparison(reference.row.label, interval, verdict, doubts)
+    settings = ((e.row.label, e.filled.setting) for e in (entry, reference))
+    searched = tuple(label for label, setting in settings if setting and setting.candidates)
+    return Comparison(reference.row.label, interval, verdict, doubts, searched)
 
 
 def _corrected(study: Study, entries: list[list[TableEntry]], columns: int) -> list[list[TableEntry]]:
@@ -244,9 +249,13 @@ def mean_cost(records: Iterable[Record], name: str) -> float | None:
     return summary.mean if summary else None
 
 
-def cost_cell(row: tuple[TableEntry, ...]) -> FilledCell:
-    """The cell whose cost a table shows for a row: the first cell with a value, else the first cell."""
-    return next((e.filled for e in row if e.values), row[0].filled)
+def cost_cells(row: tuple[TableEntry, ...]) -> list[FilledCell]:
+    """The different cells behind the values of a row, whose costs a table shows; else the row's first cell."""
+    cells: dict[Cell, FilledCell] = {}
+    for entry in row:
+        if entry.values:
+            cells.setdefault(entry.filled.cell, entry.filled)
+    return list(cells.values()) or [row[0].filled]
 
 
 UNSPENT = 0.9  # a method that trains a smaller part of its budget is marked, and one that trains more than all of it

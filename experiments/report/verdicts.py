@@ -154,7 +154,7 @@ def judge_part(part: ClaimPart, results: Results) -> PartVerdict:
         doubts = _doubts(part, quantity, results)
         if unknown:
             doubts.append(unknown)
-        if all(_at_floor([side[s] for s in counted]) for side in (readings, reference)):
+        if all(_at_floor([side[s] for s in counted], quantity) for side in (readings, reference)):
             doubts.append("neither can be told from its floor, the score of a model that knows nothing")
         if numbers.not_reached and reference_numbers.not_reached:
             doubts.append("each of the two did not get there with a seed, so the difference has no bound")
@@ -196,9 +196,10 @@ def _numbers(readings: Sequence[Reading]) -> SideNumbers:
     return SideNumbers(sum(r.value for r in readings) / len(readings), sum(not r.reached for r in readings))
 
 
-def _at_floor(readings: Sequence[Reading]) -> bool:
-    floors = [r.floor for r in readings if r.floor is not None]
-    return len(floors) == len(readings) and statistics.at_floor([r.value for r in readings], floors)
+def _at_floor(readings: Sequence[Reading], quantity: Quantity) -> bool:
+    floors, values = [r.floor for r in readings if r.floor is not None], [r.value for r in readings]
+    known = len(floors) == len(values)
+    return known and statistics.at_floor(values, floors, higher_is_better=quantity.higher_is_better)
 
 
 def _own_rank(part: ClaimPart, results: Results) -> int | None:

@@ -12,7 +12,7 @@ from ..study import measures, rates
 from ..study.fill import FilledCell
 from ..study.layout import Column, Study
 from ..study.statistics import RULE, UNDECIDED, Interval, summary
-from .tables import COSTS, UNSPENT, Comparison, FilledTable, TableEntry, mean_cost, spent_share
+from .tables import COSTS, UNSPENT, Comparison, FilledTable, TableEntry, cost_cells, mean_cost, spent_share
 
 if TYPE_CHECKING:
     import pandas
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DASH = "—"
 MARKS = {"better": "▲", "worse": "▼", UNDECIDED: ""}
 RANK_LABEL = "singular values of the update above 0.1"
+MOST_DIGITS = 15
 BEST_RULE = "Bold marks the best mean of a column, certain or not."
 
 
@@ -32,16 +33,19 @@ def better_rule(study: Study) -> str:
     return (
         f"▲ better, ▼ worse than {first}{rank}: the {RULE} "
         "excludes zero, still does after Holm's correction for the rows of the column, lower and higher learning rates "
-        f"were tried for both, and no run at the selected rate diverged. {BEST_RULE}"
+        f"were tried for each of the two that is trained, and no run at the selected rate diverged. {BEST_RULE}"
     )
 
 
 def digits(column: Column, *numbers: float) -> int:
-    """Decimal places of numbers in a column: so many that the largest one has two digits that are not zero."""
-    if column.info.unit == "%":
-        return 1
+    """Decimal places of numbers in a column: so many that the largest one has two digits that are not zero.
+
+    A percentage has one, unless it would then be 0.0.
+    """
     largest = max(map(abs, numbers), default=0.0)
-    return 2 if largest >= 0.1 or largest == 0 else min(9, 1 - math.floor(math.log10(largest)))
+    if column.info.unit == "%" and not 0 < largest < 0.05:
+        return 1
+    return 2 if largest >= 0.1 or largest == 0 else min(MOST_DIGITS, 1 - math.floor(math.log10(largest)))
 
 
 def value(number: float, column: Column) -> str:
@@ -75,12 +79,12 @@ def interval(found: Interval, column: Column, *, signed: bool = True) -> str:
     return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
 
 
-def difference(comparison: Comparison, column: Column) -> str:
-    """`mean difference [low, high] (n = seeds): verdict (doubts)`."""
+def difference(comparison: Comparison, column: Column, escape: Callable[[str], str] = str) -> str:
+    """`mean difference [low, high] (n = seeds): verdict (doubts)`; `escape` as in `cells`, for the doubts."""
     found = comparison.interval
     missing = "" if found.low is not None else ", no interval"
     text = f"{interval(found, column)} (n = {found.n}{missing})"
-    doubts = f" ({'; '.join(comparison.doubts)})" if comparison.doubts else ""
+    doubts = f" ({escape('; '.join(comparison.doubts))})" if comparison.doubts else ""
     return f"{text}: {comparison.verdict}{doubts}"
 
 
@@ -96,17 +100,21 @@ def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> 
     """
     import pandas
 
-    columns = {}
+    columns: list[list[str]] = []
+    names: list[tuple[str, str]] = []
     for j, column in enumerate(table.columns):
         entries = [row[j] for row in table.entries]
-        if table.has_paper_values(j):
-            columns[escape(column.label), "paper"] = [escape(paper_value(e)) for e in entries]
-        header = "ours" if table.has_paper_values(j) else ""
-        columns[escape(column.label), header] = [(bold if e.best else "%s") % escape(ours(e)) for e in entries]
+        label, of_paper = escape(column.label), table.has_paper_values(j)
+        if of_paper:
+            names.append((label, "paper"))
+            columns.append([escape(paper_value(e)) for e in entries])
+        names.append((label, "ours" if of_paper else ""))
+        columns.append([(bold if e.best else "%s") % escape(ours(e)) for e in entries])
     is_of_paper = table.layout.is_of_paper
     rows = [row[0].row for row in table.entries]
     labels = [row.label + (" (not in the paper)" if is_of_paper and not row.in_paper else "") for row in rows]
-    return pandas.DataFrame(columns, index=list(map(escape, labels)))
+    index = list(map(escape, labels))
+    return pandas.DataFrame(zip(*columns, strict=True), index=index, columns=pandas.MultiIndex.from_tuples(names))
 
 
 def header(cells: pandas.DataFrame) -> list[str]:
@@ -124,11 +132,20 @@ def rate_search(filled: FilledCell) -> str:
     candidates = []
     for rate in sorted({*setting.candidates, *selection.scores}):
         score = selection.scores.get(rate)
-        result = _score(score) if score is not None else "failed" if rate in selection.scores else "not run"
-        candidates.append(f"{rate:g}: {result}")
+        run = filled.runs.get(rate, {}).get(selection.seed)
+        candidates.append(f"{rate:g}: {_score(score) if score is not None else _unscored(filled, run)}")
     edge = rates.edge(selection.rate, selection.tried)
     doubt = f", the {edge} that was tried" if edge in ("lowest", "highest") else ""
     return f"{selection.rate:g} by {selection.by}{doubt} ({'; '.join(candidates)}){_variants(filled)}"
+
+
+def _unscored(filled: FilledCell, run: Record | None) -> str:
+    """What became of a run without a number of the search."""
+    if run is None:
+        return "not run"
+    if run.key in filled.diverged:
+        return "diverged"
+    return "no value" if run.status == "finished" else run.status
 
 
 def _score(number: float) -> str:
@@ -142,7 +159,8 @@ def _variants(filled: FilledCell) -> str:
     for variant in filled.variants:
         selection = variant.selection
         score = selection.scores[selection.rate] if selection else None
-        losses.append(f"{' '.join(variant.cell.options)}: {'not run' if score is None else _score(score)}")
+        ends = dict.fromkeys(_unscored(variant, run) for run in variant.records) or ["not run"]
+        losses.append(f"{' '.join(variant.cell.options)}: {' and '.join(ends) if score is None else _score(score)}")
     return f"; {' '.join(filled.cell.options)} of {'; '.join(losses)}" if losses else ""
 
 
@@ -163,6 +181,12 @@ def costs(filled: FilledCell) -> dict[str, str]:
     if share is not None and not UNSPENT <= share <= 1:
         texts["trainable_parameters"] += f" ({100 * share:.{int(share > 1)}f} % of the budget)"
     return texts
+
+
+def row_costs(row: tuple[TableEntry, ...]) -> dict[str, str]:
+    """Name of a cost -> its text for each of the different cells of a row; equal texts once."""
+    texts = [costs(cell) for cell in cost_cells(row)]
+    return {name: "; ".join(dict.fromkeys(text[name] for text in texts)) for name in COSTS}
 
 
 def _cost(name: str, mean: float) -> str:
@@ -269,6 +293,17 @@ def base_notes(table: FilledTable) -> list[str]:
     return notes
 
 
+def format_note(table: FilledTable) -> list[str]:
+    """Which number formats the runs of the table have, if they have several."""
+    formats = {measures.number_format(run) for _, filled in table.details() for run in filled.selected.values()}
+    if len(formats) < 2:
+        return []
+    return [
+        f"The runs trained in different number formats ({', '.join(sorted(formats))}): a difference may be one of the "
+        "formats."
+    ]
+
+
 def floor_notes(table: FilledTable) -> list[str]:
     """The floor of each metric that has one: what a model gets that knows nothing."""
     notes = []
@@ -278,7 +313,8 @@ def floor_notes(table: FilledTable) -> list[str]:
         floors = [f for e in entries if (e.column.task, e.column.metric) == (task, name) for f in e.floors.values()]
         notes.append(
             f"{floor_text(metrics[task, name], floors)} No difference is marked between two values that cannot be told "
-            "from their floors: of each, the interval of the differences from the floor over seeds is not above zero."
+            "from their floors: of each, the interval of the differences from the floor over seeds is not "
+            f"{'above' if metrics[task, name].higher_is_better else 'below'} zero."
         )
     return notes
 
@@ -364,8 +400,13 @@ def unmeasured_note(table: FilledTable) -> list[str]:
     ]
 
 
-def footnotes(table: FilledTable) -> list[str]:
-    """The notes below a table: how to read its values, how its curves were read and its rates selected."""
+def footnotes(table: FilledTable, escape: Callable[[str], str] = str) -> list[str]:
+    """The notes below a table: how to read its values, how its curves were read and its rates selected.
+
+    Args:
+        table: The table.
+        escape: As in `cells`. The notes of the study's own file stay as they are.
+    """
     notes = [f"Ours: mean ± standard deviation (n) over seeds, at the {table.scale} scale. {better_rule(table.layout)}"]
     steps_read = [sorted({s for row in table.entries for s in row[j].steps}) for j in range(len(table.columns))]
     if any(steps_read):
@@ -379,6 +420,7 @@ def footnotes(table: FilledTable) -> list[str]:
         + rank_note(table)
         + misfit_notes(table)
         + base_notes(table)
+        + format_note(table)
         + floor_notes(table)
         + sample_notes(table)
         + cut_note(table)
@@ -398,4 +440,4 @@ def footnotes(table: FilledTable) -> list[str]:
             "Seconds are wall-clock seconds of each run on its own machine, which may have done other work at the "
             "same time. docs/performance.md compares the speed of the methods under equal conditions."
         )
-    return notes + list(table.layout.notes)
+    return [*map(escape, notes), *table.layout.notes]

@@ -74,6 +74,15 @@ class FilledCell:
     variants: Sequence[FilledCell] = ()  # all that a search over further settings compares, this cell among them
     in_training: bool = False
 
+    def add(self, records: Iterable[Record]) -> None:
+        """Take these runs. Of runs in several number formats, with one rate and seed, one that has ended counts.
+
+        Of several such runs that of float32 counts.
+        """
+        for record in sorted(records, key=_preference):
+            rate = float(record.cell["learning_rate"] or 0.0)
+            self.runs.setdefault(rate, {}).setdefault(record.cell["seed"], record)
+
     @cached_property
     def nearest(self) -> str:
         """Of a cell without runs: the nearest record, and the settings in which it differs; else empty."""
@@ -210,12 +219,10 @@ class Results:
             variants = [self.cell(variant) for variant in setting.variants]
             return replace(min(variants, key=_cost), variants=variants)
         filled = FilledCell(cell, setting, "", setting.command, alike=alike)
-        # A cell with runs in several number formats takes float32's.
-        for record in sorted(self._by_cell[setting.cell_key], key=_number_format):
-            rate, seed = float(record.cell["learning_rate"] or 0.0), record.cell["seed"]
-            if setting.candidates and not setting.widens and rate not in setting.candidates:
-                continue  # the study names its rates, and this run is of another search
-            filled.runs.setdefault(rate, {}).setdefault(seed, record)
+        records = self._by_cell[setting.cell_key]
+        if setting.candidates and not setting.widens:  # the study names its rates, and other runs are of another search
+            records = [r for r in records if float(r.cell["learning_rate"] or 0.0) in setting.candidates]
+        filled.add(records)
         return filled
 
     def has_runs(self, study: Study) -> bool:
@@ -249,14 +256,14 @@ class Results:
         return any(record.identity.get("task_version", version) == version for record in alike)
 
     def unplaced(self, studies: Iterable[Study]) -> list[Record]:
-        """Finished runs that fill no cell of the studies: of other settings, or of a protocol that has changed since.
+        """Runs that fill no cell of the studies: of other settings, or of a protocol that has changed since.
 
         All the rates of a search count as placed.
         """
         cells = {cell for study in studies for cell in study.cells(self.scale) if self._may_have_runs(cell)}
         filled = [variant for cell in cells for variant in (self.cell(cell).variants or [self.cell(cell)])]
         placed = {r.key for cell in filled for r in cell.records}
-        return [r for r in self.records if r.status == "finished" and r.key not in placed]
+        return [r for r in self.records if r.key not in placed]
 
 
 def _cost(filled: FilledCell) -> float:
@@ -272,9 +279,11 @@ def _during_training(filled: FilledCell) -> FilledCell:
     return replace(min(variants, key=_cost), variants=variants)
 
 
-def _number_format(record: Record) -> tuple[bool, str, str]:
-    precision = str(record.identity.get("hardware", {}).get("precision"))
-    return precision != "fp32", precision, record.key
+def _preference(record: Record) -> tuple[bool, bool, str, str]:
+    """The run that sorts first counts: one that has finished or diverged, then one of float32."""
+    ended = record.status == "finished" or measures.diverged(record)
+    precision = measures.number_format(record)
+    return not ended, precision != "fp32", precision, record.key
 
 
 def nearest(setting: CellSetting, records: Iterable[Record]) -> str:

@@ -6,10 +6,12 @@ A study speaks of cells. What fills a cell at a scale is the business of `study.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import tasks
+from ..errors import ConfigError
 from ..paper import Cell, published
 from ..spec.arguments import argument
 from ..spec.run_config import TaskSettings
@@ -151,6 +153,21 @@ class Study:
         """The tasks of the columns."""
         return list(dict.fromkeys(column.task for column in self.columns))
 
+    def has_scale(self, scale: str) -> bool:
+        """Whether the study can be run at a scale."""
+        return self.scale in ("", scale)
+
+    def check_scales(self, scales: Sequence[str]) -> None:
+        """Check that a study can be run at one of the scales, where some are named.
+
+        Raises:
+            ConfigError: The study is for another scale.
+        """
+        if scales and not any(map(self.has_scale, scales)):
+            raise ConfigError(
+                f"--scale {' --scale '.join(scales)}: study {self.name} is for the scale {self.scale} only"
+            )
+
     def at(self, scale: str) -> Study:
         """The study with the rows and columns that it has at a scale."""
         return replace(
@@ -176,7 +193,7 @@ class Study:
 
     def cells(self, scale: str) -> list[Cell]:
         """The different cells of the study at a scale, row by row; none at a scale that is not the study's."""
-        if self.scale not in ("", scale):
+        if not self.has_scale(scale):
             return []
         here = self.at(scale)
         return list(dict.fromkeys(here.cell(row, column) for row in here.rows for column in here.columns))

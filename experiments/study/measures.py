@@ -18,6 +18,11 @@ def number(value: Any) -> float | None:
     return float(value) if type(value) in (int, float) and math.isfinite(value) else None
 
 
+def number_format(record: Record) -> str:
+    """The number format in which a run trained, such as fp32."""
+    return str(record.identity.get("hardware", {}).get("precision"))
+
+
 def curve(record: Record, name: str) -> list[tuple[int, float]]:
     """The (step, value) points of a curve, in order."""
     points = [(row["step"], number(row[name])) for row in record.metrics["curve"] if name in row]

@@ -30,4 +30,6 @@ def known(
     numbers = [count for count in counts if count is not None]
     if not numbers or len(numbers) < len(counts):
         return interval, f"it is not known over how many questions {metric.label} is a mean"
+    if not all(0 <= mean <= 100 for mean in means):
+        return interval, f"{metric.label} is not a share of its questions: a value lies outside 0 to 100 %"
     return interval.over_questions(means, min(numbers)), ""

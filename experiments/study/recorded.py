@@ -24,13 +24,22 @@ def studies(results: Results, records: Iterable[Record]) -> list[Study]:
 
     Args:
         results: Where the cells of the studies are filled.
-        records: The runs to compare: finished ones, of the scale of `results`.
+        records: The runs to compare, of the scale of `results`. Runs that have not finished belong to them: they say
+            which rates diverged. In two cells at least a run has finished; a cell where all runs failed is a row too.
     """
     groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         groups[shared_key(record)][record.cell_key].append(record)
-    made = [_study(key, cells, results) for key, cells in groups.items() if len(cells) > 1]
+    made = []
+    for key, cells in groups.items():
+        ended = {cell: runs for cell, runs in cells.items() if _any(runs, "finished", "failed")}
+        if sum(_any(runs, "finished") for runs in ended.values()) > 1:
+            made.append(_study(key, ended, results))
     return [study for study in made if study is not None]
+
+
+def _any(runs: Iterable[Record], *statuses: str) -> bool:
+    return any(run.status in statuses for run in runs)
 
 
 def shared_key(record: Record) -> str:
@@ -114,6 +123,5 @@ def _filled(study: Study, row: Row, records: list[Record]) -> FilledCell:
         widens=False,
     )
     filled = FilledCell(cell, setting, "", "")
-    for record in records:
-        filled.runs.setdefault(float(record.cell["learning_rate"] or 0.0), {})[record.cell["seed"]] = record
+    filled.add(records)
     return filled

@@ -108,12 +108,13 @@ def interval(differences: Sequence[float]) -> Interval | None:
     return Interval(sample.mean, sample.mean - half, sample.mean + half, sample.n)
 
 
-def at_floor(values: Sequence[float], floors: Sequence[float]) -> bool:
-    """Whether values cannot be told from their floors: the interval of the paired differences is not above zero.
+def at_floor(values: Sequence[float], floors: Sequence[float], *, higher_is_better: bool) -> bool:
+    """Whether values cannot be told from their floors: the interval of the paired advantages is not above zero.
 
-    A single value has no interval; it is at its floor if it is not above it.
+    A single value has no interval; it is at its floor if it is not better.
     """
-    found = interval([value - floor for value, floor in zip(values, floors, strict=True)])
+    sign = 1 if higher_is_better else -1
+    found = interval([sign * (value - floor) for value, floor in zip(values, floors, strict=True)])
     if found is None:
         return False
     return not found.above(0) if found.low is not None else found.mean <= 0

@@ -349,11 +349,18 @@ def _columns(entries: list[str] | dict[str, ColumnEntry], base: Settings) -> tup
             entry.paper_model,
         )
         columns.append(replace(column, label=entry.label or _label(column)))
+    labels = Counter(column.label for column in columns)
+    if twice := [column.name for column in columns if labels[column.label] > 1]:
+        label = next(column.label for column in columns if column.name == twice[0])
+        raise ConfigError(f"columns {' and '.join(twice)} are both called {label!r}; give each a label of its own")
     return tuple(columns)
 
 
 def _label(column: Column) -> str:
-    return f"{column.info.label} ({column.task}, ours)" if column.ours else column.info.label
+    """The label of a column to which the file gives none: the metric's, then what the column fixes."""
+    label = f"{column.info.label} ({column.task}, ours)" if column.ours else column.info.label
+    place = "" if column.at is None else f"{100 * column.at:g} % of training"
+    return ", ".join(filter(None, (label, place, f"r = {column.rank}" if column.rank else "")))
 
 
 def _all_metrics(base: Settings) -> tuple[Column, ...]:

@@ -178,3 +178,12 @@ def test_long_names_and_many_rows_leave_room_for_the_panels(rows, kind):
             assert all(axes.get_position().height > 0.3 for axes in figure.axes), name
             assert all(axes.get_position().width > 0.3 for axes in figure.axes), name
     assert {"curves_own", "spectrum_own"} <= drawn.keys()
+
+
+def test_a_label_is_no_formula():
+    """matplotlib would end with an error at a label such as this, and take `$1 and $2` for a formula."""
+    with plots.style():
+        figure, (axes,) = plots.canvas(1)
+        axes.plot([0, 1], label="cost $\\bad{$ x")
+        plots.legend_below(figure, axes, 1)
+        assert "bad" in plots.svg_element(figure, "label")

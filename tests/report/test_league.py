@@ -1,5 +1,7 @@
 """The page about all methods, and the question whether the rank of an update predicts its score."""
 
+import dataclasses
+
 import pytest
 
 from experiments.report import figures, method_page, plots, rank_question, tables
@@ -35,7 +37,8 @@ def results_with(study, ranks, accuracies):
             more = 100 if cell.rank == 256 else 0  # more parameters have both a higher rank and a better score
             record.metrics["spectrum"] = {"q_proj": {"above": more + ranks[i] + 0.1 * seed, "layers": 1}}
             accuracy = more / 4 + accuracies[i]
-            record.metrics["final"] |= {"char_accuracy": accuracy, "value_loss": 5 - accuracy / 50}
+            worse = record.cell["learning_rate"] != synthetic.BEST
+            record.metrics["final"] |= {"char_accuracy": accuracy, "value_loss": 5 - accuracy / 50 + worse}
             records.append(record)
     return Results("laptop", records, FIXED)
 
@@ -102,3 +105,40 @@ def test_the_page_has_a_line_for_each_method_and_the_results_of_the_league(study
 def test_the_page_says_where_nothing_was_run(study, monkeypatch):
     monkeypatch.setattr(study_file, "get", lambda name: study)
     assert "Nothing was run yet: `python scripts/plan.py league" in method_page.page([])
+
+
+def test_two_rows_with_the_same_runs_are_one_point(study):
+    """A row with a searched setting whose default was best has the runs of the row without the search."""
+    results = results_with(study, RISING, RISING)
+    twin = dict(study.file["rows"]) | {"LoRA, alpha searched": {"method": "lora", "method.alpha": 8}}
+    both = study_file.of_entries("league", study.file | {"rows": twin})
+    searched = next(row for row in both.rows if row.family == "LoRA, alpha searched")
+    lora = results.cell(study.cell(study.rows[0], study.columns[0]))
+    cell = both.cell(searched, both.columns[0])
+    results.put(dataclasses.replace(lora, cell=cell))
+    asked = rank_question.questions(tables.fill(both, results))[0]
+    assert [point.label for point in asked.points].count("LoRA, r = 8") == 1
+    assert (len(asked.points), asked.correlation.n) == (6, 6)
+
+
+def test_a_row_at_its_floor_or_with_a_doubtful_rate_is_left_out_and_named(study):
+    results = results_with(study, RISING, RISING)
+    for record in results.records:
+        record.metrics["final"]["char_accuracy_floor"] = 15.0  # LoRA has 10
+    edge = [r for r in results.records if r.cell["method"] == "dora" and r.cell["learning_rate"] > synthetic.BEST]
+    results = Results("laptop", [r for r in results.records if r not in edge], FIXED)
+    asked = rank_question.questions(tables.fill(study, results))[0]
+    assert asked.text == "undecided: 4 rows are too few"
+    assert asked.left_out == (
+        "LoRA, r = 8 (its score cannot be told from its floor); DoRA, r = 8 (the learning rate 0.003 is the highest "
+        "that was tried)"
+    )
+    with plots.style():
+        drawn = dict(figures.figures_of(study, results))["rank_league_char_accuracy_r8"]
+    assert "left out: 2 rows in doubt" in drawn.axes[0].get_title()
+    assert len(drawn.axes[0].get_legend_handles_labels()[1]) == 6
+
+
+def test_rows_with_one_score_are_not_called_too_few(study):
+    asked = rank_question.questions(tables.fill(study, results_with(study, RISING, (50.0,) * 6)))[0]
+    assert asked.text == "undecided: all 6 rows have the same score, or the same rank"

@@ -262,3 +262,17 @@ def test_plan_names_the_nearest_record_of_a_cell_without_runs(tmp_path):
     assert done.returncode == 0
     parted = f"{key_of(identity)}: model mine, this cell wants tiny-v1"
     assert f"no run of MoRA, r = 8 on uuid; the nearest record is {parted}" in done.stdout
+
+
+def test_a_study_of_one_scale_is_shown_at_no_other(results, tmp_path):
+    folder = shutil.copytree(results, tmp_path / "results")
+    text = "base: {task: uuid, scale: laptop}\nrows: {MoRA: {method: mora}}\nranks: [r8]\ncolumns: [char_accuracy]\n"
+    (folder / "studies").mkdir()
+    (folder / "studies" / "mine.yaml").write_text(text)
+    for name in ("make_tables", "make_figures"):
+        assert script(name, "--results", folder, "--study", "mine").returncode == 0
+    assert [path.parent.name for path in sorted(folder.rglob("*mine.md"))] == ["laptop"]
+    assert {path.parent.name for path in folder.rglob("*_mine.svg")} == {"laptop"}
+    for name in ("make_tables", "make_figures", "plan"):
+        done = script(name, "--results", folder, "--study", "mine", "--scale", "smoke")
+        assert (done.returncode, done.stderr) == (2, "error: --scale smoke: study mine is for the scale laptop only\n")

@@ -11,6 +11,7 @@ from experiments.errors import ConfigError
 from experiments.identity import key_of
 from experiments.report import figures, html, markdown, pages, plots, tables
 from experiments.report.answers import answers
+from experiments.spec import methods
 from experiments.store.folder import read_records
 from experiments.study import recorded, study_file
 from experiments.study.cells import UnavailableError
@@ -97,10 +98,13 @@ def test_a_study_that_never_ran_is_not_shown(tmp_path):
 
 def others(**changes):
     """The runs of `results`, as runs of a configuration that no study has."""
-    runs = results().records
-    for run in runs:
-        run.identity = {n: v for n, v in run.identity.items() if n != "cell"} | {"model": "folder-mine"} | changes
-    return runs
+    return [as_other(run, **changes) for run in results().records]
+
+
+def as_other(run, **changes):
+    """The run, of a configuration that no study has."""
+    identity = {n: v for n, v in run.identity.items() if n != "cell"} | {"model": "folder-mine"} | changes
+    return dataclasses.replace(run, identity=identity)
 
 
 def test_runs_that_no_file_describes_are_compared_when_they_differ_in_their_method_alone():
@@ -272,3 +276,70 @@ def test_operators_can_be_compared():
 def test_arguments_that_make_no_study_are_one_line(arguments, message):
     with pytest.raises(ConfigError, match=message):
         made(*arguments)
+
+
+def of_mora(record):
+    return record.cell["method"] == "mora"
+
+
+def failed(record, error="FloatingPointError"):
+    return dataclasses.replace(
+        record, status="failed", metrics={"final": {}, "curve": []}, error={"type": error, "message": "it ended"}
+    )
+
+
+def answer_of(runs):
+    """What runs that no file describes answer, as compare.py and the page show it."""
+    ((study, filled),) = comparison.of_records(runs)
+    table = tables.fill(study, filled)
+    return table, answers(table)[0]
+
+
+def test_a_run_that_diverged_counts_where_no_file_describes_the_runs():
+    """Else a method that fails with some seeds would be compared by its survivors alone."""
+    runs = others()
+    seed_2 = [run for run in runs if of_mora(run) and run.cell["seed"] == 2]
+    _, answer = answer_of([failed(run) if run in seed_2 else run for run in runs])
+    assert answer.verdict == "undecided"
+    assert "MoRA, r = 4: 1 of 3 runs at the learning rate 0.003 diverged" in answer.text
+
+
+def test_a_rate_that_diverged_was_tried_where_no_file_describes_the_runs():
+    runs = others()
+    high = [run for run in runs if run.cell["learning_rate"] > synthetic.BEST]
+    assert "highest that was tried" in answer_of([run for run in runs if run not in high])[1].text
+    _, answer = answer_of([failed(run) if run in high else run for run in runs])
+    assert answer.verdict == "better"
+
+
+def test_a_cell_whose_runs_all_failed_is_a_row_without_a_value():
+    runs, full = others(), FIXED.setting(OWN.cell(OWN.rows[2], OWN.columns[0]))
+    lost = [failed(as_other(run)) for run in synthetic.searched(full, (0,))]
+    table, _ = answer_of([*runs, *lost])
+    assert {row[0].row.label: bool(row[0].values) for row in table.entries} == {
+        "LoRA, r = 4": True,
+        "MoRA, r = 4": True,
+        methods.label("fft"): False,
+    }
+    interrupted = [dataclasses.replace(run, status="interrupted", error=None) for run in lost]
+    assert len(answer_of([*runs, *interrupted])[0].entries) == 2
+
+
+def test_a_row_that_is_not_trained_has_no_rates_that_were_tried():
+    entries = OWN.file | {"rows": {"LoRA": {"method": "lora"}, "base": {"method": "none"}}, "reference": "base"}
+    study = study_file.of_entries("untrained", entries)
+    lora, base = (FIXED.setting(study.cell(row, study.columns[0])) for row in study.rows)
+    runs = [*synthetic.searched(lora, range(3)), *(synthetic.record(base, 1e-3, seed) for seed in range(3))]
+    for run in runs:
+        trained = run.cell["method"] == "lora"
+        run.metrics["final"] |= {"char_accuracy": 50.0 * trained + run.cell["seed"] * (1 + trained)}
+    (answer,) = (a for a in answers(tables.fill(study, Results("laptop", runs, FIXED))) if "accuracy" in a.text)
+    assert "is higher than base" in answer.text
+    assert answer.text.endswith("lower and higher learning rates were tried for LoRA, r = 8.")
+
+
+def test_rows_without_a_common_seed_are_not_compared_and_it_is_said():
+    runs = [run for run in others() if of_mora(run) == (run.cell["seed"] > 0)]
+    ((study, filled),) = comparison.of_records(runs)
+    text = comparison.text(study, filled)
+    assert text.endswith("Nothing is compared: LoRA, r = 4 and MoRA, r = 4 have no value over a common seed.")

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
 from experiments.paper import Cell
-from experiments.report import answers, tables, wording
+from experiments.report import answers, latex, markdown, tables, wording
 from experiments.spec import methods
 from experiments.study import measures, statistics, study_file
 from experiments.study.fill import Results
@@ -104,7 +105,14 @@ def test_a_column_of_a_step_has_the_rate_that_learns_soonest():
 
 @pytest.mark.parametrize(
     ("number", "shown"),
-    [(0.000341, "0.00034"), (0.0999, "0.100"), (0.12, "0.12"), (2.5, "2.50"), (0.0, "0.00"), (1e-12, "0.000000000")],
+    [
+        (0.000341, "0.00034"),
+        (0.0999, "0.100"),
+        (0.12, "0.12"),
+        (2.5, "2.50"),
+        (0.0, "0.00"),
+        (1e-12, "0.0000000000010"),
+    ],
 )
 def test_a_loss_that_is_almost_zero_keeps_two_digits(number, shown):
     column = next(c for c in study_file.get("table2").columns if c.metric == "value_loss")
@@ -292,3 +300,92 @@ def test_rows_that_were_not_run_yet_count_too():
 def test_the_answer_of_a_study_without_runs_says_so():
     table = tables.fill(study_file.get("table2"), Results("laptop", []))
     assert answers.headline(table) == "Character accuracy, %, mean ± standard deviation (seeds): no runs yet.\n\n"
+
+
+def test_a_row_over_several_cells_shows_the_cost_of_each():
+    study = study_file.get("table4")
+    cells = {c.name: study.cell(study.rows[1], c) for c in study.columns if c.name in ("uuid_r8", "uuid_r256")}
+    records = [r for cell in cells.values() for r in synthetic.searched(FIXED.setting(cell), (0, 1))]
+    table = tables.fill(study, Results("laptop", records, FIXED))
+    costs = wording.row_costs(table.entries[1])
+    assert costs["trainable_parameters"] == "4,000; 32,000"
+    assert costs["peak_memory_bytes"] == "512"
+    assert "4,000; 32,000" in latex.fragment(table)
+    assert wording.row_costs(table.entries[0])["trainable_parameters"] == wording.DASH
+
+
+def test_a_search_says_what_became_of_each_run():
+    setting = SETTINGS[0]
+    low, best, high = setting.candidates
+    runs = [
+        synthetic.record(setting, low, 0, status="running"),
+        synthetic.record(setting, best, 0),
+        synthetic.diverged(setting, high, 0),
+        synthetic.record(setting, 0.03, 0, status="failed"),
+        synthetic.record(setting, 0.1, 0),
+    ]
+    runs[-1].metrics["final"] = {}
+    filled = Results("laptop", runs, FIXED).cell(setting.cell)
+    said = wording.rate_search(filled)
+    for part in ("(0.001: running", "0.01: diverged", "0.03: failed", "0.1: no value"):
+        assert part in said
+    lost = dataclasses.replace(filled, runs={high: {0: runs[2]}})
+    assert "=64: diverged" in wording.rate_search(
+        dataclasses.replace(
+            filled, variants=[filled, dataclasses.replace(lost, cell=dataclasses.replace(lost.cell, options=("a=64",)))]
+        )
+    )
+
+
+def test_texts_of_a_user_end_no_cell_of_a_markdown_table():
+    rows = {"LoRA | 99.9 | <b>x</b>": {"method": "lora"}, "MoRA": {"method": "mora"}}
+    columns = {"a": {"metric": "char_accuracy", "label": "a | b"}}
+    entries = {"title": "One | *two*", "base": {"task": "uuid"}, "rows": rows, "columns": columns}
+    study = study_file.of_entries("pipes", entries | {"reference": "LoRA | 99.9 | <b>x</b>"})
+    lora, mora = (FIXED.setting(study.cell(row, study.columns[0])) for row in study.rows)
+    records = [r for s in (lora, mora) for r in synthetic.searched(s, (0, 1, 2))]
+    text = markdown.page(tables.fill(study, Results("laptop", records, FIXED)))
+    assert text.startswith("# One \\| \\*two\\* (scale: laptop)")
+    assert "<b>" not in text
+    tables_of_page = [line for line in text.splitlines() if line.startswith("|")]
+    widths = {len(re.split(r"(?<!\\)\|", line)) for line in tables_of_page if "99.9" in line and "± " in line}
+    assert widths == {4}  # the label and one value
+
+
+def test_code_with_a_bar_ends_no_cell():
+    assert markdown.code("dW = B A") == "`dW = B A`"
+    assert markdown.code("|W| * B_a") == "<code>&#124;W&#124; \\* B\\_a</code>"
+
+
+def test_two_columns_with_one_label_both_stand_in_the_table():
+    records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
+    table = tables.fill(study_file.get("table2"), Results("laptop", records, FIXED))
+    alike = dataclasses.replace(table, columns=tuple(dataclasses.replace(c, label="x") for c in table.columns))
+    assert wording.cells(alike, "%s").shape == wording.cells(table, "%s").shape
+
+
+def test_runs_in_several_number_formats_are_named():
+    records = [r for s in SETTINGS for r in synthetic.searched(s, (0, 1, 2))]
+
+    def notes(precision):
+        for record in records:
+            record.identity["hardware"] = {"precision": precision(record)}
+        table = tables.fill(study_file.get("table2"), Results("laptop", records, FIXED))
+        return [n for n in wording.footnotes(table) if "number formats" in n]
+
+    assert notes(lambda record: "fp32") == []
+    assert notes(lambda record: {"mora": "bf16", "lora": "fp32"}[record.cell["method"]]) == [
+        "The runs trained in different number formats (bf16, fp32): a difference may be one of the formats."
+    ]
+
+
+def test_a_percentage_beside_0_to_100_is_no_share_of_questions():
+    _, entry = mora_in_table_1("gsm8k", [110.0, 131.0, 120.0], [90.0, 95.0, 91.0])
+    assert entry.comparison.verdict == "undecided"
+    assert entry.comparison.doubts == ("GSM8K is not a share of its questions: a value lies outside 0 to 100 %",)
+
+
+def test_a_small_difference_of_percentages_is_not_shown_as_nothing():
+    column = next(c for c in study_file.get("table2").columns if c.metric == "char_accuracy")
+    assert wording.interval(statistics.Interval(0.04, 0.03, 0.049, 3), column) == "+0.040 [+0.030, +0.049]"
+    assert wording.interval(statistics.Interval(0.04, -0.1, 0.18, 3), column) == "+0.0 [-0.1, +0.2]"

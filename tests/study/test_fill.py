@@ -328,3 +328,18 @@ def test_keys_of_methods_and_tasks_put_together_are_those_of_run_py(protocols, m
     setting = protocols.setting(Cell("math", method, None if method == "fft" else 256))
     composed = parse(composition([*setting.arguments, "training.learning_rate=0.5", "seed=2"]))
     assert setting.key(0.5, 2) == key_of(identity_of(composed))
+
+
+def in_format(record, precision):
+    return other_settings(record, hardware={"precision": precision})
+
+
+def test_of_runs_in_two_number_formats_the_one_that_has_ended_counts_then_that_of_float32():
+    bf16 = [in_format(synthetic.record(SETTING, synthetic.BEST, seed), "bf16") for seed in range(3)]
+    fp32 = [in_format(synthetic.record(SETTING, synthetic.BEST, seed), "fp32") for seed in range(3)]
+    fp32[1] = dataclasses.replace(fp32[1], status="interrupted")
+    fp32[2] = in_format(synthetic.diverged(SETTING, synthetic.BEST, 2), "fp32")
+    for order in ([*bf16, *fp32], [*fp32, *bf16]):
+        cell = filled(*order)
+        assert cell.runs[synthetic.BEST] == {0: fp32[0], 1: bf16[1], 2: fp32[2]}
+        assert cell.selected == {0: fp32[0], 1: bf16[1]}

@@ -93,3 +93,12 @@ def test_rank_correlation_of_few_or_equal_values():
     five = statistics.rank_correlation([1.0, 2.0, 3.0, 4.0, 5.0], [5.0, 4.0, 3.0, 2.0, 1.0])
     assert five.below(0)
     assert five.mean == -1.0
+
+
+@pytest.mark.parametrize(("values", "higher_is_better", "at_floor"), [
+    ([60.0, 61.0], True, False), ([40.0, 41.0], True, True), ([40.0, 41.0], False, False), ([60.0, 61.0], False, True),
+    ([50.0], False, True), ([49.0], False, False),
+])  # fmt: skip
+def test_the_floor_of_a_number_that_should_be_low_lies_above_good_values(values, higher_is_better, at_floor):
+    floors = [50.0] * len(values)
+    assert statistics.at_floor(values, floors, higher_is_better=higher_is_better) == at_floor

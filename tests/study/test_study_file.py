@@ -180,7 +180,7 @@ def test_a_study_that_cannot_be_read_does_not_stop_the_others(tmp_path, capsys):
     study_file.keep(study(), tmp_path)
     other = tmp_path / study_file.FOLDER / "other.yaml"
     other.write_text("rows: {A: {method: my_own}}\ncolumns: [char_accuracy]\n")
-    options = argparse.Namespace(results=tmp_path, study=["tickets"])
+    options = argparse.Namespace(results=tmp_path, study=["tickets"], scale=None)
     for _ in range(2):
         assert [s.name for s in study_file.of_results(tmp_path)] == ["tickets"]
     (line,) = capsys.readouterr().err.splitlines()
@@ -191,7 +191,7 @@ def test_a_study_that_cannot_be_read_does_not_stop_the_others(tmp_path, capsys):
     )
     assert [s.name for s in script.studies(options)] == ["tickets"]
     with pytest.raises(ConfigError, match="got 'my_own'"):
-        script.studies(argparse.Namespace(results=tmp_path, study=["other"]))
+        script.studies(argparse.Namespace(results=tmp_path, study=["other"], scale=None))
 
 
 def test_two_rows_of_one_name_are_refused():
@@ -273,3 +273,13 @@ def test_a_study_of_ones_own_data_has_the_columns_of_its_benchmarks(named):
     assert (column.label, column.info.unit) == ("gsm8k", "%")
     (loss,) = study(base=base, columns=["loss"]).columns
     assert loss.info.unit == ""
+
+
+def test_columns_of_one_metric_have_different_labels():
+    """A table has one column for each, and a reader must know which is which."""
+    read = study(columns={"half": {"metric": "mmlu_5shot", "at": 0.5}, "end": {"metric": "mmlu_5shot"}})
+    assert [column.label for column in read.columns] == ["MMLU 5-shot, 50 % of training", "MMLU 5-shot"]
+    at_ranks = study(columns={name: {"metric": "mmlu_5shot", "rank": name} for name in ("r8", "r256")})
+    assert [column.label for column in at_ranks.columns] == ["MMLU 5-shot, r = 8", "MMLU 5-shot, r = 256"]
+    with pytest.raises(ConfigError, match=r"columns a and b are both called 'MMLU 5-shot'; give each a label"):
+        study(columns={"a": {"metric": "mmlu_5shot"}, "b": {"metric": "mmlu_5shot"}})
