@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .spec.run_config import RunConfig
 from .store.records import Record, Store, curve
 from .store.schema import is_number
 from .study.printed import tables_of
+from .tasks import Task, TaskData
 
 
 def run(config: RunConfig) -> Record:
@@ -109,15 +111,31 @@ def check_same(config: RunConfig, record: Record, revision: str) -> None:
             )
 
 
-def check_finite(final: dict[str, float], step: int) -> None:
-    """Refuse final metrics that are no finite numbers: the last update may have diverged, and no loss follows it.
+def check_final(task: Task, final: dict[str, float], step: int) -> None:
+    """Refuse final metrics that are not finite, or that lack what the task is judged by.
+
+    The last update may have diverged, and no loss follows it.
 
     Raises:
-        FloatingPointError: The first such metric.
+        FloatingPointError: The first metric that is not finite.
+        LookupError: The task gave no headline, or not the number by which its learning rates are selected.
     """
+    absent = [] if any(name in final for name in task.headlines) else [task.headline]
+    if task.selection and task.selection not in final:
+        absent.append(task.selection)
+    if absent:
+        names = " and no ".join(dict.fromkeys(absent))
+        raise LookupError(f"task={task.name}: evaluate returned no {names}; the task declares it as headline or selection")
     for name, value in final.items():
         if not is_number(value):
             raise FloatingPointError(f"diverged at step {step}: {name} is {value}")
+
+
+def _measured(
+    model: Any, tokenizer: Any, data: TaskData, function: Callable[[Any, Any, TaskData], dict[str, float]]
+) -> dict[str, float]:
+    """What one of the functions of a task measures."""
+    return tasks.numbers(function(model, tokenizer, data), f"{function.__name__} of the task")
 
 
 def execute(config: RunConfig, record: Record, store: Store) -> Record:
@@ -149,17 +167,18 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
         adapted = adapt.adapt(network, config)
         model = adapted.model
         meter = cost.Meter(adapted, placement)
-        measure = functools.partial(task.measure, model, tokenizer, prepared)
+        measured = functools.partial(_measured, model, tokenizer, prepared)
         folder = store.checkpoints(record.key)
+        measure = functools.partial(measured, task.measure)
         trainer = training.build(adapted, prepared.train, measure, config, placement, folder)
         recording.start(trainer, task, prepared, revision, adapted.notes)
 
         final: dict[str, float] = {}
         if trains:
-            final |= task.baseline(model, tokenizer, prepared)
+            final |= measured(task.baseline)
             training.train(trainer)
-        final |= task.evaluate(model, tokenizer, prepared)
-        check_finite(final, trainer.state.global_step)
+        final |= measured(task.evaluate)
+        check_final(task, final, trainer.state.global_step)
         record.metrics = {"final": final, "curve": curve(trainer.state.log_history)}
         if trains:
             training.save(trainer, store.model(record.key))

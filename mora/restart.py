@@ -94,6 +94,15 @@ def adapted_layers(model: PeftModel, adapter: str = "default") -> Iterator[tuple
             yield plain_name(name), module
 
 
+def _computes_as_plain(module: nn.Module) -> bool:
+    """Whether a layer is MoRA's or LoRA's, and no subclass of it that computes something else: a merge adds B A."""
+    for plain in (MoraLinear, LoraLinear):
+        if isinstance(module, plain):
+            kind = type(module)
+            return (kind.forward, kind.get_delta_weight) == (plain.forward, plain.get_delta_weight)
+    return False
+
+
 def weights_of(layer: MoraLinear | LoraLinear) -> nn.Module:
     """The container of the layer's adapters, by adapter name: the Ms of a MoRA layer, the As of a LoRA layer."""
     return layer.mora_M if isinstance(layer, MoraLinear) else layer.lora_A
@@ -110,7 +119,7 @@ def check(model: PeftModel, adapter: str = "default") -> None:
     config: Any = model.peft_config.get(adapter)
     for name, module in model.get_base_model().named_modules():
         is_adapted = isinstance(module, BaseTunerLayer) and adapter in module._get_available_adapters()
-        if is_adapted and not isinstance(module, MoraLinear | LoraLinear):
+        if is_adapted and not _computes_as_plain(module):
             kind = f"{type(module).__module__.rsplit('.', 1)[-1]}.{type(module).__name__}"
             raise ValueError(
                 f"{plain_name(name)}: only plain LoRA and MoRA on unquantized layers can be restarted, not {kind}"

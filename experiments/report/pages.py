@@ -26,7 +26,7 @@ def by_scale(records: Sequence[Record], scales: Iterable[str] | None = None) -> 
 def known_studies(folder: Path) -> list[Study]:
     """The studies of a folder of results, those of `conf/study` that are not of the paper, then the paper's."""
     own = {study.name: study for study in study_file.of_results(folder)}
-    others = [study_file.get(name) for name in study_file.names() if name not in own]
+    others = [study for study in study_file.of_conf() if study.name not in own]
     return [*own.values(), *sorted(others, key=lambda study: study.is_of_paper)]
 
 

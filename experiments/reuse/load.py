@@ -239,7 +239,7 @@ def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
     before = task.baseline(model, tokenizer, prepared) if folder else {}
     if folder:
         load_trained(model, config, folder)
-    return finite(before | task.evaluate(model, tokenizer, prepared))
+    return finite(before | tasks.numbers(task.evaluate(model, tokenizer, prepared), "evaluate of the task"))
 
 
 def base_of(record: Record, store: Store, config: RunConfig) -> tuple[Path | None, Any, Any]:

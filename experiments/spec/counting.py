@@ -309,6 +309,8 @@ def _adapted(config: PeftConfig, names: dict[str, tuple[int, int]], device: str)
 def _reason(method: Method, limit: int, sizes: Sizes, counts: list[Numbers]) -> str:
     """Why no value fits, of those that were counted."""
     known = [(number, value, numbers) for numbers in counts for value, number in numbers.known.items() if number]
+    if not known and any(number == 0 for numbers in counts for number in numbers.known.values()):
+        return f"method={method.name}: its adapter trains no parameters"
     if not known:
         return (
             f"method={method.name}: method.peft.{method.budget} has no value that fits the layers of the model: "

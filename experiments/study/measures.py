@@ -10,6 +10,7 @@ from .. import paper, tasks
 from ..paper import quantities
 from ..store.records import Record
 
+FEWEST_LOSSES = 3  # of the beginning and of the end of a curve: one noisy batch decides nothing
 TAIL = 0.1  # a run ends with this part of its steps, and begins with as large a part
 
 
@@ -161,7 +162,8 @@ def diverged(record: Record) -> bool:
     """Whether the training blew up: a loss that is not finite, or a loss that ends clearly above the one it began with.
 
     The beginning is the first tenth of the steps, when the learning rate has hardly risen. One batch is noisy, so the
-    end must be above 1.1 times the mean of the beginning and above each loss of the beginning.
+    end must be above 1.1 times the mean of the beginning and above each loss of the beginning. In a short curve the
+    beginning and the end have `FEWEST_LOSSES` losses each, or half of the losses.
     """
     if record.status == "failed":
         return (record.error or {}).get("type") == "FloatingPointError"
@@ -171,11 +173,14 @@ def diverged(record: Record) -> bool:
         return True
     total = steps(record)
     end = _last_losses(rows, total)
-    if not end or not total:
+    fewest = min(FEWEST_LOSSES, len(losses) // 2)
+    if not end or not total or not fewest:
         return False
-    last = sum(end) / len(end)
     last_of_beginning = TAIL * total
-    beginning = [row["loss"] for row in rows if row["step"] <= last_of_beginning] or losses[:1]
+    beginning = [row["loss"] for row in rows if row["step"] <= last_of_beginning]
+    beginning = beginning if len(beginning) > fewest else losses[:fewest]
+    end = end if len(end) > fewest else losses[-fewest:]
+    last = sum(end) / len(end)
     return last > 1.1 * sum(beginning) / len(beginning) and last > max(beginning)
 
 

@@ -150,6 +150,8 @@ def _plan_of_variants(
 ) -> Plan:
     """The plan of a cell whose protocol searches further settings: each variant's search, then the best one's seeds."""
     plans = [plan(v, results, seeds, search=search, abandoned=abandoned, alive=alive) for v in setting.variants]
+    if bad := next((p for p in plans if p.unavailable), None):
+        return bad
     searches = [p for p in plans if p.stage == SEARCH and p.needed]
     if searches:
         first, *rest = searches

@@ -25,16 +25,11 @@ class PaperValue:
     model: str
 
 
-def studies() -> list[Study]:
-    """The studies of `conf/study`."""
-    return [study_file.get(name) for name in study_file.names()]
-
-
 @cache
 def _final_values() -> dict[tuple[Cell, str], float | None]:
     """(Cell, final metric) -> the value that the paper prints."""
     values: dict[tuple[Cell, str], float | None] = {}
-    for study in studies():
+    for study in study_file.of_project():
         for row in study.rows:
             for column in study.columns:
                 if column.at is None and column.name in row.paper_values:
@@ -98,13 +93,13 @@ def places(identity: dict[str, Any], among: Sequence[Study]) -> Iterator[tuple[S
 
 def tables_of(identity: dict[str, Any]) -> list[str]:
     """The names of the studies in whose tables a run fills a cell: `table2`."""
-    tables = [study for study in studies() if study.has_table]
+    tables = [study for study in study_file.of_project() if study.has_table]
     return list(dict.fromkeys(study.name for study, *_ in places(identity, tables)))
 
 
 def paper_values_of(identity: dict[str, Any]) -> list[PaperValue]:
     """What the paper prints for the cell that a run fills, or, where no table has the cell, draws for it."""
-    every = studies()
+    every = study_file.of_project()
     values = []
     for study, row, column in places(identity, [s for s in every if s.has_table]):
         value = row.paper_values.get(column.name)

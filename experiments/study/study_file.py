@@ -61,7 +61,7 @@ class RowEntry(BaseModel):
     label: str | None = None  # `{rank}` stands for the rank; without a label: the row's name, and `, r = 8`
     ranks: list[Rank] | None = None  # in place of the study's
     scales: list[str] = []
-    search: dict[str, str | list[Any]] = {}  # in place of, or beside, the study's
+    search: dict[str, Any] = {}  # in place of, or beside, the study's
 
 
 class ColumnEntry(BaseModel):
@@ -87,7 +87,7 @@ class StudyEntry(BaseModel):
     base: Settings = {}
     rows: dict[str, RowEntry] | str  # a name: the rows, ranks and reference of another study
     ranks: list[Rank] = []
-    search: dict[str, str | list[Any]] = {}
+    search: dict[str, Any] = {}
     seeds: Annotated[int, Field(gt=0, le=1000)] | list[Annotated[int, Field(ge=0)]] = 3
     reference: str | list[str] = []
     columns: list[str] | dict[str, ColumnEntry] = []
@@ -126,8 +126,22 @@ def of_results(results: Path) -> list[Study]:
     A file that cannot be read does not stop the others, and is named in a warning: its method or its task may be of the
     user, whose files this command does not know.
     """
+    return _readable(files_of(results).values())
+
+
+def of_conf() -> list[Study]:
+    """The studies of `conf/study` and of a user's own folders; a file that cannot be read is named in a warning."""
+    return _readable(compose.choices("study").values())
+
+
+def of_project() -> list[Study]:
+    """The studies of `conf/study` alone."""
+    return [read(path) for path in sorted((compose.CONF / "study").glob("*.yaml"))]
+
+
+def _readable(paths: Iterable[Path]) -> list[Study]:
     studies = []
-    for path in files_of(results).values():
+    for path in paths:
         try:
             studies.append(read(path))
         except ConfigError as error:
@@ -263,7 +277,7 @@ def _seeds(seeds: int | list[int]) -> tuple[int, ...]:
     return chosen
 
 
-def _search(search: Mapping[str, str | list[Any]], where: str = "") -> Search:
+def _search(search: Mapping[str, Any], where: str = "") -> Search:
     listed = {}
     for setting, candidates in search.items():
         if isinstance(candidates, list) and candidates:

@@ -11,7 +11,7 @@ from .. import user_code
 from ..errors import ConfigError
 from ..spec import compose
 from ..spec.run_config import RunConfig
-from .base import Criterion, Metric, Task, TaskData
+from .base import Criterion, Metric, Task, TaskData, numbers
 
 
 class Module(NamedTuple):
@@ -108,4 +108,17 @@ def metric(task: str, name: str) -> Metric:
     return get(task).metric(name)
 
 
-__all__ = ["Criterion", "Metric", "Task", "TaskData", "add", "get", "is_known", "metric", "module_hash", "names", "of"]
+__all__ = [
+    "Criterion",
+    "Metric",
+    "Task",
+    "TaskData",
+    "add",
+    "get",
+    "is_known",
+    "metric",
+    "module_hash",
+    "names",
+    "numbers",
+    "of",
+]

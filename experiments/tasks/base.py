@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -71,6 +71,27 @@ class Criterion:
     label: str
     is_mean: bool = False
     higher_is_better: bool = False
+
+
+def numbers(values: Any, where: str) -> dict[str, float]:
+    """What a function of a task returned, with Python's numbers in place of those of numpy and torch.
+
+    Args:
+        values: What the function returned.
+        where: The function, for an error.
+
+    Raises:
+        TypeError: The function returned something else than numbers by name.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{where} must return metrics by name, and returned a {type(values).__name__}")
+    found = {}
+    for name, value in values.items():
+        number = value.item() if getattr(value, "shape", None) == () else value  # of numpy or torch
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            raise TypeError(f"{where}: {name} must be a number, and is a {type(value).__name__}")
+        found[name] = number
+    return found
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,8 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
     left = {
         name: p for name, p in stacked.items() if target_modules.kind(name) not in in_stacks and not p.requires_grad
     }
+    if not any(p.requires_grad for p in network.parameters()):
+        raise ConfigError(f"method={m.name}: its adapter trains no parameters")
     notes = (chosen.note if chosen else "", _of_experts(left), _of_budget(spent, trainable, budget))
     return AdaptedModel(network, rates, tuple(filter(None, notes)), budget)
 

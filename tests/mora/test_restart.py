@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -809,3 +810,20 @@ def test_spectra_average_over_the_layers_of_a_projection():
     result = spectra([("layers.0.q_proj", a), ("layers.1.q_proj", b), ("layers.0.v_proj", b)])
     assert result["q_proj"] == {"above": 1.5, "largest": 2.0, "layers": 2}
     assert result["v_proj"] == {"above": 1.0, "largest": 1.0, "layers": 1}
+
+
+class Dialled(LoraLinear):
+    """A layer of somebody's own tuner: its update is not B A."""
+
+    def get_delta_weight(self, adapter):
+        return 2 * super().get_delta_weight(adapter)
+
+
+def test_a_layer_that_computes_another_update_than_lora_is_refused():
+    """A merge would add B A, and change the function of the model without a word."""
+    model = get_peft_model(llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+    for layer in model.modules():
+        if isinstance(layer, LoraLinear):
+            layer.__class__ = Dialled
+    with pytest.raises(ValueError, match=r"q_proj: only plain LoRA and MoRA .* not test_restart\.Dialled"):
+        restart.check(model)

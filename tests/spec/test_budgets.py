@@ -287,3 +287,9 @@ def test_the_run_says_what_it_spends(smoke):
 
 def tiny_sizes():
     return list(NAMED["tiny"].linears().values()) * NAMED["tiny"].layers
+
+
+def test_an_adapter_that_trains_nothing_is_named(smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "trainable", lambda *_: 0)
+    with pytest.raises(ConfigError, match=r"^method=miss: its adapter trains no parameters$"):
+        spent(smoke, tmp_path, "miss", "method.rank=8")

@@ -95,3 +95,14 @@ def test_a_record_knows_how_many_questions_it_asked(run):
     assert measures.question_count(run, metric) == 200
     run.metrics["final"]["gsm8k_questions"] = 150
     assert measures.question_count(run, metric) == 150
+
+
+@pytest.mark.parametrize(("losses", "expected"), [
+    ([4.74, 5.1, 4.9, 4.8, 5.0, 5.95], False),  # a noisy last batch of two rows
+    ([4.7, 4.8, 4.6, 4.9, 6.5, 7.9], True),
+    ([3.0, 9.0], True), ([3.0], False),
+])  # fmt: skip
+def test_in_a_short_curve_no_single_batch_decides(run, losses, expected):
+    run.config["training"]["steps"] = len(losses)
+    run.metrics["curve"] = [{"step": i + 1, "loss": loss} for i, loss in enumerate(losses)]
+    assert measures.diverged(run) is expected

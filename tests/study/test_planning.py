@@ -17,7 +17,7 @@ from experiments.paper import Cell
 from experiments.report import wording
 from experiments.study import planning
 from experiments.study import start as starting
-from experiments.study.cells import Protocols
+from experiments.study.cells import Protocols, UnavailableError
 from experiments.study.fill import Results
 
 from .. import synthetic
@@ -401,3 +401,20 @@ def test_the_papers_searches_at_paper_scale():
     assert paper_scale.setting(Cell("math", "lora", 8)).searched == ()
     keys = {paper_scale.setting(v).cell_key for v in paper_scale.setting(Cell("math", "lora_plus", 8)).variants}
     assert len(keys) == 2
+
+
+class OneWrong(synthetic.FixedProtocols):
+    """Protocols that search alpha, and do not know one of its candidates."""
+
+    def setting(self, cell):
+        if "method.alpha=-4" in cell.options:
+            raise UnavailableError("method.alpha must be a positive number, got -4")
+        made = super().setting(cell)
+        return made if cell.options else dataclasses.replace(made, searched=(("method.alpha", (8, -4)),))
+
+
+def test_a_candidate_that_cannot_be_planned_is_not_left_out():
+    """Else the table would say that the best of the candidates was taken."""
+    made = planning.plan(CELLS[0], Results("laptop", [], OneWrong("laptop")), (0, 1, 2))
+    assert made.unavailable == "method.alpha must be a positive number, got -4"
+    assert not made.needed

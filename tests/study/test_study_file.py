@@ -10,9 +10,10 @@ import yaml
 from experiments.cli import script
 from experiments.errors import ConfigError
 from experiments.paper import Cell
+from experiments.report import pages
 from experiments.spec import compose
 from experiments.spec.arguments import argument, settings
-from experiments.study import study_file
+from experiments.study import printed, study_file
 from experiments.study.cells import Protocols
 
 TICKETS = """
@@ -283,3 +284,27 @@ def test_columns_of_one_metric_have_different_labels():
     assert [column.label for column in at_ranks.columns] == ["MMLU 5-shot, r = 8", "MMLU 5-shot, r = 256"]
     with pytest.raises(ConfigError, match=r"columns a and b are both called 'MMLU 5-shot'; give each a label"):
         study(columns={"a": {"metric": "mmlu_5shot"}, "b": {"metric": "mmlu_5shot"}})
+
+
+def test_a_study_of_the_user_that_cannot_be_read_stops_no_run_and_no_page(tmp_path, capsys):
+    """Its task may be in a Python file that this command does not name."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "mine.yaml").write_text("rowz: {}\n")
+    (tmp_path / "study" / "fine.yaml").write_text(TICKETS)
+    compose.search([str(tmp_path)])
+    try:
+        identity = Protocols("laptop").setting(Cell("uuid", "lora", 8)).run_identity(1e-3, 0)
+        assert printed.paper_values_of(identity)
+        names = [known.name for known in pages.known_studies(tmp_path)]
+    finally:
+        compose.search([])
+    assert "fine" in names
+    assert "table2" in names
+    assert "mine" not in names
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: study {tmp_path / 'study' / 'mine.yaml'}: rows is missing; ")
+
+
+def test_a_search_that_is_no_list_is_named_by_its_setting():
+    with pytest.raises(ConfigError, match=r"rows.X.search.method.alpha must be a list of values, got 3$"):
+        study(rows={"X": {"method": "lora", "search": {"method.alpha": 3}}})

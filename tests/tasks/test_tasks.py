@@ -1,8 +1,11 @@
 """The tasks on real data: their declarations, their training data and their questions, which share nothing."""
 
 import re
+from math import isnan
 
+import numpy as np
 import pytest
+import torch
 
 from experiments import runner, tasks
 from experiments.data import corpora, overlap, wordproblems
@@ -267,3 +270,66 @@ def test_method_none_records_the_scores_of_the_base_model(smoke):
         assert record.metrics["final"][name] == pytest.approx(trained.metrics["final"][f"{name}_before"])
     # Nothing trains, so a run with another setting of the training is the same run.
     assert runner.run(smoke("method=none", "task=finance", "training.steps=7")).key == record.key
+
+
+class Array0d:
+    """A number of numpy or torch."""
+
+    shape = ()
+
+    def item(self):
+        return 3.5
+
+
+def test_the_numbers_of_a_task_may_be_those_of_numpy_and_torch():
+    given = {"a": np.float64(3.5), "b": np.float32(3.5), "c": torch.tensor(3.5), "d": Array0d(), "e": 3.5, "f": 3}
+    found = tasks.numbers(given, "evaluate of the task")
+    assert found == dict.fromkeys("abcde", 3.5) | {"f": 3}
+    assert {type(value) for value in found.values()} == {float, int}
+    assert isnan(tasks.numbers({"a": np.float64("nan")}, "it")["a"])
+
+
+@pytest.mark.parametrize(("given", "line"), [
+    ({"loss": "3.5"}, "evaluate of the task: loss must be a number, and is a str"),
+    ({"loss": torch.ones(2)}, "evaluate of the task: loss must be a number, and is a Tensor"),
+    ({"loss": True}, "evaluate of the task: loss must be a number, and is a bool"),
+    (3.5, "evaluate of the task must return metrics by name, and returned a float"),
+])  # fmt: skip
+def test_what_is_no_number_is_named(given, line):
+    with pytest.raises(TypeError, match=f"^{re.escape(line)}$"):
+        tasks.numbers(given, "evaluate of the task")
+
+
+@pytest.mark.parametrize(("function", "returned", "message"), [
+    ("evaluate", {"char_accuracy": 3.0}, "task=uuid: evaluate returned no value_loss; the task declares it"),
+    ("evaluate", {"value_loss": 3.0}, "task=uuid: evaluate returned no char_accuracy; the task declares it"),
+    ("evaluate", {"char_accuracy": "x", "value_loss": 1.0}, "evaluate of the task: char_accuracy must be a number"),
+    ("measure", {"char_accuracy": "x"}, "measure of the task: char_accuracy must be a number, and is a str"),
+])  # fmt: skip
+def test_a_run_whose_task_gives_no_numbers_fails_and_says_so(function, returned, message, smoke, monkeypatch):
+    """Before, a missing selection chose a rate from nothing, and a text in the curve left a record at `running`."""
+    monkeypatch.setattr(type(tasks.get("uuid")), function, named(function, returned))
+    record = runner.run(smoke("method=lora", "training.steps=2", "training.warmup_steps=0"))
+    assert record.status == "failed"
+    assert message in record.error["message"]
+    assert record.error["type"] in ("TypeError", "LookupError")
+
+
+def test_numbers_of_torch_finish_a_run(smoke, monkeypatch):
+    given = {"char_accuracy": torch.tensor(50.0), "value_loss": np.float32(1.5)}
+    monkeypatch.setattr(type(tasks.get("uuid")), "evaluate", named("evaluate", given))
+    monkeypatch.setattr(type(tasks.get("uuid")), "measure", named("measure", {"char_accuracy": torch.tensor(5.0)}))
+    record = runner.run(smoke("method=lora", "training.steps=2", "training.warmup_steps=0"))
+    assert record.status == "finished"
+    assert (record.metrics["final"]["char_accuracy"], record.metrics["final"]["value_loss"]) == (50.0, 1.5)
+    assert record.metrics["curve"][-1]["char_accuracy"] == 5.0
+
+
+def named(name, returned):
+    """A function of a task that returns this."""
+
+    def function(self, model, tokenizer, data):
+        return returned
+
+    function.__name__ = name
+    return function

@@ -8,7 +8,7 @@ import torch
 from peft.optimizers import create_loraplus_optimizer
 
 from experiments.errors import ConfigError
-from experiments.spec import methods
+from experiments.spec import counting, methods
 from experiments.spec.shapes import NAMED
 from experiments.train import adapt as adapting
 from experiments.train import cost
@@ -154,3 +154,14 @@ def test_full_fine_tuning_of_some_layers(smoke):
     model = adapt(smoke, "fft", "method.target_modules=[q_proj,down_proj]").model
     trained = {name.rsplit(".", 2)[-2] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"q_proj", "down_proj"}
+
+
+def test_an_adapter_that_trains_nothing_is_refused(smoke, monkeypatch):
+    """Such as a tuner of somebody's own that forgets to mark its parameters."""
+
+    def frozen(model, config, **options):
+        return counting.wrapped(model, config, **options).requires_grad_(False)
+
+    monkeypatch.setattr(adapting, "wrapped", frozen)
+    with pytest.raises(ConfigError, match=r"^method=lora: its adapter trains no parameters$"):
+        adapt(smoke, "lora")
