@@ -125,7 +125,8 @@ def check_final(task: Task, final: dict[str, float], step: int) -> None:
         absent.append(task.selection)
     if absent:
         names = " and no ".join(dict.fromkeys(absent))
-        raise LookupError(f"task={task.name}: evaluate returned no {names}; the task declares it as headline or selection")
+        what = "the task declares it as its headline or its selection"
+        raise LookupError(f"task={task.name}: evaluate returned no {names}; {what}")
     for name, value in final.items():
         if not is_number(value):
             raise FloatingPointError(f"diverged at step {step}: {name} is {value}")

@@ -74,7 +74,7 @@ def training_curves(study: Study, results: Results) -> Figure | None:
             axes.set_xlabel(f"{axes.get_xlabel()}\n{text}")
     for panel, labels in zip(panels, ends, strict=True):
         plots.label_ends(panel, labels)
-    figure.suptitle(study.title)
+    plots.title(figure, study.title)
     plots.legend_below(figure, axes, 1)
     return figure
 
@@ -132,7 +132,7 @@ def singular_values(study: Study, results: Results) -> Figure | None:
     axes.set_xticks(range(len(kinds)), [shortened(kind.removesuffix("_proj"), plots.TICK_WIDTH) for kind in kinds])
     axes.set_ylabel("singular values above 0.1")
     axes.grid(visible=False, axis="x")
-    axes.set_title(f"{study.title}\nscale {results.scale}, error bars ± 1 sd")
+    plots.title(figure, f"{study.title}\nscale {results.scale}, error bars ± 1 sd")
     plots.legend_below(figure, axes, 2)
     return figure
 
@@ -180,7 +180,7 @@ def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
     axes.minorticks_off()
     axes.set_xlabel("learning rate")
     axes.set_ylabel(tasks.get(task).criterion().label)
-    axes.set_title(f"Learning-rate search on {task}, scale {scale} (ringed: selected)")
+    plots.title(figure, f"Learning-rate search on {task}, scale {scale} (ringed: selected)")
     plots.legend_below(figure, axes, 2)
     return figure
 
@@ -225,7 +225,7 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
     counts = [n for _, f in cells if (n := tables.mean_cost(f.selected.values(), "trainable_parameters"))]
     if counts:
         plots.log_axis(panels[0].xaxis, min(counts), max(counts))
-    figure.suptitle(f"Score against cost on {task}, scale {scale} (± 1 sd)")
+    plots.title(figure, f"Score against cost on {task}, scale {scale} (± 1 sd)")
     plots.legend_below(figure, panels[0], 3)
     return figure
 
@@ -240,14 +240,15 @@ def score_against_rank(study: Study, question: rank_question.RankQuestion, scale
         axes.errorbar(point.rank.mean, point.score.mean, **errors, label=point.label, capsize=2, markersize=6, **look)
     axes.set_xlabel(wording.RANK_LABEL)
     _score_axis(axes, question.column.info, [point.score.mean for point in question.points])
-    axes.set_title(
+    plots.title(
+        figure,
         f"{study.title}, {question.column.label}, scale {scale} (± 1 sd)\n"
         f"Does a higher rank score better? {question.text}"
         + (
             f"\nleft out: {sum(bool(point.doubt) for point in question.points)} rows in doubt"
             if question.left_out
             else ""
-        )
+        ),
     )
     plots.legend_below(figure, axes, 2)
     return figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from ..errors import shortened
 from ..paper import Cell
@@ -27,6 +28,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
+    "figure.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -72,11 +74,11 @@ def looks_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def log_axis(axis: Any, low: float, high: float) -> None:
-    """Make the axis logarithmic, with labels such as 20 k and 1 M, and few enough labels that they do not overlap."""
+    """Make the axis logarithmic, with labels such as 0.005, 20 k and 1 M, and so few that they do not overlap."""
     subs = (1, 2, 5) if high < 300 * low else (1,)
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(EngFormatter())
+    axis.set_major_formatter(EngFormatter() if low >= 1 else FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -88,6 +90,12 @@ def canvas(panels: int, *, height: float = 3.4, width: float = 0.0) -> tuple[Fig
     return figure, list(axes)
 
 
+def title(figure: Figure, text: str) -> None:
+    """A title over all panels, whose lines break where the figure ends."""
+    most = int(TITLE_LETTERS * figure.get_size_inches()[0])
+    figure.suptitle("\n".join(textwrap.fill(line, most) for line in text.split("\n")))
+
+
 def legend_below(figure: Figure, axes: Any, columns: int) -> None:
     """One legend for all panels, below them, so that it covers no curve."""
     handles, labels = axes.get_legend_handles_labels()
@@ -95,6 +103,7 @@ def legend_below(figure: Figure, axes: Any, columns: int) -> None:
         figure.legend(handles, [shortened(x, LABEL_WIDTH) for x in labels], loc="outside lower center", ncols=columns)
 
 
+TITLE_LETTERS = 11  # of a title, for each inch of the figure
 LABEL_WIDTH = 64  # the letters of the longest label for which a figure has room
 TICK_WIDTH = 20  # the letters of the longest name below a tick
 END_SIZE = 8  # the size of a label at the end of a line, in points

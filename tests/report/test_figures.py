@@ -187,3 +187,28 @@ def test_a_label_is_no_formula():
         axes.plot([0, 1], label="cost $\\bad{$ x")
         plots.legend_below(figure, axes, 1)
         assert "bad" in plots.svg_element(figure, "label")
+
+
+@pytest.mark.parametrize("panels", [1, 2])
+def test_a_long_title_stays_within_its_figure(panels):
+    with plots.style():
+        figure, _ = plots.canvas(panels)
+        plots.title(
+            figure, "Every method at the parameters of LoRA, loss on values, nats a token, scale laptop (± 1 sd)\nB"
+        )
+        figure.draw_without_rendering()
+        (text,) = figure.texts
+        box = text.get_window_extent()
+    assert text.get_text().count("\n") == 3 - panels
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+
+
+def test_small_numbers_of_an_axis_have_no_prefix():
+    """`5 m` could be five millions."""
+    with plots.style():
+        _, (axes,) = plots.canvas(1)
+        plots.log_axis(axes.yaxis, 0.004, 0.04)
+        plots.log_axis(axes.xaxis, 4000, 40000)
+        assert axes.yaxis.get_major_formatter()(0.005, 0) == "0.005"
+        assert axes.xaxis.get_major_formatter()(5000, 0) == "5 k"

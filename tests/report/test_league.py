@@ -75,8 +75,9 @@ def test_the_figure_shows_each_row_and_the_answer(study):
     with plots.style():
         drawn = dict(figures.figures_of(study, results_with(study, RISING, RISING)))
     assert drawn.keys() == {"rank_league_char_accuracy_r8", "rank_league_value_loss_r8"}
-    axes = drawn["rank_league_char_accuracy_r8"].axes[0]
-    assert "Does a higher rank score better? yes: rank correlation 1.00" in axes.get_title()
+    figure = drawn["rank_league_char_accuracy_r8"]
+    axes = figure.axes[0]
+    assert "Does a higher rank score better? yes: rank correlation 1.00" in figure.get_suptitle()
     assert len(axes.get_legend_handles_labels()[1]) == 6
 
 
@@ -135,7 +136,7 @@ def test_a_row_at_its_floor_or_with_a_doubtful_rate_is_left_out_and_named(study)
     )
     with plots.style():
         drawn = dict(figures.figures_of(study, results))["rank_league_char_accuracy_r8"]
-    assert "left out: 2 rows in doubt" in drawn.axes[0].get_title()
+    assert "left out: 2 rows in doubt" in drawn.get_suptitle()
     assert len(drawn.axes[0].get_legend_handles_labels()[1]) == 6
 
 
