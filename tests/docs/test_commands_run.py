@@ -58,7 +58,6 @@ MORE = {
     "scripts/prepare_data.py": ["--check"],
     "scripts/plan.py psoft --run": ["--config-dir", "my/conf", "--scale", "smoke", "--method", "lora"],
     "scripts/plan.py uuid_four_layers --run": ["--method", "lora", *SHORT],
-    "scripts/plan.py league --scale laptop --run": ["--task", "uuid", "--method", "miss", *SHORT],
     "scripts/plan.py table2 task.pairs=100 --run": ["--scale", "smoke", "--method", "mora", *SHORT],
     "scripts/compare.py method=lora,mora task=uuid --ranks 1,32 --run": ["scale=smoke"],
     "scripts/evaluate.py KEY --benchmarks arc_easy:acc_norm --limit 200 --add": ["--benchmark-path", "my/tasks"],
