@@ -1,4 +1,4 @@
-"""The task of docs/adding.md runs as printed, from a folder that holds nothing else."""
+"""The task and the adapter of docs/adding.md run as printed, from a folder that holds nothing else."""
 
 import hashlib
 import json
@@ -218,104 +218,8 @@ def test_a_task_may_have_settings_of_its_own(smoke):
     assert len(keys) == 2
 
 
-BAND = '''
-"""Band: an update of r diagonals, dW[i, (i + j) % k] = v[j, i]."""
-
-from dataclasses import dataclass
-
-import torch
-from aenum import extend_enum
-from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
-from peft.utils import PeftType, register_peft_method
-from torch import nn
-
-extend_enum(PeftType, "BAND", "BAND")
-
-
-@dataclass
-class BandConfig(PeftConfig):
-    r: int = 4
-    target_modules: list[str] | str | None = None
-    exclude_modules: list[str] | str | None = None
-    layers_to_transform: list[int] | None = None
-    layers_pattern: str | None = None
-    bias: str = "none"
-    modules_to_save: list[str] | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.peft_type = PeftType("BAND")
-
-
-class BandLinear(nn.Module, BaseTunerLayer):
-    adapter_layer_names = ("band_v",)
-    other_param_names = ()
-
-    def __init__(self, base_layer, name, r):
-        super().__init__()
-        self.base_layer, self.band_v = base_layer, nn.ParameterDict()
-        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self._disable_adapters, self.merged_adapters = False, []
-        if r > self.in_features:
-            raise ValueError("more diagonals than inputs")
-        self.band_v[name] = nn.Parameter(torch.zeros(r, self.out_features))
-        self._move_adapter_to_device_of_base_layer(name)
-        self.set_adapter([name])
-
-    def get_delta_weight(self, name):
-        v = self.band_v[name]
-        rows = torch.arange(self.out_features)
-        columns = (rows + torch.arange(len(v))[:, None]) % self.in_features
-        delta = torch.zeros(self.out_features, self.in_features)
-        return delta.index_put((rows.expand_as(columns), columns), v, accumulate=True)
-
-    def merge(self, safe_merge=False, adapter_names=None):
-        for name in check_adapters_to_merge(self, adapter_names):
-            self.get_base_layer().weight.data += self.get_delta_weight(name)
-            self.merged_adapters.append(name)
-
-    def unmerge(self):
-        while self.merged_adapters:
-            self.get_base_layer().weight.data -= self.get_delta_weight(self.merged_adapters.pop())
-
-    def forward(self, x):
-        y = self.base_layer(x)
-        if self.disable_adapters or self.merged:
-            return y
-        for name in self.active_adapters:
-            y = y + x @ self.get_delta_weight(name).T
-        return y
-
-
-class BandModel(BaseTuner):
-    prefix = "band_"
-    tuner_layer_cls = BandLinear
-    target_module_mapping = {}
-
-    def _create_and_replace(self, config, name, target, target_name, parent, current_key, **options):
-        self._replace_module(parent, target_name, BandLinear(target, name, config.r), target)
-
-
-register_peft_method(name="band", config_cls=BandConfig, model_cls=BandModel)
-'''
-BAND_YAML = """
-name: band
-module: null
-label: Band
-rates: mora
-budget: r
-rank: ${lowest_rank:${protocol.ranks}}
-target_modules: ${protocol.target_modules}
-peft: {peft_type: BAND, target_modules: '${method.target_modules}'}
-"""
-
-
 def test_an_adapter_of_ones_own_runs_is_exported_and_stands_in_a_table(folder, capsys):
-    module, conf = folder / "my" / "band.py", folder / "my" / "conf"
-    module.write_text(BAND)
-    (conf / "method").mkdir()
-    (conf / "method" / "band.yaml").write_text(BAND_YAML)
+    module = folder / "my" / "band.py"
     own = ["--config-dir", "my/conf", "method=band", "task=uuid", "training.steps=4"]
     assert "method.peft.peft_type must be one of " in refused(run(folder, *own))
     done = run(folder, *own, "method.module=my/band.py")
@@ -357,11 +261,12 @@ def test_an_adapter_of_ones_own_runs_is_exported_and_stands_in_a_table(folder, c
     assert (sweep.code, "2 cells" in sweep.out or "finished" in sweep.out) == (0, True), sweep.err
 
     # Another content of the file is another run, and a YAML file names no code.
-    module.write_text(BAND.replace("torch.zeros(r, self", "torch.zeros(r, 1 * self"))
+    module.write_text(module.read_text().replace("torch.zeros(r, self", "torch.zeros(r, 1 * self"))
     assert run(folder, *own, "method.module=my/band.py").code == 0
     assert len(list((folder / "results" / "runs").glob("*.json"))) == 3
     (folder / "my" / "evil.py").write_text("open('went-off', 'w')\n")
-    (conf / "method" / "band.yaml").write_text(BAND_YAML.replace("module: null", "module: my/evil.py"))
+    settings = folder / "my" / "conf" / "method" / "band.yaml"
+    settings.write_text(settings.read_text().replace("module: null", "module: my/evil.py"))
     assert "method=band is defined in my/evil.py, and only the command line may" in refused(run(folder, *own))
     assert not os.path.exists("went-off")
     line = refused(run(folder, *own, "method.module=my/reverse.py"))
@@ -371,7 +276,6 @@ def test_an_adapter_of_ones_own_runs_is_exported_and_stands_in_a_table(folder, c
 def test_a_rank_that_no_setting_uses_is_refused(folder):
     """Without `budget` two ranks would be the same run under two names."""
     path = folder / "my" / "conf" / "method" / "ia3.yaml"
-    path.parent.mkdir()
     text = """name: ia3
 label: IA3
 rates: lora
@@ -402,7 +306,6 @@ peft: {peft_type: IA3, target_modules: '${method.target_modules}', feedforward_m
 def test_an_entry_of_a_methods_file_without_an_effect_is_refused(folder, line, message):
     """A mistyped name would change nothing, and nobody would notice."""
     path = folder / "my" / "conf" / "method" / "mine.yaml"
-    path.parent.mkdir()
     path.write_text(f"defaults: [lora, _self_]\nname: mine\nlabel: mine\n{line}\n")
     done = run(
         folder, "--config-dir", "my/conf", "method=mine", "task=uuid", "training.steps=1", "training.warmup_steps=0"
