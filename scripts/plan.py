@@ -11,7 +11,7 @@ Each cell has two stages. The first stage runs every learning rate of the protoc
 is the lowest or the highest rate that was run, the stage adds one more rate beyond the best rate, and repeats this
 step. The second stage runs the other seeds at the best rate. Settings that cannot change a result, such as
 hardware=gpu, go to run.py.
-Exit codes: 0 done; 1 a run failed; 2 a bad argument, or a cell cannot be planned; 130 interrupted.
+Exit codes: 0 done; 1 a run failed, or a cell cannot be planned; 2 a bad argument; 130 interrupted.
 """
 
 from __future__ import annotations

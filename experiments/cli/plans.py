@@ -272,7 +272,7 @@ class StudyPlan:
         print(self.total([p for _, p in states]))
         for line in self.notes(states):
             print(line)
-        return 2 if any(p.unavailable for _, p in states) else 0
+        return 1 if any(p.unavailable for _, p in states) else 0
 
     # Doing it.
 

@@ -106,7 +106,7 @@ def _method(method: Method) -> None:
         if isinstance(allowed, list):
             words = ["true" if a is True else "false" if a is False else str(a) for a in allowed]
             passes, expected = value in allowed and not _only_equal(value, allowed), f"one of {', '.join(words)}"
-        elif allowed in ALLOWED:
+        elif isinstance(allowed, str) and allowed in ALLOWED:
             passes, expected = ALLOWED[allowed](value), f"a {allowed}"
         else:
             raise ConfigError(

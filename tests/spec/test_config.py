@@ -93,6 +93,11 @@ WRONG = [
     ("seed=-1", "seed must be an integer from 0 to 4294967295"),
     ("seed=${foo}", "foo"),
     ("method=remora method.operator=rotation", "must be one of sharing for method=remora", "got 'rotation'"),
+    (
+        "++method.allowed={operator:{a:1}}",
+        "method.allowed.operator must be a list of values, or one of",
+        "got {'a': 1}",
+    ),
     ("method=relora method.restart_every=12", "method.restart_every must be less than training.steps (12)"),
     ("method=relora method.restart_every=11", "leaves 1 steps after the last merge", "a divisor of training.steps"),
     ("method=relora method.restart_warmup=4", "method.restart_warmup must be less than method.restart_every (4)"),
