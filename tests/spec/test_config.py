@@ -94,8 +94,8 @@ WRONG = [
     ("seed=${foo}", "foo"),
     ("method=remora method.operator=rotation", "must be one of sharing for method=remora", "got 'rotation'"),
     (
-        "++method.allowed={operator:{a:1}}",
-        "method.allowed.operator must be a list of values, or one of",
+        "++method.allowed={own:{a:1}}",
+        "method.allowed.own must be a list of values, or one of",
         "got {'a': 1}",
     ),
     ("method=relora method.restart_every=12", "method.restart_every must be less than training.steps (12)"),
