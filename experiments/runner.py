@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from .spec.run_config import RunConfig
 from .store.records import Record, Store, curve
 from .store.schema import is_number
 from .study.printed import tables_of
-from .tasks import Task, TaskData
+from .tasks import Task
 
 
 def run(config: RunConfig) -> Record:
@@ -132,13 +131,6 @@ def check_final(task: Task, final: dict[str, float], step: int) -> None:
             raise FloatingPointError(f"diverged at step {step}: {name} is {value}")
 
 
-def _measured(
-    model: Any, tokenizer: Any, data: TaskData, function: Callable[[Any, Any, TaskData], dict[str, float]]
-) -> dict[str, float]:
-    """What one of the functions of a task measures."""
-    return tasks.numbers(function(model, tokenizer, data), f"{function.__name__} of the task")
-
-
 def execute(config: RunConfig, record: Record, store: Store) -> Record:
     """Load, prepare, adapt, train, measure, save. Every rank calls this function; the caller holds the cell's claim."""
     from transformers import set_seed
@@ -168,17 +160,16 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
         adapted = adapt.adapt(network, config)
         model = adapted.model
         meter = cost.Meter(adapted, placement)
-        measured = functools.partial(_measured, model, tokenizer, prepared)
         folder = store.checkpoints(record.key)
-        measure = functools.partial(measured, task.measure)
+        measure = functools.partial(tasks.measured, task.measure, model, tokenizer, prepared)
         trainer = training.build(adapted, prepared.train, measure, config, placement, folder)
         recording.start(trainer, task, prepared, revision, adapted.notes)
 
         final: dict[str, float] = {}
         if trains:
-            final |= measured(task.baseline)
+            final |= tasks.measured(task.baseline, model, tokenizer, prepared)
             training.train(trainer)
-        final |= measured(task.evaluate)
+        final |= tasks.measured(task.evaluate, model, tokenizer, prepared)
         check_final(task, final, trainer.state.global_step)
         record.metrics = {"final": final, "curve": curve(trainer.state.log_history)}
         if trains:

@@ -244,11 +244,7 @@ def score_against_rank(study: Study, question: rank_question.RankQuestion, scale
         figure,
         f"{study.title}, {question.column.label}, scale {scale} (± 1 sd)\n"
         f"Does a higher rank score better? {question.text}"
-        + (
-            f"\nleft out: {sum(bool(point.doubt) for point in question.points)} rows in doubt"
-            if question.left_out
-            else ""
-        ),
+        + (f"\nleft out: {len(question.left_out)} rows in doubt" if question.left_out else ""),
     )
     plots.legend_below(figure, axes, 2)
     return figure

@@ -87,7 +87,7 @@ def _results(all_results: Sequence[Results]) -> str:
         parts += [f"### Scale {table.scale}\n", markdown.with_notes(table)]
         for question in rank_question.questions(table):
             of = f"Of the rows at r = {question.rank}, does" if question.rank else "Does"
-            left_out = f" Left out: {markdown.text(question.left_out)}." if question.left_out else ""
+            left_out = f" Left out: {markdown.text('; '.join(question.left_out))}." if question.left_out else ""
             asked = f"{of} a higher rank of the update give a better {question.column.label}?"
             parts.append(f"{asked} {question.text}.{left_out}\n")
         parts.append(markdown.details(table))

@@ -60,7 +60,7 @@ class RankQuestion:
     @property
     def text(self) -> str:
         """The answer in a line."""
-        c, count = self.correlation, sum(not point.doubt for point in self.points)
+        c, count = self.correlation, len(self.points) - len(self.left_out)
         if c is None and count >= statistics.FEWEST_RANKED:
             text = f"all {count} rows have the same score, or the same rank"
         elif c is None or c.low is None or c.high is None:
@@ -70,9 +70,9 @@ class RankQuestion:
         return f"{self.answer}: {text}"
 
     @property
-    def left_out(self) -> str:
-        """The points that do not count, with their doubts; empty where all count."""
-        return "; ".join(f"{point.label} ({point.doubt})" for point in self.points if point.doubt)
+    def left_out(self) -> list[str]:
+        """The points that do not count, with their doubts."""
+        return [f"{point.label} ({point.doubt})" for point in self.points if point.doubt]
 
 
 def questions(table: FilledTable) -> list[RankQuestion]:

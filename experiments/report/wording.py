@@ -100,21 +100,20 @@ def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> 
     """
     import pandas
 
-    columns: list[list[str]] = []
-    names: list[tuple[str, str]] = []
+    columns: list[tuple[tuple[str, str], list[str]]] = []
     for j, column in enumerate(table.columns):
         entries = [row[j] for row in table.entries]
         label, of_paper = escape(column.label), table.has_paper_values(j)
         if of_paper:
-            names.append((label, "paper"))
-            columns.append([escape(paper_value(e)) for e in entries])
-        names.append((label, "ours" if of_paper else ""))
-        columns.append([(bold if e.best else "%s") % escape(ours(e)) for e in entries])
+            columns.append(((label, "paper"), [escape(paper_value(e)) for e in entries]))
+        own = [(bold if e.best else "%s") % escape(ours(e)) for e in entries]
+        columns.append(((label, "ours" if of_paper else ""), own))
     is_of_paper = table.layout.is_of_paper
     rows = [row[0].row for row in table.entries]
     labels = [row.label + (" (not in the paper)" if is_of_paper and not row.in_paper else "") for row in rows]
+    names, values = zip(*columns, strict=True)
     index = list(map(escape, labels))
-    return pandas.DataFrame(zip(*columns, strict=True), index=index, columns=pandas.MultiIndex.from_tuples(names))
+    return pandas.DataFrame(zip(*values, strict=True), index=index, columns=pandas.MultiIndex.from_tuples(names))
 
 
 def header(cells: pandas.DataFrame) -> list[str]:

@@ -236,10 +236,10 @@ def score(record: Record, store: Store, config: RunConfig) -> dict[str, Any]:
     folder, network, tokenizer = base_of(record, store, config)
     prepared = task.prepare(config, tokenizer)
     model = adapted(network, config)
-    before = task.baseline(model, tokenizer, prepared) if folder else {}
+    before = tasks.measured(task.baseline, model, tokenizer, prepared) if folder else {}
     if folder:
         load_trained(model, config, folder)
-    return finite(before | tasks.numbers(task.evaluate(model, tokenizer, prepared), "evaluate of the task"))
+    return finite(before | tasks.measured(task.evaluate, model, tokenizer, prepared))
 
 
 def base_of(record: Record, store: Store, config: RunConfig) -> tuple[Path | None, Any, Any]:

@@ -80,8 +80,7 @@ class FilledCell:
         Of several such runs that of float32 counts.
         """
         for record in sorted(records, key=_preference):
-            rate = float(record.cell["learning_rate"] or 0.0)
-            self.runs.setdefault(rate, {}).setdefault(record.cell["seed"], record)
+            self.runs.setdefault(_rate(record), {}).setdefault(record.cell["seed"], record)
 
     @cached_property
     def nearest(self) -> str:
@@ -221,7 +220,7 @@ class Results:
         filled = FilledCell(cell, setting, "", setting.command, alike=alike)
         records = self._by_cell[setting.cell_key]
         if setting.candidates and not setting.widens:  # the study names its rates, and other runs are of another search
-            records = [r for r in records if float(r.cell["learning_rate"] or 0.0) in setting.candidates]
+            records = [record for record in records if _rate(record) in setting.candidates]
         filled.add(records)
         return filled
 
@@ -277,6 +276,11 @@ def _during_training(filled: FilledCell) -> FilledCell:
         return replace(filled, in_training=True)
     variants = [replace(variant, in_training=True) for variant in filled.variants]
     return replace(min(variants, key=_cost), variants=variants)
+
+
+def _rate(record: Record) -> float:
+    """The learning rate of a run; 0 where nothing is trained."""
+    return float(record.cell["learning_rate"] or 0.0)
 
 
 def _preference(record: Record) -> tuple[bool, bool, str, str]:

@@ -363,10 +363,10 @@ def _columns(entries: list[str] | dict[str, ColumnEntry], base: Settings) -> tup
             entry.paper_model,
         )
         columns.append(replace(column, label=entry.label or _label(column)))
-    labels = Counter(column.label for column in columns)
-    if twice := [column.name for column in columns if labels[column.label] > 1]:
-        label = next(column.label for column in columns if column.name == twice[0])
-        raise ConfigError(f"columns {' and '.join(twice)} are both called {label!r}; give each a label of its own")
+    label, times = Counter(column.label for column in columns).most_common(1)[0]
+    if times > 1:
+        alike = " and ".join(column.name for column in columns if column.label == label)
+        raise ConfigError(f"columns {alike} are both called {label!r}; give each a label of its own")
     return tuple(columns)
 
 

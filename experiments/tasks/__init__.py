@@ -11,7 +11,7 @@ from .. import user_code
 from ..errors import ConfigError
 from ..spec import compose
 from ..spec.run_config import RunConfig
-from .base import Criterion, Metric, Task, TaskData, numbers
+from .base import Criterion, Metric, Task, TaskData, measured, numbers
 
 
 class Module(NamedTuple):
@@ -116,6 +116,7 @@ __all__ = [
     "add",
     "get",
     "is_known",
+    "measured",
     "metric",
     "module_hash",
     "names",

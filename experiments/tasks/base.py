@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -222,3 +222,10 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, model: Any, tokenizer: Any, data: TaskData) -> dict[str, float]:
         """Measure all metrics, at the end of a run."""
+
+
+def measured(
+    function: Callable[[Any, Any, TaskData], dict[str, float]], model: Any, tokenizer: Any, data: TaskData
+) -> dict[str, float]:
+    """What `baseline`, `measure` or `evaluate` of a task returns, checked by `numbers`."""
+    return numbers(function(model, tokenizer, data), f"{function.__name__} of the task")

@@ -130,10 +130,10 @@ def test_a_row_at_its_floor_or_with_a_doubtful_rate_is_left_out_and_named(study)
     results = Results("laptop", [r for r in results.records if r not in edge], FIXED)
     asked = rank_question.questions(tables.fill(study, results))[0]
     assert asked.text == "undecided: 4 rows are too few"
-    assert asked.left_out == (
-        "LoRA, r = 8 (its score cannot be told from its floor); DoRA, r = 8 (the learning rate 0.003 is the highest "
-        "that was tried)"
-    )
+    assert asked.left_out == [
+        "LoRA, r = 8 (its score cannot be told from its floor)",
+        "DoRA, r = 8 (the learning rate 0.003 is the highest that was tried)",
+    ]
     with plots.style():
         drawn = dict(figures.figures_of(study, results))["rank_league_char_accuracy_r8"]
     assert "left out: 2 rows in doubt" in drawn.get_suptitle()
