@@ -232,21 +232,22 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
 
 def score_against_rank(study: Study, question: rank_question.RankQuestion, scale: str) -> Figure:
     """The score of each row over the measured rank of its update, and whether the rank predicts the score."""
-    figure, (axes,) = plots.canvas(1, height=3.8 + 0.16 * len(question.points))
-    looks = plots.looks_of([point.cell for point in question.points])
-    for point, own in zip(question.points, looks, strict=True):
-        look = own | {"linestyle": "none"}
+    figure, (axes,) = plots.canvas(1, height=max(4.0, 1.0 + plots.END_HEIGHT * len(question.points)), width=7.0)
+    looks = [own | {"linestyle": "none"} for own in plots.looks_of([point.cell for point in question.points])]
+    for point, look in zip(question.points, looks, strict=True):
         errors = {"yerr": point.score.sd or 0.0, "xerr": point.rank.sd or 0.0}
-        axes.errorbar(point.rank.mean, point.score.mean, **errors, label=point.label, capsize=2, markersize=6, **look)
+        axes.errorbar(point.rank.mean, point.score.mean, **errors, capsize=2, markersize=6, **look)
     axes.set_xlabel(wording.RANK_LABEL)
-    _score_axis(axes, question.column.info, [point.score.mean for point in question.points])
+    means = [point.score.mean for point in question.points]
+    _score_axis(axes, question.column.info, means)
     plots.title(
         figure,
         f"{study.title}, {question.column.label}, scale {scale} (± 1 sd)\n"
         f"Does a higher rank score better? {question.text}"
         + (f"\nleft out: {len(question.left_out)} rows in doubt" if question.left_out else ""),
     )
-    plots.legend_below(figure, axes, 2)
+    labels = [point.label + " (left out)" * bool(point.doubt) for point in question.points]
+    plots.label_ends(axes, list(zip(means, labels, looks, strict=True)))
     return figure
 
 

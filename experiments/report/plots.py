@@ -36,6 +36,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.5,
     "legend.fontsize": 8,
     "legend.frameon": False,
+    "axes.formatter.useoffset": False,  # 99.98 and 100 at the ticks, not -0.02 and 0 with "+1e2" above the axis
     "text.parse_math": False,  # labels are a user's texts, in which $ is a letter
     "svg.hashsalt": "mora",
 }
@@ -112,18 +113,19 @@ END_HEIGHT = 1.35 * END_SIZE / 72 / 0.72
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, dict[str, Any]]]) -> None:
-    """Write a label for each line to the right of the panel, at the height of the line's end or near it.
+    """Write a label for each line, or for each point, to the right of the panel, at its height or near it.
 
     A piece of the line, with its colour, dashes and marker, stands before the label. So lines that end at the same
-    height are told apart too, on a grey print as well. Call this when the limits of the axes are final.
+    height are told apart too, on a grey print as well. Call this when the limits and the scale of the axes are final.
 
     Args:
         axes: A panel of a figure whose limits are set.
-        ends: (y of the end, label, look) for each line.
+        ends: (y of the line's end or of the point, label, look) for each line or point.
     """
-    low, high = axes.get_ylim()
+    of_axis = axes.yaxis.get_transform().transform  # a logarithm where the axis is logarithmic
+    low, high = of_axis(axes.get_ylim())
     gap = END_HEIGHT / axes.figure.get_size_inches()[1]  # as part of the height of the panel
-    heights = [(y - low) / (high - low) for y, _, _ in ends]
+    heights = [float((y - low) / (high - low)) for y in of_axis([y for y, _, _ in ends])]
     beside: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     for (_, label, look), height, place in zip(ends, heights, spread(heights, gap), strict=True):
         axes.add_artist(Line2D([1.0, 1.03], [height, place], color=look["color"], linewidth=0.5, **beside))

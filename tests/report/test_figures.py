@@ -32,6 +32,22 @@ def test_labels_with_room_stand_at_the_ends_of_their_lines():
     assert plots.spread([1.0, 1.0], 0.1) == pytest.approx([1.0, 0.9])
 
 
+@pytest.mark.parametrize(("scale", "height"), [("linear", 0.09), ("log", 0.5)])
+def test_a_label_stands_at_the_height_of_its_point_on_any_axis(scale, height):
+    _, (axes,) = plots.canvas(1)
+    axes.set(yscale=scale, ylim=(0.01, 1))
+    plots.label_ends(axes, [(0.1, "row", plots.look(0))])
+    assert axes.texts[0].get_position()[1] == pytest.approx(height, abs=0.01)
+
+
+def test_scores_that_are_close_keep_their_values_at_the_ticks():
+    with plots.style():
+        figure, (axes,) = plots.canvas(1)
+        axes.plot([0, 1], [99.98, 100.0])
+        figure.draw_without_rendering()
+    assert not axes.yaxis.get_offset_text().get_text()
+
+
 def test_each_line_has_its_label_at_its_end():
     records = synthetic.small_set(FIXED)
     with plots.style():

@@ -78,7 +78,8 @@ def test_the_figure_shows_each_row_and_the_answer(study):
     figure = drawn["rank_league_char_accuracy_r8"]
     axes = figure.axes[0]
     assert "Does a higher rank score better? yes: rank correlation 1.00" in figure.get_suptitle()
-    assert len(axes.get_legend_handles_labels()[1]) == 6
+    labels = sorted(axes.texts, key=lambda text: text.get_position()[1])
+    assert [text.get_text() for text in labels] == [f"{methods.label(name)}, r = 8" for name in METHODS]  # by score
 
 
 def test_without_spectra_there_is_no_figure(study):
@@ -137,7 +138,9 @@ def test_a_row_at_its_floor_or_with_a_doubtful_rate_is_left_out_and_named(study)
     with plots.style():
         drawn = dict(figures.figures_of(study, results))["rank_league_char_accuracy_r8"]
     assert "left out: 2 rows in doubt" in drawn.get_suptitle()
-    assert len(drawn.axes[0].get_legend_handles_labels()[1]) == 6
+    labels = [text.get_text() for text in drawn.axes[0].texts]
+    assert [label for label in labels if "left out" in label] == ["LoRA, r = 8 (left out)", "DoRA, r = 8 (left out)"]
+    assert len(labels) == 6
 
 
 def test_rows_with_one_score_are_not_called_too_few(study):
