@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import CONFIG_NAME
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import sharded
-from .restart import Update, adapted_layers, base_weight, check_unmerged, plain_name
+from .config import config_of
+from .restart import Update, adapted_layers, base_weight, check_unmerged, plain_name, regroup
 
 BASE_FILE = "base.safetensors"
 
@@ -103,12 +105,16 @@ def _are_smaller(updates: Sequence[Update], merged: dict[str, Tensor]) -> bool:
 
 
 @torch.no_grad()
-def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
+def load_base(model: nn.Module, folder: str | Path, adapter: str = "default") -> list[Update]:
     """Change the base weights of `model` in place to the base weights that `save_base` saved in `folder`.
+
+    The adapter of a PeftModel gets the grouping of the saved adapter too, because restarts change the grouping, and
+    `load_adapter` reads the matrices of an adapter that exists without its configuration.
 
     Args:
         model: The pretrained base model, or a PeftModel of it whose adapters are not merged.
-        folder: The folder of the adapter. If it has no base.safetensors, the model is not changed.
+        folder: The folder of the adapter. If it has no base.safetensors, the base weights are not changed.
+        adapter: The name of the adapter of a PeftModel that the folder holds.
 
     Returns:
         The merged updates, in order. If the file holds the merged weights instead, an update without tensors for each
@@ -120,12 +126,15 @@ def load_base(model: nn.Module, folder: str | Path) -> list[Update]:
     """
     _check_folder(Path(folder))
     path = Path(folder) / BASE_FILE
-    if not path.is_file():
-        return []
     try:
-        return _load(model, path)
+        updates = _load(model, path) if path.is_file() else []
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from None
+    if isinstance(model, PeftModel) and (Path(folder) / CONFIG_NAME).is_file():
+        saved = PeftConfig.from_pretrained(str(folder))
+        if {saved.peft_type, config_of(model, adapter).peft_type} == {"MORA"}:
+            regroup(model, saved.in_groups, saved.out_groups, adapter)
+    return updates
 
 
 def _load(model: nn.Module, path: Path) -> list[Update]:

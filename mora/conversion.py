@@ -23,7 +23,7 @@ from peft import LoraConfig, MissConfig, PeftModel
 from torch import Tensor, nn
 
 from . import sharded
-from .config import config_of
+from .config import config_of, is_rank
 from .factored import Factored
 from .layer import MoraLinear
 from .operators import BLOCKED, FACTORED, Operator
@@ -102,6 +102,8 @@ def as_lora(model: PeftModel, adapter: str = "default", rank: int | None = None)
         ValueError: `rank` is None and the operator is decouple or rotation, or the adapter has trained biases or
             `modules_to_save` or `target_parameters`, or the adapter is not a MoRA adapter.
     """
+    if not (rank is None or is_rank(rank)):
+        raise ValueError(f"rank must be an integer of at least 1, or None for the exact factors, got {rank!r}")
     config = _convertible(model, adapter)
     weights: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from . import sharded
 from .config import MoraConfig
+from .fused import first_derivative_only
 from .layer import MoraLayer
 from .operators import Operator
 
@@ -188,7 +188,7 @@ class _AddUpdates(torch.autograd.Function):
         return add_updates_(weight.clone(), M, operator, transposed)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_M = None
         if ctx.needs_input_grad[1]:

@@ -20,6 +20,8 @@ leading dimensions.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +32,27 @@ from . import kernels
 from .blocked import Blocked
 from .factored import Factored
 from .operators import Operator
+
+
+def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a backward pass of which a derivative is wanted (`create_graph=True`): it would be taken for a constant.
+
+    `once_differentiable` alone refuses it in `Tensor.backward()` only. `torch.autograd.grad` and
+    `torch.autograd.functional` do not visit the node that it adds, and return zeros.
+    """
+    once = once_differentiable(backward)
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *grads: Tensor) -> Any:
+        # Autograd computes with gradients in a backward pass only where a derivative of this pass is wanted.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "MoRA's backward pass has no derivative, so create_graph=True, torch.autograd.functional.hessian and "
+                "the like fail; torch.func computes second derivatives: torch.func.hessian, torch.func.grad of a grad"
+            )
+        return once(ctx, *grads)
+
+    return checked
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, M: Tensor, operator: Operator) -> Tensor:
@@ -48,7 +71,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, M: Tensor, operator: 
         (..., d), in the dtype of `weight`.
 
     Raises:
-        RuntimeError: A second derivative is computed, or `torch.func` transforms the function.
+        RuntimeError: The backward pass is asked for a derivative, or `torch.func` transforms the function.
     """
     return _Linear.apply(x, weight, bias, M, operator)
 
@@ -69,7 +92,7 @@ def add_update(result: Tensor, x: Tensor, M: Tensor, operator: Operator) -> Tens
         (..., d), in the memory and the dtype of `result`.
 
     Raises:
-        RuntimeError: A second derivative is computed, or `torch.func` transforms the function.
+        RuntimeError: The backward pass is asked for a derivative, or `torch.func` transforms the function.
     """
     return _Add.apply(result, x, M, operator)
 
@@ -77,13 +100,14 @@ def add_update(result: Tensor, x: Tensor, M: Tensor, operator: Operator) -> Tens
 def pays(operator: Operator, x: Tensor) -> bool:
     """Whether the functions of this module are faster than the plain composition for the input x of shape (..., k).
 
-    Not under the transforms of `torch.func`, which need the plain composition. A layer under these transforms therefore
-    has second derivatives: `torch.func.hessian` computes them, and `torch.autograd.grad` does not.
+    Not under the transforms of `torch.func`, in forward-mode differentiation and while `torch.jit.trace` records, which
+    need the plain composition. So `torch.func.hessian` computes second derivatives, and `torch.autograd.grad` does not.
 
     For a block operator the plain composition turns the T rows of x, and this module turns the q rows of M. The plain
     composition is therefore faster if T < q, as in decoding.
     """
-    if torch._C._are_functorch_transforms_active():
+    is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if is_traced or torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
         return False
     return isinstance(operator, Factored) or x.numel() // x.shape[-1] >= operator.r_hat
 
@@ -103,7 +127,7 @@ class _Linear(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         state, M, weight = ctx.saved_tensors
         operator, kernel = ctx.operator, _kernel(ctx.operator)
@@ -130,7 +154,7 @@ class _Add(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         state, M = ctx.saved_tensors
         operator, kernel = ctx.operator, _kernel(ctx.operator)

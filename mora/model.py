@@ -38,13 +38,17 @@ REASONS = {
 }
 
 
+# The models that multiply by the weight of their layer dt_proj. PEFT's list has none of these.
+MAMBA = ("mamba", "falcon_mamba", "jamba")
+
+
 class NotCalledError(ValueError):
     """A model reads the weight of a target layer without calling the layer, so an adapter would have no effect."""
 
     def __init__(self, layer: str, reader: str) -> None:
         super().__init__(
             f"{layer}: a {reader} reads the weight of this layer without calling the layer, so an adapter would have "
-            "no effect; leave the layer out of target_modules"
+            "no effect; leave the layer out of target_modules, or name it in exclude_modules"
         )
 
 
@@ -166,7 +170,7 @@ class MoraModel(BaseTuner):
                 )
 
     def _check_target_module_compatiblity(self, peft_config: PeftConfig, model: nn.Module, target_name: str) -> None:
-        """Refuse the layers that PEFT refuses for LoRA: Mamba reads their weights without calling the layers.
+        """Refuse the layers that PEFT refuses for LoRA, and dt_proj: Mamba reads their weights without calling them.
 
         Raises:
             ValueError: An adapter on this layer would have no effect.
@@ -175,6 +179,8 @@ class MoraModel(BaseTuner):
             _check_lora_target_modules_mamba(LoraConfig(), model, target_name)  # the list of PEFT is for LoRA
         except ValueError:
             raise NotCalledError(target_name, f"model of type {model.config.model_type!r}") from None
+        if target_name.rpartition(".")[2] == "dt_proj" and _model_type(model) in MAMBA:
+            raise NotCalledError(target_name, f"model of type {_model_type(model)!r}")
 
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -301,6 +307,11 @@ class MoraModel(BaseTuner):
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"the file of adapter {adapter_name!r} is broken: {name} holds NaN or infinity")
         return remapped
+
+
+def _model_type(model: nn.Module) -> Any:
+    """The architecture that the configuration of a transformers model names; None for other models."""
+    return getattr(getattr(model, "config", None), "model_type", None)
 
 
 def plain(name: str) -> str:

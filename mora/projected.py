@@ -46,10 +46,10 @@ class Projection:
     def matrix(self, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """R, on the device of `like` and in `dtype` (default: the dtype of `like`)."""
         dtype = dtype or like.dtype
+        if torch.compiler.is_compiling():  # asked first: torch.export compiles with tensors without memory
+            return compiled_random_matrix(like.detach(), self.size, self.r_hat, self.seed, dtype)
         if like.is_meta or isinstance(like, FakeTensor):  # a dry run needs the shape only
             return like.new_empty(self.r_hat, self.size, dtype=dtype)
-        if torch.compiler.is_compiling():
-            return compiled_random_matrix(like.detach(), self.size, self.r_hat, self.seed, dtype)
         return random_matrix(self.size, self.r_hat, self.seed, like.device, dtype)
 
     def sum(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -82,8 +82,8 @@ def projected(in_features: int, out_features: int, r_hat: int, seed: int) -> Fac
 @lru_cache(maxsize=256)  # a model has a few sizes; without a limit a long-lived process would keep old matrices
 def random_matrix(size: int, r_hat: int, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The matrix R of a `Projection`. The numbers are computed on the CPU, so every device has the same ones."""
-    # A tensor that is created in inference mode could not be used in training later.
-    with torch.inference_mode(False), torch.no_grad():
+    # A tensor that is created in inference mode, or under a transform of torch.func, could not be used later.
+    with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.no_grad():
         short, long = sorted((size, r_hat))
         generator = torch.Generator().manual_seed(seed)
         normal = torch.randn(long, short, generator=generator, dtype=torch.float64, device="cpu")

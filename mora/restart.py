@@ -87,9 +87,21 @@ class Update:
             local_weight += (B @ A * self.operator["scale"]).to(weight.dtype)
 
 
+def base_of(model: PeftModel) -> nn.Module:
+    """The base model, with the adapters in its layers.
+
+    Raises:
+        TypeError: The model is no PeftModel, such as a model of transformers after `add_adapter`.
+    """
+    if not hasattr(model, "get_base_model"):
+        raise TypeError(f"the model must be a PeftModel, as peft.get_peft_model returns it, got {type(model).__name__}")
+    base: nn.Module = model.get_base_model()
+    return base
+
+
 def adapted_layers(model: PeftModel, adapter: str = "default") -> Iterator[tuple[str, MoraLinear | LoraLinear]]:
     """Yield (name in the base model, layer) for each layer with the adapter `adapter`."""
-    for name, module in model.get_base_model().named_modules():
+    for name, module in base_of(model).named_modules():
         if isinstance(module, MoraLinear | LoraLinear) and adapter in weights_of(module):
             yield plain_name(name), module
 
@@ -117,7 +129,7 @@ def check(model: PeftModel, adapter: str = "default") -> None:
     """
     check_unmerged(model)
     config: Any = model.peft_config.get(adapter)
-    for name, module in model.get_base_model().named_modules():
+    for name, module in base_of(model).named_modules():
         is_adapted = isinstance(module, BaseTunerLayer) and adapter in module._get_available_adapters()
         if is_adapted and not _computes_as_plain(module):
             kind = f"{type(module).__module__.rsplit('.', 1)[-1]}.{type(module).__name__}"
@@ -167,9 +179,10 @@ def check_unmerged(model: PeftModel) -> None:
     """Check that the base weights hold no update that an adapter still holds too.
 
     Raises:
+        TypeError: The model is no PeftModel.
         ValueError: An adapter is merged.
     """
-    for name, module in model.get_base_model().named_modules():
+    for name, module in base_of(model).named_modules():
         if isinstance(module, BaseTunerLayer) and module.merged:
             raise ValueError(
                 f"{plain_name(name)}: adapter {module.merged_adapters[0]!r} is merged already; "

@@ -28,6 +28,20 @@ def answers(table: FilledTable) -> list[Answer]:
     return [_answer(row[j], c) for j in columns for row in table.entries for c in row[j].comparisons]
 
 
+MOST_LISTED = 20  # a reader of more sentences about what is undecided misses what is decided
+
+
+def listed(table: FilledTable) -> list[Answer]:
+    """The answers of a study; of very many, the decided ones and the number of the others, which the table lists."""
+    found = answers(table)
+    if len(found) <= MOST_LISTED or not table.layout.has_table:
+        return found
+    decided = [answer for answer in found if answer.verdict != UNDECIDED]
+    where = f"tables/{table.scale}/{table.layout.name}.md"
+    others = f"{len(found) - len(decided)} of {len(found)} comparisons, which {where} lists with their reasons."
+    return [*decided, *([Answer(UNDECIDED, others)] if len(decided) < len(found) else [])]
+
+
 def headline(table: FilledTable, metric: str = "final") -> str:
     """What a study says of one column: a line for the rows with runs, and a line for each comparison.
 
@@ -50,16 +64,9 @@ def _answer(entry: TableEntry, comparison: Comparison) -> Answer:
     seeds = f"{interval.n} paired seed{'' if interval.n == 1 else 's'}"
     unit = "points" if entry.column.info.unit == "%" else entry.column.info.unit
     if comparison.verdict == UNDECIDED:
-        reasons = list(comparison.doubts)
-        if interval.low is None:
-            reasons.append("an interval needs two seeds that both have")
-        elif interval.low == interval.high == 0:
-            reasons.append("with each seed both have the same value")
-        elif not reasons:
-            reasons.append("the interval contains zero")
         size = wording.interval(interval, entry.column)
         text = f"{metric}: {label} minus {reference} is {size} {unit}".rstrip()
-        return Answer(UNDECIDED, f"{text}, {seeds}. Undecided: {'; '.join(reasons)}.")
+        return Answer(UNDECIDED, f"{text}, {seeds}. Undecided: {'; '.join(comparison.reasons)}.")
     higher = interval.mean > 0
     size = wording.interval(interval if higher else interval.turned(), entry.column, signed=False)
     searched = comparison.searched

@@ -13,7 +13,7 @@ from ..study.layout import Study
 from ..study.printed import side_value
 from ..study.statistics import Interval
 from . import tables
-from .answers import answers
+from .answers import listed
 from .markdown import compact_grid, grid
 from .markdown import text as escaped
 from .verdicts import ANSWERS, NOT_RUN, VERDICTS, ClaimVerdict, PartVerdict, SideNumbers, judge_all
@@ -37,6 +37,10 @@ RULES = (
     "with the highest mean accuracy over the training, where this mean is above the floor; else it has the rate of the "
     "values at the end. The run of the search counts among the seeds of the best rate, for every method alike. Such a "
     "run is better by chance too, so the mean of new seeds may be a little worse.",
+    "Where more seeds would decide, a part says about how many: the smallest number whose interval would decide if the "
+    "mean and the deviation of the differences stayed as they are. A few seeds know the deviation only roughly. "
+    "Choose the number of seeds before you run them: whoever adds seeds until an interval decides finds differences by "
+    "chance.",
     "A claim is reproduced if all its parts are reproduced. A claim is not reproduced if all its parts were run and at "
     "least one part is not reproduced, after Holm's correction for the number of parts: among many parts, one "
     "contradicts its rule by chance now and then, so each must be clearer. A claim is not run if none of its parts was "
@@ -204,7 +208,7 @@ def page(all_results: Sequence[tuple[Results, Sequence[Study]]]) -> str:
 
 def study_section(study: Study, results: Results) -> str:
     """What a study answers, sentence by sentence."""
-    found = answers(tables.fill(study, results))
+    found = listed(tables.fill(study, results))
     lines = [f"* **{answer.verdict}**: {escaped(answer.text)}" for answer in found]
     return "\n".join([f"### {escaped(study.title)}\n", *(lines or ["* There is nothing to compare yet."]), ""])
 

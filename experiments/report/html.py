@@ -18,7 +18,7 @@ from ..store.records import Record
 from ..study.fill import FilledCell, Results
 from ..study.layout import Study
 from . import figures, findings, html_data, plots, tables, verdicts, wording
-from .answers import answers
+from .answers import listed
 from .tables import FilledTable, TableEntry
 
 PAGE = Path(__file__).parent / "page"
@@ -103,7 +103,7 @@ def _scale(results: Results, studies: Sequence[Study], places: RunPlaces) -> dic
 def _study(study: Study, results: Results, places: RunPlaces) -> dict[str, Any]:
     """A study of the user's own: its answer and a figure first, then its table, then the other figures."""
     table = tables.fill(study, results)
-    return _table(table, places) | {"answers": answers(table), "figures": _figures(study, results)}
+    return _table(table, places) | {"answers": listed(table), "figures": _figures(study, results)}
 
 
 def _figures(study: Study, results: Results, most: int | None = None) -> list[dict[str, Any]]:

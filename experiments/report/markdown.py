@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from . import wording
-from .answers import answers
+from .answers import listed
 from .tables import FilledTable
 
 
@@ -39,7 +39,7 @@ def compact_grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def page(table: FilledTable) -> str:
     """A table with its notes, how each row was run, the differences, and the commands for what is missing."""
     parts = [f"# {text(table.layout.heading)} (scale: {table.scale})\n"]
-    if not table.layout.is_of_paper and (found := answers(table)):
+    if not table.layout.is_of_paper and (found := listed(table)):
         parts.append("\n".join(f"* **{answer.verdict}**: {text(answer.text)}" for answer in found) + "\n")
     parts.append(with_notes(table))
     if table.details():

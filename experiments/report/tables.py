@@ -26,7 +26,7 @@ class Comparison:
         reference: The label of the reference's row.
         interval: Of entry minus reference, in the metric's unit.
         verdict: "better", "worse" or "undecided".
-        doubts: Why the verdict is undecided whatever the interval says.
+        reasons: Why the verdict is undecided, and where more seeds would decide, how many; empty for other verdicts.
         searched: The labels of the two rows, without those of which nothing is trained.
         marked: Whether the table marks the verdict: the reference is the first of the study.
     """
@@ -34,7 +34,7 @@ class Comparison:
     reference: str
     interval: Interval
     verdict: str
-    doubts: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
     searched: tuple[str, ...] = ()
     marked: bool = True
 
@@ -219,13 +219,31 @@ def _corrected(study: Study, entries: list[list[TableEntry]], columns: int) -> l
             p_values = [min(c.interval.p_above(0), c.interval.p_below(0)) for _, c in tested]
             corrected = statistics.holm([*p_values, *[1.0] * (planned - len(tested))])
             for (i, comparison), p in zip(tested, corrected, strict=False):
-                if comparison.verdict != UNDECIDED and p >= 1 - statistics.LEVEL:
-                    doubt = f"not clear enough where {planned} rows are compared (Holm's correction)"
-                    undecided = dataclasses.replace(comparison, verdict=UNDECIDED, doubts=(doubt,))
-                    others = entries[i][j].comparisons
-                    replaced = tuple(undecided if c is comparison else c for c in others)
-                    entries[i][j] = dataclasses.replace(entries[i][j], comparisons=replaced)
+                judged = _judged(comparison, p < 1 - statistics.LEVEL, planned)
+                others = tuple(judged if c is comparison else c for c in entries[i][j].comparisons)
+                entries[i][j] = dataclasses.replace(entries[i][j], comparisons=others)
     return entries
+
+
+def _judged(comparison: Comparison, is_clear: bool, planned: int) -> Comparison:
+    """The comparison with its verdict after Holm's correction for `planned` rows, and with all reasons."""
+    interval = comparison.interval
+    if comparison.verdict != UNDECIDED:
+        if is_clear:
+            return comparison
+        reason = f"not clear enough where {planned} rows are compared (Holm's correction)"
+    elif interval.low is None:
+        reason = "an interval needs two seeds that both have"
+    elif interval.low == interval.high == 0:
+        reason = "with each seed both have the same value"
+    elif comparison.reasons:
+        return comparison
+    else:
+        reason = "the interval contains zero"
+    reasons = [*comparison.reasons, reason]
+    if interval.low != interval.high:
+        reasons.append(statistics.what_would_decide(interval, compared=planned))
+    return dataclasses.replace(comparison, verdict=UNDECIDED, reasons=tuple(reasons))
 
 
 def _mark_best(entries: list[list[TableEntry]], columns: tuple[Column, ...]) -> tuple[tuple[TableEntry, ...], ...]:

@@ -13,12 +13,13 @@ not run when no part was run, and undecided otherwise.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import paper, tasks
 from ..paper import CLAIMS, Cell, Claim, ClaimPart, Quantity, Side
-from ..paper.claims import NO_WORSE, ON_PAR
+from ..paper.claims import BETTER, NO_WORSE, ON_PAR
 from ..study import measures, question_samples, statistics
 from ..study.fill import Results
 from ..study.measures import Reading
@@ -76,7 +77,7 @@ class PartVerdict:
             return 1.0
         if self.part.kind == ON_PAR:
             return min(self.interval.p_above(self.margin), self.interval.p_below(-self.margin))
-        return self.interval.p_below(_bound(self.part.kind, self.margin))
+        return self.interval.p_below(_bound(self.part.kind, self.interval, self.margin))
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,11 @@ def judge_parts(parts: Sequence[ClaimPart], results: Results) -> tuple[PartVerdi
     corrected = statistics.holm([part.p_contradicts for part in judged])
     for i, p in enumerate(corrected):
         if judged[i].verdict == NOT_REPRODUCED and p >= 1 - statistics.LEVEL:
+            interval = judged[i].interval
+            assert interval is not None
+            bound = _bound(parts[i].kind, interval, judged[i].margin)
             reason = f"it contradicts the rule alone, and not after the correction for {len(parts)} parts"
+            reason += f"; {statistics.what_would_decide(interval, bound, compared=len(parts))}"
             judged[i] = dataclasses.replace(judged[i], verdict=UNDECIDED, reason=reason)
     return tuple(judged)
 
@@ -229,22 +234,24 @@ def _doubts(part: ClaimPart, quantity: Quantity, results: Results) -> list[str]:
     ]
 
 
-def _bound(kind: str, margin: float) -> float:
-    return -margin if kind == NO_WORSE else 0.0
+def _bound(kind: str, interval: Interval, margin: float) -> float:
+    """The number that the interval must not contain; of the two ends of a margin, the end nearer to the mean."""
+    return {BETTER: 0.0, NO_WORSE: -margin, ON_PAR: math.copysign(margin, interval.mean)}[kind]
 
 
 def _decide(kind: str, interval: Interval, margin: float) -> tuple[str, str]:
     if interval.low is None or interval.high is None:
         return UNDECIDED, "fewer than two seeds"
+    bound = _bound(kind, interval, margin)
     if kind == ON_PAR:
-        if interval.above(-margin) and interval.below(margin):
-            return REPRODUCED, ""
-        outside = interval.above(margin) or interval.below(-margin)
-        return (NOT_REPRODUCED, "") if outside else (UNDECIDED, "the interval crosses the margin of the rule")
-    bound = _bound(kind, margin)
-    if interval.above(bound):
-        return REPRODUCED, ""
-    return (NOT_REPRODUCED, "") if interval.below(bound) else (UNDECIDED, "the interval contains the bound of the rule")
+        fulfils = interval.above(-margin) and interval.below(margin)
+        contradicts = interval.above(margin) or interval.below(-margin)
+    else:
+        fulfils, contradicts = interval.above(bound), interval.below(bound)
+    if fulfils or contradicts:
+        return (REPRODUCED if fulfils else NOT_REPRODUCED), ""
+    contained = "crosses the margin" if kind == ON_PAR else "contains the bound"
+    return UNDECIDED, f"the interval {contained} of the rule; {statistics.what_would_decide(interval, bound)}"
 
 
 def judge_all(results: Results) -> list[ClaimVerdict]:

@@ -80,12 +80,10 @@ def interval(found: Interval, column: Column, *, signed: bool = True) -> str:
 
 
 def difference(comparison: Comparison, column: Column, escape: Callable[[str], str] = str) -> str:
-    """`mean difference [low, high] (n = seeds): verdict (doubts)`; `escape` as in `cells`, for the doubts."""
+    """`mean difference [low, high] (n = seeds): verdict (reasons)`; `escape` as in `cells`, for the reasons."""
     found = comparison.interval
-    missing = "" if found.low is not None else ", no interval"
-    text = f"{interval(found, column)} (n = {found.n}{missing})"
-    doubts = f" ({escape('; '.join(comparison.doubts))})" if comparison.doubts else ""
-    return f"{text}: {comparison.verdict}{doubts}"
+    reasons = f" ({escape('; '.join(comparison.reasons))})" if comparison.reasons else ""
+    return f"{interval(found, column)} (n = {found.n}): {comparison.verdict}{reasons}"
 
 
 def cells(table: FilledTable, bold: str, escape: Callable[[str], str] = str) -> pandas.DataFrame:

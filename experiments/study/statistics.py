@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,18 @@ class Summary:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference and its interval; `low` and `high` are None where n < 2."""
+    """A mean difference and its interval over n seeds.
+
+    Attributes:
+        low: The lower end; None where n < 2, as `high` is.
+        questions: The part of half the width that the sample of questions adds, and that no further seed removes.
+    """
 
     mean: float
     low: float | None
     high: float | None
     n: int
+    questions: float = 0.0
 
     def above(self, bound: float) -> bool:
         """Whether the whole interval lies above a bound; never where there is no interval."""
@@ -46,7 +53,7 @@ class Interval:
     def turned(self) -> Interval:
         """The interval of the opposite difference."""
         low, high = (None if end is None else -end for end in (self.high, self.low))
-        return Interval(-self.mean, low, high, self.n)
+        return Interval(-self.mean, low, high, self.n, self.questions)
 
     def over_questions(self, shares: Sequence[float], count: int) -> Interval:
         """The interval of a difference of two percentages, widened by what the questions themselves add.
@@ -63,8 +70,9 @@ class Interval:
             return self
         smoothed = [(share / 100 * count + 1) / (count + 2) for share in shares]
         error = 100 * math.sqrt(sum(share * (1 - share) for share in smoothed) / count)
-        half = math.hypot((self.high - self.low) / 2, NORMAL_QUANTILE * error)
-        return Interval(self.mean, self.mean - half, self.mean + half, self.n)
+        questions = NORMAL_QUANTILE * error
+        half = math.hypot((self.high - self.low) / 2, questions)
+        return Interval(self.mean, self.mean - half, self.mean + half, self.n, questions)
 
     def p_above(self, bound: float) -> float:
         """The two-sided p-value by which the mean lies above a bound: below 1 - LEVEL where `above` holds."""
@@ -106,6 +114,37 @@ def interval(differences: Sequence[float]) -> Interval | None:
         return None if sample is None else Interval(sample.mean, None, None, sample.n)
     half = _quantile(sample.n) * sample.sd / math.sqrt(sample.n)
     return Interval(sample.mean, sample.mean - half, sample.mean + half, sample.n)
+
+
+MOST_SEEDS = 100
+
+
+def what_would_decide(found: Interval, bound: float = 0.0, compared: int = 1) -> str:
+    """How many seeds would put the whole interval on one side of a bound, in words; empty where nobody knows.
+
+    The number is that of the mean and the deviation found so far, which a few seeds know only roughly.
+
+    Args:
+        found: An interval that does not decide.
+        bound: The number that the interval must not contain.
+        compared: The number of comparisons for which the p-value is multiplied (the first step of Holm's method).
+    """
+    if found.low is None or found.high is None:
+        return ""
+
+    def decides(seeds: int) -> bool:
+        half = math.hypot(_quantile(seeds) * deviation / math.sqrt(seeds), found.questions)
+        trial = Interval(found.mean, found.mean - half, found.mean + half, seeds)
+        return compared * min(trial.p_above(bound), trial.p_below(bound)) < 1 - LEVEL
+
+    of_seeds = math.sqrt(max(0.0, ((found.high - found.low) / 2) ** 2 - found.questions**2))
+    deviation = of_seeds * math.sqrt(found.n) / _quantile(found.n)
+    seeds = bisect.bisect_left(range(MOST_SEEDS + 1), True, lo=found.n + 1, key=decides)
+    if seeds <= MOST_SEEDS:
+        return f"about {seeds} seeds would decide"
+    if found.questions and found.questions >= abs(found.mean - bound):
+        return "more questions would have to be asked, since no number of seeds would decide"
+    return f"even {MOST_SEEDS} seeds would hardly decide"
 
 
 def at_floor(values: Sequence[float], floors: Sequence[float], *, higher_is_better: bool) -> bool:

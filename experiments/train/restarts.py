@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from peft.utils import CONFIG_NAME
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
@@ -71,6 +71,3 @@ class Restarts(TrainerCallback):
     def load(self, folder: Path) -> None:
         """Load the base weights and the grouping of a saved adapter into the model, but not the adapter itself."""
         self.updates = checkpoint.load_base(self.model, folder)
-        saved = PeftConfig.from_pretrained(str(folder))
-        if self.config.method.restart_every and hasattr(saved, "in_groups"):
-            restart.regroup(self.model, saved.in_groups, saved.out_groups)

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from mora import MoraConfig, fused, kernels, operators
+from mora import MoraConfig, fused, kernels, operators, projected
 from mora.fused import add_update
 
 from .test_operators import VARIANTS, sizes, squares, variants
@@ -144,13 +144,11 @@ def test_a_base_that_saved_its_output_is_an_error_not_a_wrong_gradient(name):
 def test_a_second_derivative_is_an_error_not_a_wrong_value(name):
     result, x, M = tensors(10, 14, 6)
     y = add_update_to_copy(result, x, M, operators.build(name, 10, 14, 6))
-    (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="computes second derivatives"):
+        torch.autograd.grad(y.square().sum(), x, create_graph=True)
     y = fused.linear(x, torch.randn(14, 10, dtype=torch.float64), None, M, operators.build(name, 10, 14, 6))
-    (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="computes second derivatives"):
+        torch.autograd.grad(y.square().sum(), x, create_graph=True)
 
 
 def bytes_saved(model: nn.Module, x: torch.Tensor) -> int:
@@ -311,6 +309,56 @@ def test_further_arguments_reach_the_base():
     forward = layer.base_layer.forward
     layer.base_layer.forward = lambda x, scale: scale * forward(x)
     torch.testing.assert_close(layer(x, scale=2) - layer(x, 1), layer.base_layer(x, 1))
+
+
+@pytest.mark.parametrize("name", operators.NAMES)
+@pytest.mark.parametrize("derivative", ["hessian", "hvp", "vhp", "jvp"])
+def test_derivatives_of_the_backward_pass_are_errors_and_not_zeros(name, derivative):
+    """`torch.autograd.functional.jvp`, too, differentiates the backward pass."""
+    layer, x = layer_and_input(name)
+    x = x.detach()
+    function = layer if derivative == "jvp" else lambda x: layer(x).square().sum()
+    directions = () if derivative == "hessian" else (torch.ones_like(x),)
+    with pytest.raises(RuntimeError, match="computes second derivatives"):
+        getattr(torch.autograd.functional, derivative)(function, x, *directions)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch itself calls it
+@pytest.mark.parametrize("name", operators.NAMES)
+def test_forward_mode_differentiation(name):
+    layer, x = layer_and_input(name)
+    direction = torch.ones_like(x)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x.detach(), direction)
+        tangent = torch.autograd.forward_ad.unpack_dual(layer(dual)).tangent
+    weight = layer.base_layer.weight + layer.get_delta_weight("default")
+    torch.testing.assert_close(tangent, direction @ weight.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # deprecated, and still in use
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", operators.NAMES)
+def test_a_layer_that_was_traced_is_saved_and_computes_the_same(name, tmp_path):
+    layer, x = layer_and_input(name)
+    torch.jit.trace(layer, (x.detach(),)).save(tmp_path / "traced.pt")
+    torch.testing.assert_close(torch.jit.load(tmp_path / "traced.pt")(x), layer(x))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch itself calls it for vmap
+def test_a_random_matrix_that_a_transform_asks_for_first_can_be_used_later():
+    layer, x = layer_and_input("randproj")
+    for randomness in ("error", "different"):
+        projected.random_matrix.cache_clear()
+        mapped = torch.func.vmap(layer, randomness=randomness)(x.detach()[:, None])
+        torch.testing.assert_close(mapped[:, 0], layer(x))
+
+
+@pytest.mark.parametrize("name", operators.NAMES)
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_layer_computes_the_same(name, strict):
+    layer, x = layer_and_input(name)
+    exported = torch.export.export(layer.eval(), (x.detach(),), strict=strict).module()
+    torch.testing.assert_close(exported(x), layer(x))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch itself calls it for jvp

@@ -18,6 +18,7 @@ from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mora import MoraConfig, checkpoint, operators, restart
+from mora.conversion import as_lora
 from mora.spectrum import numerical_rank, spectra
 
 from ..process_groups import on_two_ranks, one_rank
@@ -719,6 +720,30 @@ def test_a_checkpoint_of_a_resumed_run_holds_what_was_merged_before(build, resta
     if restarts > 1:
         with pytest.raises(ValueError, match="were saved as one merged weight, and cannot be added again"):
             updates[0].add_(torch.zeros(2, 2))
+
+
+def test_an_adapter_that_exists_gets_the_grouping_of_the_saved_one(tmp_path):
+    """`load_adapter` of PEFT, and the Trainer with it, read no configuration for an adapter that exists."""
+    model = with_mora()
+    updates = restart.restart(model)
+    for name, parameter in model.named_parameters():
+        if "mora_M" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(tmp_path)
+    checkpoint.save_base(model, updates, tmp_path)
+    resumed = with_mora()
+    assert resumed.peft_config["default"].in_groups != model.peft_config["default"].in_groups
+    checkpoint.load_base(resumed, tmp_path)
+    resumed.load_adapter(tmp_path, "default", is_trainable=True)
+    assert torch.equal(logits(resumed), logits(model))
+
+
+def test_a_model_of_transformers_with_an_adapter_is_no_peft_model():
+    model = llama()
+    model.add_adapter(MoraConfig(r=4, operator="sharing", target_modules=["q_proj"]))
+    for function in (restart.check, restart.restart, as_lora, lambda model: checkpoint.save_base(model, [], "nowhere")):
+        with pytest.raises(TypeError, match=r"^the model must be a PeftModel, .*, got LlamaForCausalLM$"):
+            function(model)
 
 
 def test_a_restarted_model_with_modules_to_save_loads_from_its_folder(tmp_path):

@@ -10,7 +10,7 @@ from experiments.cli import comparison
 from experiments.errors import ConfigError
 from experiments.identity import key_of
 from experiments.report import figures, html, markdown, pages, plots, tables
-from experiments.report.answers import answers
+from experiments.report.answers import answers, listed
 from experiments.spec import methods
 from experiments.store.folder import read_records
 from experiments.study import recorded, study_file
@@ -66,6 +66,15 @@ def test_an_answer_says_why(gain, seeds, verdict, reason):
     (answer,) = answers(tables.fill(OWN, results(gain, seeds)))
     assert answer.verdict == verdict
     assert reason in answer.text
+
+
+def test_of_very_many_comparisons_the_undecided_are_counted(monkeypatch):
+    table = tables.fill(OWN, results(0.0))
+    assert [answer.verdict for answer in listed(table)] == ["undecided"]
+    monkeypatch.setattr("experiments.report.answers.MOST_LISTED", 0)
+    (answer,) = listed(table)
+    assert answer.text == f"1 of 1 comparisons, which tables/laptop/{OWN.name}.md lists with their reasons."
+    assert [answer.verdict for answer in listed(tables.fill(OWN, results()))] == ["better"]
 
 
 def test_a_rate_at_the_edge_decides_nothing():

@@ -38,7 +38,7 @@ def test_better_needs_a_rate_between_others():
     without = [r for r in records if (r.cell["method"], r.cell["learning_rate"]) != ("lora", 1e-2)]
     comparison = mora_at_step_300(without).comparison
     assert comparison.verdict == "undecided"
-    assert comparison.doubts == ("LoRA, r = 8: the learning rate 0.003 is the highest that was tried",)
+    assert comparison.reasons == ("LoRA, r = 8: the learning rate 0.003 is the highest that was tried",)
     assert comparison.interval == mora_at_step_300(records).comparison.interval
 
 
@@ -56,7 +56,7 @@ def test_two_values_that_are_not_above_their_floors_have_no_mark():
     assert (entry.comparison.verdict, entry.best, entry.floor) == ("better", True, pytest.approx(13.4))
     below = mora_at_step_300(with_floor(records, 60.0))
     assert (below.comparison.verdict, below.best, below.floor) == ("undecided", False, 60.0)
-    assert below.comparison.doubts == ("neither can be told from its floor",)
+    assert below.comparison.reasons == ("neither can be told from its floor",)
     assert below.comparison.interval == entry.comparison.interval
     between = mora_at_step_300(with_floor(records, 20.0))
     assert (between.comparison.verdict, between.best) == ("better", False)  # LoRA alone is at its floor
@@ -78,7 +78,7 @@ def test_a_run_that_diverged_at_the_selected_rate_leaves_the_difference_undecide
     diverged = synthetic.diverged(mora, synthetic.BEST, 3)
     entry = mora_at_step_300([*records, diverged])
     assert entry.comparison.verdict == "undecided"
-    assert entry.comparison.doubts == ("MoRA, r = 8: 1 of 4 runs at the learning rate 0.003 diverged",)
+    assert entry.comparison.reasons == ("MoRA, r = 8: 1 of 4 runs at the learning rate 0.003 diverged",)
     assert mora_at_step_300(records).comparison.verdict == "better"
 
 
@@ -284,9 +284,9 @@ def test_the_number_of_rows_is_corrected_for():
     others = {"dora": [50, 51, 49], "lora_plus": [48, 51, 50]}
     among = league_entries({"lora": lora, "mora": mora} | others, ["LoRA"])["MoRA"].comparison
     assert among.interval == alone.interval
-    assert (among.verdict, among.doubts) == (
+    assert (among.verdict, among.reasons) == (
         "undecided",
-        ("not clear enough where 3 rows are compared (Holm's correction)",),
+        ("not clear enough where 3 rows are compared (Holm's correction)", "about 4 seeds would decide"),
     )
 
 
@@ -294,7 +294,7 @@ def test_rows_that_were_not_run_yet_count_too():
     """Else a mark would go when a further row is run."""
     lora, mora = [50, 50, 50], [51.5, 52.2, 53]
     among = league_entries({"lora": lora, "mora": mora, "dora": [], "lora_plus": []}, ["LoRA"])["MoRA"].comparison
-    assert among.doubts == ("not clear enough where 3 rows are compared (Holm's correction)",)
+    assert among.reasons[0] == "not clear enough where 3 rows are compared (Holm's correction)"
 
 
 def test_the_answer_of_a_study_without_runs_says_so():
@@ -382,7 +382,7 @@ def test_runs_in_several_number_formats_are_named():
 def test_a_percentage_beside_0_to_100_is_no_share_of_questions():
     _, entry = mora_in_table_1("gsm8k", [110.0, 131.0, 120.0], [90.0, 95.0, 91.0])
     assert entry.comparison.verdict == "undecided"
-    assert entry.comparison.doubts == ("GSM8K is not a share of its questions: a value lies outside 0 to 100 %",)
+    assert entry.comparison.reasons == ("GSM8K is not a share of its questions: a value lies outside 0 to 100 %",)
 
 
 def test_a_small_difference_of_percentages_is_not_shown_as_nothing():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,3 +105,29 @@ def test_rank_correlation_of_few_or_equal_values():
 def test_the_floor_of_a_number_that_should_be_low_lies_above_good_values(values, higher_is_better, at_floor):
     floors = [50.0] * len(values)
     assert statistics.at_floor(values, floors, higher_is_better=higher_is_better) == at_floor
+
+
+@pytest.mark.parametrize("compared", [1, 20])
+@pytest.mark.parametrize("differences", [[1.0, 2.0, 6.0], [-0.5, 0.7, 0.3, 0.1], [-3.0, -1.0]])
+def test_the_number_of_seeds_that_would_decide_is_the_smallest(differences, compared):
+    """Scipy's quantiles of t say so, at a level that is divided by the number of comparisons."""
+    found = statistics.interval(differences)
+    sd = numpy.std(differences, ddof=1)
+
+    def contains_zero(n):
+        quantile = scipy.stats.t.ppf(1 - (1 - statistics.LEVEL) / 2 / compared, n - 1)
+        return abs(found.mean) <= quantile * sd / math.sqrt(n)
+
+    smallest = next(n for n in itertools.count(len(differences) + 1) if not contains_zero(n))
+    expected = f"about {smallest} seeds would" if smallest <= statistics.MOST_SEEDS else "even 100 seeds would hardly"
+    assert statistics.what_would_decide(found, compared=compared) == f"{expected} decide"
+
+
+def test_what_no_number_of_seeds_would_decide():
+    assert statistics.what_would_decide(statistics.interval([-1.0, 1.0])) == "even 100 seeds would hardly decide"
+    assert statistics.what_would_decide(statistics.interval([1.0])) == ""  # nobody knows the deviation
+    few_questions = statistics.interval([1.0, 2.0, 3.0]).over_questions((50.0, 52.0), 100)
+    assert "more questions" in statistics.what_would_decide(few_questions)
+    seeds_alone = statistics.interval([1.0, 2.0, 3.0])
+    many_questions = seeds_alone.over_questions((50.0, 52.0), 100_000)
+    assert statistics.what_would_decide(many_questions) == statistics.what_would_decide(seeds_alone)

@@ -157,10 +157,18 @@ def weight_tying(tuner: Tuner) -> bool:
     return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def mamba(tuner: Tuner) -> bool:
+def mamba(tuner: Tuner, target: str) -> bool:
     sizes = {"vocab_size": 48, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1}
-    model = tuner.adapt(MambaForCausalLM(MambaConfig(**sizes)), ["out_proj"])
+    model = tuner.adapt(MambaForCausalLM(MambaConfig(**sizes)), [target])
     return has_effect(model, LLAMA.inputs["input_ids"])
+
+
+def mamba_output(tuner: Tuner) -> bool:
+    return mamba(tuner, "out_proj")
+
+
+def mamba_step_size(tuner: Tuner) -> bool:
+    return mamba(tuner, "dt_proj")
 
 
 def attention(tuner: Tuner, target: str) -> bool:
@@ -219,6 +227,32 @@ def fsdp1_with_flat_parameters(tuner: Tuner) -> bool:
     return fsdp1(tuner, use_orig_params=False)
 
 
+def linear_layer(tuner: Tuner) -> tuple[PeftModel, torch.Tensor]:
+    """An adapted layer, and an input with more rows than M has."""
+    return tuner.adapt(nn.Sequential(nn.Linear(8, 6)), ["0"]), torch.randn(16, 8)
+
+
+def second_derivatives_by_autograd(tuner: Tuner) -> bool:
+    model, x = linear_layer(tuner)
+    return bool(torch.autograd.functional.hessian(lambda x: model(x).square().sum(), x).any())
+
+
+def second_derivatives_by_func(tuner: Tuner) -> bool:
+    model, x = linear_layer(tuner)
+    return bool(torch.func.hessian(lambda x: model(x).square().sum())(x).any())
+
+
+def batched_gradients(tuner: Tuner) -> bool:
+    model, x = linear_layer(tuner)
+    return bool(torch.autograd.functional.jacobian(model, x, vectorize=True).any())
+
+
+def jit_trace(tuner: Tuner) -> bool:
+    model, x = linear_layer(tuner)
+    torch.jit.trace(model, (x,)).save_to_buffer()
+    return True
+
+
 Feature = Callable[[Tuner], bool]
 ROWS: dict[str, tuple[Feature, str]] = {
     "`rank_pattern`": (rank_pattern, "all layers of an adapter have the same operator"),
@@ -233,7 +267,8 @@ ROWS: dict[str, tuple[Feature, str]] = {
     "hot swapping": (hot_swapping, "PEFT knows only LoRA there; `load_adapter` and `set_adapter` work"),
     "`modules_to_save`": (modules_to_save, ""),
     "`ensure_weight_tying`": (weight_tying, "PEFT warns if `modules_to_save` names one of two tied modules"),
-    "`out_proj` of Mamba": (mamba, "Mamba reads the weight and does not call the layer"),
+    "`out_proj` of Mamba": (mamba_output, "Mamba reads the weight and does not call the layer"),
+    "`dt_proj` of Mamba": (mamba_step_size, "as `out_proj`"),
     "`out_proj` of `nn.MultiheadAttention`": (attention_output, "the attention does not call the layer either"),
     "a whole `nn.MultiheadAttention`": (whole_attention, ""),
     "dropout with activation checkpointing": (dropout_under_checkpointing, "both passes drop the same features"),
@@ -245,6 +280,13 @@ ROWS: dict[str, tuple[Feature, str]] = {
     "`Conv1D` of transformers": (conv1d_of_transformers, ""),
     "embeddings": (embedding, "the input is no vector that the operators could compress"),
     "convolutions": (convolution, "one matrix for each position of the kernel"),
+    "second derivatives by `torch.func`": (second_derivatives_by_func, ""),
+    "second derivatives by `torch.autograd`, `create_graph=True`": (
+        second_derivatives_by_autograd,
+        "the backward pass of MoRA has no derivative",
+    ),
+    "`torch.autograd.functional.jacobian(vectorize=True)`": (batched_gradients, "`torch.func.jacrev` works"),
+    "`torch.jit.trace`": (jit_trace, ""),
 }
 
 
@@ -253,7 +295,7 @@ def outcome(feature: Feature, tuner: Tuner) -> str:
         warnings.simplefilter("ignore")
         try:
             return "yes" if feature(tuner) else "ignored"
-        except (ValueError, TypeError, NotImplementedError):
+        except (ValueError, TypeError, RuntimeError):
             return "no"
 
 

@@ -1,4 +1,4 @@
-"""A broken adapter file or an adapter of another model raises a clear error. No model runs with half an adapter."""
+"""A broken adapter file, or one of another model, is a clear error in PEFT's loaders: no model has half an adapter."""
 
 import json
 import pickle
@@ -48,7 +48,7 @@ def first(tensors) -> str:
 
 
 @pytest.mark.promise(
-    "An adapter that is incomplete, cut off or not finite, or of another model or rank, is refused when it is loaded."
+    "An adapter that is incomplete, cut off or not finite, or of another model or rank, is refused when PEFT loads it."
 )
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 @pytest.mark.parametrize(

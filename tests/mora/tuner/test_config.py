@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import MambaConfig, MambaForCausalLM
 
 from mora import MoraConfig, MoraLinear, operators
 
@@ -198,6 +199,15 @@ def test_layers_that_the_model_does_not_call_are_refused(target):
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
     with pytest.raises(ValueError, match=f"{target}: a .* reads the weight of this layer without calling the layer"):
         get_peft_model(model, MoraConfig(target_modules=[target]))
+
+
+@pytest.mark.parametrize("targets", [["dt_proj"], "all-linear"])
+def test_the_step_size_layer_of_mamba_is_refused(targets):
+    """Mamba multiplies by its weight. A merge would change the model that the adapter did not change."""
+    sizes = {"vocab_size": 48, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1}
+    model = MambaForCausalLM(MambaConfig(**sizes))
+    with pytest.raises(ValueError, match=r"dt_proj: a model of type 'mamba' reads the weight .* in exclude_modules"):
+        get_peft_model(model, MoraConfig(target_modules=targets, exclude_modules=["out_proj"]))
 
 
 def test_targets_that_do_not_exist_are_refused(llama):

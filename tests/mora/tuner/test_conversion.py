@@ -74,6 +74,12 @@ def test_a_rank_gives_the_closest_factors_of_any_operator():
     assert small.worst in ("up", "down", "same")
 
 
+@pytest.mark.parametrize("rank", [2.5, "8", True, 0])
+def test_a_rank_that_is_no_integer_is_refused(rank):
+    with pytest.raises(ValueError, match=rf"^rank must be an integer of at least 1, or None .*, got {rank!r}$"):
+        as_lora(mora_model(operator="rotation"), rank=rank)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_error_of_rounded_factors_is_measured(dtype):
     model = mora_model(operator="randproj").to(dtype)
