@@ -14,7 +14,10 @@ FLOPS = {False: 4, True: 6}
 
 
 def flops(config: RunConfig) -> float | None:
-    """The FLOPs of training, at most; None where the shape of the model is not known or nothing trains."""
+    """The FLOPs of training, roughly: without attention, and without what a method adds.
+
+    None where the shape of the model is not known or nothing trains.
+    """
     shape = shapes.at_hand(config.model, config.paths.cache_folder)
     if shape is None or not config.method.trains:
         return None

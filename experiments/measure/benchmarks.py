@@ -25,6 +25,8 @@ from ..spec import ranks
 # Metrics of lm-eval that are a share of the questions, or are read like a share: here they are in percent.
 SHARES = {"acc", "acc_all", "acc_bytes", "acc_mutual_info", "acc_norm", "accuracy", "em", "exact_match", "f1", "mcc"}
 SHARES |= {"pass@1", *(f"{of}_level_{rule}_acc" for of in ("prompt", "inst") for rule in ("strict", "loose"))}
+# Metrics of these that are not the mean of the single answers, so that other questions could change them by more.
+NO_SHARES = {"f1", "mcc"}
 # Metrics for which lower is better: those of lm-eval by name, and a user's own metrics by the end of their name.
 LOWER_IS_BETTER = {"bits_per_byte", "brier_score", "likelihood_diff", "ter", "wer"}
 LOWER_ENDS = ("loss", "error", "perplexity")
@@ -44,7 +46,7 @@ class BenchmarkName:
         return cls(*name.split(":"))
 
     @property
-    def is_share(self) -> bool:
+    def is_percent(self) -> bool:
         """Whether the metric is in percent."""
         return not self.metric or self.metric in SHARES
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
+import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from mora.restart import base_weight
@@ -13,22 +17,39 @@ from mora.spectrum import spectra
 from ..spec.skeletons import linear_layers
 
 
+@contextlib.contextmanager
+def merged(layer: nn.Module) -> Iterator[Tensor]:
+    """The weight (d, k) of a layer with its update, in float32: a merge into bf16 rounds, which changes the spectrum.
+
+    Afterwards the layer has its earlier weight. It counts as merged, so it cannot be trained further.
+    """
+    if not isinstance(layer, BaseTunerLayer):
+        yield base_weight(layer)
+        return
+    base: Any = layer.get_base_layer()
+    unmerged = base.weight.data
+    base.weight.data = unmerged.float() if unmerged.dtype != torch.float32 else unmerged.clone()
+    layer.merge()
+    yield base_weight(layer)
+    base.weight.data = unmerged
+
+
 def of_run(model: nn.Module, start: nn.Module) -> dict[str, dict[str, float]]:
     """The spectrum of the weights of `model` minus those of `start`, by the kind of a linear layer; without the head.
 
     Args:
-        model: The trained model. Its adapters are merged into its weights, so it cannot be trained further.
+        model: The trained model. It cannot be trained further.
         start: The base model before training.
     """
     if isinstance(model, PeftModel):
-        model.merge_adapter()
         model = model.get_base_model()
 
     def changes() -> Iterator[tuple[str, Tensor]]:
         linears, head = linear_layers(start)
         for name in linears:
             if name != head:
-                weight, before = (base_weight(network.get_submodule(name)) for network in (model, start))
-                yield name, weight.detach().cpu().float() - before.detach().cpu().float()
+                before = base_weight(start.get_submodule(name)).detach().cpu().float()
+                with merged(model.get_submodule(name)) as weight:
+                    yield name, weight.detach().cpu().float() - before
 
     return spectra(changes())

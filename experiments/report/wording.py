@@ -242,7 +242,7 @@ def sample_notes(table: FilledTable) -> list[str]:
     for (task, name), metric in metrics.items():
         if metric.documents:
             runs = [r for e in entries if (e.column.task, e.column.metric) == (task, name) for r in _runs(e)]
-            counts = sorted({c for r in runs if (c := measures.count_of(r, metric.documents))})
+            counts = sorted({c for r in runs if (c := measures.document_count(r, metric))})
             number = f"{' or '.join(map(str, counts))} held-out texts" if counts else "held-out texts"
             notes.append(
                 f"The {metric.label} of {task} is measured on {number}, the same for every seed: its interval knows "

@@ -203,6 +203,6 @@ def curve(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
     rows: dict[int, dict[str, float]] = {}
     for entry in log:
         if "train_runtime" not in entry:
-            values = {k: v for k, v in entry.items() if k not in ("seconds", "epoch", "step")}
+            values = {k: v for k, v in entry.items() if k not in ("seconds", "peak_memory_bytes", "epoch", "step")}
             rows.setdefault(entry["step"], {"step": entry["step"]}).update(values)
     return [row for _, row in sorted(rows.items()) if len(row) > 1]

@@ -54,6 +54,15 @@ def count_of(record: Record, setting: int | str | None) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
+def document_count(record: Record, metric: tasks.Metric) -> int | None:
+    """Over how many documents a metric of a record is a mean: those that the run used, else the setting, the most."""
+    rows = record.provenance.get("rows")
+    used: Any = rows if isinstance(rows, dict) and metric.documents == "heldout_rows" else {}
+    heldout = used.get("heldout")
+    value = used.get("reported", heldout.get("used") if isinstance(heldout, dict) else None)
+    return value if type(value) is int and value > 0 else count_of(record, metric.documents)
+
+
 def question_count(record: Record, metric: tasks.Metric) -> int | None:
     """Over how many questions a metric of a record is a mean: the record's own number, else what the task declares."""
     own = final(record, f"{metric.name}_questions")

@@ -26,6 +26,11 @@ def known(
     """
     if not metric.has_fixed_questions:
         return interval, ""
+    if not metric.is_share:
+        return (
+            interval,
+            f"{metric.label} is no mean over its questions, and nobody knows what other questions would give",
+        )
     counts = [measures.question_count(run, metric) for run in runs]
     numbers = [count for count in counts if count is not None]
     if not numbers or len(numbers) < len(counts):

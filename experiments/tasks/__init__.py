@@ -11,7 +11,7 @@ from .. import user_code
 from ..errors import ConfigError
 from ..spec import compose
 from ..spec.run_config import RunConfig
-from .base import Criterion, Metric, Task, TaskData, measured, numbers
+from .base import Criterion, Metric, Task, TaskData, examples_taken, measured, numbers
 
 
 class Module(NamedTuple):
@@ -114,6 +114,7 @@ __all__ = [
     "Task",
     "TaskData",
     "add",
+    "examples_taken",
     "get",
     "is_known",
     "measured",

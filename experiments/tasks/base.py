@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class Metric:
             that holds the number. None where only the data can tell.
         drawn: Whether each seed draws questions of its own. An interval over seeds knows such questions; it does not
             know questions that are the same for every seed.
+        is_share: Whether a metric in percent is the share of its questions that were answered rightly, or a mean over
+            them. If not, nobody knows what other questions would give.
         documents: The setting of the task that holds how many documents the metric averages over, the same documents
             for every seed; empty where there are none.
         floor: The value of a model that knows nothing, in the unit of the metric. None where no such value is known. A
@@ -40,6 +43,7 @@ class Metric:
     unit: str = "%"
     questions: int | str | None = None
     drawn: bool = False
+    is_share: bool = True
     documents: str = ""
     floor: float | None = None
     floor_of: str = "a guess"
@@ -47,7 +51,7 @@ class Metric:
 
     @property
     def has_fixed_questions(self) -> bool:
-        """Whether the metric is a share of questions that are the same for every seed."""
+        """Whether the metric measures questions that are the same for every seed."""
         return self.unit == "%" and not self.drawn
 
     def question_count(self, settings: run_config.TaskSettings) -> int | None:
@@ -92,6 +96,12 @@ def numbers(values: Any, where: str) -> dict[str, float]:
             raise TypeError(f"{where}: {name} must be a number, and is a {type(value).__name__}")
         found[name] = number
     return found
+
+
+def examples_taken(count: int, batch_size: int, steps: int) -> int:
+    """How many examples a training takes, of data with `count` examples: the last batch of each pass may be smaller."""
+    passes, rest = divmod(steps, math.ceil(count / batch_size))
+    return passes * count + rest * batch_size
 
 
 @dataclass(frozen=True)

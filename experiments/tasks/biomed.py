@@ -18,6 +18,7 @@ from ..spec.run_config import RunConfig
 from .base import Metric
 from .finetuning import (
     GENERAL_PERPLEXITY,
+    SAME_ANSWER,
     Document,
     Material,
     TextTask,
@@ -43,14 +44,30 @@ class BiomedTask(TextTask):
     metrics = (
         Metric("pubmedqa", "PubMedQA"),
         Metric("usmle", "USMLE"),
-        Metric("bio_mmlu", "BioMMLU", questions=1089, floor=25.0),
+        Metric("bio_mmlu", "BioMMLU", questions=1089, floor=25.0, floor_of=SAME_ANSWER),
         Metric("rct", "RCT"),
         Metric("biomed_avg", "BioMed average"),
         heldout_perplexity(stands_for="biomed_avg"),
         trained_perplexity(stands_for="biomed_avg"),
-        Metric("pubmedqa_yesno", "PubMedQA yes/no", questions="questions", floor=50.0, stands_for="pubmedqa"),
-        Metric("medqa_subset", "MedQA subset", questions="questions", floor=20.0, stands_for="usmle"),
-        Metric("bio_mmlu_subset", "BioMMLU subset", questions="questions", floor=25.0, stands_for="bio_mmlu"),
+        Metric(
+            "pubmedqa_yesno",
+            "PubMedQA yes/no",
+            questions="questions",
+            floor=50.0,
+            floor_of=SAME_ANSWER,
+            stands_for="pubmedqa",
+        ),
+        Metric(
+            "medqa_subset", "MedQA subset", questions="questions", floor=20.0, floor_of=SAME_ANSWER, stands_for="usmle"
+        ),
+        Metric(
+            "bio_mmlu_subset",
+            "BioMMLU subset",
+            questions="questions",
+            floor=25.0,
+            floor_of=SAME_ANSWER,
+            stands_for="bio_mmlu",
+        ),
         GENERAL_PERPLEXITY,
     )
 

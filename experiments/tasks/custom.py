@@ -21,11 +21,11 @@ from ..data.userfile import HELD_OUT, TRAIN
 from ..data.windows import packed
 from ..errors import ConfigError
 from ..measure import benchmarks, continuations, scorers
-from ..measure.benchmarks import BenchmarkName, LmEvalBenchmarks
+from ..measure.benchmarks import NO_SHARES, BenchmarkName, LmEvalBenchmarks
 from ..measure.evaluation import Loss
 from ..spec import ranks, run_config
 from ..spec.run_config import RunConfig
-from .base import Metric, Task, TaskData
+from .base import Metric, Task, TaskData, examples_taken
 from .finetuning import (
     CURVE_ROWS,
     GENERAL_PERPLEXITY,
@@ -182,7 +182,7 @@ class CustomTask(Task):
             check_trained(len(rows.train), len(train), config)
         counts = summary(rows, train, reported, selection, t.max_length)
         if ranks.first():
-            passes = config.training.steps * config.training.batch_size / len(train)
+            passes = examples_taken(len(train), config.training.batch_size, config.training.steps) / len(train)
             print("\n".join(report_lines(counts, passes)), file=sys.stderr)
         own = [setting for setting, file in ((TRAIN, t.train_file), (HELD_OUT, t.heldout_file)) if file]
         notes = {
@@ -279,8 +279,9 @@ def benchmark_metric(name: str) -> Metric:
         name,
         name.replace(":", " "),
         higher_is_better=parts.higher_is_better,
-        unit="%" if parts.is_share else "",
+        unit="%" if parts.is_percent else "",
         questions="benchmark_limit",
+        is_share=parts.metric not in NO_SHARES,
     )
 
 

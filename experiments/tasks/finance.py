@@ -19,6 +19,7 @@ from ..spec.run_config import RunConfig
 from .base import Metric
 from .finetuning import (
     GENERAL_PERPLEXITY,
+    SAME_ANSWER,
     Document,
     Material,
     TextTask,
@@ -67,9 +68,10 @@ class FinanceTask(TextTask):
             "Reuters topic",
             questions="questions",
             floor=100 / len(TOPICS),
+            floor_of=SAME_ANSWER,
             stands_for="finance_avg",
         ),
-        Metric("econ_mmlu_subset", "economic MMLU subset", questions="questions", floor=25.0),
+        Metric("econ_mmlu_subset", "economic MMLU subset", questions="questions", floor=25.0, floor_of=SAME_ANSWER),
         GENERAL_PERPLEXITY,
     )
 

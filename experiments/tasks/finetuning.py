@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..data import corpora, hub, overlap, prompts, questions, reading, sources, userfile
 from ..data.prompts import Message, encode, prompt_of
-from ..data.questions import Benchmark
+from ..data.questions import Benchmark, ChoiceQuestion
 from ..data.rows import Rows, fingerprint
 from ..data.windows import packed
 from ..errors import ConfigError
@@ -41,6 +42,9 @@ def answer_bits_per_byte(stands_for: str) -> Metric:
     )
 
 
+SAME_ANSWER = "the best answer that is always the same"  # what gets the floor that `FineTuning.floor` records
+
+
 def heldout_perplexity(stands_for: str) -> Metric:
     """The metric by which a `TextTask` judges a model that is too small for the benchmarks."""
     label = "held-out perplexity"
@@ -52,9 +56,7 @@ def heldout_perplexity(stands_for: str) -> Metric:
 def trained_perplexity(stands_for: str) -> Metric:
     """The metric by which a `TextTask` judges what a model remembers of the text that it trained on."""
     label = "perplexity of the trained text"
-    return Metric(
-        "trained_perplexity", label, higher_is_better=False, unit="", documents="heldout_rows", stands_for=stands_for
-    )
+    return Metric("trained_perplexity", label, higher_is_better=False, unit="", stands_for=stands_for)
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,7 @@ class FineTuning(Task):
         answers = ask(model, tokenizer, evaluation.benchmarks, evaluation.batch_size)
         for benchmark in evaluation.benchmarks:
             if benchmark.name in answers:
-                metrics |= self.score(benchmark, answers[benchmark.name], tokenizer)
+                metrics |= self.score(benchmark, answers[benchmark.name], tokenizer) | self.floor(benchmark)
                 if answers[benchmark.name].cut:
                     metrics[f"{benchmark.name}_cut"] = answers[benchmark.name].cut
         return metrics
@@ -271,6 +273,17 @@ class FineTuning(Task):
     def score(self, benchmark: Benchmark, answers: Answers, tokenizer: Any) -> dict[str, float]:
         """The metrics of one benchmark, in percent, by name."""
         return {benchmark.name: 100 * answers.lm_eval}
+
+    def floor(self, benchmark: Benchmark) -> dict[str, float]:
+        """What a model reaches that always gives the same answer, where the metric has a floor and asks for a choice.
+
+        The commonest answer may be right far more often than a guess is: half of Reuters' news are about earnings.
+        """
+        declared = {metric.name: metric.floor for metric in self.metrics}
+        if declared.get(benchmark.name) is None or not isinstance(benchmark.questions[0], ChoiceQuestion):
+            return {}
+        commonest = Counter(question.gold for question in benchmark.questions).most_common(1)[0][1]
+        return {f"{benchmark.name}_floor": 100 * commonest / len(benchmark.questions)}
 
 
 class AnswerTask(FineTuning):

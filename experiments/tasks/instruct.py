@@ -11,7 +11,7 @@ from ..data import corpora, hub, prompts, questions
 from ..data.questions import lettered
 from ..spec.run_config import RunConfig
 from .base import Metric
-from .finetuning import GENERAL_PERPLEXITY, AnswerTask, Material, answer_bits_per_byte
+from .finetuning import GENERAL_PERPLEXITY, SAME_ANSWER, AnswerTask, Material, answer_bits_per_byte
 
 CHANCE = 25.0  # percent: MMLU has four options
 
@@ -25,11 +25,25 @@ class InstructTask(AnswerTask):
     packages = ("llamafactory", "benchmarks")
     data_sets = (hub.TULU, hub.MMLU)
     metrics = (
-        Metric("mmlu_0shot", "MMLU 0-shot", questions=14_042, floor=CHANCE),
-        Metric("mmlu_5shot", "MMLU 5-shot", questions=14_042, floor=CHANCE),
+        Metric("mmlu_0shot", "MMLU 0-shot", questions=14_042, floor=CHANCE, floor_of=SAME_ANSWER),
+        Metric("mmlu_5shot", "MMLU 5-shot", questions=14_042, floor=CHANCE, floor_of=SAME_ANSWER),
         answer_bits_per_byte(stands_for="mmlu_5shot"),
-        Metric("mmlu_subset_0shot", "MMLU subset 0-shot", questions="questions", floor=CHANCE, stands_for="mmlu_0shot"),
-        Metric("mmlu_subset_5shot", "MMLU subset 5-shot", questions="questions", floor=CHANCE, stands_for="mmlu_5shot"),
+        Metric(
+            "mmlu_subset_0shot",
+            "MMLU subset 0-shot",
+            questions="questions",
+            floor=CHANCE,
+            floor_of=SAME_ANSWER,
+            stands_for="mmlu_0shot",
+        ),
+        Metric(
+            "mmlu_subset_5shot",
+            "MMLU subset 5-shot",
+            questions="questions",
+            floor=CHANCE,
+            floor_of=SAME_ANSWER,
+            stands_for="mmlu_5shot",
+        ),
         GENERAL_PERPLEXITY,
     )
 

@@ -14,6 +14,7 @@ from ..spec import ranks
 from ..spec.run_config import RunConfig
 from ..store import heartbeats
 from ..store.records import curve
+from . import peak_memory
 
 Measure = Callable[[], dict[str, float]]
 
@@ -48,8 +49,9 @@ class Curve(TrainerCallback):
         if step % t.evaluate_every == 0 or last:
             state.log_history.append({"step": step, **self.measure()})
         if control.should_log:
-            # A checkpoint holds the log, so a resumed run knows how many seconds the steps before it took.
-            state.log_history.append({"step": step, "seconds": self.seconds + time.monotonic() - self.since})
+            # A checkpoint holds the log, so a resumed run knows what the steps before it took.
+            seconds, peak = self.seconds + time.monotonic() - self.since, peak_memory.peak(args.device.type)
+            state.log_history.append({"step": step, "seconds": seconds, "peak_memory_bytes": peak})
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.saved = time.monotonic()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import TrainerState
 
+from .. import tasks
 from ..spec.run_config import RunConfig
 from ..spec.skeletons import linear_layers
 from ..spec.target_modules import kind
@@ -24,24 +24,27 @@ class Meter:
     """Measures the cost of a run; it is made before the training and read after it."""
 
     def __init__(self, adapted: AdaptedModel, placement: Placement) -> None:
-        self.model, self.budget, self.on_gpu = adapted.model, adapted.budget, placement.device == "cuda"
-        if self.on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            peak_memory.reset()
+        self.model, self.budget, self.device = adapted.model, adapted.budget, placement.device
+        peak_memory.reset(self.device)
 
     def read(self, state: TrainerState, prepared: TaskData, config: RunConfig, saved: Path) -> dict[str, Any]:
         """The `cost` section of the record.
 
-        `seconds` covers the training and the points of the curve, in all sessions of a resumed run.
+        `seconds` covers the training and the points of the curve, in all sessions of a resumed run. `tokens` are those
+        of the examples that the training took, of mean length; the last batch of a pass over the data may be smaller.
         `budget_parameters` is what the LoRA of rank `method.rank` trains; methods without a rank have no budget.
-        `peak_memory_bytes` is the most memory that was in use at one time: on the GPU, or by the process on a CPU.
+        `peak_memory_bytes` is the most memory that was in use at one time, in all sessions: on the GPU, or by the
+        process on a CPU.
         """
         seconds = max((row.get("seconds", 0.0) for row in state.log_history), default=0.0)
-        mean_length = prepared.mean_length
+        peaks = [row.get("peak_memory_bytes", 0) for row in state.log_history]
+        batch_size, steps, mean_length = config.training.batch_size, state.global_step, prepared.mean_length
         if mean_length is None:
             mean_length = sum(len(row["input_ids"]) for row in prepared.train) / len(prepared.train)
-        tokens = round(mean_length * config.training.batch_size * state.global_step)
+            examples = tasks.examples_taken(len(prepared.train), batch_size, steps)
+        else:
+            examples = batch_size * steps  # the data are a stream, which has no last batch
+        tokens = round(mean_length * examples)
         trainable, total = count_parameters(self.model)
         return {
             "trainable_parameters": trainable,
@@ -50,7 +53,7 @@ class Meter:
             "seconds": round(seconds, 3),
             "tokens": tokens,
             "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
-            "peak_memory_bytes": torch.cuda.max_memory_allocated() if self.on_gpu else peak_memory.peak(),
+            "peak_memory_bytes": max(*peaks, peak_memory.peak(self.device), 0),
             "adapter_bytes": sum(p.stat().st_size for p in saved.rglob("*.safetensors")),
         }
 

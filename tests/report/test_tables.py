@@ -5,10 +5,11 @@ import re
 
 import pytest
 
+from experiments import tasks
 from experiments.paper import Cell
 from experiments.report import answers, latex, markdown, tables, wording
 from experiments.spec import methods
-from experiments.study import measures, statistics, study_file
+from experiments.study import measures, question_samples, statistics, study_file
 from experiments.study.fill import Results
 
 from .. import synthetic
@@ -383,6 +384,16 @@ def test_a_percentage_beside_0_to_100_is_no_share_of_questions():
     _, entry = mora_in_table_1("gsm8k", [110.0, 131.0, 120.0], [90.0, 95.0, 91.0])
     assert entry.comparison.verdict == "undecided"
     assert entry.comparison.reasons == ("GSM8K is not a share of its questions: a value lies outside 0 to 100 %",)
+
+
+@pytest.mark.parametrize(("metric", "is_mean"), [("acc", True), ("exact_match", True), ("f1", False), ("mcc", False)])
+def test_a_number_that_is_no_mean_over_its_questions_decides_nothing(metric, is_mean):
+    """The variance of a share of so many questions would give 14 to 34 % of false verdicts for `f1` and `mcc`."""
+    found = statistics.interval([5.0, 5.1, 4.9])
+    run = synthetic.record(FIXED.setting(Cell("uuid", "lora", 8)), synthetic.BEST, 0)
+    run.metrics["final"][f"cola:{metric}_questions"] = 10_000
+    _, reason = question_samples.known(found, tasks.get("custom").metric(f"cola:{metric}"), (60.0, 55.0), [run])
+    assert (reason == "") == is_mean
 
 
 def test_a_small_difference_of_percentages_is_not_shown_as_nothing():

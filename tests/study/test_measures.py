@@ -97,6 +97,14 @@ def test_a_record_knows_how_many_questions_it_asked(run):
     assert measures.question_count(run, metric) == 150
 
 
+def test_the_number_of_documents_is_that_of_the_run_and_not_the_most_that_were_allowed(run):
+    metric = tasks.get("custom").metric("heldout_perplexity")
+    run.config["task"] = {"heldout_rows": 12}
+    for rows, expected in ((None, 12), ({"reported": 6}, 6), ({"heldout": {"used": 9}}, 9), ({"heldout": 3}, 12)):
+        run.provenance["rows"] = rows
+        assert measures.document_count(run, metric) == expected
+
+
 @pytest.mark.parametrize(("losses", "expected"), [
     ([4.74, 5.1, 4.9, 4.8, 5.0, 5.95], False),  # a noisy last batch of two rows
     ([4.7, 4.8, 4.6, 4.9, 6.5, 7.9], True),

@@ -94,6 +94,12 @@ def test_the_benchmarks_are_as_the_task_declares(name, questions, tmp_path):
         options = {len(question.choices) for question in benchmark.questions if isinstance(question, ChoiceQuestion)}
         assert metric.floor == (100 / options.pop() if options else None)
         assert not options
+        own = task.floor(benchmark).get(f"{benchmark.name}_floor")
+        if metric.floor is None:
+            assert own is None
+        else:  # a model that always gives the same answer is right as often as the best guess, or more often
+            golds = [question.gold for question in benchmark.questions]
+            assert own == max(100 * golds.count(gold) / len(golds) for gold in golds) >= metric.floor
 
 
 def test_the_questions_of_whole_benchmarks_are_as_declared():
