@@ -22,7 +22,7 @@ from .output import Files
 
 BOUND = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 MARKER_EVERY = 0.12  # a marker each 12 % of the axis: enough to tell lines apart, and the lines stay visible
-WIDE = 4  # the ratio of the largest score to the smallest beyond which an axis is logarithmic
+WIDE = 4  # the ratio of the largest number to the smallest beyond which an axis is logarithmic
 
 
 def training_curves(study: Study, results: Results) -> Figure | None:
@@ -238,6 +238,9 @@ def score_against_rank(study: Study, question: rank_question.RankQuestion, scale
         errors = {"yerr": point.score.sd or 0.0, "xerr": point.rank.sd or 0.0}
         axes.errorbar(point.rank.mean, point.score.mean, **errors, capsize=2, markersize=6, **look)
     axes.set_xlabel(wording.RANK_LABEL)
+    ranks = [point.rank.mean for point in question.points]
+    if max(ranks) > WIDE * min(ranks) > 0:
+        plots.log_axis(axes.xaxis, min(ranks), max(ranks))
     means = [point.score.mean for point in question.points]
     _score_axis(axes, question.column.info, means)
     plots.title(
