@@ -22,6 +22,7 @@ from .output import Files
 
 BOUND = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 MARKER_EVERY = 0.12  # a marker each 12 % of the axis: enough to tell lines apart, and the lines stay visible
+SHORT_NOTE = 5  # the lines of a note for which a figure has room
 WIDE = 4  # the ratio of the largest number to the smallest beyond which an axis is logarithmic
 
 
@@ -69,11 +70,14 @@ def training_curves(study: Study, results: Results) -> Figure | None:
     }
     for note, missing in notes.items() if has_runs else ():
         if missing:
-            whole = (label.replace(" = ", BOUND) for label in missing)  # no line breaks within "r = 128"
+            short = [shortened(label, plots.LABEL_WIDTH) for label in missing]
+            whole = (label.replace(" = ", BOUND) for label in short)  # no line breaks within "r = 128"
             text = textwrap.fill(f"{note}: {'; '.join(whole)}", width=52, break_on_hyphens=False)
             axes.set_xlabel(f"{axes.get_xlabel()}\n{text}")
+            height += plots.LINE_HEIGHT * max(0, text.count("\n") + 1 - SHORT_NOTE)
     for panel, labels in zip(panels, ends, strict=True):
         plots.label_ends(panel, labels)
+    figure.set_figheight(height)
     plots.title(figure, study.title)
     plots.legend_below(figure, axes, 1)
     return figure
@@ -109,7 +113,7 @@ def singular_values(study: Study, results: Results) -> Figure | None:
     if not spectra:
         return None
     looks = plots.looks_of([curve.filled.cell for curve, _ in spectra])
-    figure, (axes,) = plots.canvas(1, height=max(4.0, 2.6 + 0.16 * len(spectra)))
+    figure, (axes,) = plots.canvas(1, height=max(4.0, 2.6 + plots.LINE_HEIGHT * len(spectra)))
     width = 0.8 / len(spectra)
     measured = dict.fromkeys(kind for _, counts in spectra for kind in counts)
     # A LLaMA's projections have their places in every figure, so that two figures can be compared.
@@ -168,7 +172,7 @@ def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
     if not searches:
         return None
     looks = plots.looks_of([cell for _, cell, _ in searches])
-    figure, (axes,) = plots.canvas(1, height=3.6 + 0.16 * len(searches))
+    figure, (axes,) = plots.canvas(1, height=3.6 + plots.LINE_HEIGHT * len(searches))
     for i, (label, _, selection) in enumerate(searches):
         points = [(rate, score) for rate, score in selection.scores.items() if score is not None]
         axes.plot([r for r, _ in points], [s for _, s in points], label=label, markersize=5, **looks[i])
@@ -207,7 +211,7 @@ def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | 
     metric = headline(task, [filled for _, filled in cells])
     if metric is None:
         return None
-    figure, panels = plots.canvas(2, height=3.8 + 0.16 * len(cells))
+    figure, panels = plots.canvas(2, height=3.8 + plots.LINE_HEIGHT * len(cells))
     looks = plots.looks_of([filled.cell for _, filled in cells])
     means = []
     for axes, (cost, axis_label) in zip(panels, COST_AXES.items(), strict=True):

@@ -106,6 +106,7 @@ def legend_below(figure: Figure, axes: Any, columns: int) -> None:
 
 TITLE_LETTERS = 11  # of a title, for each inch of the figure
 LABEL_WIDTH = 64  # the letters of the longest label for which a figure has room
+LINE_HEIGHT = 0.16  # the inches of height that a line of a legend or of a note needs
 TICK_WIDTH = 20  # the letters of the longest name below a tick
 END_SIZE = 8  # the size of a label at the end of a line, in points
 # The inches of a figure's height that such a label needs: a line of text in a panel, which has 0.72 of the height.

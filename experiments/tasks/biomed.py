@@ -18,10 +18,10 @@ from ..spec.run_config import RunConfig
 from .base import Metric
 from .finetuning import (
     GENERAL_PERPLEXITY,
-    SAME_ANSWER,
     Document,
     Material,
     TextTask,
+    choice,
     heldout_perplexity,
     likeliest_per_token,
     trained_perplexity,
@@ -44,30 +44,14 @@ class BiomedTask(TextTask):
     metrics = (
         Metric("pubmedqa", "PubMedQA"),
         Metric("usmle", "USMLE"),
-        Metric("bio_mmlu", "BioMMLU", questions=1089, floor=25.0, floor_of=SAME_ANSWER),
+        choice("bio_mmlu", "BioMMLU", 4, questions=1089),
         Metric("rct", "RCT"),
         Metric("biomed_avg", "BioMed average"),
         heldout_perplexity(stands_for="biomed_avg"),
         trained_perplexity(stands_for="biomed_avg"),
-        Metric(
-            "pubmedqa_yesno",
-            "PubMedQA yes/no",
-            questions="questions",
-            floor=50.0,
-            floor_of=SAME_ANSWER,
-            stands_for="pubmedqa",
-        ),
-        Metric(
-            "medqa_subset", "MedQA subset", questions="questions", floor=20.0, floor_of=SAME_ANSWER, stands_for="usmle"
-        ),
-        Metric(
-            "bio_mmlu_subset",
-            "BioMMLU subset",
-            questions="questions",
-            floor=25.0,
-            floor_of=SAME_ANSWER,
-            stands_for="bio_mmlu",
-        ),
+        choice("pubmedqa_yesno", "PubMedQA yes/no", 2, stands_for="pubmedqa"),
+        choice("medqa_subset", "MedQA subset", 5, stands_for="usmle"),
+        choice("bio_mmlu_subset", "BioMMLU subset", 4, stands_for="bio_mmlu"),
         GENERAL_PERPLEXITY,
     )
 

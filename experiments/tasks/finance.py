@@ -19,10 +19,10 @@ from ..spec.run_config import RunConfig
 from .base import Metric
 from .finetuning import (
     GENERAL_PERPLEXITY,
-    SAME_ANSWER,
     Document,
     Material,
     TextTask,
+    choice,
     heldout_perplexity,
     likeliest_per_token,
     trained_perplexity,
@@ -63,15 +63,8 @@ class FinanceTask(TextTask):
         Metric("finance_avg", "Finance average"),
         heldout_perplexity(stands_for="finance_avg"),
         trained_perplexity(stands_for="finance_avg"),
-        Metric(
-            "reuters_topic",
-            "Reuters topic",
-            questions="questions",
-            floor=100 / len(TOPICS),
-            floor_of=SAME_ANSWER,
-            stands_for="finance_avg",
-        ),
-        Metric("econ_mmlu_subset", "economic MMLU subset", questions="questions", floor=25.0, floor_of=SAME_ANSWER),
+        choice("reuters_topic", "Reuters topic", len(TOPICS), stands_for="finance_avg"),
+        choice("econ_mmlu_subset", "economic MMLU subset", 4),
         GENERAL_PERPLEXITY,
     )
 

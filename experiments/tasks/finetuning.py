@@ -42,7 +42,13 @@ def answer_bits_per_byte(stands_for: str) -> Metric:
     )
 
 
-SAME_ANSWER = "the best answer that is always the same"  # what gets the floor that `FineTuning.floor` records
+def choice(name: str, label: str, options: int, *, questions: int | str = "questions", stands_for: str = "") -> Metric:
+    """The share of questions with so many options that a model answers rightly; the other arguments as in `Metric`.
+
+    The declared floor is that of a guess. A record holds the floor of its own questions (`FineTuning.floor`).
+    """
+    floor_of = "the best answer that is always the same"
+    return Metric(name, label, questions=questions, floor=100 / options, floor_of=floor_of, stands_for=stands_for)
 
 
 def heldout_perplexity(stands_for: str) -> Metric:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from ..data import corpora, hub, prompts, questions
 from ..data.questions import lettered
 from ..spec.run_config import RunConfig
-from .base import Metric
-from .finetuning import GENERAL_PERPLEXITY, SAME_ANSWER, AnswerTask, Material, answer_bits_per_byte
+from .finetuning import GENERAL_PERPLEXITY, AnswerTask, Material, answer_bits_per_byte, choice
 
-CHANCE = 25.0  # percent: MMLU has four options
+OPTIONS = 4  # of a question of MMLU
 
 
 class InstructTask(AnswerTask):
@@ -25,25 +24,11 @@ class InstructTask(AnswerTask):
     packages = ("llamafactory", "benchmarks")
     data_sets = (hub.TULU, hub.MMLU)
     metrics = (
-        Metric("mmlu_0shot", "MMLU 0-shot", questions=14_042, floor=CHANCE, floor_of=SAME_ANSWER),
-        Metric("mmlu_5shot", "MMLU 5-shot", questions=14_042, floor=CHANCE, floor_of=SAME_ANSWER),
+        choice("mmlu_0shot", "MMLU 0-shot", OPTIONS, questions=14_042),
+        choice("mmlu_5shot", "MMLU 5-shot", OPTIONS, questions=14_042),
         answer_bits_per_byte(stands_for="mmlu_5shot"),
-        Metric(
-            "mmlu_subset_0shot",
-            "MMLU subset 0-shot",
-            questions="questions",
-            floor=CHANCE,
-            floor_of=SAME_ANSWER,
-            stands_for="mmlu_0shot",
-        ),
-        Metric(
-            "mmlu_subset_5shot",
-            "MMLU subset 5-shot",
-            questions="questions",
-            floor=CHANCE,
-            floor_of=SAME_ANSWER,
-            stands_for="mmlu_5shot",
-        ),
+        choice("mmlu_subset_0shot", "MMLU subset 0-shot", OPTIONS, stands_for="mmlu_0shot"),
+        choice("mmlu_subset_5shot", "MMLU subset 5-shot", OPTIONS, stands_for="mmlu_5shot"),
         GENERAL_PERPLEXITY,
     )
 

@@ -196,6 +196,19 @@ def test_long_names_and_many_rows_leave_room_for_the_panels(rows, kind):
     assert {"curves_own", "spectrum_own"} <= drawn.keys()
 
 
+def test_long_names_of_rows_that_were_not_run_leave_room_for_the_panel():
+    rows = {"LoRA": {"method": "lora"}}
+    rows |= {f"MoRA, {i} %{' of its inputs' * 40}": {"method": "mora", "method.dropout": i / 100} for i in range(1, 9)}
+    entries = {"title": "Dropout", "base": {"task": "uuid"}, "rows": rows, "ranks": ["r8"], "figures": ["curves"]}
+    study = study_file.of_entries("dropout", entries | {"columns": ["char_accuracy"], "reference": "LoRA"})
+    (lora, *_) = study.cells("laptop")
+    results = Results("laptop", synthetic.searched(FIXED.setting(lora), (0,)), FIXED)
+    with plots.style():
+        drawn = figures.training_curves(study, results)
+        plots.svg_element(drawn, "rows")  # matplotlib warns where no room is left
+    assert "not run: MoRA" in drawn.axes[-1].get_xlabel()
+
+
 def test_a_label_is_no_formula():
     """matplotlib would end with an error at a label such as this, and take `$1 and $2` for a formula."""
     with plots.style():
