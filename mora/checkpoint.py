@@ -26,7 +26,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import sharded
-from .config import config_of
 from .restart import Update, adapted_layers, base_weight, check_unmerged, plain_name, regroup
 
 BASE_FILE = "base.safetensors"
@@ -131,10 +130,14 @@ def load_base(model: nn.Module, folder: str | Path, adapter: str = "default") ->
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from None
     if isinstance(model, PeftModel) and (Path(folder) / CONFIG_NAME).is_file():
-        saved = PeftConfig.from_pretrained(str(folder))
-        if {saved.peft_type, config_of(model, adapter).peft_type} == {"MORA"}:
-            regroup(model, saved.in_groups, saved.out_groups, adapter)
+        saved, own = PeftConfig.from_pretrained(str(folder)), model.peft_config.get(adapter)
+        if own is not None and {saved.peft_type, own.peft_type} == {"MORA"} and _groups(saved) != _groups(own):
+            regroup(model, *_groups(saved), adapter)
     return updates
+
+
+def _groups(config: Any) -> tuple[str, str]:
+    return config.in_groups, config.out_groups
 
 
 def _load(model: nn.Module, path: Path) -> list[Update]:

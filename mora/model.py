@@ -38,7 +38,7 @@ REASONS = {
 }
 
 
-# The models that multiply by the weight of their layer dt_proj. PEFT's list has none of these.
+# The models that multiply by the weight of their layer dt_proj, which PEFT's list of such layers does not name.
 MAMBA = ("mamba", "falcon_mamba", "jamba")
 
 

@@ -736,6 +736,10 @@ def test_an_adapter_that_exists_gets_the_grouping_of_the_saved_one(tmp_path):
     checkpoint.load_base(resumed, tmp_path)
     resumed.load_adapter(tmp_path, "default", is_trainable=True)
     assert torch.equal(logits(resumed), logits(model))
+    other = get_peft_model(llama(), MoraConfig(r=4, operator="sharing", target_modules=["q_proj"]), "other")
+    before = other.peft_config["other"].in_groups
+    checkpoint.load_base(other, tmp_path)  # the folder holds no adapter of this name
+    assert other.peft_config["other"].in_groups == before
 
 
 def test_a_model_of_transformers_with_an_adapter_is_no_peft_model():
