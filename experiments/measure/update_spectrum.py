@@ -28,7 +28,7 @@ def merged(layer: nn.Module) -> Iterator[Tensor]:
         return
     base: Any = layer.get_base_layer()
     unmerged = base.weight.data
-    base.weight.data = unmerged.float() if unmerged.dtype != torch.float32 else unmerged.clone()
+    base.weight.data = unmerged.to(torch.float32, copy=True)
     layer.merge()
     yield base_weight(layer)
     base.weight.data = unmerged

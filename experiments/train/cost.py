@@ -53,7 +53,7 @@ class Meter:
             "seconds": round(seconds, 3),
             "tokens": tokens,
             "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
-            "peak_memory_bytes": max(*peaks, peak_memory.peak(self.device), 0),
+            "peak_memory_bytes": max([*peaks, peak_memory.peak(self.device)]),
             "adapter_bytes": sum(p.stat().st_size for p in saved.rglob("*.safetensors")),
         }
 
