@@ -175,12 +175,14 @@ class MoraModel(BaseTuner):
         Raises:
             ValueError: An adapter on this layer would have no effect.
         """
+        architecture = getattr(getattr(model, "config", None), "model_type", None)
+        is_read = architecture in MAMBA and target_name.rpartition(".")[2] == "dt_proj"
         try:
             _check_lora_target_modules_mamba(LoraConfig(), model, target_name)  # the list of PEFT is for LoRA
         except ValueError:
-            raise NotCalledError(target_name, f"model of type {model.config.model_type!r}") from None
-        if target_name.rpartition(".")[2] == "dt_proj" and _model_type(model) in MAMBA:
-            raise NotCalledError(target_name, f"model of type {_model_type(model)!r}")
+            is_read = True
+        if is_read:
+            raise NotCalledError(target_name, f"model of type {architecture!r}")
 
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -307,11 +309,6 @@ class MoraModel(BaseTuner):
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"the file of adapter {adapter_name!r} is broken: {name} holds NaN or infinity")
         return remapped
-
-
-def _model_type(model: nn.Module) -> Any:
-    """The architecture that the configuration of a transformers model names; None for other models."""
-    return getattr(getattr(model, "config", None), "model_type", None)
 
 
 def plain(name: str) -> str:
