@@ -159,6 +159,8 @@ def execute(config: RunConfig, record: Record, store: Store) -> Record:
         set_seed(config.seed)  # adapters may start at random
         adapted = adapt.adapt(network, config)
         model = adapted.model
+        if config.training.record_spectrum:
+            update_spectrum.check(model)
         meter = cost.Meter(adapted, placement)
         folder = store.checkpoints(record.key)
         measure = functools.partial(tasks.measured, task.measure, model, tokenizer, prepared)

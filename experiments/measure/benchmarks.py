@@ -22,11 +22,11 @@ from ..data.rows import fingerprint
 from ..errors import ConfigError, one_line, reason_of
 from ..spec import ranks
 
-# Metrics of lm-eval that are a share of the questions, or are read like a share: here they are in percent.
-SHARES = {"acc", "acc_all", "acc_bytes", "acc_mutual_info", "acc_norm", "accuracy", "em", "exact_match", "f1", "mcc"}
+# Metrics of lm-eval that are a share of the questions.
+SHARES = {"acc", "acc_all", "acc_bytes", "acc_mutual_info", "acc_norm", "accuracy", "em", "exact_match"}
 SHARES |= {"pass@1", *(f"{of}_level_{rule}_acc" for of in ("prompt", "inst") for rule in ("strict", "loose"))}
-# Metrics of these that are not the mean of the single answers, so that other questions could change them by more.
-NO_SHARES = {"f1", "mcc"}
+# Metrics that are here in percent: the shares, and two that are read like shares and are no mean over the questions.
+PERCENTAGES = SHARES | {"f1", "mcc"}
 # Metrics for which lower is better: those of lm-eval by name, and a user's own metrics by the end of their name.
 LOWER_IS_BETTER = {"bits_per_byte", "brier_score", "likelihood_diff", "ter", "wer"}
 LOWER_ENDS = ("loss", "error", "perplexity")
@@ -48,6 +48,11 @@ class BenchmarkName:
     @property
     def is_percent(self) -> bool:
         """Whether the metric is in percent."""
+        return not self.metric or self.metric in PERCENTAGES
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the metric is a share of the questions. What a name leaves open is the first metric, a share."""
         return not self.metric or self.metric in SHARES
 
     @property
@@ -155,7 +160,7 @@ def _numbers(result: dict[str, Any]) -> dict[tuple[str, str], float]:
     for key, value in result.items():
         metric, comma, filter_name = key.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
-            numbers[metric, filter_name] = 100 * float(value) if metric in SHARES else float(value)
+            numbers[metric, filter_name] = 100 * float(value) if metric in PERCENTAGES else float(value)
     return numbers
 
 
@@ -248,7 +253,7 @@ def _metric(name: str, loaded: Any, leaves: dict[str, list[Any]]) -> tuple[str, 
     if metric not in measured:
         raise ConfigError(f"task.benchmarks: {parts.task} has no metric {metric!r}; allowed: {', '.join(measured)}")
     better = directions.get(metric)
-    if not parts.metric and (metric not in SHARES or better is False):
+    if not parts.metric and (metric not in PERCENTAGES or better is False):
         raise ConfigError(
             f"task.benchmarks: the first metric of {parts.task} is {metric}, which is no share of the questions; "
             f"write {parts.task}:{metric}, or another of its metrics: {', '.join(measured)}"

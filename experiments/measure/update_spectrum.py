@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from mora.restart import base_weight
 from mora.spectrum import spectra
 
+from ..errors import ConfigError, one_line
+from ..spec import target_modules
 from ..spec.skeletons import linear_layers
 
 
@@ -32,6 +35,26 @@ def merged(layer: nn.Module) -> Iterator[Tensor]:
     layer.merge()
     yield base_weight(layer)
     base.weight.data = unmerged
+
+
+def check(model: nn.Module) -> None:
+    """Try a merge on a copy of one layer of each kind, before hours of training.
+
+    Raises:
+        ConfigError: PEFT cannot merge the adapter, so there will be no spectrum. An example is a LoRA with a bias on
+            layers without a bias.
+    """
+    adapted = {target_modules.kind(n): m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
+    for name, layer in adapted.items():
+        if hasattr(layer.get_base_layer(), "weight"):  # not a stack of experts, which has no spectrum here
+            try:
+                with merged(copy.deepcopy(cast(nn.Module, layer))):
+                    pass
+            except (ValueError, RuntimeError) as error:
+                raise ConfigError(
+                    f"training.record_spectrum: the spectrum needs a merged update, and PEFT cannot merge that of "
+                    f"{name}: {one_line(str(error)).rstrip('.')}; allowed: false"
+                ) from error
 
 
 def of_run(model: nn.Module, start: nn.Module) -> dict[str, dict[str, float]]:

@@ -21,7 +21,7 @@ from ..data.userfile import HELD_OUT, TRAIN
 from ..data.windows import packed
 from ..errors import ConfigError
 from ..measure import benchmarks, continuations, scorers
-from ..measure.benchmarks import NO_SHARES, BenchmarkName, LmEvalBenchmarks
+from ..measure.benchmarks import BenchmarkName, LmEvalBenchmarks
 from ..measure.evaluation import Loss
 from ..spec import ranks, run_config
 from ..spec.run_config import RunConfig
@@ -281,7 +281,7 @@ def benchmark_metric(name: str) -> Metric:
         higher_is_better=parts.higher_is_better,
         unit="%" if parts.is_percent else "",
         questions="benchmark_limit",
-        is_share=parts.metric not in NO_SHARES,
+        is_share=parts.is_share,
     )
 
 

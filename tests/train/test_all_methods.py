@@ -35,11 +35,11 @@ def expected_warnings(test: Callable[..., None]) -> Callable[..., None]:
 
 def check(method: str, arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> dict:
     """Train at smoke scale, once whole and once with a kill, export and score the model. Gives the record."""
-    run = [*arguments, f"method={method}", "task=uuid", *SMOKE]
+    run = [*arguments, f"method={method}", "task=uuid", "training.record_spectrum=true", *SMOKE]
     whole, killed = folder / "whole", folder / "killed"
     done = launch(*run, f"paths.results={whole}", log=folder / "log")
     assert done.code == 0, done.err
-    assert f"uuid-smoke-{method}-r8-lr" in done.out
+    assert f"uuid-smoke-{method}-r8-" in done.out
     process = begin(*run, f"paths.results={killed}", log=folder / "log")
     while not list(killed.glob("checkpoints/*/checkpoint-*")):
         assert process.is_alive()
@@ -49,6 +49,7 @@ def check(method: str, arguments: list[str], folder: Path, capsys: pytest.Captur
     assert launch(*run, f"paths.results={killed}", log=folder / "log").code == 0
     (record,), (resumed,) = ([*(results / "runs").glob("*.json")] for results in (whole, killed))
     values = json.loads(record.read_text())
+    assert values["metrics"]["spectrum"]
     assert json.loads(resumed.read_text())["metrics"] == values["metrics"]
     results = ["--results", str(whole)]
     capsys.readouterr()
