@@ -16,9 +16,10 @@ from ..errors import ConfigError
 from ..estimate import rough
 from ..identity import makes_another_cell
 from ..paper import Cell
-from ..spec import shapes
+from ..spec import compose, shapes
 from ..spec.arguments import argument, settings
-from ..spec.run_config import RunConfig
+from ..spec.parse import checked, typed
+from ..spec.run_config import Hardware, RunConfig
 from ..store import heartbeats
 from ..store.folder import read_records
 from ..store.records import Record, Store
@@ -91,6 +92,7 @@ class StudyPlan:
         own, common = self._divided(options.settings)
         folder = getattr(options, "config_dir", None)
         flag = ["--config-dir", str(folder.absolute())] if folder else []
+        self.common = common
         self.extra = [argument("paths.results", str(options.results)), *common, *flag]
         self.studies = [study_file.changed(study, own) for study in studies] if own else list(studies)
         self.cells = self._cells()
@@ -240,7 +242,8 @@ class StudyPlan:
         counted = self._counted(plans)
         known = sum(count * seconds for count, seconds in counted if seconds is not None)
         unknown = sum(count for count, seconds in counted if seconds is None)
-        line = f"\n{len(plans)} cells; {sum(count for count, _ in counted)} runs to do"
+        least = "at least " if any(plan.widens for plan in plans) else ""
+        line = f"\n{len(plans)} cells; {least}{sum(count for count, _ in counted)} runs to do"
         line += f", about {planning.duration(known)}" if known else ""
         return line + (f"; {unknown} of them without a time" if unknown and known else "")
 
@@ -254,8 +257,28 @@ class StudyPlan:
         """How many runs each cell still needs, and the seconds of one."""
         return [(planning.count_of_runs(p), self.seconds(p)[0]) for p in plans]
 
+    def warn_of_refusals(self) -> None:
+        """Print a warning for each cell with missing runs that run.py will refuse for the settings of all cells."""
+        hardware: dict[str, Hardware] = {}
+        lines = []
+        for label, plan in self.states() if self.common else []:
+            if plan.setting and planning.count_of_runs(plan):
+                config = plan.setting.config
+                assert config is not None
+                try:
+                    if plan.cell.task not in hardware:
+                        composed = compose.composition([*plan.setting.arguments, *self.common])
+                        hardware[plan.cell.task] = typed(composed).hardware
+                    checked(config.replace(hardware=hardware[plan.cell.task]), elsewhere=True)
+                except ConfigError as error:
+                    reason = f"run.py will refuse the runs with {' '.join(self.common)}: {error}"
+                    lines.append(f"warning: {label} on {plan.cell.task}: {reason}")
+        for line in dict.fromkeys(lines):
+            print(line, file=sys.stderr)
+
     def show(self) -> int:
         """Print the table of the cells, and what cannot be planned. Gives the exit code."""
+        self.warn_of_refusals()
         states = self.states()
         rows = [
             (
@@ -278,6 +301,7 @@ class StudyPlan:
 
     def commands(self, form: str) -> str:
         """The commands of the runs that can start now: `hydra` lines, or a `slurm` script."""
+        self.warn_of_refusals()
         plans = [plan for _, plan in self.states()]
         if form == "slurm":
             if "hardware=slurm" in self.extra:
@@ -309,6 +333,7 @@ class StudyPlan:
             ConfigError: A cell cannot be planned; nothing was run.
         """
         self.refuse_bad_cells()
+        self.warn_of_refusals()
         for study in self.studies:
             if study.name not in study_file.names():  # no folder of configuration files holds the study
                 say(f"study {study.name}: {study_file.keep(study, self.options.results)}")

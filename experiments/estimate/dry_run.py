@@ -134,10 +134,12 @@ def estimate(config: RunConfig) -> Estimate:
 
 
 def lora_of(method: Method) -> Method:
-    """The LoRA whose parameters a method spends: of the same rank, on the same layers."""
-    peft = {"peft_type": "LORA", "r": method.rank, "target_modules": method.targets}
-    own = dict.fromkeys(("budget", "budget_step", "budget_most", "budget_choices", "budget_pattern"))
-    return method.replace(name="lora", peft=peft, initialisation=None, rate_ratios=None, **own)
+    """The LoRA whose parameters a method spends: of the same rank, on the same layers, with the same dropout."""
+    peft: dict[str, Any] = {"peft_type": "LORA", "r": method.rank, "target_modules": method.targets}
+    peft["lora_dropout"] = method.setting("dropout") or 0.0
+    own = dict.fromkeys(name for name in Method.model_fields if name.startswith(("budget", "restart_", "reset_")))
+    own |= dict.fromkeys(("initialisation", "rate_ratios", "groupings", "optimizer_reset"))
+    return method.replace(name="lora", peft=peft, official_dtype="base", **own)
 
 
 def stored(name: str, parameter: Any, quantization: str, matrices: Container[str]) -> float:
@@ -239,6 +241,7 @@ def adapted_layers(kinds: dict[str, dict[str, int]], columns: dict[str, Estimate
 
 
 UNKNOWN = "not known"
+CHECKPOINTED = "with checkpointing"
 CARD_HEADER = ("card", "memory", "peak TFLOPS", "hours", "fits")
 NOTE = f"""
 hours: FLOPs at {UTILISATION:.0%} of the card's peak TFLOPS (an assumption), without loading, evaluation and network.
@@ -246,14 +249,18 @@ fits: the peak is less than 90 % of the card's memory, or is less with activatio
 
 
 def hours(estimate: Estimate, way: int, precision: str, devices: int) -> list[list[str]]:
-    """A row for each card that computes in `precision`; `way` is 1 with activation checkpointing, else 0."""
+    """A row for each card that computes in `precision`; `way` is 1 with activation checkpointing, else 0.
+
+    Where a run fits with activation checkpointing alone, the hours are those with activation checkpointing.
+    """
     rows = []
     for name, card in CARDS.items():
         speed: float | None = getattr(card, precision)
         if speed is None:
             continue
         room = 0.9 * card.memory * GIB
-        fits = "yes" if estimate.peak[way] < room else "with checkpointing" if estimate.peak[1] < room else "no"
-        duration = estimate.flops[way] / (speed * 1e12 * UTILISATION * devices) / 3600
+        fits = "yes" if estimate.peak[way] < room else CHECKPOINTED if estimate.peak[1] < room else "no"
+        flops = estimate.flops[1 if fits == CHECKPOINTED else way]
+        duration = flops / (speed * 1e12 * UTILISATION * devices) / 3600
         rows.append([name, f"{card.memory:g} GiB", f"{speed:g}", f"{duration:.3g}", fits])
     return rows

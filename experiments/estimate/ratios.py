@@ -12,6 +12,7 @@ from ..spec import protocol, shapes, target_modules
 from ..spec.compose import choices, composition
 from ..spec.parse import typed
 from ..spec.run_config import RunConfig
+from ..train import scratch
 
 PAPER = "paper"
 
@@ -57,12 +58,16 @@ def of(config: RunConfig) -> dict[str, float]:
 
 
 def paper_run(config: RunConfig) -> RunConfig | None:
-    """The run of the same method at paper scale and the rank that this rank stands for; None where there is none."""
+    """The run of the same method at paper scale and the rank that this rank stands for; None where there is none.
+
+    It has the model of the paper's protocol, or that of this run where this run has another model of the paper.
+    """
     m, name = config.method, protocol.paper_rank(config.protocol.get("ranks", {}), config.method.rank)
     if f"{config.task.name}_{PAPER}" not in choices("protocol") or (m.rank is not None and name is None):
         return None
     rank = [f"method.rank={protocol.rank_number(name)}"] if name else []
-    return _composed(m.name, config.task.name, PAPER, *rank)
+    model = [f"model={config.model}"] if config.model in scratch.PAPER else []
+    return _composed(m.name, config.task.name, PAPER, *rank, *model)
 
 
 def beside_paper(config: RunConfig) -> list[Ratio]:

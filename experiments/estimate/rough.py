@@ -8,8 +8,8 @@ from ..spec.run_config import RunConfig
 from .cards import CARDS, UTILISATION
 
 CARD = "A100 80 GB"
-# FLOPs a parameter and token, by whether all parameters train: 2 forward, 2 for the gradients of the inputs, and 2 for
-# the gradients of weights that train.
+# FLOPs a parameter and token, by whether the weights themselves train: 2 forward, 2 for the gradients of the inputs,
+# and 2 for the gradients of weights that train.
 FLOPS = {False: 4, True: 6}
 
 
@@ -22,8 +22,7 @@ def flops(config: RunConfig) -> float | None:
     if shape is None or not config.method.trains:
         return None
     tokens = config.training.steps * config.training.batch_size * tasks.of(config).row_tokens(config)
-    whole = config.method.peft is None and config.method.target_modules is None
-    return FLOPS[whole] * float(shape.parameters) * tokens
+    return FLOPS[config.method.peft is None] * float(shape.parameters) * tokens
 
 
 def seconds_on_card(flops: float) -> float:

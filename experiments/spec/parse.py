@@ -30,7 +30,7 @@ def parse(composed: DictConfig, *, elsewhere: bool = False) -> RunConfig:
     Raises:
         ConfigError: The first setting that is wrong.
     """
-    return _checked(typed(composed), elsewhere)
+    return checked(typed(composed), elsewhere=elsewhere)
 
 
 def typed(composed: DictConfig) -> RunConfig:
@@ -175,7 +175,7 @@ def from_record(values: Any) -> RunConfig:
     """
     if not isinstance(values, dict):
         raise ConfigError(f"config must be a section of settings, got {values!r}")
-    return _checked(_typed(values))
+    return checked(_typed(values))
 
 
 def _typed(values: dict[str, Any]) -> RunConfig:
@@ -192,7 +192,16 @@ def _typed(values: dict[str, Any]) -> RunConfig:
         raise ConfigError(_message(errors[0])) from None
 
 
-def _checked(run: RunConfig, elsewhere: bool = False) -> RunConfig:
+def checked(run: RunConfig, *, elsewhere: bool = False) -> RunConfig:
+    """The run with the hardware that is in force, its settings compared with one another.
+
+    Args:
+        run: The run.
+        elsewhere: The run is for another machine, so nothing is asked of this machine.
+
+    Raises:
+        ConfigError: The settings do not fit one another.
+    """
     planned = run.dry_run or elsewhere
     run = run.replace(hardware=hardware.hardware_in_force(run.hardware, planned=planned))
     checks.together(run.replace(dry_run=planned))

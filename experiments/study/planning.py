@@ -23,6 +23,7 @@ RUNNING, INTERRUPTED = "running", "interrupted"
 STATES = (DONE, DIVERGED, RUNNING, FAILED, INTERRUPTED, MISSING)
 SEARCH, SEEDS, SINGLE = "search", "seeds", "run"
 SEARCHES = WIDENED, LISTED, OFF = "on", "listed", "off"
+BRACKETS = 3  # rates at least, for the best one to lie between others
 
 Attempted = Set[str]  # keys of runs
 
@@ -49,7 +50,9 @@ class Plan:
     Attributes:
         stage: "search", "seeds", or "run" where there is nothing to search.
         runs: The runs of this stage and of the stages before.
-        later: How many runs follow when the search has ended; their rate is not known before.
+        later: How many runs follow at least: at further rates of the search, and with the other seeds when the search
+            has ended. Their rates are not known before.
+        widens: Whether the search may go on by more rates than these.
         selection: How the rate of the seeds was, or will be, chosen.
         unavailable: Why the cell cannot be planned at all; empty where it can.
         misfit: Why the cell needs no run: its method cannot spend the budget on the model. Empty for other cells.
@@ -60,6 +63,7 @@ class Plan:
     stage: str
     runs: tuple[PlannedRun, ...]
     later: int = 0
+    widens: bool = False
     selection: str = ""
     unavailable: str = ""
     misfit: str = ""
@@ -116,7 +120,8 @@ def plan(
     by = f"by {' and by '.join(tasks.get(cell.task).criterion(in_training=f.in_training).label for f in both)}"
     tried = tuple(run(rate, first) for rate in _rates_of_the_search(setting, filled, first, search))
     if any(r.needed for r in tried):
-        return Plan(cell, setting, SEARCH, tried, len(seeds) - 1, by)
+        further = max(0, BRACKETS - len(tried)) if search == WIDENED else 0
+        return Plan(cell, setting, SEARCH, tried, further + len(seeds) - 1, search == WIDENED, by)
     selections = [f.selection for f in both if f.selection]
     if not selections:
         return Plan(cell, setting, SEARCH, tried, selection="no candidate finished")
@@ -124,7 +129,7 @@ def plan(
     more = [run(rate, first) for rate in dict.fromkeys(wider)]
     if any(r.needed for r in more):
         doubts = dict.fromkeys(s.doubt for s in selections if s.doubt)
-        return Plan(cell, setting, SEARCH, (*tried, *more), len(seeds) - 1, f"{by}; {'; '.join(doubts)} so far")
+        return Plan(cell, setting, SEARCH, (*tried, *more), len(seeds) - 1, True, f"{by}; {'; '.join(doubts)} so far")
     known = {(r.rate, r.seed) for r in tried}
     chosen: dict[float, list[Selection]] = {}
     for selection in selections:
@@ -220,7 +225,7 @@ def arguments(setting: CellSetting, runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def count_of_runs(plan: Plan) -> int:
-    """How many runs a cell still needs, those of later stages too."""
+    """How many runs a cell still needs, those of later stages too; while a search may widen, the fewest."""
     return len(plan.needed) + plan.later
 
 

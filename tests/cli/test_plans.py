@@ -135,6 +135,31 @@ def test_a_bad_cell_is_found_before_the_first_one_runs(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cells_that_the_hardware_does_not_take_are_named_with_the_plan(tmp_path, capsys):
+    """A warm start needs one process. Without the line, a plan would end with such cells after days."""
+    processes = ["hardware=ddp", "hardware.processes=8", "hardware.device=cpu"]
+    plan(tmp_path, *processes, studies=("table3",), scale="paper").commands("hydra")
+    refused = capsys.readouterr().err.splitlines()
+    assert len(refused) == 2
+    for line, label in zip(refused, ("ReLoRA", "ReMoRA"), strict=True):
+        assert line.startswith(f"warning: {label}, r = 128, warm start on pretrain: run.py will refuse the runs with ")
+        assert "training.warm_start_steps must be null with several processes" in line
+    plan(tmp_path, "hardware.device=cpu", studies=("table3",), scale="paper").commands("hydra")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("search", "words"), [("on", "7 cells; at least "), ("listed", "7 cells; ")])
+def test_the_number_of_runs_is_the_fewest_while_a_search_may_go_on(search, words, tmp_path, capsys):
+    """The best of two candidates always has no neighbour on one side, so a third rate is certain."""
+    made = plan(tmp_path, scale="paper")
+    made.options.rate_search = search
+    counts = [planning.count_of_runs(state) for _, state in made.states()]
+    candidates = [len(Protocols("paper").setting(c.cell).candidates) for c in made.cells]
+    assert counts == [(max(3, n) if search == "on" else n) + 2 for n in candidates]
+    made.show()
+    assert f"{words}{sum(counts)} runs to do" in capsys.readouterr().out
+
+
 def test_a_study_outside_the_checkout_hands_its_folder_to_the_runs(tmp_path, capsys):
     (tmp_path / "study").mkdir()
     rows = "{LoRA: {method: lora}, MoRA: {method: mora}}"

@@ -1,5 +1,6 @@
 """The numbers of a dry run, beside formulas, published counts and the memory of real steps."""
 
+import dataclasses
 import functools
 import math
 import os
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from experiments.errors import ConfigError
-from experiments.estimate import dry_run, trace
+from experiments.estimate import dry_run, rough, trace
 from experiments.identity import identity_of, key_of
 from experiments.spec import shapes
 from experiments.train import adapt
@@ -169,6 +170,45 @@ def test_hours_are_flops_over_the_assumed_speed():
     assert "T4" not in rows  # has no bf16
     assert float(rows["H100 SXM"][3]) == pytest.approx(estimate.flops[0] / (989e12 * 0.4 * 2) / 3600, rel=0.01)
     assert rows["H100 SXM"][4] == "yes"
+
+
+def test_hours_are_those_with_checkpointing_where_the_run_fits_in_no_other_way():
+    known = dry_run.estimate(plan("method=lora", "model=tiny"))
+    large = dataclasses.replace(known, peak=(90 * dry_run.GIB, dry_run.GIB))
+    assert large.flops[1] > 1.1 * large.flops[0]
+    for card, _, speed, duration, fits in dry_run.hours(large, 0, "bf16", 1):
+        flops = large.flops[fits == "with checkpointing"]
+        assert float(duration) == pytest.approx(flops / (float(speed) * 1e12 * 0.4) / 3600, rel=0.01), card
+
+
+@pytest.mark.parametrize("method", ["mora", "remora", "relora", "dora"])
+def test_the_lora_beside_a_method_is_the_lora_of_the_same_protocol(method):
+    """With its dropout, without restarts: both change the memory."""
+    arguments = ("model=tiny", "hardware=gpu", "method.rank=8")
+    beside = dry_run.lora_of(plan(*arguments, f"method={method}").method)
+    of_protocol = plan(*arguments, "method=lora")
+    assert dry_run.estimate(of_protocol.replace(method=beside)) == dry_run.estimate(of_protocol)
+
+
+PAPERS = [f"task={task}" for task in ("instruct", "math", "biomed", "finance", "uuid", "pretrain")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "mora"])
+@pytest.mark.parametrize("task", [*PAPERS, "task=pretrain model=llama-1.3b"])
+def test_a_run_of_the_paper_fits_a_gpu_of_80_gb(task, method):
+    rank = compose("scale=paper", "hardware=gpu", "dry_run=true", *task.split()).protocol["ranks"].values()
+    arguments = ("scale=paper", "hardware=gpu", "dry_run=true", f"method={method}", f"method.rank={max(rank)}")
+    rows = {row[0]: row for row in dry_run.hours(dry_run.estimate(compose(*arguments, *task.split())), 0, "bf16", 1)}
+    assert rows["A100 80 GB"][-1] == "yes"
+
+
+def test_a_rough_estimate_counts_the_gradients_of_the_weights_that_train():
+    whole, some, lora = (
+        rough.flops(plan(*arguments))
+        for arguments in (["method=fft"], ["method=fft", "method.target_modules=[q_proj,down_proj]"], ["method=lora"])
+    )
+    assert whole == some == 1.5 * lora
 
 
 def test_a_dry_run_has_the_key_of_the_run():

@@ -46,6 +46,12 @@ def test_pretraining_sees_four_tokens_a_parameter():
     )
 
 
+def test_the_papers_second_model_has_its_own_ratios():
+    for model in ("llama-250m", "llama-1.3b"):
+        pairs = ratios.beside_paper(run("method=remora", "task=pretrain", "scale=paper", f"model={model}"))
+        assert {r.name: r.value for r in pairs} == {r.name: r.paper for r in pairs}
+
+
 def test_restarts_have_as_many_cycles_as_in_the_paper():
     for task in ("biomed", "finance", "pretrain"):
         for scale in ("laptop", "workstation", "paper"):

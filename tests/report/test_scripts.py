@@ -197,7 +197,7 @@ def test_plan_shows_states_and_prints_commands(results):
     assert all(line.startswith("python run.py -m method=") for line in lines)
     none = script("plan", "--figure", "2", "--results", results / "not" / "yet")
     assert none.returncode == 0
-    assert "8 cells; 40 runs to do" in none.stdout
+    assert "8 cells; at least 40 runs to do" in none.stdout
 
 
 def test_plan_composes_without_torch(results):
