@@ -37,8 +37,8 @@ def listed(table: FilledTable) -> list[Answer]:
     if len(found) <= MOST_LISTED or not table.layout.has_table:
         return found
     decided = [answer for answer in found if answer.verdict != UNDECIDED]
-    where = f"tables/{table.scale}/{table.layout.name}.md"
-    others = f"{len(found) - len(decided)} of {len(found)} comparisons, which {where} lists with their reasons."
+    undecided = f"{len(found) - len(decided)} of {len(found)} comparisons"
+    others = f"{undecided}, which tables/{table.file('.md')} lists with their reasons."
     return [*decided, *([Answer(UNDECIDED, others)] if len(decided) < len(found) else [])]
 
 

@@ -63,10 +63,9 @@ def table_files(results: Results, studies: Iterable[Study], folder: Path, *, doc
     with_table = [study for study in studies if study.has_table and study.has_scale(results.scale)]
     for study in with_table:
         table = tables.fill(study, results)
-        stem = folder / results.scale / study.name
-        files[stem.with_suffix(".md")] = markdown.page(table).encode()
-        files[stem.with_suffix(".tex")] = latex.fragment(table).encode()
-        files[stem.with_suffix(".csv")] = tables.frame(table).to_csv(index=False, lineterminator="\n").encode()
+        files[folder / table.file(".md")] = markdown.page(table).encode()
+        files[folder / table.file(".tex")] = latex.fragment(table).encode()
+        files[folder / table.file(".csv")] = tables.frame(table).to_csv(index=False, lineterminator="\n").encode()
     if document and with_table:
         files[folder / results.scale / "tables.tex"] = latex.document(study.name for study in with_table).encode()
     return files

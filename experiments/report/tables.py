@@ -98,6 +98,10 @@ class FilledTable:
     columns: tuple[Column, ...]
     entries: tuple[tuple[TableEntry, ...], ...]
 
+    def file(self, ending: str) -> str:
+        """The path of the file with this ending, such as `.md`, below the folder `tables`."""
+        return f"{self.scale}/{self.layout.name}{ending}"
+
     def has_paper_values(self, column: int) -> bool:
         """Whether the paper has a value in a column. A column without one shows our values only."""
         return any(row[column].paper_value is not None for row in self.entries)
