@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def check_final(task: Task, final: dict[str, float], step: int) -> None:
 
     Raises:
         FloatingPointError: The first metric that is not finite.
+        ValueError: Another metric than the headline and the selection is NaN. An F1 of no case has no value, for example.
         LookupError: The task gave no headline, or not the number by which its learning rates are selected.
     """
     absent = [] if any(name in final for name in task.headlines) else [task.headline]
@@ -126,7 +128,10 @@ def check_final(task: Task, final: dict[str, float], step: int) -> None:
         names = " and no ".join(dict.fromkeys(absent))
         what = "the task declares it as its headline or its selection"
         raise LookupError(f"task={task.name}: evaluate returned no {names}; {what}")
-    for name, value in final.items():
+    decisive = {*task.headlines, task.selection}
+    for name, value in sorted(final.items(), key=lambda item: item[0] not in decisive):
+        if math.isnan(value) and name not in decisive:
+            raise ValueError(f"task={task.name}: {name} is {value}; evaluate must leave out a metric that has no value")
         if not is_number(value):
             raise FloatingPointError(f"diverged at step {step}: {name} is {value}")
 

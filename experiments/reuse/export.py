@@ -90,7 +90,13 @@ def merged(record: Record, store: Store, out: Path, dtype: str | None = None) ->
     model, tokenizer = load.restore(record, store)
     if isinstance(model, PeftModel):
         untie(model)
-        model = model.merge_and_unload(safe_merge=True)
+        try:
+            model = model.merge_and_unload(safe_merge=True)
+        except (ValueError, NotImplementedError) as error:
+            reason = one_line(str(error)).rstrip(".")
+            raise ConfigError(
+                f"PEFT cannot merge the adapter of {record.name}: {reason}; allowed: --format adapter"
+            ) from error
     dtype = dtype or base_models.stored_format(record.config["model"])
     model = model.to(getattr(torch, dtype))
     for name, parameter in model.named_parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import math
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def built(model: str) -> Any:
     try:
         config = configuration(model)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds of errors for a broken config
         if out_of_memory(error):
             raise
@@ -65,6 +66,25 @@ def built(model: str) -> Any:
             f"model {model} cannot be loaded: {reason_of(error)}; "
             "allowed: what transformers.AutoModelForCausalLM builds without code from the model's folder"
         ) from error
+    refuse_encoder(network, model)
+    return network
+
+
+def refuse_encoder(network: Any, model: str) -> None:
+    """Refuse an encoder, such as BERT, which transformers builds as a language model with a warning alone.
+
+    A configuration may say `is_decoder` without any meaning. It has a meaning for models that look at it when they are
+    built.
+
+    Raises:
+        ConfigError: The model reads texts in both directions.
+    """
+    looks = "is_decoder" in inspect.unwrap(type(network).__init__).__code__.co_names
+    if looks and getattr(network.config, "is_decoder", None) is False:
+        raise ConfigError(
+            f"model {model} reads texts in both directions, so it would read the answers that it is scored on; "
+            'allowed: a causal model, or "is_decoder": true in its config.json'
+        )
 
 
 def configuration(model: str | Path) -> Any:

@@ -151,7 +151,7 @@ class Protocols:
         arguments += self._more(cell)
         composed = self._with(composed, cell, arguments)
         search = dict(cell.search)
-        if RATE in search:  # the protocol may have no rates for this method
+        if RATE in search and composed.method.rates is not None:  # the protocol may have no rates for this method
             OmegaConf.update(composed, RATE, search[RATE][0])
         try:
             parsed = parse(composed)

@@ -50,7 +50,8 @@ def floor(record: Record, name: str) -> float | None:
 
 def count_of(record: Record, setting: int | str | None) -> int | None:
     """A number of questions or documents: the number itself, or the setting of the record's task that holds it."""
-    value = record.config.get("task", {}).get(setting) if isinstance(setting, str) else setting
+    task = record.config.get("task", {})
+    value = ((task.get("settings") or {}) | task).get(setting) if isinstance(setting, str) else setting
     return value if type(value) is int and value > 0 else None
 
 

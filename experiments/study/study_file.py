@@ -282,12 +282,21 @@ def _search(search: Mapping[str, Any], where: str = "") -> Search:
     for setting, candidates in search.items():
         if isinstance(candidates, list) and candidates:
             listed[setting] = (
-                tuple(sorted(_rate(c, where) for c in candidates)) if setting == RATE else tuple(candidates)
+                tuple(sorted(_rate(c, where) for c in candidates))
+                if setting == RATE
+                else tuple(_candidate(c, f"{where}search.{setting}") for c in candidates)
             )
         elif candidates != BRACKET or setting != RATE:
             allowed = f"{BRACKET}, or a list of rates" if setting == RATE else "a list of values"
             raise ConfigError(f"{where}search.{setting} must be {allowed}, got {candidates!r}")
     return tuple(listed.items())
+
+
+def _candidate(value: Any, where: str) -> Any:
+    """A value that a search tries: lists as tuples, since cells are compared by what they search."""
+    if isinstance(value, dict):
+        raise ConfigError(f"{where} must hold values or lists of values, got {value!r}")
+    return tuple(_candidate(part, where) for part in value) if isinstance(value, list) else value
 
 
 def _rate(value: Any, where: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from typing import NamedTuple
 
@@ -45,9 +46,27 @@ def add(path: str) -> Task:
         raise ConfigError(f"{where}: TASK does not declare {', '.join(missing)}")
     if not task.name.isidentifier() or importlib.util.find_spec(f"{__name__}.{task.name}"):
         raise ConfigError(f"{where}: TASK.name must be a name that no task of this project has, got {task.name!r}")
+    for kind in ("headline", "selection", "curve_selection"):
+        if (name := getattr(task, kind)) is not None and not _declares(task, name):
+            known = ", ".join(_names(task.metrics))
+            raise ConfigError(f"{where}: TASK.{kind} must be one of its metrics ({known}), got {name!r}")
+    if twice := [metric.name for i, metric in enumerate(task.metrics) if metric.name in _names(task.metrics[:i])]:
+        raise ConfigError(f"{where}: TASK declares two metrics of the name {twice[0]}")
     _modules[task.name] = Module(task, sha256)
     user_code.define(path, [task.name])
     return task
+
+
+def _names(metrics: Iterable[Metric]) -> list[str]:
+    return [metric.name for metric in metrics]
+
+
+def _declares(task: Task, metric: str) -> bool:
+    try:
+        task.metric(metric)
+    except KeyError:
+        return False
+    return True
 
 
 def module_hash(name: str) -> str | None:
@@ -97,7 +116,8 @@ def of(config: RunConfig) -> Task:
             f"say task.module={t.module} (for scripts: --task-module {t.module})"
         )
     task = get(t.name)
-    if missing := [f"task.{setting}" for setting in task.needs if getattr(t, setting) is None]:
+    own = t.settings or {}  # the settings of a task of the user
+    if missing := [f"task.{name}" for name in task.needs if getattr(t, name, own.get(name)) is None]:
         verb, they = ("is", "it") if len(missing) == 1 else ("are", "them")
         raise ConfigError(f"{', '.join(missing)} {verb} missing; task={task.name} cannot do without {they}")
     return task

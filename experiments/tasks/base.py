@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..data import userfile
+from ..errors import ConfigError
 from ..spec import run_config
 from ..spec.run_config import RunConfig
 
@@ -134,7 +135,7 @@ class Task(ABC):
             these (`<metric>_before`, `<metric>_lm_eval`, `<metric>_floor`, `<metric>_questions`, `<metric>_cut`), which
             no column shows. `metrics_of` says which metrics are compared, for certain settings.
         headline: The metric of the paper that matters most. Smaller scales measure its stand-ins.
-        selection: The final metric, a loss, by which learning rates are selected; None: the training loss.
+        selection: The final metric by which learning rates are selected; None: the training loss.
         curve_selection: The metric of the curve whose mean over the training selects the learning rate for everything
             that is read during the training. The rate that ends best need not be the one that learns soonest. None:
             `selection` selects for this too.
@@ -168,7 +169,10 @@ class Task(ABC):
             metric = self.metric(self.curve_selection)
             label = f"mean {metric.label} over the training"
             return Criterion(metric.name, label, is_mean=True, higher_is_better=metric.higher_is_better)
-        return Criterion(self.selection, self.metric(self.selection).label if self.selection else "training loss")
+        if self.selection is None:
+            return Criterion(None, "training loss")
+        metric = self.metric(self.selection)
+        return Criterion(metric.name, metric.label, higher_is_better=metric.higher_is_better)
 
     @property
     def stand_ins(self) -> tuple[str, ...]:
@@ -181,8 +185,13 @@ class Task(ABC):
         return self.headline, *self.stand_ins
 
     def row_tokens(self, config: RunConfig) -> int:
-        """Tokens of the longest training row, at most."""
-        assert config.task.max_length
+        """Tokens of the longest training row, at most.
+
+        Raises:
+            ConfigError: The settings of the task do not say the number.
+        """
+        if config.task.max_length is None:
+            raise ConfigError(f"task.max_length is missing; task={self.name} has no row_tokens that knows it otherwise")
         return config.task.max_length
 
     def sequence_tokens(self, config: RunConfig) -> int:

@@ -123,7 +123,7 @@ def _tokenizer(model: str, cache: Path) -> Any:
 def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
-    from ..spec.skeletons import configuration
+    from ..spec.skeletons import configuration, refuse_encoder
 
     try:
         config = configuration(source)
@@ -138,6 +138,7 @@ def _pretrained(model: str, source: str, dtype: Any, options: dict[str, Any]) ->
         if "ignore_mismatched_sizes" in reason:
             reason = "the weights have other shapes than its config.json says"
         raise _not_loaded(model, source, reason) from error
+    refuse_encoder(network, model)
     if missing := sorted(loading["missing_keys"]):
         raise ConfigError(
             f"model {model} lacks weights, which would be random: {missing[0]} (and {len(missing) - 1} more)"

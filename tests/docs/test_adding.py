@@ -160,13 +160,17 @@ def test_a_scale_without_a_protocol_names_the_file(folder):
         ("class T(Abstract): name = 'x'", "TASK does not declare version, needs, metrics, headline"),
         ("class T(Whole): name = 'uuid'", "TASK.name must be a name that no task of this project has, got 'uuid'"),
         ("class T(Whole): name = 'a.b'", "TASK.name must be a name that no task of this project has, got 'a.b'"),
+        ("class T(Whole): name = 'a'", "TASK.headline must be one of its metrics (), got 'x'"),
+        ("class T(Whole): name, metrics = 'a', X; selection = 'y'", "TASK.selection must be one of its metrics (x)"),
+        ("class T(Whole): name, metrics = 'a', X; curve_selection = 'y'", "TASK.curve_selection must be one of its"),
+        ("class T(Whole): name, metrics = 'a', 2 * X", "TASK declares two metrics of the name x"),
     ],
 )
 def test_a_broken_module_is_one_line(content, message, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "_modules", {})
     path = tmp_path / "module.py"
     if content is not None:
-        head = "from experiments.tasks import Task\n"
+        head = "from experiments.tasks import Metric, Task\nX = (Metric('x', 'x'),)\n"
         head += "class Abstract(Task):\n    def prepare(self, *a): ...\n    measure = evaluate = prepare\n"
         head += "class Whole(Abstract): version, needs, metrics, headline = 1, (), (), 'x'\n"
         tail = "\nTASK = T()\n" if content.startswith("class") else "\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from experiments import runner
@@ -93,6 +94,20 @@ def test_a_miss_adapter_computes_the_same_in_stock_peft_and_holds_m_alone(traine
     results, records = trained
     own = load_file(results / "models" / records["square"].key / "adapter_model.safetensors")
     assert sum(t.numel() for t in weights.values()) == sum(t.numel() for t in own.values()) == len(own) * 64 * 64
+
+
+def test_an_adapter_that_peft_cannot_merge_is_one_line(trained, tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise NotImplementedError("a nonlinear update cannot be merged.")
+
+    monkeypatch.setattr(PeftModel, "merge_and_unload", refuse, raising=False)
+    results, records = trained
+    arguments = [records["mora"].key, str(tmp_path / "out"), "--results", str(results)]
+    assert script.guarded(lambda: export_adapter.main(arguments)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: PEFT cannot merge the adapter of {records['mora'].name}: a nonlinear update cannot")
+    assert line.endswith("; allowed: --format adapter")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_merged_folder_has_its_tokenizer_and_nothing_of_the_trainer(exported):

@@ -93,6 +93,8 @@ def test_a_record_knows_how_many_questions_it_asked(run):
     metric = tasks.get("custom").metric("gsm8k")
     run.config["task"] = {"benchmark_limit": 200}
     assert measures.question_count(run, metric) == 200
+    run.config["task"] = {"settings": {"benchmark_limit": 100}}
+    assert measures.question_count(run, metric) == 100
     run.metrics["final"]["gsm8k_questions"] = 150
     assert measures.question_count(run, metric) == 150
 

@@ -105,6 +105,23 @@ def test_what_a_study_searches_replaces_the_grid_of_the_protocol():
     assert all(v.candidates == setting.candidates for v in variants)
 
 
+def test_lists_and_nothing_are_values_that_a_study_may_search():
+    choices = [["q_proj", "v_proj"], "all-linear"]
+    made = study(base={"task": "uuid"}, columns=["char_accuracy"], search={"method.target_modules": choices})
+    setting = Protocols("smoke").setting(made.cell(made.rows[0], made.columns[0]))
+    targets = [Protocols("smoke").setting(v).config.method.target_modules for v in setting.variants]
+    assert targets == choices
+    with pytest.raises(ConfigError, match=r"search.method.peft must hold values or lists of values, got \{'a': 1\}"):
+        study(search={"method.peft": [{"a": 1}]})
+
+
+def test_the_rates_that_a_study_searches_are_not_those_of_a_row_that_trains_nothing():
+    rows = {"Base": {"method": "none"}}
+    made = study(base={"task": "uuid"}, rows=rows, columns=["char_accuracy"], ranks=[], reference=[])
+    setting = Protocols("smoke").setting(made.cell(made.rows[0], made.columns[0]))
+    assert (setting.candidates, setting.default_rate) == ((), 0.0)
+
+
 def test_a_fixed_rate_is_not_searched():
     made = study(base={"task": "uuid", "training.learning_rate": 0.5}, search={}, columns=["char_accuracy"])
     setting = Protocols("smoke").setting(made.cell(made.rows[0], made.columns[0]))

@@ -1,7 +1,7 @@
 """The tasks on real data: their declarations, their training data and their questions, which share nothing."""
 
 import re
-from math import isnan
+from math import inf, isnan, nan
 
 import numpy as np
 import pytest
@@ -311,6 +311,7 @@ def test_what_is_no_number_is_named(given, line):
     ("evaluate", {"value_loss": 3.0}, "task=uuid: evaluate returned no char_accuracy; the task declares it"),
     ("evaluate", {"char_accuracy": "x", "value_loss": 1.0}, "evaluate of the task: char_accuracy must be a number"),
     ("measure", {"char_accuracy": "x"}, "measure of the task: char_accuracy must be a number, and is a str"),
+    ("evaluate", {"char_accuracy": 3.0, "value_loss": 1.0, "key_loss": nan}, "leave out a metric that has no value"),
 ])  # fmt: skip
 def test_a_run_whose_task_gives_no_numbers_fails_and_says_so(function, returned, message, smoke, monkeypatch):
     """Before, a missing selection chose a rate from nothing, and a text in the curve left a record at `running`."""
@@ -318,7 +319,32 @@ def test_a_run_whose_task_gives_no_numbers_fails_and_says_so(function, returned,
     record = runner.run(smoke("method=lora", "training.steps=2", "training.warmup_steps=0"))
     assert record.status == "failed"
     assert message in record.error["message"]
-    assert record.error["type"] in ("TypeError", "LookupError")
+    assert record.error["type"] in ("TypeError", "LookupError", "ValueError")
+
+
+@pytest.mark.parametrize("given", [
+    {"char_accuracy": 3.0, "value_loss": nan}, {"char_accuracy": nan, "value_loss": 1.0, "key_loss": nan},
+    {"char_accuracy": 3.0, "value_loss": 1.0, "key_loss": inf},
+])  # fmt: skip
+def test_a_run_without_a_finite_headline_or_with_an_infinite_metric_has_diverged(given):
+    with pytest.raises(FloatingPointError, match="diverged at step 7"):
+        runner.check_final(tasks.get("uuid"), given, 7)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_what_selects_the_rate_may_be_better_when_it_is_higher(higher, monkeypatch):
+    metric = tasks.Metric("value_loss", "some score", higher_is_better=higher)
+    monkeypatch.setattr(type(tasks.get("uuid")), "metrics", (metric,))
+    assert tasks.get("uuid").criterion() == tasks.Criterion("value_loss", "some score", higher_is_better=higher)
+
+
+def test_a_task_may_need_settings_of_its_own(smoke, monkeypatch):
+    config = smoke("method=lora")
+    monkeypatch.setattr(type(tasks.get("uuid")), "needs", ("pairs", "letters"))
+    for settings in (None, {"other": 3}, {"letters": None}):
+        with pytest.raises(ConfigError, match=r"^task.letters is missing; task=uuid cannot do without it$"):
+            tasks.of(config.replace(task=config.task.replace(settings=settings)))
+    tasks.of(config.replace(task=config.task.replace(settings={"letters": 4})))
 
 
 def test_numbers_of_torch_finish_a_run(smoke, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertLMHeadModel
 
 from experiments.cli import script
 from experiments.errors import ConfigError
@@ -157,6 +158,23 @@ def test_a_broken_base_model_is_one_line(whole, tmp_path, name, smoke):
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (folder / "went-off").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*is_decoder")
+def test_an_encoder_is_refused_since_it_would_read_the_answers(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    for is_decoder in (False, True):
+        BertLMHeadModel(BertConfig(vocab_size=384, is_decoder=is_decoder, **sizes)).save_pretrained(tmp_path)
+        scratch.byte_tokenizer().save_pretrained(tmp_path)
+        for build in (
+            lambda: skeletons.built(str(tmp_path)),
+            lambda: base_models.load(str(tmp_path), tmp_path, torch.float32),
+        ):
+            if is_decoder:
+                build()
+            else:
+                with pytest.raises(ConfigError, match=r'reads texts in both directions.*"is_decoder": true'):
+                    build()
 
 
 @pytest.mark.promise("Code that comes with a model is never run.")
