@@ -118,7 +118,7 @@ def check_final(task: Task, final: dict[str, float], step: int) -> None:
 
     Raises:
         FloatingPointError: The first metric that is not finite.
-        ValueError: Another metric than the headline and the selection is NaN. An F1 of no case has no value, for example.
+        ValueError: A metric beside the headline and the selection is NaN. An F1 of no case has no value, for example.
         LookupError: The task gave no headline, or not the number by which its learning rates are selected.
     """
     absent = [] if any(name in final for name in task.headlines) else [task.headline]
