@@ -189,7 +189,7 @@ def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path, slurm):
     assert {m: r["status"] for m, r in by_method.items()} == {"lora": "finished", "mora": "finished"}
 
     script = (folder / "script.sh").read_text()
-    for option in ("array=0-1%2", "signal=USR2@180", "time=240", "requeue", "open-mode=append", "gpus-per-node=1"):
+    for option in ("array=0-1%2", "signal=USR2@180", "time=1440", "requeue", "open-mode=append", "gpus-per-node=1"):
         assert f"#SBATCH --{option}\n" in script
     assert re.search(r"^srun --unbuffered .* -m submitit.core._submit ", script, re.MULTILINE)
 
