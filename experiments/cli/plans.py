@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hydra.errors import HydraException
 from tabulate import tabulate
 
 from .. import redact, tasks
@@ -18,6 +19,7 @@ from ..identity import makes_another_cell
 from ..paper import Cell
 from ..spec import compose, shapes
 from ..spec.arguments import argument, settings
+from ..spec.explanation import explain
 from ..spec.parse import checked, typed
 from ..spec.run_config import Hardware, RunConfig
 from ..store import heartbeats
@@ -265,14 +267,16 @@ class StudyPlan:
             if plan.setting and planning.count_of_runs(plan):
                 config = plan.setting.config
                 assert config is not None
+                arguments = [*plan.setting.arguments, *self.common]
                 try:
                     if plan.cell.task not in hardware:
-                        composed = compose.composition([*plan.setting.arguments, *self.common])
-                        hardware[plan.cell.task] = typed(composed).hardware
+                        hardware[plan.cell.task] = typed(compose.composition(arguments)).hardware
                     checked(config.replace(hardware=hardware[plan.cell.task]), elsewhere=True)
                 except ConfigError as error:
                     reason = f"run.py will refuse the runs with {' '.join(self.common)}: {error}"
                     lines.append(f"warning: {label} on {plan.cell.task}: {reason}")
+                except HydraException as error:  # such as a launcher that is not installed here
+                    lines.append(f"warning: run.py will refuse the runs here: {explain(error, arguments)}")
         for line in dict.fromkeys(lines):
             print(line, file=sys.stderr)
 
@@ -301,14 +305,14 @@ class StudyPlan:
 
     def commands(self, form: str) -> str:
         """The commands of the runs that can start now: `hydra` lines, or a `slurm` script."""
+        if form == "slurm" and "hardware=slurm" in self.extra:
+            raise ConfigError(
+                "--print slurm: the script is a job itself, and hardware=slurm would submit further jobs from it; "
+                "allowed: another hardware, such as hardware=gpu"
+            )
         self.warn_of_refusals()
         plans = [plan for _, plan in self.states()]
         if form == "slurm":
-            if "hardware=slurm" in self.extra:
-                raise ConfigError(
-                    "--print slurm: the script is a job itself, and hardware=slurm would submit further jobs from it; "
-                    "allowed: another hardware, such as hardware=gpu"
-                )
             return start.slurm_script(plans, self.extra)
         return "".join(f"{line}\n" for line in start.hydra_lines(plans, self.extra))
 

@@ -148,6 +148,15 @@ def test_cells_that_the_hardware_does_not_take_are_named_with_the_plan(tmp_path,
     assert capsys.readouterr().err == ""
 
 
+def test_a_launcher_that_is_not_installed_here_is_named_once_and_the_plan_is_shown(tmp_path, capsys):
+    plan(tmp_path, "hydra/launcher=submitit_other").show()
+    shown = capsys.readouterr()
+    (line,) = shown.err.splitlines()
+    assert line.startswith("warning: run.py will refuse the runs here: ")
+    assert "need hydra-submitit-launcher" in line
+    assert "7 cells; 35 runs to do" in shown.out
+
+
 @pytest.mark.parametrize(("search", "words"), [("on", "7 cells; at least "), ("listed", "7 cells; ")])
 def test_the_number_of_runs_is_the_fewest_while_a_search_may_go_on(search, words, tmp_path, capsys):
     """The best of two candidates always has no neighbour on one side, so a third rate is certain."""
