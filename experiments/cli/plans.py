@@ -259,11 +259,11 @@ class StudyPlan:
         """How many runs each cell still needs, and the seconds of one."""
         return [(planning.count_of_runs(p), self.seconds(p)[0]) for p in plans]
 
-    def warn_of_refusals(self) -> None:
+    def warn_of_refusals(self, states: Sequence[tuple[str, Plan]]) -> None:
         """Print a warning for each cell with missing runs that run.py will refuse for the settings of all cells."""
         hardware: dict[str, Hardware] = {}
         lines = []
-        for label, plan in self.states() if self.common else []:
+        for label, plan in states if self.common else []:
             if plan.setting and planning.count_of_runs(plan):
                 config = plan.setting.config
                 assert config is not None
@@ -282,8 +282,8 @@ class StudyPlan:
 
     def show(self) -> int:
         """Print the table of the cells, and what cannot be planned. Gives the exit code."""
-        self.warn_of_refusals()
         states = self.states()
+        self.warn_of_refusals(states)
         rows = [
             (
                 label,
@@ -310,8 +310,9 @@ class StudyPlan:
                 "--print slurm: the script is a job itself, and hardware=slurm would submit further jobs from it; "
                 "allowed: another hardware, such as hardware=gpu"
             )
-        self.warn_of_refusals()
-        plans = [plan for _, plan in self.states()]
+        states = self.states()
+        self.warn_of_refusals(states)
+        plans = [plan for _, plan in states]
         if form == "slurm":
             return start.slurm_script(plans, self.extra)
         return "".join(f"{line}\n" for line in start.hydra_lines(plans, self.extra))
@@ -337,7 +338,7 @@ class StudyPlan:
             ConfigError: A cell cannot be planned; nothing was run.
         """
         self.refuse_bad_cells()
-        self.warn_of_refusals()
+        self.warn_of_refusals(self.states())
         for study in self.studies:
             if study.name not in study_file.names():  # no folder of configuration files holds the study
                 say(f"study {study.name}: {study_file.keep(study, self.options.results)}")
