@@ -178,12 +178,24 @@ def searched(setting: CellSetting, seeds: Iterable[int]) -> list[Record]:
 
 
 def measured(setting: CellSetting, finals: Sequence[dict[str, float]]) -> list[Record]:
-    """A whole search. Its runs at the best rate have these final metrics, one for each seed. No metrics, no records."""
+    """A whole search. Its runs at the best rate have these final metrics, one for each seed. No metrics, no records.
+
+    The runs at the other rates are worse in each metric.
+    """
     records = searched(setting, range(len(finals))) if finals else []
     for run in records:
+        final = finals[run.cell["seed"]]
         if run.cell["learning_rate"] == best_rate(setting):
-            run.metrics["final"] = {"value_loss": 0.0} | finals[run.cell["seed"]]
+            run.metrics["final"] = {"value_loss": 0.0} | final
+        else:
+            run.metrics["final"] |= {name: _worse(setting.cell.task, name, value) for name, value in final.items()}
     return records
+
+
+def _worse(task: str, name: str, value: float) -> float:
+    """A value by a tenth worse, where `name` is a metric of the task."""
+    metric = next((metric for metric in tasks.get(task).metrics if metric.name == name), None)
+    return value if metric is None else value * (0.9 if metric.higher_is_better else 1.1)
 
 
 def write(records: Iterable[Record], results: Path) -> Path:

@@ -108,6 +108,14 @@ def test_thousands_of_records_and_cells(monkeypatch, tmp_path):
     )
 
 
+def test_records_are_multiplied_whatever_their_costs(tmp_path):
+    everywhere = [json.loads(path.read_bytes()) for path in (growth.ROOT / "results").rglob("runs/*.json")]
+    assert any("seconds" not in record["cost"] for record in everywhere)  # a training that diverged
+    growth.grow(tmp_path / "runs", len(everywhere))
+    grown = [json.loads(path.read_bytes()) for path in (tmp_path / "runs").glob("*.json")]
+    assert len({record["key"] for record in grown}) == len(everywhere)
+
+
 def test_time_counts_for_the_inner_stage_alone(monkeypatch):
     now = [5.0]
     monkeypatch.setattr(stages.time, "perf_counter", lambda: now[0])

@@ -265,7 +265,8 @@ def figures_of(study: Study, results: Results) -> Iterator[tuple[str, Figure | N
     if SPECTRUM in study.figures:
         yield (f"spectrum_{study.name}" if study.has_table else study.name), singular_values(study, results)
     if RANK in study.figures:
-        for question in rank_question.questions(tables.fill(study, results)):
+        asked = rank_question.questions(tables.fill(study, results))
+        for question in (q for q in asked if not q.tells_nothing):
             at = f"_r{question.rank}" if question.rank else ""
             yield f"rank_{study.name}_{question.column.name}{at}", score_against_rank(study, question, results.scale)
     for name, (task, cells) in groups(study, results).items():

@@ -23,14 +23,16 @@ RULES = (
     "A claim has one or more parts. A part compares two methods by the difference of their means, the first minus "
     f"the second, with the {statistics.RULE}: each seed gives one difference, and the interval says where the mean of "
     "the differences probably lies.",
-    "A part is reproduced if the whole interval fulfils the rule of the part, not reproduced if the whole interval "
-    "contradicts the rule, and undecided otherwise.",
+    "A part fulfils its rule if the whole interval does, contradicts the rule if the whole interval does, and is "
+    "undecided otherwise. This is said of each part alone. The tables compare all rows of a column at once and correct "
+    "for their number, so a difference that fulfils the rule of a part can be undecided in a table with many rows.",
     "A part is also undecided in these cases: the methods have fewer than two common seeds; or the learning rate of "
-    "one of the methods was not searched, or is the lowest or the highest rate that was tried; or a run of one of the "
-    "methods diverged at its rate; or neither method can be told from the floor, which is the score of a model that "
-    "knows nothing: the interval of its differences from the floor is not above zero; or nobody knows how many "
-    "questions a metric averages over; or each of the two methods has a run that did not get to the point that is "
-    "compared.",
+    "one of the methods was not searched, or is the lowest or the highest rate that was tried; or the verdict would be "
+    "another one with the learning rates that are best by the compared number itself, in the runs of the search; or a "
+    "run of one of the methods diverged at its rate; or neither method can be told from the floor, which is the score "
+    "of the best answer that knows nothing of the question: the interval of its differences from the floor is not "
+    "above zero; or both methods are closer to 100 % than the margin of the rule; or nobody knows how many questions a "
+    "metric averages over; or a run of the method that is ahead did not get to the point that is compared.",
     "The learning rate of each method is the rate that was best in the search, by a number that the task names and "
     "that is the same for every method. For UUIDs there are two such numbers. What is read at the end has the rate "
     "with the lowest loss on values at the end. What is read during the training, such as steps to 50 %, has the rate "
@@ -41,10 +43,10 @@ RULES = (
     "mean and the deviation of the differences stayed as they are. A few seeds know the deviation only roughly. "
     "Choose the number of seeds before you run them: whoever adds seeds until an interval decides finds differences by "
     "chance.",
-    "A claim is reproduced if all its parts are reproduced. A claim is not reproduced if all its parts were run and at "
-    "least one part is not reproduced, after Holm's correction for the number of parts: among many parts, one "
-    "contradicts its rule by chance now and then, so each must be clearer. A claim is not run if none of its parts was "
-    "run, and undecided otherwise.",
+    "A claim is reproduced if all its parts fulfil their rules. A claim is not reproduced if all its parts were run "
+    "and at least one part contradicts its rule, after Holm's correction for the number of parts: among many parts, "
+    "one contradicts its rule by chance now and then, so each must be clearer. A claim is not run if none of its parts "
+    "was run, and undecided otherwise.",
     "A benchmark asks the same questions for every seed, so its interval is widened by the uncertainty that a sample "
     "of so many questions has. The intervals of losses and perplexities contain the differences between seeds, but "
     "not the differences between documents.",
@@ -133,8 +135,8 @@ def difference(part: PartVerdict) -> str:
     text = f"{_signed(shown.mean, unit)} {unit}".rstrip()
     if shown.low is not None and shown.high is not None:
         text += f" [{_signed(shown.low, unit)}, {_signed(shown.high, unit)}]"
-    left_out = f" (with {_seeds(part.neither)} more neither got there)" if part.neither else ""
-    return f"{text}, {_seeds(shown.n)}{left_out}"
+    neither = f" (with {part.neither} of them neither got there, which counts as no difference)" if part.neither else ""
+    return f"{text}, {_seeds(shown.n)}{neither}"
 
 
 def _as_measured(part: PartVerdict) -> Interval:

@@ -15,7 +15,7 @@ LEAGUE = "league"  # the study that compares all methods
 SCALE, TASK, RANK = "laptop", "uuid", 4  # the run whose settings are shown
 INTRODUCTION = """# Methods at the same budget
 
-This page compares every method of `conf/method` that has an adapter, at the same number of parameters. `method.rank`
+This page compares every method of `conf/method` that has an adapter, with at most the parameters of LoRA. `method.rank`
 means the same for all methods: a method may train as many parameters as a LoRA of this rank. The runs of methods with
 restarts are in Tables 1, 3, 6 and 7.
 `python scripts/make_tables.py --league docs/league.md` writes this page from the files of the methods and from the

@@ -7,21 +7,24 @@ parameters: more parameters give both a higher rank of the update and a better s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from ..paper import Cell
 from ..study import measures, statistics
 from ..study.layout import Column
-from .tables import FilledTable
+from .tables import UNSPENT, FilledTable, TableEntry, spent_share
 
 AT_FLOOR = "its score cannot be told from its floor"
+MOST_EQUAL = 0.5  # of the rows: where more have one score, the column cannot tell them apart
 
 
 @dataclass(frozen=True)
 class Point:
     """One row: its label and cell, its measured rank, and its score in the unit of the column, over the same seeds.
 
-    `doubt` says why the row does not count: its score may be that of chance, or another learning rate may be better.
+    `doubt` says why the row does not count: its score may be that of chance, another learning rate may be better, or it
+    trains fewer parameters than the other rows.
     """
 
     label: str
@@ -41,14 +44,16 @@ class RankQuestion:
         points: The rows whose runs recorded the singular values of their update. Two rows with the same runs are one
             point.
         correlation: The rank correlation of rank and score over the points without a doubt, turned so that a positive
-            one means "a higher rank is better"; None where fewer than two points count, or where all have one rank or
-            one score.
+            one means "a higher rank is better"; None where fewer than two points count, where all have one rank, or
+            where more than `MOST_EQUAL` of them have one score.
+        equal: The largest number of points without a doubt that have one score.
     """
 
     column: Column
     rank: int | None
     points: tuple[Point, ...]
     correlation: statistics.Interval | None
+    equal: int = 1
 
     @property
     def answer(self) -> str:
@@ -61,13 +66,20 @@ class RankQuestion:
     def text(self) -> str:
         """The answer in a line."""
         c, count = self.correlation, len(self.points) - len(self.left_out)
-        if c is None and count >= statistics.FEWEST_RANKED:
-            text = f"all {count} rows have the same score, or the same rank"
+        if self.tells_nothing:
+            text = f"{self.equal} of {count} rows have the same score"
+        elif c is None and count >= statistics.FEWEST_RANKED:
+            text = f"all {count} rows have the same rank"
         elif c is None or c.low is None or c.high is None:
             text = f"{count} rows are too few"
         else:
             text = f"rank correlation {c.mean:.2f} [{c.low:.2f}, {c.high:.2f}] over {c.n} rows"
         return f"{self.answer}: {text}"
+
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether so many rows have one score, such as 100 %, that the column cannot tell them apart."""
+        return self.equal > max(1, MOST_EQUAL * (len(self.points) - len(self.left_out)))
 
     @property
     def left_out(self) -> list[str]:
@@ -89,11 +101,20 @@ def _question(table: FilledTable, index: int, any_rank: tuple[int | None, int | 
         both = [(rank, entry.values[seed]) for seed, rank in ranks.items() if rank is not None and seed in entry.values]
         rank, score = (statistics.summary(values) for values in ([r for r, _ in both], [v for _, v in both]))
         if rank and score:
-            doubt = AT_FLOOR if entry.at_floor else entry.filled.doubt
+            doubt = AT_FLOOR if entry.at_floor else entry.filled.doubt or _unspent(entry)
             runs = frozenset(run.key for run in entry.filled.selected.values())
             points.setdefault(runs, Point(entry.row.label, entry.filled.cell, rank, score, doubt))
     column = table.columns[index]
     sign = 1 if column.info.higher_is_better else -1
     counted = [point for point in points.values() if not point.doubt]
     correlation = statistics.rank_correlation([p.rank.mean for p in counted], [sign * p.score.mean for p in counted])
-    return RankQuestion(column, next(filter(None, any_rank), None), tuple(points.values()), correlation)
+    equal = max(Counter(point.score.mean for point in counted).values(), default=0)
+    rank_of_rows = next(filter(None, any_rank), None)
+    question = RankQuestion(column, rank_of_rows, tuple(points.values()), correlation, equal)
+    return replace(question, correlation=None) if question.tells_nothing else question
+
+
+def _unspent(entry: TableEntry) -> str:
+    """Why a row that trains a part of the budget only is left out: fewer parameters may mean a worse score too."""
+    share = spent_share(entry.filled.selected.values())
+    return f"it trains {100 * share:.0f} % of the budget" if share is not None and share < UNSPENT else ""

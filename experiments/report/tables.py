@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .. import tasks
 from ..paper import Cell
 from ..store.records import Record
 from ..study import measures, question_samples, statistics
@@ -47,7 +48,8 @@ class TableEntry:
         values: Seed -> our value, of the finished runs at the selected rate.
         paper_value: The paper's value; None where the paper has no value.
         steps: The steps at which a curve was read; empty for final metrics.
-        floors: Seed -> the value of a model that knows nothing, for the seeds of `values` where it is known.
+        floors: Seed -> the value of the best answer that knows nothing of the question, for the seeds of `values` where
+            it is known.
         misfit: Why the entry stays empty: its method cannot spend the budget on the model. Empty for other entries.
         best: Whether the mean is the best of its column, and above its floor. Only `comparison` says whether a
             difference is certain.
@@ -199,10 +201,33 @@ def _comparison(entry: TableEntry, reference: TableEntry) -> Comparison | None:
     doubts = tuple(f"{e.row.label}: {e.filled.doubt}" for e in (entry, reference) if e.filled.doubt)
     doubts += (unknown,) if unknown else ()
     doubts += ("neither can be told from its floor",) if entry.at_floor and reference.at_floor else ()
+    doubts += _doubt_of_selection(entry, reference, interval) if better or worse else ()
     verdict = UNDECIDED if doubts else "better" if better else "worse" if worse else UNDECIDED
     settings = ((e.row.label, e.filled.setting) for e in (entry, reference))
     searched = tuple(label for label, setting in settings if setting and setting.candidates)
     return Comparison(reference.row.label, interval, verdict, doubts, searched)
+
+
+def _doubt_of_selection(entry: TableEntry, reference: TableEntry, interval: Interval) -> tuple[str, ...]:
+    """Whether the sign of a difference would be another one with the rates that are best by the metric itself.
+
+    This is asked of the task's main metric and of its stand-ins: by a metric of what was forgotten, the best rate would
+    be one that learns nothing.
+    """
+    if entry.column.metric not in tasks.get(entry.column.task).headlines:
+        return ()
+    best, best_reference = best_of_search(entry), best_of_search(reference)
+    if best is None or best_reference is None or interval.mean * (best[1] - best_reference[1]) >= 0:
+        return ()
+    difference = f"{best[1] - best_reference[1]:+.3g}"
+    return (f"with the learning rates that are best by this number itself, the difference is {difference}",)
+
+
+def best_of_search(entry: TableEntry) -> tuple[Record, float] | None:
+    """Of the runs that the search of an entry compares, the run with the best value of the column, and this value."""
+    found = [(run, v) for run in entry.filled.searched_runs if (v := _value(run, entry.column)) is not None]
+    sign = 1 if entry.column.info.higher_is_better else -1
+    return max(found, key=lambda pair: sign * pair[1], default=None)
 
 
 def _corrected(study: Study, entries: list[list[TableEntry]], columns: int) -> list[list[TableEntry]]:
@@ -220,7 +245,7 @@ def _corrected(study: Study, entries: list[list[TableEntry]], columns: int) -> l
                 if not row[j].misfit
                 for reference in study.references_of(row[j].row)
             )
-            p_values = [min(c.interval.p_above(0), c.interval.p_below(0)) for _, c in tested]
+            p_values = [1.0 if c.reasons else min(c.interval.p_above(0), c.interval.p_below(0)) for _, c in tested]
             corrected = statistics.holm([*p_values, *[1.0] * (planned - len(tested))])
             for (i, comparison), p in zip(tested, corrected, strict=False):
                 judged = _judged(comparison, p < 1 - statistics.LEVEL, planned)

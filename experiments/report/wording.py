@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from ..study import measures, rates
 from ..study.fill import FilledCell
 from ..study.layout import Column, Study
 from ..study.statistics import RULE, UNDECIDED, Interval, summary
+from . import tables
 from .tables import COSTS, UNSPENT, Comparison, FilledTable, TableEntry, cost_cells, mean_cost, spent_share
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ def header(cells: pandas.DataFrame) -> list[str]:
 
 
 def rate_search(filled: FilledCell) -> str:
-    """`selected rate by loss (each candidate: its loss)`, and whether it is the lowest or highest that was tried."""
+    """`selected rate by number (each candidate: its number)`, and whether the rate is the lowest or highest tried."""
     selection, setting = filled.selection, filled.setting
     if selection is None or setting is None:
         return DASH
@@ -151,14 +153,20 @@ def _score(number: float) -> str:
 
 
 def _variants(filled: FilledCell) -> str:
-    """`; chosen options of each variant: its loss`, where the search went over further settings; else empty."""
-    losses = []
+    """`; chosen values of each variant: its number`, where the search went over further settings; else empty."""
+    numbers = []
     for variant in filled.variants:
         selection = variant.selection
         score = selection.scores[selection.rate] if selection else None
         ends = dict.fromkeys(_unscored(variant, run) for run in variant.records) or ["not run"]
-        losses.append(f"{' '.join(variant.cell.options)}: {' and '.join(ends) if score is None else _score(score)}")
-    return f"; {' '.join(filled.cell.options)} of {'; '.join(losses)}" if losses else ""
+        numbers.append(f"{_chosen(variant, filled)}: {' and '.join(ends) if score is None else _score(score)}")
+    return f"; {_chosen(filled, filled)} of {'; '.join(numbers)}" if numbers else ""
+
+
+def _chosen(variant: FilledCell, filled: FilledCell) -> str:
+    """The arguments of a variant that not all variants of a cell share."""
+    shared = set.intersection(*(set(other.cell.options) for other in filled.variants))
+    return " ".join(option for option in variant.cell.options if option not in shared) or "the only value"
 
 
 def counts(filled: FilledCell) -> str:
@@ -302,7 +310,7 @@ def format_note(table: FilledTable) -> list[str]:
 
 
 def floor_notes(table: FilledTable) -> list[str]:
-    """The floor of each metric that has one: what a model gets that knows nothing."""
+    """The floor of each metric that has one: what the best answer gets that knows nothing of the question."""
     notes = []
     entries = [e for row in table.entries for e in row if e.floors]
     metrics = {(e.column.task, e.column.metric): e.column.info for e in entries}
@@ -361,16 +369,65 @@ def selection_note(task: tasks.Task, named: bool, both: bool) -> str:
     when = "at the end of training" if task.selection else "as a mean over the last tenth of the steps"
     end, during = task.criterion(), task.criterion(in_training=True)
     note = (
-        f"The learning rate{of} is, of the rates that were tried, the one with the lowest {end.label}, {when}, in its "
-        "run with the seed that most rates have."
+        f"The learning rate{of} is, of the rates that were tried, the one with the {_best(end)} {end.label}, {when}, "
+        "in its run with the seed that most rates have."
     )
     if not both or during == end:
         return note
-    best = "highest" if during.higher_is_better else "lowest"
     return (
-        f"{note} Values that are read during the training have the rate with the {best} {during.label}, where this "
-        "number is better than that of a model that knows nothing; else they have the rate of the values at the end."
+        f"{note} Values that are read during the training have the rate with the {_best(during)} {during.label}, where "
+        "this number is above its floor; else they have the rate of the values at the end."
     )
+
+
+def _best(criterion: tasks.Criterion) -> str:
+    return "highest" if criterion.higher_is_better else "lowest"
+
+
+def other_rates_notes(table: FilledTable) -> list[str]:
+    """For which rows another rate is best by the task's main metric, where the task selects by another number."""
+    notes = []
+    for j, column in enumerate(table.columns):
+        task = tasks.get(column.task)
+        if column.at is not None or column.metric not in task.headlines or column.metric == task.criterion().metric:
+            continue
+        better = [text for row in table.entries if (text := _other_rate(row[j]))]
+        if better:
+            notes.append(
+                f"The learning rates of {task.name} are not selected by {column.info.label}. By this number, in the "
+                f"runs of the search, other rates are best: {'; '.join(dict.fromkeys(better))}. A difference whose "
+                "sign these rates would turn is undecided."
+            )
+    return notes
+
+
+def _other_rate(entry: TableEntry) -> str:
+    """`row: rate (its value; the selected rate: its value)`, or nothing where the selected rate is the best one."""
+    selection, found = entry.filled.selection, tables.best_of_search(entry)
+    if selection is None or found is None:
+        return ""
+    best, number = found
+    selected = entry.filled.runs[selection.rate][selection.seed]
+    of_selected = measures.final(selected, entry.column.metric)
+    if of_selected is None or number == of_selected:
+        return ""
+    values = (value(n, entry.column) for n in (number, of_selected))
+    return "{}: {:g} ({}; {:g}: {})".format(
+        entry.row.label, best.cell["learning_rate"], next(values), selection.rate, next(values)
+    )
+
+
+def processor_note(table: FilledTable) -> list[str]:
+    """Which processors the runs of the table had, if they had several."""
+    runs = {run.key: run for row in table.entries for entry in row for run in _runs(entry)}.values()
+    processors = Counter(str(run.provenance.get("hardware", {}).get("processor") or "unknown") for run in runs)
+    if len(processors) < 2:
+        return []
+    names = ", ".join(f"{name}: {count}" for name, count in sorted(processors.items()))
+    return [
+        f"The runs had different processors ({names}). They round differently, so a small part of a difference between "
+        "rows may come from them."
+    ]
 
 
 def left_out_note(table: FilledTable) -> list[str]:
@@ -418,6 +475,7 @@ def footnotes(table: FilledTable, escape: Callable[[str], str] = str) -> list[st
         + misfit_notes(table)
         + base_notes(table)
         + format_note(table)
+        + processor_note(table)
         + floor_notes(table)
         + sample_notes(table)
         + cut_note(table)
@@ -426,7 +484,7 @@ def footnotes(table: FilledTable, escape: Callable[[str], str] = str) -> list[st
     for name in dict.fromkeys(searched):
         both = any(c.at is not None for c in table.columns if c.task == name)
         notes.append(selection_note(tasks.get(name), len(set(searched)) > 1, both))
-    notes += left_out_note(table) + doubt_note(table)
+    notes += other_rates_notes(table) + left_out_note(table) + doubt_note(table)
     if table.layout.is_of_paper and any(c.ours for c in table.columns):
         notes.append(
             "The paper has no value for a column marked ours: it shows what we measure at this scale in place of the "

@@ -38,7 +38,7 @@ class Selection:
         cost: The number of the selected rate, turned so that less is better; infinite where there is none.
         seed: The seed of the runs that are compared.
         left_out: The rates that have no run with this seed.
-        at_floor: Whether the number of the selected rate is no better than that of a model that knows nothing.
+        at_floor: Whether the number of the selected rate is no better than its floor.
     """
 
     rate: float
@@ -130,6 +130,15 @@ class FilledCell:
         selection = self.selection
         chosen = self.runs[selection.rate] if selection else {}
         return {seed: r for seed, r in sorted(chosen.items()) if r.status == "finished"}
+
+    @property
+    def searched_runs(self) -> list[Record]:
+        """The finished runs that the search compares, by learning rate."""
+        selection = self.selection
+        if selection is None:
+            return []
+        runs = (self.runs[rate].get(selection.seed) for rate in selection.scores)
+        return [run for run in runs if run is not None and run.status == "finished"]
 
     @property
     def at_selected(self) -> list[Record]:

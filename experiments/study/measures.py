@@ -42,7 +42,7 @@ def final(record: Record, name: str) -> float | None:
 
 
 def floor(record: Record, name: str) -> float | None:
-    """The value of a model that knows nothing: the record's own, else the task's; None where neither is known."""
+    """The value of the best answer that knows nothing of the question: the record's own, else the task's, else None."""
     metrics = {metric.name: metric for metric in tasks.get(record.cell["task"]).metrics}
     own = final(record, f"{name}_floor")
     return own if own is not None or name not in metrics else metrics[name].floor
@@ -115,7 +115,7 @@ class Reading:
 
     Attributes:
         reached: False where the run never got there; the number is its last step.
-        floor: The number of a model that knows nothing; None where no such number is known.
+        floor: The number of the best answer that knows nothing of the question; None where no such number is known.
     """
 
     value: float

@@ -31,8 +31,9 @@ class Metric:
             them. If not, nobody knows what other questions would give.
         documents: The setting of the task that holds how many documents the metric averages over, the same documents
             for every seed; empty where there are none.
-        floor: The value of a model that knows nothing, in the unit of the metric. None where no such value is known. A
-            record may hold a floor of its own, of its own data: the entry `<name>_floor` of its final metrics.
+        floor: The value of the best answer that knows nothing of the question, in the unit of the metric. None where no
+            such value is known. A record may hold a floor of its own, of its own data: the entry `<name>_floor` of its
+            final metrics.
         floor_of: What gets the floor, in words.
         stands_for: The metric of the paper in whose place a smaller scale measures this metric; empty for a metric of
             the paper, and for a metric that the paper has no counterpart of.

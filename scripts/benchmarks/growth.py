@@ -61,7 +61,8 @@ def grow(runs: Path, count: int) -> None:
         values["key"] = key_of(values["identity"])
         values["name"] = f"{original['name'].partition('-lr')[0]}-lr{rate:g}-seed{seed}"
         values["provenance"]["started_at"] += str(len(written))  # as in reality, no two are equal
-        values["cost"]["seconds"] += len(written) / 1000
+        if "seconds" in values["cost"]:  # a training that diverged may have no cost
+            values["cost"]["seconds"] += len(written) / 1000
         if values["key"] not in written:
             written.add(values["key"])
             (runs / f"{values['key']}.json").write_text(json.dumps(values, indent=1), encoding="utf-8")

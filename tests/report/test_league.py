@@ -145,4 +145,28 @@ def test_a_row_at_its_floor_or_with_a_doubtful_rate_is_left_out_and_named(study)
 
 def test_rows_with_one_score_are_not_called_too_few(study):
     asked = rank_question.questions(tables.fill(study, results_with(study, RISING, (50.0,) * 6)))[0]
-    assert asked.text == "undecided: all 6 rows have the same score, or the same rank"
+    assert asked.text == "undecided: 6 of 6 rows have the same score"
+
+
+def test_a_column_in_which_most_rows_have_one_score_answers_nothing(study):
+    """Where all but a row are right, the correlation is that of one row."""
+    results = results_with(study, RISING, (100.0, 100.0, 100.0, 100.0, 99.0, 98.0))
+    asked = rank_question.questions(tables.fill(study, results))[0]
+    assert (asked.correlation, asked.text) == (None, "undecided: 4 of 6 rows have the same score")
+    with plots.style():
+        assert dict(figures.figures_of(study, results)) == {}
+    half = results_with(study, RISING, (100.0, 100.0, 100.0, 97.0, 99.0, 98.0))
+    assert "over 6 rows" in rank_question.questions(tables.fill(study, half))[0].text
+
+
+def test_a_row_that_trains_a_part_of_the_budget_is_left_out_and_named(study):
+    """Fewer parameters may mean both a lower rank and a worse score."""
+    results = results_with(study, RISING, RISING)
+    for record in results.records:
+        record.cost |= {
+            "budget_parameters": 1000,
+            "trainable_parameters": 750 if record.cell["method"] == "dora" else 990,
+        }
+    asked = rank_question.questions(tables.fill(study, results))[0]
+    assert asked.left_out == ["DoRA, r = 8 (it trains 75 % of the budget)"]
+    assert asked.correlation.n == 5

@@ -240,6 +240,55 @@ def test_a_footnote_says_over_how_many_documents_a_loss_is_a_mean():
     ) in wording.footnotes(table)
 
 
+def biomed_table(of_other_rates):
+    """Table 6, of FFT and LoRA at r = 8, whose perplexity at the rates that are not selected is `of_other_rates`."""
+    records = []
+    for method, rank in (("fft", None), ("lora", 8)):
+        for record in synthetic.measured(FIXED.setting(Cell("biomed", method, rank)), [{"heldout_perplexity": 90.0}]):
+            if record.cell["learning_rate"] != synthetic.BEST:
+                record.metrics["final"]["heldout_perplexity"] = of_other_rates[method]
+            record.provenance["hardware"] = {"processor": "A" if method == "fft" else "B"}
+            records.append(record)
+    return tables.fill(study_file.get("table6"), Results("laptop", records, FIXED))
+
+
+def test_a_footnote_says_where_another_rate_is_best_by_the_main_metric():
+    notes = " ".join(wording.footnotes(biomed_table({"fft": 80.0, "lora": 95.0})))
+    said = "other rates are best: FFT: 0.001 (80.00; 0.003: 90.00). A difference whose sign"
+    assert f"not selected by held-out perplexity. By this number, in the runs of the search, {said}" in notes
+    assert "other rates are best" not in " ".join(wording.footnotes(biomed_table({"fft": 95.0, "lora": 95.0})))
+
+
+def test_a_footnote_names_the_processors():
+    assert any(
+        "different processors (A: 1, B: 1)" in note
+        for note in wording.footnotes(biomed_table({"fft": 95.0, "lora": 95.0}))
+    )
+    alike = tables.fill(study_file.get("table2"), Results("laptop", synthetic.small_set(FIXED), FIXED))
+    assert not any("processors" in note for note in wording.footnotes(alike))
+
+
+def test_a_doubtful_comparison_takes_no_place_in_the_correction():
+    """Two rows are compared. The p-value of MoRA is 0.036, that of FFT far smaller; where FFT is in doubt, 0.036 counts twice."""
+    values = {"mora": (11.4, 12.0, 12.8), "fft": (20.0, 20.02, 20.01), "lora": (10.0, 10.0, 10.0)}
+
+    def verdict(doubtful):
+        records = []
+        for method, accuracies in values.items():
+            setting = FIXED.setting(Cell("uuid", method, None if method == "fft" else 8))
+            for record in synthetic.measured(setting, [{"char_accuracy": value} for value in accuracies]):
+                if not (doubtful and method == "fft" and record.cell["learning_rate"] > synthetic.BEST):
+                    records.append(record)
+        rows = {"LoRA": {"method": "lora", "ranks": ["r8"]}, "MoRA": {"method": "mora", "ranks": ["r8"]}}
+        entries = {"base": {"task": "uuid"}, "rows": rows | {"FFT": {"method": "fft"}}, "reference": "LoRA"}
+        study = study_file.of_entries("own", entries | {"columns": ["char_accuracy"]})
+        table = tables.fill(study, Results("laptop", records, FIXED))
+        return {row[0].row.family: row[0].comparison.verdict for row in table.entries if row[0].comparison}
+
+    assert verdict(doubtful=False) == {"MoRA": "better", "FFT": "better"}
+    assert verdict(doubtful=True) == {"MoRA": "undecided", "FFT": "undecided"}
+
+
 def test_a_footnote_says_how_many_questions_were_cut():
     """Those of the runs that the table shows; a benchmark of lm-eval stands before the colon of its metrics."""
     table, entry = mora_in_table_1("gsm8k_subset", [40.0, 41.0], [39.0, 40.0])
