@@ -269,7 +269,7 @@ def test_a_footnote_names_the_processors():
 
 
 def test_a_doubtful_comparison_takes_no_place_in_the_correction():
-    """Two rows are compared. The p-value of MoRA is 0.036, that of FFT far smaller; where FFT is in doubt, 0.036 counts twice."""
+    """MoRA's p-value is 0.036, FFT's far smaller. Where FFT is in doubt, that of MoRA is multiplied by two."""
     values = {"mora": (11.4, 12.0, 12.8), "fft": (20.0, 20.02, 20.01), "lora": (10.0, 10.0, 10.0)}
 
     def verdict(doubtful):
