@@ -82,8 +82,8 @@ class ParamWrapper(nn.Module, MoraLayer):
         """Call the module with the updates of the active adapters added to the parameter.
 
         Raises:
-            ValueError: `adapter_names` gives a row an adapter of this parameter, or the parameter has an adapter merged
-                into it: all rows share the parameter.
+            ValueError: `adapter_names` is given while an adapter of this parameter is active, is merged into the
+                parameter, or belongs to a row: all rows share the parameter.
         """
         if self.disable_adapters and self.merged:
             self.unmerge()

@@ -29,7 +29,6 @@ from .factored import FeatureMap
 from .grouped import Grouping
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # the kernels compute in float32
-SEGMENTS = 4  # a kernel is compiled for its segments; only inputs shorter than r_hat / 3 have more of them
 
 _triton: Any = None  # the module with the kernels while they are switched on
 
@@ -72,4 +71,4 @@ def applies(features: FeatureMap, x: Tensor) -> bool:
     if _triton is None or not isinstance(features, Grouping) or type(x) is not Tensor or x.dtype not in DTYPES:
         return False
     placed = x.is_cuda or (_triton.INTERPRETED and x.device.type == "cpu")
-    return placed and features.r_hat < features.size and len(features.segments) <= SEGMENTS and x.numel() > 0
+    return placed and features.r_hat < features.size and x.numel() > 0

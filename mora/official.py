@@ -119,7 +119,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
         if is_adapter and matrix not in ("A.weight", "B.weight"):
             raise ValueError(f"{path} holds {name}, which a MoRA adapter of the authors' code does not have")
         weights[f"{layer}.mora_M" if is_adapter else name] = tensor
-        if is_adapter:
+        if matrix == "A.weight" or (is_adapter and f"{layer}.lora_A.weight" not in tensors):
             _check_pair(tensors, layer, path)
     if not any(name.endswith(".mora_M") for name in weights):
         raise ValueError(f"{path} holds no adapter")

@@ -124,6 +124,7 @@ def check(model: PeftModel, adapter: str = "default") -> None:
     """Check that the adapter `adapter` of `model` can be restarted.
 
     Raises:
+        TypeError: The model is no PeftModel.
         ValueError: No layer has the adapter, it is neither plain LoRA nor MoRA with the sharing operator, it is not
             active, an adapter is merged, or a base weight is quantized or belongs to another module too.
     """
@@ -288,20 +289,24 @@ def restart(
     Args:
         model: A model with LoRA or MoRA (sharing) adapters: active and not merged.
         adapter: The name of the adapter.
-        cycle: The groupings (in_groups, out_groups) of MoRA, in the order of the restarts. The restart changes the
-            grouping, in the layers and in the configuration, to the next one of the cycle.
+        cycle: Different groupings (in_groups, out_groups) of MoRA, in the order of the restarts. The restart changes
+            the grouping, in the layers and in the configuration, to the next one of the cycle.
 
     Returns:
         The merged updates, one for each layer, on the CPU.
 
     Raises:
-        ValueError: `check` refuses the adapter, or its grouping is not in `cycle`. Nothing has changed then.
+        TypeError: The model is no PeftModel.
+        ValueError: `check` refuses the adapter, its grouping is not in `cycle`, or `cycle` has a grouping twice.
+            Nothing has changed then.
     """
     check(model, adapter)
     sharded.reshard(model)
     config: Any = model.peft_config[adapter]
     order = list(cycle)
     grouping = (config.in_groups, config.out_groups) if hasattr(config, "in_groups") else None
+    if len(set(order)) < len(order):
+        raise ValueError(f"the groupings of a cycle must differ, got {', '.join(map(str, order))}")
     if grouping and grouping not in order:
         allowed = ", ".join(map(str, order))
         raise ValueError(f"adapter {adapter!r} has the grouping {grouping}, which the cycle lacks; allowed: {allowed}")

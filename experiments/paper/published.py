@@ -27,6 +27,11 @@ def paper_json() -> dict[str, Any]:
     return json.loads(PUBLISHED.read_text(encoding="utf-8"))
 
 
+def ranks_of(task: str) -> tuple[int, ...]:
+    """The ranks of the paper's tables for a task, which each protocol of the task has by their names."""
+    return (PRETRAINING,) if task == "pretrain" else (LOW, HIGH)
+
+
 def is_study(name: str) -> bool:
     """Whether a study is a table or a figure of the paper. paper.json has no numbers of Figures 4 and 5."""
     return name in paper_json() or name in FIGURES

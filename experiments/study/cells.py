@@ -125,9 +125,8 @@ class Protocols:
         return result
 
     def command(self, cell: Cell) -> str:
-        """The command that fills `cell`. Nothing is composed for a rank that every protocol has, by its name."""
-        named = cell.rank in (None, paper.LOW, paper.HIGH, paper.PRETRAINING)
-        if not named:
+        """The command that fills `cell`. Nothing is composed for a rank that the protocols of the task have by name."""
+        if cell.rank is not None and cell.rank not in paper.published.ranks_of(cell.task):
             with contextlib.suppress(UnavailableError):
                 return self.setting(cell).command
         arguments = [f"method={cell.method}", f"task={cell.task}", f"scale={self.scale}"]

@@ -151,6 +151,15 @@ def test_the_cycle_of_four_groupings():
     assert groupings == [*restart.FOUR_GROUPINGS[1:], *restart.FOUR_GROUPINGS[:2]]
 
 
+def test_a_cycle_with_a_grouping_twice_is_refused():
+    """The place of the grouping in force would not be clear: after its second place its first one would follow."""
+    model, (first, second, third, _) = with_mora(), restart.FOUR_GROUPINGS
+    before = logits(model)
+    with pytest.raises(ValueError, match="the groupings of a cycle must differ, got"):
+        restart.restart(model, cycle=(first, second, first, third))
+    torch.testing.assert_close(logits(model), before, atol=0, rtol=0)
+
+
 def rank_after_restarts(restarts: int, cycle, size: int = 256, r: int = 8) -> int:
     """The rank of a weight (size, size), zero at first, after several restarts with a random M each."""
     linear = torch.nn.Sequential(torch.nn.Linear(size, size, bias=False))

@@ -56,6 +56,15 @@ def test_the_command_of_a_cell_names_its_rank_at_every_rank():
     assert all(rank == 8 or "method.rank=" in command for rank, command in resolved.items())
 
 
+@pytest.mark.parametrize(("task", "rank"), [("uuid", 128), ("pretrain", 8), ("pretrain", 256)])
+def test_a_rank_of_another_tasks_tables_is_given_as_a_number(task, rank):
+    """r = 128 is the name of a rank in pretraining only, and r = 8 of one in every other task."""
+    cell = paper.Cell(task, "lora", rank)
+    command = protocols("paper").command(cell)
+    assert command == protocols("paper").setting(cell).command
+    assert f"method.rank={rank}" in command
+
+
 def test_a_variant_belongs_to_the_table_that_has_its_row():
     identity = identity_of(compose("hardware=cpu", "method=lora", "method.rank=32", "method.alpha=64"))
     assert tables_of(identity) == ["table2"]
