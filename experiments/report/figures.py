@@ -189,12 +189,27 @@ def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
     return figure
 
 
-def headline(task: str, cells: Iterable[FilledCell]) -> tasks.Metric | None:
-    """The headline of a task if a cell has a value for it, else the first of its stand-ins that has; None without."""
-    runs = [record for filled in cells for record in filled.selected.values()]
-    names = tasks.get(task).headlines
-    held = [name for name in names if any(measures.final(r, name) is not None for r in runs)]
-    return tasks.metric(task, held[0]) if held else None
+def shown_metric(task: str, cells: Sequence[FilledCell]) -> tasks.Metric | None:
+    """The first of a task's headline and its stand-ins that a cell has a value of; None without any.
+
+    Where most cells have one such value, such as 100 %, the metric that selects the learning rates tells more.
+    """
+    selection = tasks.get(task).selection
+    names = [*tasks.get(task).headlines, *([selection] if selection else [])]
+    held = {name: means for name in names if (means := _means(name, cells))}
+    apart = (
+        n
+        for n, means in held.items()
+        if not rank_question.is_at_one_score(rank_question.largest_tie(means), len(means))
+    )
+    chosen = next(apart, next(iter(held), None))
+    return tasks.metric(task, chosen) if chosen else None
+
+
+def _means(name: str, cells: Sequence[FilledCell]) -> list[float]:
+    """The mean of a final metric over the runs of each cell that has a value of the metric."""
+    values = ([v for r in filled.selected.values() if (v := measures.final(r, name)) is not None] for filled in cells)
+    return [summary.mean for of_cell in values if (summary := statistics.summary(of_cell))]
 
 
 COST_AXES = {
@@ -204,11 +219,11 @@ COST_AXES = {
 
 
 def score_against_cost(task: str, cells: LabelledCells, scale: str) -> Figure | None:
-    """The task's headline metric over the trainable parameters, and over the seconds of training.
+    """The task's main metric over the trainable parameters, and over the seconds of training.
 
     Error bars are ± 1 standard deviation over seeds. None where no cell has a value.
     """
-    metric = headline(task, [filled for _, filled in cells])
+    metric = shown_metric(task, [filled for _, filled in cells])
     if metric is None:
         return None
     figure, panels = plots.canvas(2, height=3.8 + plots.LINE_HEIGHT * len(cells))

@@ -8,6 +8,7 @@ parameters: more parameters give both a higher rank of the update and a better s
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..paper import Cell
@@ -79,7 +80,7 @@ class RankQuestion:
     @property
     def tells_nothing(self) -> bool:
         """Whether so many rows have one score, such as 100 %, that the column cannot tell them apart."""
-        return self.equal > max(1, MOST_EQUAL * (len(self.points) - len(self.left_out)))
+        return is_at_one_score(self.equal, len(self.points) - len(self.left_out))
 
     @property
     def left_out(self) -> list[str]:
@@ -108,10 +109,20 @@ def _question(table: FilledTable, index: int, any_rank: tuple[int | None, int | 
     sign = 1 if column.info.higher_is_better else -1
     counted = [point for point in points.values() if not point.doubt]
     correlation = statistics.rank_correlation([p.rank.mean for p in counted], [sign * p.score.mean for p in counted])
-    equal = max(Counter(point.score.mean for point in counted).values(), default=0)
+    equal = largest_tie([point.score.mean for point in counted])
     rank_of_rows = next(filter(None, any_rank), None)
     question = RankQuestion(column, rank_of_rows, tuple(points.values()), correlation, equal)
     return replace(question, correlation=None) if question.tells_nothing else question
+
+
+def largest_tie(scores: Sequence[float]) -> int:
+    """How many scores are the same, at most."""
+    return max(Counter(scores).values(), default=0)
+
+
+def is_at_one_score(equal: int, count: int) -> bool:
+    """Whether more than `MOST_EQUAL` of several rows have one score, `equal` of `count`."""
+    return equal > max(1, MOST_EQUAL * count)
 
 
 def _unspent(entry: TableEntry) -> str:

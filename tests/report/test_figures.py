@@ -148,6 +148,24 @@ def test_one_far_perplexity_does_not_press_the_others_together(task, metric, fft
     assert drawn.axes[1].get_xscale() == "linear"
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "label"),
+    [((100.0, 100.0, 100.0, 99.0), "loss on values"), ((100.0, 100.0, 98.0, 99.0), "character accuracy")],
+)
+def test_scores_that_are_all_at_their_ceiling_are_not_drawn(accuracies, label):
+    """Where most rows have 100 %, the loss on values tells them apart."""
+    methods = ("lora", "mora", "dora", "miss")
+    records = []
+    for i, (method, accuracy) in enumerate(zip(methods, accuracies, strict=True)):
+        finals = {"char_accuracy": accuracy, "value_loss": 0.1 + i / 100}
+        records += synthetic.measured(FIXED.setting(Cell("uuid", method, 8)), [finals])
+    results = Results("laptop", records, FIXED)
+    cells = [(method, results.cell(Cell("uuid", method, 8))) for method in methods]
+    with plots.style():
+        drawn = figures.score_against_cost("uuid", cells, "laptop")
+    assert label in drawn.axes[0].get_ylabel()
+
+
 def test_a_long_label_leaves_room_for_the_panel():
     label = f"MoRA, r = 8, target_modules = {['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj']} (n = 2)"
     with plots.style():
