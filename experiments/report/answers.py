@@ -42,16 +42,14 @@ def listed(table: FilledTable) -> list[Answer]:
     return [*decided, *([Answer(UNDECIDED, others)] if len(decided) < len(found) else [])]
 
 
-def headline(table: FilledTable, metric: str = "final") -> str:
-    """What a study says of one column: a line for the rows with runs, and a line for each comparison.
+FINAL = "final"  # the name of a column for the end of the training, in the files of studies
 
-    Args:
-        table: The table of the study.
-        metric: The name of the column.
-    """
-    entries = [row[j] for row in table.entries for j, column in enumerate(table.columns) if column.name == metric]
+
+def final_text(table: FilledTable) -> str:
+    """What a study says of its column `FINAL`: a line for the rows with runs, and a line for each comparison."""
+    entries = [row[j] for row in table.entries for j, column in enumerate(table.columns) if column.name == FINAL]
     # A column of ours without any run is not in the table.
-    info = next(column.info for column in table.layout.columns if column.name == metric)
+    info = next(column.info for column in table.layout.columns if column.name == FINAL)
     shown = "; ".join(f"{e.row.label}: {wording.ours(e)}" for e in entries if e.values) or "no runs yet"
     compared = [f"* {_answer(entry, c).text}\n" for entry in entries for c in entry.comparisons]
     name = info.label[0].upper() + info.label[1:]

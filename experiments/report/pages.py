@@ -11,7 +11,7 @@ from ..study import recorded, study_file
 from ..study.fill import Results
 from ..study.layout import Study
 from . import findings, latex, markdown, method_page, tables
-from .answers import headline
+from .answers import final_text
 from .output import Files, between_marks
 from .verdicts import judge_all
 
@@ -88,7 +88,7 @@ def readme_file(records: Sequence[Record], all_results: Sequence[Results], path:
     """The file at `path`, with the answer of Table 2 and the verdicts on the claims, at the laptop scale."""
     results = next((r for r in all_results if r.scale == "laptop"), None) or Results("laptop", records)
     table = tables.fill(study_file.get("table2"), results)
-    return {path: between_marks(path, {"answer": headline(table), "claims": findings.summary(judge_all(results))})}
+    return {path: between_marks(path, {"answer": final_text(table), "claims": findings.summary(judge_all(results))})}
 
 
 def league_file(all_results: Sequence[Results], path: Path) -> Files:

@@ -349,7 +349,7 @@ def test_rows_that_were_not_run_yet_count_too():
 
 def test_the_answer_of_a_study_without_runs_says_so():
     table = tables.fill(study_file.get("table2"), Results("laptop", []))
-    assert answers.headline(table) == "Character accuracy, %, mean ± standard deviation (seeds): no runs yet.\n\n"
+    assert answers.final_text(table) == "Character accuracy, %, mean ± standard deviation (seeds): no runs yet.\n\n"
 
 
 def test_a_row_over_several_cells_shows_the_cost_of_each():
