@@ -30,7 +30,6 @@ from ..study.layout import Study
 from . import overrides
 
 T = TypeVar("T")
-MOST_SEEDS = 1000
 
 
 class Parser(argparse.ArgumentParser):
@@ -217,11 +216,11 @@ def allowed(what: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
     return with_message
 
 
-@allowed(f"a number of seeds from 1 to {MOST_SEEDS}, or different seeds such as 0,1,2")
+@allowed(f"a number of seeds from 1 to {study_file.MOST_SEEDS}, or different seeds such as 0,1,2")
 def seeds(text: str) -> list[int]:
     """The type of an argument that says how many seeds there are, such as 3, or which, such as 0,1,2."""
     if "," not in text:
-        return list(range(_integer(text, least=1, most=MOST_SEEDS)))
+        return list(range(_integer(text, least=1, most=study_file.MOST_SEEDS)))
     return _different(text, least=0)
 
 

@@ -116,7 +116,7 @@ def interval(differences: Sequence[float]) -> Interval | None:
     return Interval(sample.mean, sample.mean - half, sample.mean + half, sample.n)
 
 
-MOST_SEEDS = 100
+MOST_FORECAST = 100  # a forecast of more seeds than these is no advice
 
 
 def what_would_decide(found: Interval, bound: float = 0.0, compared: int = 1) -> str:
@@ -139,12 +139,12 @@ def what_would_decide(found: Interval, bound: float = 0.0, compared: int = 1) ->
 
     of_seeds = math.sqrt(max(0.0, ((found.high - found.low) / 2) ** 2 - found.questions**2))
     deviation = of_seeds * math.sqrt(found.n) / _quantile(found.n)
-    seeds = bisect.bisect_left(range(MOST_SEEDS + 1), True, lo=found.n + 1, key=decides)
-    if seeds <= MOST_SEEDS:
+    seeds = bisect.bisect_left(range(MOST_FORECAST + 1), True, lo=found.n + 1, key=decides)
+    if seeds <= MOST_FORECAST:
         return f"about {seeds} seeds would decide"
     if found.questions and found.questions >= abs(found.mean - bound):
         return "more questions would have to be asked, since no number of seeds would decide"
-    return f"even {MOST_SEEDS} seeds would hardly decide"
+    return f"even {MOST_FORECAST} seeds would hardly decide"
 
 
 def at_floor(values: Sequence[float], floors: Sequence[float], *, higher_is_better: bool) -> bool:

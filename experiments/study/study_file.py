@@ -43,6 +43,7 @@ from .layout import FIGURES, TRAINING_LOSS, Column, Row, Search, Study, metric_c
 
 BRACKET = "bracket"
 NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
+MOST_SEEDS = 1000
 FOLDER = "studies"  # in a folder of results: the studies that belong to these results
 # What a study does not say: the script does.
 CHOSEN = ("seed", "scale", "dry_run", "paths.results", "task.module", "method.module")
@@ -88,7 +89,7 @@ class StudyEntry(BaseModel):
     rows: dict[str, RowEntry] | str  # a name: the rows, ranks and reference of another study
     ranks: list[Rank] = []
     search: dict[str, Any] = {}
-    seeds: Annotated[int, Field(gt=0, le=1000)] | list[Annotated[int, Field(ge=0)]] = 3
+    seeds: Annotated[int, Field(gt=0, le=MOST_SEEDS)] | list[Annotated[int, Field(ge=0)]] = 3
     reference: str | list[str] = []
     columns: list[str] | dict[str, ColumnEntry] = []
     curve: str = TRAINING_LOSS

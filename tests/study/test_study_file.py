@@ -149,6 +149,7 @@ def test_columns_are_all_metrics_of_the_task_where_none_is_named():
         ({"ranks": [0]}, r"ranks.0"),
         ({"ranks": ["x8"]}, r"ranks.0"),
         ({"seeds": 0}, "seeds"),
+        ({"seeds": study_file.MOST_SEEDS + 1}, "seeds.*1000"),
         ({"seeds": [1, 1]}, "seeds must be different numbers"),
         ({"reference": "DoRA"}, "reference must be a row"),
         ({"search": {"training.learning_rate": "wide"}}, "must be bracket, or a list of rates, got 'wide'"),
