@@ -16,7 +16,6 @@ adds numbers in another order: --tolerance sets the largest difference that coun
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from experiments.measure import benchmarks
 from experiments.reuse import load
 from experiments.spec.compose import composition
 from experiments.spec.parse import parse
-from experiments.spec.run_config import BENCHMARK, RunConfig
+from experiments.spec.run_config import RunConfig, benchmark_names
 from experiments.store import provenance
 from experiments.store.records import Record, Store
 
@@ -80,10 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
 @script.allowed("different names of lm-eval's tasks, such as gsm8k,arc_easy:acc_norm")
 def names(text: str) -> list[str]:
     """The type of an argument that lists benchmarks, such as gsm8k,arc_easy:acc_norm."""
-    parts = text.split(",")
-    if len(set(parts)) < len(parts) or not all(re.fullmatch(BENCHMARK, part) for part in parts):
-        raise ValueError(text)
-    return parts
+    return benchmark_names(text.split(","))
 
 
 def score_benchmarks(record: Record, store: Store, options: argparse.Namespace) -> int:

@@ -16,7 +16,12 @@ LARGEST = 2**32 - 1  # the largest integer of any setting; a larger one overflow
 BENCHMARK = r"[^\s:,\[\]]+(:[^\s:,\[\]]+){0,2}"  # a task of lm-eval, perhaps with a metric and a filter
 
 
-def _benchmarks(names: list[str]) -> list[str]:
+def benchmark_names(names: list[str]) -> list[str]:
+    """Names of benchmarks, unchanged.
+
+    Raises:
+        ValueError: A name has another form than `BENCHMARK`, or occurs twice.
+    """
     if len(set(names)) < len(names) or not all(re.fullmatch(BENCHMARK, name) for name in names):
         raise ValueError("names repeat, or have another form")
     return names
@@ -73,7 +78,7 @@ Targets = Annotated[
 ]
 Benchmarks = Annotated[
     list[str],
-    AfterValidator(_benchmarks),
+    AfterValidator(benchmark_names),
     Field(description="a list of different tasks of lm-eval, such as [gsm8k, arc_easy:acc_norm]"),
 ]
 
