@@ -13,6 +13,7 @@ Exit codes: 0 shown; 2 a bad argument.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -34,18 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     studies = script.studies(options, "table", "figure")
     plan = plans.StudyPlan(studies, options) if studies else None
-    cells = missing(plan) if plan else []
-    for line in plan.notes(plan.states()) if plan else []:
+    states = plan.states() if plan else []
+    for line in plan.notes(states) if plan else []:
         print(f"note: {line}", file=sys.stderr)
-    dashboard.show(options.results, watch=options.watch, cells=cells)
+    dashboard.show(options.results, watch=options.watch, cells=missing(states))
     return 0
 
 
-def missing(plan: plans.StudyPlan) -> list[tuple[str, str]]:
-    """Name and key of each run that the studies still need. A search may need more rates later."""
+def missing(states: Sequence[tuple[str, planning.Plan]]) -> list[tuple[str, str]]:
+    """Name and key of each run that labelled plans still need. A search may need more rates later."""
     return [
         (f"{label}, learning rate {run.rate:g}, seed {run.seed}", cell.setting.key(run.rate, run.seed))
-        for label, cell in plan.states()
+        for label, cell in states
         if cell.setting
         for run in cell.needed
     ]

@@ -317,13 +317,14 @@ class StudyPlan:
             return start.slurm_script(plans, self.extra)
         return "".join(f"{line}\n" for line in start.hydra_lines(plans, self.extra))
 
-    def refuse_bad_cells(self) -> None:
+    @staticmethod
+    def refuse_bad_cells(states: Sequence[tuple[str, Plan]]) -> None:
         """Find a bad cell before the first one runs.
 
         Raises:
             ConfigError: A cell cannot be planned.
         """
-        bad = [f"{label} on {plan.cell.task}: {plan.unavailable}" for label, plan in self.states() if plan.unavailable]
+        bad = [f"{label} on {plan.cell.task}: {plan.unavailable}" for label, plan in states if plan.unavailable]
         if bad:
             more = f"; and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise ConfigError(f"nothing was run, since a cell cannot be planned: {bad[0]}{more}")
@@ -337,8 +338,9 @@ class StudyPlan:
         Raises:
             ConfigError: A cell cannot be planned; nothing was run.
         """
-        self.refuse_bad_cells()
-        self.warn_of_refusals(self.states())
+        states = self.states()
+        self.refuse_bad_cells(states)
+        self.warn_of_refusals(states)
         for study in self.studies:
             if study.name not in study_file.names():  # no folder of configuration files holds the study
                 say(f"study {study.name}: {study_file.keep(study, self.options.results)}")

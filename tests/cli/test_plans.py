@@ -21,6 +21,7 @@ from experiments.store.records import Store
 from experiments.study import planning, start, study_file
 from experiments.study.cells import Protocols
 from scripts import plan as plan_script
+from scripts import status
 
 from .. import synthetic
 from ..conftest import ROOT
@@ -155,6 +156,19 @@ def test_a_launcher_that_is_not_installed_here_is_named_once_and_the_plan_is_sho
     assert line.startswith("warning: run.py will refuse the runs here: ")
     assert "need hydra-submitit-launcher" in line
     assert "7 cells; 35 runs to do" in shown.out
+
+
+def test_the_states_of_cells_are_computed_once_before_the_runs(tmp_path, monkeypatch):
+    """Over thousands of records the states take seconds."""
+    events, states = [], StudyPlan.states
+    monkeypatch.setattr(StudyPlan, "states", lambda self: events.append("states") or states(self))
+    monkeypatch.setattr(start, "run_all", lambda *_, **__: events.append("runs") or 0)
+    (tmp_path / "runs").mkdir()
+    plan(tmp_path).run([].append)
+    assert events == ["states", "runs", "states"]
+    events.clear()
+    assert status.main(["--results", str(tmp_path), "--table", "2", "--scale", "smoke"]) == 0
+    assert events == ["states"]
 
 
 @pytest.mark.parametrize(("search", "words"), [("on", "7 cells; at least "), ("listed", "7 cells; ")])
