@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.errors import HydraException
 from tabulate import tabulate
@@ -117,13 +118,13 @@ class StudyPlan:
         own: dict[str, object] = {}
         common = []
         # The copy of a model has the key of the model; `_check_copy` looks whether the cells have this model.
-        is_copy = any(text.startswith("model_id=") for text in arguments)
+        is_copy = any(_set(text)[0] == "model_id" for text in arguments)
         for text in arguments:
-            ((name, value),) = settings([text]).items()
+            name, _ = _set(text)
             if instead := REFUSED.get(name):
                 raise ConfigError(f"{text} is not for a plan to set: the study does, or {instead}")
             if makes_another_cell(name) and not (is_copy and name in ("model", "model_id")):
-                own[name] = value
+                own |= settings([text])
             else:
                 common.append(text)
         return own, common
@@ -134,8 +135,8 @@ class StudyPlan:
         Raises:
             ConfigError: A cell has another model.
         """
-        for text in (text for text in common if text.startswith("model_id=")):
-            ((_, model),) = settings([text]).items()
+        for text in (text for text in common if _set(text)[0] == "model_id"):
+            _, model = _set(text)
             models = set()
             for planned in self.cells:
                 with contextlib.suppress(UnavailableError):  # the plan names a cell that cannot be planned
@@ -305,10 +306,10 @@ class StudyPlan:
 
     def commands(self, form: str) -> str:
         """The commands of the runs that can start now: `hydra` lines, or a `slurm` script."""
-        if form == "slurm" and "hardware=slurm" in self.extra:
+        if form == "slurm" and (submitting := [text for text in self.common if _submits(*_set(text))]):
             raise ConfigError(
-                "--print slurm: the script is a job itself, and hardware=slurm would submit further jobs from it; "
-                "allowed: another hardware, such as hardware=gpu"
+                f"--print slurm: the script is a job itself, and {submitting[0]} would submit further jobs from it; "
+                "allowed: another hardware, such as hardware=gpu, and no launcher of jobs"
             )
         states = self.states()
         self.warn_of_refusals(states)
@@ -369,6 +370,17 @@ class StudyPlan:
             elif record := self.results.cell(plan.cell).nearest:
                 lines.append(f"no run of {label} on {plan.cell.task}; the nearest record is {record}")
         return lines
+
+
+def _set(text: str) -> tuple[str, Any]:
+    """The setting of an argument, without the signs in front of its name, and its value."""
+    ((name, value),) = settings([text]).items()
+    return name.lstrip("+"), value
+
+
+def _submits(name: str, value: Any) -> bool:
+    """Whether run.py submits jobs with this setting."""
+    return (name, value) == ("hardware", "slurm") or (name == "hydra/launcher" and str(value).startswith("submitit_"))
 
 
 def _seconds_at(config: RunConfig | None, record: Record) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -120,10 +121,14 @@ def test_a_run_of_another_process_is_not_called_interrupted(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "setting", ["seed=1", "method=lora", "task=math", "scale=paper", "paths.results=x", "dry_run=true"]
+    "setting",
+    [
+        *("seed=1", "method=lora", "task=math", "scale=paper", "paths.results=x", "dry_run=true"),
+        *("++paths.results=x", "+seed=1"),
+    ],
 )
 def test_what_a_study_decides_is_refused(tmp_path, setting):
-    with pytest.raises(ConfigError, match=f"{setting} is not for a plan to set"):
+    with pytest.raises(ConfigError, match=f"{re.escape(setting)} is not for a plan to set"):
         plan(tmp_path, setting)
 
 
@@ -169,6 +174,14 @@ def test_the_states_of_cells_are_computed_once_before_the_runs(tmp_path, monkeyp
     events.clear()
     assert status.main(["--results", str(tmp_path), "--table", "2", "--scale", "smoke"]) == 0
     assert events == ["states"]
+
+
+@pytest.mark.parametrize(
+    "setting", ["hardware=slurm", "hardware='slurm'", "hydra/launcher=submitit_slurm", "+hydra/launcher=submitit_local"]
+)
+def test_a_script_for_slurm_submits_no_jobs(setting, tmp_path):
+    with pytest.raises(ConfigError, match=f"{re.escape(setting)} would submit further jobs from it; allowed: "):
+        plan(tmp_path, setting).commands("slurm")
 
 
 @pytest.mark.parametrize(("search", "words"), [("on", "7 cells; at least "), ("listed", "7 cells; ")])
@@ -266,6 +279,7 @@ def test_the_copy_of_a_model_fills_the_cells_of_the_model(tmp_path):
     made = plan(tmp_path, "model=/copy", "model_id=tiny")
     assert [study.name for study in made.studies] == ["table2"]
     assert made.extra[1:] == ["model=/copy", "model_id=tiny"]
+    assert plan(tmp_path, "model=/copy", "++model_id=tiny").extra[1:] == ["model=/copy", "++model_id=tiny"]
     with pytest.raises(ConfigError, match="model_id=owner/other: the model of these cells is tiny"):
         plan(tmp_path, "model=/copy", "model_id=owner/other")
     assert plan(tmp_path, "model=/copy", "model_id=owner/other", scale="galore").cells  # there no cell can be planned

@@ -119,7 +119,9 @@ def test_the_number_of_seeds_that_would_decide_is_the_smallest(differences, comp
         return abs(found.mean) <= quantile * sd / math.sqrt(n)
 
     smallest = next(n for n in itertools.count(len(differences) + 1) if not contains_zero(n))
-    expected = f"about {smallest} seeds would" if smallest <= statistics.MOST_FORECAST else "even 100 seeds would hardly"
+    expected = (
+        f"about {smallest} seeds would" if smallest <= statistics.MOST_FORECAST else "even 100 seeds would hardly"
+    )
     assert statistics.what_would_decide(found, compared=compared) == f"{expected} decide"
 
 
