@@ -58,7 +58,7 @@ def study_of(
     elif "method.rank" in sweeps:  # the rows of one rank are compared with each other
         if ranks:
             raise ConfigError("--ranks and method.rank: both name the ranks; allowed: one of the two")
-        ranks = [int(value) for value in sweeps.pop("method.rank")]
+        ranks = sweeps.pop("method.rank")
     rows = {}
     for values in itertools.product(*sweeps.values()):
         row = dict(zip(sweeps, values, strict=True))

@@ -19,6 +19,7 @@ from ..spec.run_config import TaskSettings
 CURVES, RATES, COST, SPECTRUM, RANK = "curves", "rates", "cost", "spectrum", "rank"
 FIGURES = (CURVES, RATES, COST, SPECTRUM, RANK)  # what may be drawn of a study
 REFERENCE_METHOD = "lora"  # with what a study compares that names no reference, where the method is in the study
+OF_A_CELL = ("task", "method", "method.operator", "model")  # the settings by which `Cell` has parts of its own
 Search = tuple[tuple[str, tuple[Any, ...]], ...]
 TRAINING_LOSS = "loss"  # the curve that every run that trains has
 
@@ -179,7 +180,7 @@ class Study:
     def cell(self, row: Row, column: Column) -> Cell:
         """The configuration that fills the place of a row and a column."""
         settings = column.settings | row.settings
-        fixed = {name: settings.pop(name, None) for name in ("task", "method", "method.operator", "model")}
+        fixed = {name: settings.pop(name, None) for name in OF_A_CELL}
         own_rank = () if row.own_rank is None else (argument("method.rank", row.own_rank),)
         return Cell(
             fixed["task"],

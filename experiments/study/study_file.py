@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
 from .. import files, tasks
 from ..errors import ConfigError, one_line, without_path
@@ -39,7 +40,7 @@ from ..paper import published
 from ..spec import compose, methods, scales
 from ..spec.protocol import rank_number
 from ..spec.run_config import TaskSettings
-from .layout import FIGURES, TRAINING_LOSS, Column, Row, Search, Study, metric_columns, published_in
+from .layout import FIGURES, OF_A_CELL, TRAINING_LOSS, Column, Row, Search, Study, metric_columns, published_in
 
 BRACKET = "bracket"
 NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
@@ -51,7 +52,18 @@ CHOSEN = ("seed", "scale", "dry_run", "paths.results", "task.module", "method.mo
 OWN_FILES = "for files of yours: --config-dir DIR, --task-module FILE, --method-module FILE"
 
 Settings = dict[str, Any]
-Rank = Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=r"^r[1-9]\d*$")]
+PAPERS_RANK = r"r[1-9]\d*"
+
+
+def _rank(value: Any) -> int | str:
+    if type(value) is int and value > 0:
+        return value
+    if isinstance(value, str) and re.fullmatch(PAPERS_RANK, value):
+        return value
+    raise PydanticCustomError("rank", "must be a positive integer, or a rank of the paper such as r8")
+
+
+Rank = Annotated[int | str, PlainValidator(_rank)]  # one validator: an error of a union would name both types
 
 
 class RowEntry(BaseModel):
@@ -73,7 +85,7 @@ class ColumnEntry(BaseModel):
     metric: str | None = None  # else the column's own name
     label: str | None = None
     at: Annotated[float, Field(gt=0, le=1)] | None = None  # the part of the training at which a curve is read
-    rank: Annotated[str, Field(pattern=r"^r[1-9]\d*$")] | None = None
+    rank: Annotated[str, Field(pattern=f"^{PAPERS_RANK}$")] | None = None
     scales: list[str] = []
     ours: bool = False
     paper_model: str = ""
@@ -221,7 +233,7 @@ def _message(error: ValidationError) -> str:
 
 
 def _study(name: str, entry: StudyEntry, entries: dict[str, Any]) -> Study:
-    _refuse_chosen(entry)
+    _check_settings(entry)
     assert isinstance(entry.rows, dict)
     base = {n: v for n, v in entry.base.items() if n != "scale"}
     rows = _rows(entry.rows, base, entry.ranks)
@@ -253,15 +265,18 @@ def _study(name: str, entry: StudyEntry, entries: dict[str, Any]) -> Study:
     )
 
 
-def _refuse_chosen(entry: StudyEntry) -> None:
-    parts: dict[str, Iterable[str]] = {"base": [n for n in entry.base if n != "scale"]}
+def _check_settings(entry: StudyEntry) -> None:
+    """Refuse settings that a study does not decide, and values by which cells cannot be told apart."""
+    parts: dict[str, Settings] = {"base": {n: v for n, v in entry.base.items() if n != "scale"}}
     for kind in ("rows", "columns"):
         if isinstance(entries := getattr(entry, kind), dict):
             parts |= {f"{kind}.{name}": part.model_extra or {} for name, part in entries.items()}
     for where, settings in parts.items():
-        for name in settings:
+        for name, value in settings.items():
             if name.lstrip("+") in CHOSEN:
                 raise ConfigError(f"{where} sets {name}, which is not for a study's {where.partition('.')[0]} to set")
+            if name in OF_A_CELL and not isinstance(value, str | None):
+                raise ConfigError(f"{where}.{name} must be a text, got {value!r}")
 
 
 def _scale(base: Settings) -> str:
@@ -316,9 +331,8 @@ def _rows(entries: dict[str, RowEntry], base: Settings, ranks: list[int | str]) 
     chosen = {family: _ranks(family, entry, base, ranks) for family, entry in entries.items()}
     for _, group in itertools.groupby(entries, key=lambda family: family if entries[family].ranks else chosen[family]):
         families = list(group)
-        own = chosen[families[0]]
-        plain = [_row(family, entries[family], base, bool(own)) for family in families]
-        rows += [_at_rank(row, rank) for rank in own for row in plain] if own else plain
+        own: list[int | str | None] = [*chosen[families[0]]] or [None]
+        rows += [_row(family, entries[family], base, rank) for rank in own for family in families]
     return tuple(rows)
 
 
@@ -334,21 +348,28 @@ def _ranks(family: str, entry: RowEntry, base: Settings, ranks: list[int | str])
     return ranks if entry.ranks is None else entry.ranks
 
 
-def _row(family: str, entry: RowEntry, base: Settings, ranked: bool) -> Row:
+def _row(family: str, entry: RowEntry, base: Settings, rank: int | str | None) -> Row:
+    """A row at a rank of the study; None: the row fixes its rank by itself, or has none."""
     if unknown := [s for s in entry.scales if s not in scales.names()]:
         raise ConfigError(f"rows.{family}.scales has {unknown[0]!r}; allowed: {', '.join(scales.names())}")
-    # `{rank}` stands for the rank, and where the file gives no label the rank stands at the end.
-    label = entry.label or (f"{family}, r = {{rank}}" if ranked else family)
-    settings = {n: base[n] for n in ("method",) if n in base} | (entry.model_extra or {})
-    return Row(label, family, settings, scales=tuple(entry.scales), search=_search(entry.search, f"rows.{family}."))
-
-
-def _at_rank(row: Row, rank: int | str) -> Row:
+    own = entry.model_extra or {}
     number = rank_number(rank) if isinstance(rank, str) else rank
-    label = row.label.replace("{rank}", str(number))
-    if isinstance(rank, str):
-        return replace(row, label=label, rank=number)
-    return replace(row, label=label, own_rank=number)
+    shown = number or (base | own).get("method.rank")
+    # `{rank}` stands for the rank, and where the file gives no label the rank of the study stands at the end.
+    label = entry.label or (f"{family}, r = {{rank}}" if number else family)
+    if "{rank}" in label and shown is None:
+        raise ConfigError(
+            f"rows.{family}.label has {{rank}}, and the row has no rank; allowed: ranks, or another label"
+        )
+    return Row(
+        label.replace("{rank}", str(shown)),
+        family,
+        {n: base[n] for n in ("method",) if n in base} | own,
+        rank=number if isinstance(rank, str) else None,
+        own_rank=None if isinstance(rank, str) else rank,
+        scales=tuple(entry.scales),
+        search=_search(entry.search, f"rows.{family}."),
+    )
 
 
 def _columns(entries: list[str] | dict[str, ColumnEntry], base: Settings) -> tuple[Column, ...]:

@@ -92,6 +92,12 @@ REFUSED = [
     ),
     ("compare", ["method=lora,mora", "task=uuid", "--name", "a/b"], "name has letters, digits, - and _ only"),
     ("compare", ["method=lora,mora", "task=uuid", "--beside", "."], "--beside: allowed without settings for run.py"),
+    *(
+        ("compare", ["method=lora,mora", "task=uuid", f"method.rank={ranks}"], "ranks.0: must be a positive integer,")
+        for ranks in ("a,b", "1.5,8", "true,8")
+    ),
+    ("compare", ["method=lora,mora", "task=uuid", "model={a:1}"], "base.model must be a text, got {'a': 1}"),
+    ("plan", ["model={a:1}"], "base.model must be a text, got {'a': 1}"),
     ("compare", ["--results", "."], "has no two finished cells"),
     (
         "compare",

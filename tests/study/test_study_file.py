@@ -146,8 +146,15 @@ def test_columns_are_all_metrics_of_the_task_where_none_is_named():
         ({"rows": {}, "colums": []}, "colums is not an entry of a study; allowed: title, base, rows"),
         ({"rows": {"X": {}}}, "rows.X.method must be one of"),
         ({"rows": {"X": {"method": "nosuch"}}}, "rows.X.method must be one of .*, got 'nosuch'"),
-        ({"ranks": [0]}, r"ranks.0"),
-        ({"ranks": ["x8"]}, r"ranks.0"),
+        ({"ranks": [0]}, r"ranks.0: must be a positive integer, or .* such as r8, got 0"),
+        *(({"ranks": [rank]}, f"ranks.0: must be .*, got {rank!r}") for rank in ("x8", "8", 1.5, True, None)),
+        ({"rows": {"X": {"method": "lora", "ranks": [True]}}}, "rows.X.ranks.0: must be .*, got True"),
+        ({"base": {"task": ["uuid"]}}, r"base.task must be a text, got \['uuid'\]"),
+        ({"base": {"task": "uuid", "model": {"a": 1}}}, "base.model must be a text, got {'a': 1}"),
+        ({"rows": {"X": {"method": ["lora"]}}}, r"rows.X.method must be a text, got \['lora'\]"),
+        ({"rows": {"X": {"method": "mora", "method.operator": {"a": 1}}}}, "rows.X.method.operator must be a text"),
+        ({"columns": {"loss": {"model": [1]}}}, r"columns.loss.model must be a text, got \[1\]"),
+        ({"rows": {"X": {"method": "fft", "label": "X, {rank}"}}}, "rows.X.label has {rank}, and the row has no rank"),
         ({"seeds": 0}, "seeds"),
         ({"seeds": study_file.MOST_SEEDS + 1}, "seeds.*1000"),
         ({"seeds": [1, 1]}, "seeds must be different numbers"),
@@ -211,6 +218,22 @@ def test_a_study_that_cannot_be_read_does_not_stop_the_others(tmp_path, capsys):
     assert [s.name for s in script.studies(options)] == ["tickets"]
     with pytest.raises(ConfigError, match="got 'my_own'"):
         script.studies(argparse.Namespace(results=tmp_path, study=["other"], scale=None))
+
+
+def test_a_label_shows_the_rank_of_its_row():
+    rows = {"LoRA": {"method": "lora"}, "high": {"method": "lora", "label": "alpha at r = {rank}"}}
+    by_rank = study(rows=rows, ranks=[8, "r64"]).rows
+    assert [(row.label, row.own_rank, row.rank) for row in by_rank[1::2]] == [
+        ("alpha at r = 8", 8, None),
+        ("alpha at r = 64", None, 64),
+    ]
+    fixed = study(rows=rows, base={"task": "uuid", "method.rank": 4})
+    assert [(row.label, row.any_rank) for row in fixed.rows] == [
+        ("LoRA", (None, None)),
+        ("alpha at r = 4", (None, None)),
+    ]
+    of_paper = study_file.changed(study_file.get("figure2"), {"method.rank": 8})
+    assert [row.label for row in of_paper.rows] == ["FFT", "LoRA", "LoRA, r = 8, alpha = 2 r"]
 
 
 def test_two_rows_of_one_name_are_refused():
