@@ -5,7 +5,9 @@ The message of each is one line. `one_line` makes one line of any text.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 LONGEST = 600  # characters of a message. A value that the message names may be of any length
 
@@ -60,6 +62,25 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in MEMORY_MESSAGES)
+
+
+@contextlib.contextmanager
+def refused_merges(what: str, allowed: str) -> Iterator[None]:
+    """Let an error by which PEFT refuses to merge an adapter end in one line.
+
+    Args:
+        what: What PEFT cannot merge, as the start of the line.
+        allowed: What the user can do.
+
+    Raises:
+        ConfigError: PEFT refuses. A lack of memory is no refusal, and keeps its error.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # a NotImplementedError is a RuntimeError
+        if out_of_memory(error):
+            raise
+        raise ConfigError(f"{what}: {one_line(str(error)).rstrip('.')}; allowed: {allowed}") from error
 
 
 def reason_of(error: Exception) -> str:

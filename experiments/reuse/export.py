@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import ConfigError, one_line
+from ..errors import ConfigError, one_line, refused_merges
 from ..store.records import Record, Store
 from ..train import base_models
 from . import load
@@ -35,6 +35,12 @@ class LoraLimits:
     tolerance: float = ROUNDING
     force: bool = False
 
+    @property
+    def without_effect(self) -> str:
+        """That the options which differ from their defaults have no effect, in words; empty where none differs."""
+        options = [f"--{field.name}" for field in fields(self) if getattr(self, field.name) != field.default]
+        return f"{' and '.join(options)} {'have' if options[1:] else 'has'} no effect" if options else ""
+
 
 def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimits, dtype: str | None = None) -> str:
     """Write the model of `record` to the new folder `out`, in one of `FORMATS`.
@@ -55,6 +61,8 @@ def export(record: Record, store: Store, out: Path, form: str, limits: LoraLimit
         ConfigError: The run has no such form, or `out` exists or cannot be written. Nothing is left behind.
         StorageError: The disk is full. Nothing is left behind.
     """
+    if form != "lora" and limits.without_effect:
+        raise ConfigError(f"--format {form}: {limits.without_effect}; allowed: --format lora")
     if out.exists() or out.is_symlink():
         raise ConfigError(f"OUT exists already and is left as it is: {out}")
     with contextlib.ExitStack() as stack:
@@ -90,13 +98,8 @@ def merged(record: Record, store: Store, out: Path, dtype: str | None = None) ->
     model, tokenizer = load.restore(record, store)
     if isinstance(model, PeftModel):
         untie(model)
-        try:
+        with refused_merges(f"PEFT cannot merge the adapter of {record.name}", "--format adapter"):
             model = model.merge_and_unload(safe_merge=True)
-        except (ValueError, NotImplementedError) as error:
-            reason = one_line(str(error)).rstrip(".")
-            raise ConfigError(
-                f"PEFT cannot merge the adapter of {record.name}: {reason}; allowed: --format adapter"
-            ) from error
     dtype = dtype or base_models.stored_format(record.config["model"])
     model = model.to(getattr(torch, dtype))
     for name, parameter in model.named_parameters():
@@ -144,6 +147,10 @@ def lora(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
     """A LoRA adapter that stock PEFT loads onto the pretrained base model."""
     folder, kind = load.folder_of(record, store), kind_on_pretrained(record, store)
     if kind == "LORA":
+        if limits.without_effect:
+            raise ConfigError(
+                f"{record.name} is a LoRA already, on which {limits.without_effect}; allowed: --format lora alone"
+            )
         copy_adapter(folder, out)
         return "the run's own LoRA adapter: PeftModel.from_pretrained loads it"
     if kind != "MORA":

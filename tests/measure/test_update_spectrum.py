@@ -46,6 +46,17 @@ def test_an_update_that_cannot_be_merged_is_refused_before_training():
         update_spectrum.check(get_peft_model(LlamaForCausalLM(config), bias))
 
 
+def test_a_check_that_needs_more_memory_refuses_no_setting(monkeypatch):
+    model = get_peft_model(LlamaForCausalLM(LlamaConfig(vocab_size=48, **SIZES)), copy.deepcopy(CONFIGS["lora"]))
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("peft.tuners.lora.Linear.merge", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        update_spectrum.check(model)
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_check_leaves_the_model_as_it_was(config):
     model = get_peft_model(LlamaForCausalLM(LlamaConfig(vocab_size=48, **SIZES)), copy.deepcopy(config))

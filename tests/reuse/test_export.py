@@ -96,9 +96,10 @@ def test_a_miss_adapter_computes_the_same_in_stock_peft_and_holds_m_alone(traine
     assert sum(t.numel() for t in weights.values()) == sum(t.numel() for t in own.values()) == len(own) * 64 * 64
 
 
-def test_an_adapter_that_peft_cannot_merge_is_one_line(trained, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("error", [ValueError, NotImplementedError, RuntimeError])  # the last: a LoRA with a bias
+def test_an_adapter_that_peft_cannot_merge_is_one_line(trained, tmp_path, monkeypatch, capsys, error):
     def refuse(*_, **__):
-        raise NotImplementedError("a nonlinear update cannot be merged.")
+        raise error("a nonlinear update cannot be merged.")
 
     monkeypatch.setattr(PeftModel, "merge_and_unload", refuse, raising=False)
     results, records = trained
@@ -108,6 +109,16 @@ def test_an_adapter_that_peft_cannot_merge_is_one_line(trained, tmp_path, monkey
     assert line.startswith(f"error: PEFT cannot merge the adapter of {records['mora'].name}: a nonlinear update cannot")
     assert line.endswith("; allowed: --format adapter")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_merge_that_needs_more_memory_is_not_called_impossible(trained, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(PeftModel, "merge_and_unload", fail, raising=False)
+    results, records = trained
+    with pytest.raises(torch.OutOfMemoryError):
+        call(records["mora"].key, tmp_path / "out", "--results", results)
 
 
 def test_the_merged_folder_has_its_tokenizer_and_nothing_of_the_trainer(exported):
@@ -139,6 +150,9 @@ def test_the_adapter_is_what_was_saved(trained, tmp_path, capsys):
         ("fft", ["--format", "lora"], "has no adapter; --format merged"),
         ("fft", ["--format", "adapter"], "has no adapter; --format merged"),
         ("mora", ["--rank", "0"], "--rank"),
+        ("mora", ["--rank", "4", "--force"], "--format merged: --rank and --force have no effect; allowed: --format"),
+        ("mora", ["--format", "adapter", "--tolerance", "0.1"], "--format adapter: --tolerance has no effect; allowed"),
+        ("lora", ["--format", "lora", "--rank", "4"], "is a LoRA already, on which --rank has no effect; allowed: --f"),
         ("mora", ["--format", "miss"], "has no equal in MiSS: r_hat must divide the inputs where wrap is true"),
         ("rotation", ["--format", "miss"], "only the operator sharing with strided groups equals MiSS; got rotation"),
         ("lora", ["--format", "miss"], "is a LORA adapter; --format miss is for MoRA"),
