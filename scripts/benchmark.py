@@ -10,9 +10,7 @@ codes: 0 done; 1 the page is stale (with --render --check); 2 a bad argument.
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import os
 import sys
 import time
@@ -24,25 +22,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from experiments.cli import command, script
 from experiments.errors import ConfigError
 from experiments.files import write_json
-from scripts.benchmarks import page
+from scripts.benchmarks import measured_parts, page
 from scripts.gpu import card_file
 
 ROOT = Path(__file__).resolve().parent.parent
-SCHEMA = 1
 PARTS = tuple(page.TITLES)
-
-
-def names(text: str) -> list[str]:
-    """The type of a list of parts, such as linear,memory. Gives the parts in the order in which they run."""
-    parts = text.split(",")
-    if unknown := sorted(set(parts) - set(PARTS)):
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no part; allowed: {', '.join(PARTS)}")
-    return [name for name in PARTS if name in parts]
+ENTRIES: measured_parts.Types = {  # of a part, beside its rows
+    "quick": bool,
+    "cores": int,
+    "load_average": list,
+    "seconds": (int, float),
+    "provenance": dict,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
-    parser.add_argument("--only", type=names, default=list(PARTS), metavar="A,B,...", help=f"of {', '.join(PARTS)}")
+    only = measured_parts.chosen_from(PARTS)
+    parser.add_argument("--only", type=only, default=list(PARTS), metavar="A,B,...", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="measure only a few rounds, for a first look")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmark.json", metavar="JSON")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", metavar="MARKDOWN")
@@ -74,15 +71,9 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file holds something else.
     """
-    try:
-        measurements: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if measurements["schema"] != SCHEMA or not isinstance(measurements["parts"], dict):
-            raise ValueError(f"schema {measurements['schema']}, this version reads {SCHEMA}")
-    except FileNotFoundError:
-        return {"schema": SCHEMA, "parts": {}}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not a measurement ({error}); name another file with --output") from None
-    return measurements
+    if not path.exists():
+        return {"schema": measured_parts.SCHEMA, "parts": {}}
+    return measured_parts.read(path, "a measurement", "name another file with --output", {}, ENTRIES)
 
 
 def part(name: str, quick: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from experiments import redact
 from experiments.cli import command, script
 from experiments.errors import ConfigError
+from scripts.benchmarks.measured_parts import chosen_from
 from scripts.gpu import parts
 from scripts.gpu.card_file import CardFile
 from scripts.gpu.device import Cuda, Device, StandIn
@@ -29,18 +30,11 @@ from scripts.gpu.device import Cuda, Device, StandIn
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def names(text: str) -> list[str]:
-    """The type of a list of parts, such as tests,step. Gives the parts in the order in which they run."""
-    chosen = text.split(",")
-    if unknown := sorted(set(chosen) - set(parts.PARTS)):
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no part; allowed: {', '.join(parts.PARTS)}")
-    return [name for name in parts.PARTS if name in chosen]
-
-
 @redact.streams(best_effort=True)
 def main(arguments: list[str] | None = None) -> int:
     parser = script.Parser(__doc__)
-    parser.add_argument("--only", type=names, metavar="A,B,...", help="run these parts, also if they are done")
+    only = chosen_from(list(parts.PARTS))
+    parser.add_argument("--only", type=only, metavar="A,B,...", help="run these parts, also if they are done")
     parser.add_argument("--minutes", type=script.positive, default=25, help="the time of all parts (default: 25)")
     parser.add_argument("--rehearse", action="store_true", help="let the CPU stand in for the GPU, at tiny sizes")
     parser.add_argument(

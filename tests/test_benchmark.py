@@ -188,10 +188,21 @@ def test_a_bad_argument_is_one_line_and_2(arguments, tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 99, "parts": {}}', '{"parts": {}}'])
-def test_a_file_that_is_no_measurement_is_one_line_and_left_alone(content, tmp_path, capsys):
+PART = {"quick": True, "cores": 2, "load_average": [0.0], "seconds": 1.0, "provenance": {}, "rows": []}
+
+
+@pytest.mark.parametrize("action", [("--quick", "--only", "memory"), ("--render",)], ids=lambda action: action[0])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"schema": 99, "parts": {}}', '{"parts": {}}', '{"schema": 1, "parts": []}'),
+        *(json.dumps({"schema": 1, "parts": {"linear": part}}) for part in (1, {}, PART | {"rows": [1]})),
+        *(json.dumps({"schema": 1, "parts": {"linear": PART | {name: None}}}) for name in PART),
+    ],
+)
+def test_a_file_that_is_no_measurement_is_one_line_and_left_alone(content, action, tmp_path, capsys):
     (tmp_path / "b.json").write_text(content)
-    assert run(tmp_path, "--quick", "--only", "memory") == 2
+    assert run(tmp_path, *action) == 2
     assert (tmp_path / "b.json").read_text() == content
     error = capsys.readouterr().err
     assert "is not a measurement" in error

@@ -178,16 +178,26 @@ def test_a_rehearsal_never_writes_to_the_results(capsys):
     assert not (ROOT / "results" / "gpu" / "rehearsal.json").exists()
 
 
-def test_a_file_that_is_no_check_is_one_line_and_left_alone(tmp_path, capsys, monkeypatch):
+PART = {"status": "done", "reason": "", "rows": []}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *({}, {"schema": 1, "parts": {}}, {"schema": 1, "card": "A Card", "parts": {"step": 1}}),
+        *({"schema": 1, "card": "A Card", "parts": {"step": PART | {name: None}}} for name in PART),
+    ],
+)
+def test_a_file_that_is_no_check_is_one_line_and_left_alone(content, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("experiments.cli.command.prepare_environment", lambda: None)
     path = tmp_path / "gpu" / "rehearsal.json"
     path.parent.mkdir()
-    path.write_text("{}")
+    path.write_text(json.dumps(content))
     assert call("--rehearse", "--results", str(tmp_path)) == 2
     error = capsys.readouterr().err
     assert "is not a file of the GPU check" in error
     assert error.count("\n") == 1
-    assert path.read_text() == "{}"
+    assert json.loads(path.read_text()) == content
 
 
 def test_the_wheels_are_what_the_machine_lacks():

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import ConfigError
 from experiments.files import write_json
+from scripts.benchmarks import measured_parts
 
-SCHEMA = 1
+ENTRIES: measured_parts.Types = {"status": str, "reason": str}  # of a part, beside its rows
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 
 
@@ -70,7 +69,7 @@ class CardFile:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {"schema": SCHEMA, "card": self.card, "parts": self.parts})
+        write_json(self.path, {"schema": measured_parts.SCHEMA, "card": self.card, "parts": self.parts})
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -79,10 +78,4 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file holds something else.
     """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA or not isinstance(content["parts"], dict):
-            raise ValueError(f"schema {content['schema']}, this version reads {SCHEMA}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not a file of the GPU check ({error}); move it away") from None
-    return content
+    return measured_parts.read(path, "a file of the GPU check", "move it away", {"card": str}, ENTRIES)
