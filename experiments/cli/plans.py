@@ -1,10 +1,9 @@
-"""The plan of studies as scripts use it: their cells, what is missing, what it costs, and running it."""
+"""The plan of studies as scripts use it: their cells, what is missing, and running it."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,23 +14,23 @@ from tabulate import tabulate
 
 from .. import redact, tasks
 from ..errors import ConfigError
-from ..estimate import rough
 from ..identity import makes_another_cell
 from ..paper import Cell
-from ..spec import compose, shapes
+from ..spec import compose
 from ..spec.arguments import argument, settings
 from ..spec.explanation import explain
 from ..spec.parse import checked, typed
-from ..spec.run_config import Hardware, RunConfig
+from ..spec.run_config import Hardware
 from ..store import heartbeats
 from ..store.folder import read_records
-from ..store.records import Record, Store
-from ..study import measures, planning, start, study_file
+from ..store.records import Store
+from ..study import planning, start, study_file
 from ..study.cells import Protocols, UnavailableError
 from ..study.fill import Results
 from ..study.layout import TRAINING_LOSS, Study
 from ..study.planning import Attempted, Plan
 from . import script
+from .costs import Costs
 
 HEADER = ("row", "task", "stage", "states", "learning rate", "still to run")
 DEFAULT_SCALE = "laptop"
@@ -118,9 +117,9 @@ class StudyPlan:
         own: dict[str, object] = {}
         common = []
         # The copy of a model has the key of the model; `_check_copy` looks whether the cells have this model.
-        is_copy = any(_set(text)[0] == "model_id" for text in arguments)
+        is_copy = any(_setting(text)[0] == "model_id" for text in arguments)
         for text in arguments:
-            name, _ = _set(text)
+            name, _ = _setting(text)
             if instead := REFUSED.get(name):
                 raise ConfigError(f"{text} is not for a plan to set: the study does, or {instead}")
             if makes_another_cell(name) and not (is_copy and name in ("model", "model_id")):
@@ -135,8 +134,8 @@ class StudyPlan:
         Raises:
             ConfigError: A cell has another model.
         """
-        for text in (text for text in common if _set(text)[0] == "model_id"):
-            _, model = _set(text)
+        for text in (text for text in common if _setting(text)[0] == "model_id"):
+            _, model = _setting(text)
             models = set()
             for planned in self.cells:
                 with contextlib.suppress(UnavailableError):  # the plan names a cell that cannot be planned
@@ -210,56 +209,6 @@ class StudyPlan:
         """The label and the plan of each cell."""
         return [(c.label, self.plan(c, self.results)) for c in self.cells]
 
-    # Costs.
-
-    def seconds(self, plan: Plan) -> tuple[float | None, str]:
-        """Seconds of one run of a cell, and where the number comes from; None where nothing gives a number."""
-        config = plan.setting.config if plan.setting else None
-        finished = [r for r in self.results.records if r.status == "finished"]
-        alike = [r for r in finished if (r.cell["task"], r.cell["method"]) == (plan.cell.task, plan.cell.method)]
-        if times := [seconds for r in alike if (seconds := _seconds_at(config, r)) is not None]:
-            return sum(times) / len(times), f"from {len(times)} finished"
-        flops = rough.flops(config) if config else None
-        if flops is None:
-            return None, ""
-        speeds = [speed for r in finished if (speed := _flops_a_second(r)) is not None]
-        if speeds:
-            return flops / (sum(speeds) / len(speeds)), "by FLOPs, from other runs here"
-        return None, f"about {planning.duration(rough.seconds_on_card(flops))} a run on one {rough.CARD}, by FLOPs"
-
-    def cost(self, plan: Plan) -> str:
-        """What the missing runs of a cell would cost, and where the number comes from."""
-        count = planning.count_of_runs(plan)
-        if not count:
-            return ""
-        runs = f"{count} run{'' if count == 1 else 's'}"
-        seconds, source = self.seconds(plan)
-        if seconds is None:
-            return (
-                f"{runs}, {source or f'no estimate (no finished run of {plan.cell.method} on {plan.cell.task} here)'}"
-            )
-        return f"{runs}, about {planning.duration(count * seconds)} ({source})"
-
-    def total(self, plans: Sequence[Plan]) -> str:
-        """One line: cells, runs to do, and the time of those for which a time is known."""
-        counted = self._counted(plans)
-        known = sum(count * seconds for count, seconds in counted if seconds is not None)
-        unknown = sum(count for count, seconds in counted if seconds is None)
-        least = "at least " if any(plan.widens for plan in plans) else ""
-        line = f"\n{len(plans)} cells; {least}{sum(count for count, _ in counted)} runs to do"
-        line += f", about {planning.duration(known)}" if known else ""
-        return line + (f"; {unknown} of them without a time" if unknown and known else "")
-
-    def time_left(self) -> str:
-        """How long all cells will still take, in words; empty where some time is not known."""
-        seconds = [s and count * s for count, s in self._counted([plan for _, plan in self.states()]) if count]
-        known = [s for s in seconds if s is not None]
-        return f"about {planning.duration(sum(known))}" if known and len(known) == len(seconds) else ""
-
-    def _counted(self, plans: Sequence[Plan]) -> list[tuple[int, float | None]]:
-        """How many runs each cell still needs, and the seconds of one."""
-        return [(planning.count_of_runs(p), self.seconds(p)[0]) for p in plans]
-
     def warn_of_refusals(self, states: Sequence[tuple[str, Plan]]) -> None:
         """Print a warning for each cell with missing runs that run.py will refuse for the settings of all cells."""
         hardware: dict[str, Hardware] = {}
@@ -283,7 +232,7 @@ class StudyPlan:
 
     def show(self) -> int:
         """Print the table of the cells, and what cannot be planned. Gives the exit code."""
-        states = self.states()
+        states, costs = self.states(), Costs(self.results.records)
         self.warn_of_refusals(states)
         rows = [
             (
@@ -292,12 +241,12 @@ class StudyPlan:
                 p.stage,
                 planning.states(p) if p.setting else "cannot be planned, see below",
                 p.selection,
-                self.cost(p),
+                costs.of_cell(p),
             )
             for label, p in states
         ]
         print(tabulate(rows, HEADER, disable_numparse=True))
-        print(self.total([p for _, p in states]))
+        print(costs.total([p for _, p in states]))
         for line in self.notes(states):
             print(line)
         return 1 if any(p.unavailable for _, p in states) else 0
@@ -306,7 +255,7 @@ class StudyPlan:
 
     def commands(self, form: str) -> str:
         """The commands of the runs that can start now: `hydra` lines, or a `slurm` script."""
-        if form == "slurm" and (submitting := [text for text in self.common if _submits(*_set(text))]):
+        if form == "slurm" and (submitting := [text for text in self.common if _submits(*_setting(text))]):
             raise ConfigError(
                 f"--print slurm: the script is a job itself, and {submitting[0]} would submit further jobs from it; "
                 "allowed: another hardware, such as hardware=gpu, and no launcher of jobs"
@@ -351,7 +300,10 @@ class StudyPlan:
             self.results = self.read()
             return self.plan(self.cells[i], self.results, attempted)
 
-        code = start.run_all(labels, replan, self.extra, say, time_left=self.time_left)
+        def time_left() -> str:
+            return Costs(self.results.records).time_left([plan for _, plan in self.states()])
+
+        code = start.run_all(labels, replan, self.extra, say, time_left=time_left)
         self.results = self.read()
         rows = [(label, planning.states(p), p.selection) for label, p in self.states()]
         say("\n" + tabulate(rows, ("row", "runs", "learning rate"), disable_numparse=True))
@@ -372,7 +324,7 @@ class StudyPlan:
         return lines
 
 
-def _set(text: str) -> tuple[str, Any]:
+def _setting(text: str) -> tuple[str, Any]:
     """The setting of an argument, without the signs in front of its name, and its value."""
     ((name, value),) = settings([text]).items()
     return name.lstrip("+"), value
@@ -381,31 +333,3 @@ def _set(text: str) -> tuple[str, Any]:
 def _submits(name: str, value: Any) -> bool:
     """Whether run.py submits jobs with this setting."""
     return (name, value) == ("hardware", "slurm") or (name == "hydra/launcher" and str(value).startswith("submitit_"))
-
-
-def _seconds_at(config: RunConfig | None, record: Record) -> float | None:
-    """The seconds of a record's run, scaled to the steps, batch and model of `config`."""
-    seconds = measures.number(record.cost.get("seconds"))
-    shape = shapes.at_hand(config.model, config.paths.cache_folder) if config else None
-    sizes = _sizes(record)
-    if seconds is None or config is None or shape is None or sizes is None:
-        return seconds
-    return seconds * shape.parameters * config.training.steps * config.training.batch_size / math.prod(sizes)
-
-
-def _flops_a_second(record: Record) -> float | None:
-    """The FLOPs that a run did in a second."""
-    cost = [measures.number(record.cost.get(name)) for name in ("total_parameters", "tokens", "seconds")]
-    parameters, tokens, seconds = cost
-    if not (parameters and tokens and seconds):
-        return None
-    trained = measures.number(record.cost.get("trainable_parameters"))
-    return rough.FLOPS[trained == parameters] * parameters * tokens / seconds
-
-
-def _sizes(record: Record) -> tuple[float, float, float] | None:
-    """Parameters, steps and batch size of a run."""
-    training = record.config.get("training", {})
-    values = (record.cost.get("total_parameters"), training.get("steps"), training.get("batch_size"))
-    parameters, steps, batch = map(measures.number, values)
-    return (parameters, steps, batch) if parameters and steps and batch else None

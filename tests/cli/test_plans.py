@@ -13,6 +13,7 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from experiments.cli.costs import Costs
 from experiments.cli.plans import StudyPlan
 from experiments.errors import ConfigError
 from experiments.report import tables, wording
@@ -36,7 +37,7 @@ def plan(results, *settings, studies=("table2",), scale="smoke", seeds=None):
 
 
 def cost(made, label):
-    return made.cost(dict(made.states())[label])
+    return Costs(made.results.records).of_cell(dict(made.states())[label])
 
 
 def test_an_estimate_says_where_it_comes_from(tmp_path):
@@ -78,7 +79,8 @@ def test_a_time_is_scaled_to_the_steps_and_the_batch(tmp_path):
     run = synthetic.record(setting, setting.candidates[0], 0, config=config)
     run.cost = {"seconds": 20.0, "total_parameters": 1_800_000, "trainable_parameters": 1.0}
     synthetic.write([run], tmp_path)
-    seconds, source = plan(tmp_path).seconds(dict(plan(tmp_path).states())["LoRA, r = 256"])
+    again = plan(tmp_path)
+    seconds, source = Costs(again.results.records).seconds(dict(again.states())["LoRA, r = 256"])
     assert seconds == pytest.approx(10, rel=0.2)
     assert source == "from 1 finished"
 
