@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .errors import ConfigError, one_line
 
@@ -24,9 +25,12 @@ def define(path: str, names: Iterable[str]) -> None:
     _defined.setdefault(path, set()).update(names)
 
 
-def is_of_others(path: str | None, name: str | None) -> bool:
-    """Whether the command line has named a file, and the file does not define the task or the adapter of this name."""
-    return path in _defined and name not in _defined[path]
+def is_of_others(path: str | None, name: Any) -> bool:
+    """Whether the command line has named a file, and the file does not define the task or the adapter of this name.
+
+    A name that is no text is the name of nothing.
+    """
+    return path in _defined and not any(known == name for known in _defined[path])
 
 
 def load(path: str, setting: str) -> tuple[ModuleType, str]:

@@ -40,20 +40,20 @@ def typed(composed: DictConfig) -> RunConfig:
     scale = values.get("scale")
     if not isinstance(scale, dict) or "name" not in scale:
         raise ConfigError(f"scale must be a section with a name, got {scale!r}")
-    _without_others_code(values)
-    return _typed(values | {"scale": scale["name"]})
+    return _without_others_code(_typed(values | {"scale": scale["name"]}))
 
 
-def _without_others_code(values: dict[str, Any]) -> None:
+def _without_others_code(run: RunConfig) -> RunConfig:
     """Take a user's Python file away from the methods and tasks that the file does not define.
 
     One command may compare the adapter of a user's file with LoRA, and the argument holds for all cells.
     """
-    method, task = values["method"], values["task"]
-    if user_code.is_of_others(method.get("module"), (method.get("peft") or {}).get("peft_type")):
-        method["module"] = None
-    if user_code.is_of_others(task.get("module"), task.get("name")):
-        task["module"] = None
+    method, task = run.method, run.task
+    if user_code.is_of_others(method.module, (method.peft or {}).get("peft_type")):
+        method = method.replace(module=None)
+    if user_code.is_of_others(task.module, task.name):
+        task = task.replace(module=None)
+    return run.replace(method=method, task=task)
 
 
 def _complete(composed: DictConfig) -> None:
@@ -225,12 +225,12 @@ def _message(error: ErrorDetails) -> str:
     where, fields = ".".join(map(str, error["loc"])), getattr(section, "model_fields", {})
     if error["type"] == "extra_forbidden":
         return f"{where} is not a setting; allowed: {', '.join(fields)}"
-    value = error["input"]
-    if type(value) is int and value > LARGEST:
-        return f"{where} must be at most {LARGEST}, got a number of {len(f'{value:x}') * 4} bits"
-    field = fields.get(name)
+    field, value, limit = fields.get(name), error["input"], error.get("ctx", {}).get("le")
     expected = (_allowed(field.annotation) or field.description) if field is not None else None
-    return f"{where} must be {expected or error['msg']}, got {value!r}"
+    if type(value) is not int or abs(value) <= LARGEST:
+        return f"{where} must be {expected or error['msg']}, got {value!r}"
+    most = expected if limit is None else f"at most {limit}"
+    return f"{where} must be {most or error['msg']}, got a number of {value.bit_length()} bits"
 
 
 def _section_in(annotation: Any) -> Any:
@@ -241,6 +241,8 @@ def _section_in(annotation: Any) -> Any:
 def _allowed(annotation: Any) -> str | None:
     """What a type accepts, in words."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "a section of settings"
+    if typing.get_origin(annotation) is dict:
         return "a section of settings"
     if typing.get_origin(annotation) is typing.Literal:
         return "one of " + ", ".join(typing.get_args(annotation))

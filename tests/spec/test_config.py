@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from experiments import user_code
 from experiments.errors import ConfigError
 from experiments.identity import identity_of, key_of, makes_another_cell, name_of
 from experiments.spec import hardware
@@ -86,6 +88,9 @@ WRONG = [
     ("method.operator=auto", "method.operator must be one of truncation, sharing, decouple, rotation"),
     ("method.wrap=1", "method.wrap must be one of true, false", "got 1"),
     ("method.peft.peft_type=[x]", "method.peft.peft_type is missing"),
+    ("method.peft=zero", "method.peft must be a section of settings, got 'zero'"),
+    ("hardware.threads=5000000000", "hardware.threads must be at most 1024, got a number of 33 bits"),
+    ("seed=5000000000", "seed must be at most 4294967295, got a number of 33 bits"),
     ("protocol.ranks=3", "protocol.ranks must be a rank for each rank of the paper"),
     ("protocol.learning_rates.mora=3", "protocol.learning_rates.mora must hold `use` and `candidates`"),
     ("method.dropout=1", "method.dropout must be a fraction"),
@@ -256,6 +261,25 @@ def test_the_key_does_not_change_with_other_settings(no_gpu):
 def test_config_error_is_what_parse_raises():
     with pytest.raises(ConfigError, match=r"method\.rank must be a positive integer"):
         compose("method.rank=-2")
+
+
+@pytest.mark.parametrize("value", [["a.py"], {"a": 1}], ids=str)
+@pytest.mark.parametrize("setting", ["task.module", "method.module"])
+def test_what_is_no_name_of_a_file_is_named_with_its_setting(setting, value):
+    composed = composition(["scale=smoke"])
+    OmegaConf.update(composed, setting, value)
+    with pytest.raises(ConfigError, match=rf"^{setting} must be a text, got {re.escape(str(value))}$"):
+        parse(composed)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "is_of_others"),
+    [("own.py", "MINE", False), ("own.py", "LORA", True), ("own.py", ["MINE"], True), ("b.py", "LORA", False)],
+)
+def test_a_file_of_a_user_is_for_what_it_defines(path, name, is_of_others, monkeypatch):
+    monkeypatch.setattr(user_code, "_defined", {})
+    user_code.define("own.py", ["MINE"])
+    assert user_code.is_of_others(path, name) == is_of_others
 
 
 def test_a_run_for_another_machine_asks_nothing_of_this_one(no_gpu):
