@@ -24,20 +24,39 @@ def hardware_in_force(hardware: Hardware, planned: bool = False) -> Hardware:
         planned: The run is planned for another machine: `auto` is then a GPU with bf16, whatever this machine has.
 
     Raises:
-        ConfigError: This machine lacks the GPU, or the device cannot compute in the number format.
+        ConfigError: Two settings fit one another on no machine, or this machine lacks what a setting needs.
     """
+    _check_together(hardware)
     gpu = hardware.device != "cpu" and (planned or _has_gpu())
     if hardware.device == "gpu" and not gpu:
         raise ConfigError("hardware.device is gpu, but torch finds no GPU here; allowed: auto, cpu")
     precision = hardware.precision
     if precision == "auto":
         precision = "bf16" if gpu and (planned or _has_bf16()) else "fp32"
-    if precision == "fp16" and not gpu:
-        raise ConfigError("hardware.precision: fp16 needs a GPU; allowed on the CPU: fp32, bf16")
     hardware = hardware.replace(device="gpu" if gpu else "cpu", precision=precision)
+    _check_together(hardware)  # `auto` may have become the CPU
     if planned:
         return hardware.replace(processes=hardware.processes or 1, nodes=hardware.nodes or 1)
     return _engine_in_force(_ranks_in_force(hardware))
+
+
+def _check_together(hardware: Hardware) -> None:
+    """Check the settings against one another, without a look at this machine.
+
+    Raises:
+        ConfigError: Two settings do not fit.
+    """
+    if hardware.precision == "fp16" and hardware.device == "cpu":
+        raise ConfigError("hardware.precision: fp16 needs a GPU; allowed on the CPU: fp32, bf16")
+    if hardware.sharding == "zero2" and hardware.device == "cpu":
+        raise ConfigError(
+            "hardware.sharding: zero2 needs DeepSpeed, which runs on GPUs; allowed on the CPU: none, full, gradients"
+        )
+    if hardware.sharding in ("full", "gradients") and hardware.compile:
+        raise ConfigError(
+            "hardware.compile must be false under FSDP: the ranks of a compiled model do not gather the same weights "
+            "at the same time; allowed with hardware.compile=true: hardware.sharding=none"
+        )
 
 
 def _ranks_in_force(hardware: Hardware) -> Hardware:
@@ -70,19 +89,10 @@ def _ranks_in_force(hardware: Hardware) -> Hardware:
 def _engine_in_force(hardware: Hardware) -> Hardware:
     """`sharding` and `compile` as definite values."""
     sharding = hardware.sharding or "none"
-    if sharding == "zero2" and hardware.device != "gpu":
-        raise ConfigError(
-            "hardware.sharding: zero2 needs DeepSpeed, which runs on GPUs; allowed on the CPU: none, full, gradients"
-        )
     if sharding == "zero2" and not _has_deepspeed():
         raise ConfigError(
             "hardware.sharding: zero2 needs the package deepspeed, which is not installed (pip install deepspeed); "
             "allowed without it: none, full, gradients"
-        )
-    if sharding in ("full", "gradients") and hardware.compile:
-        raise ConfigError(
-            "hardware.compile must be false under FSDP: the ranks of a compiled model do not gather the same weights "
-            "at the same time; allowed with hardware.compile=true: hardware.sharding=none"
         )
     return hardware.replace(sharding=sharding, compile=bool(hardware.compile))
 

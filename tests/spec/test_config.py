@@ -290,6 +290,34 @@ def test_a_run_for_another_machine_asks_nothing_of_this_one(no_gpu):
     assert (config.hardware.device, config.dry_run) == ("gpu", False)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hardware=fsdp", "hardware.compile=true"], "hardware.compile must be false under FSDP"),
+        (["hardware=gpu", "hardware.sharding=gradients", "hardware.compile=true"], "must be false under FSDP"),
+        (["hardware=cpu", "hardware.sharding=zero2"], "zero2 needs DeepSpeed, which runs on GPUs"),
+        (["hardware=cpu", "hardware.precision=fp16"], "fp16 needs a GPU"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("planned", [True, False])
+def test_settings_that_fit_on_no_machine_are_refused_before_a_machine_is_asked(arguments, message, planned, no_gpu):
+    composed = composition([*arguments, "scale=smoke"])
+    with pytest.raises(ConfigError, match=message):
+        parse(composed, elsewhere=planned)
+    composed.dry_run = True
+    with pytest.raises(ConfigError, match=message):
+        parse(composed)
+
+
+def test_a_device_that_became_the_cpu_is_checked_too(no_gpu):
+    for setting, message in (("sharding=zero2", "runs on GPUs"), ("precision=fp16", "fp16 needs a GPU")):
+        composed = composition([f"hardware.{setting}", "scale=smoke"])
+        with pytest.raises(ConfigError, match=message):
+            parse(composed)
+        assert parse(composed, elsewhere=True).hardware.device == "gpu"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_composes_and_names_its_command(path, main, monkeypatch, capsys):
     text = path.read_text()
