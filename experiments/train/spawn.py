@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from .. import redact, tasks
-from ..errors import ConfigError
+from ..errors import ConfigError, StorageError, exit_code
 from ..spec import methods, ranks, signals
 from ..spec.run_config import RunConfig
 from ..store.records import Record, Store
@@ -25,6 +25,7 @@ Execute = Callable[[RunConfig, Record, Store], Record]
 
 GRACE = 10.0  # seconds that the other ranks have to end by themselves after one rank has failed
 STOPPING = 60.0  # seconds that the ranks have to end after they got SIGTERM
+TOLD = {kind.__name__: kind for kind in (ConfigError, StorageError)}  # errors of a rank that this process raises too
 HUNG = 600.0  # seconds without a step and without a byte of a checkpoint; then ranks that got SIGTERM count as hung
 
 
@@ -36,6 +37,7 @@ def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Re
 
     Raises:
         ConfigError: A rank found that the configuration does not fit the model or the machine.
+        StorageError: A rank could not write to the disk, and the record does not say so.
         KeyboardInterrupt: The run was interrupted; its record says so.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -68,8 +70,8 @@ def run(execute: Execute, config: RunConfig, record: Record, store: Store) -> Re
         raise
     except (ProcessExitedException, ProcessRaisedException) as ending:
         error = ranks.failure_in(rendezvous)
-        if error and error["type"] == "ConfigError":
-            raise ConfigError(error["message"]) from None
+        if error and error["type"] in TOLD and "traceback" not in error:  # an error with a traceback is in the record
+            raise TOLD[error["type"]](error["message"]) from None
         written = store.read(record.key)
         if written is None:
             raise
@@ -135,7 +137,7 @@ def stop(processes: list[Any], seconds: float = STOPPING, activity: Callable[[],
 
 @redact.streams(best_effort=True)
 def work(index: int, execute: Execute, config: RunConfig, record: Record, store: Store, port: int, parent: int) -> None:
-    """The work of one rank. Exit codes: 0 done, 1 failed, 2 the configuration is wrong, 130 interrupted."""
+    """The work of one rank. Exit codes: 0 done, 1 failed, 2 a setting is wrong, 130 interrupted."""
     import torch
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -155,9 +157,9 @@ def work(index: int, execute: Execute, config: RunConfig, record: Record, store:
         code = 0 if execute(config, record, store).status == "finished" else 1
     except KeyboardInterrupt:
         code = 130
-    except ConfigError as error:
-        ranks.fail({"type": "ConfigError", "message": str(error)})
-        code = 2
+    except (ConfigError, StorageError) as error:
+        ranks.fail({"type": type(error).__name__, "message": str(error)})
+        code = exit_code(error)
     if not code:
         ranks.leave()
     ranks.end(code)

@@ -11,8 +11,9 @@ import time
 import pytest
 
 from experiments import runner
+from experiments.errors import ConfigError, StorageError
 from experiments.identity import identity_of
-from experiments.spec import signals
+from experiments.spec import ranks, signals
 from experiments.store.records import Store
 from experiments.train import spawn
 
@@ -82,8 +83,8 @@ def test_a_step_and_a_byte_of_a_checkpoint_are_activity(tmp_path):
     assert spawn.activity(store, "k") == seen[-1]
 
 
-def run_on_a_rank(execute, config):
-    """Call `execute` on one rank, as a run on several ranks does. Gives the record."""
+def run_on_ranks(execute, config):
+    """Call `execute` on the ranks of `config`, also where there is one, as a run on several ranks does."""
     store, record = Store(config.paths.results), runner.record_of(config, identity_of(config))
     return spawn.run(execute, config, record, store)
 
@@ -112,7 +113,7 @@ def test_a_run_waits_for_ranks_that_work_and_kills_ranks_that_hang(smoke, tmp_pa
     monkeypatch.setattr(spawn, "HUNG", 1.5)
     threading.Thread(target=interrupt_once_it_works, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        run_on_a_rank(work_then_hang, smoke("method=none"))
+        run_on_ranks(work_then_hang, smoke("method=none"))
     assert steps.read_text() == str(STEPS)  # the steps take twice as long as a rank may hang
     assert "1 of the ranks did not end within 1.5 s and are killed" in capsys.readouterr().err
     assert the_record(tmp_path / "results")["status"] == "interrupted"
@@ -134,8 +135,44 @@ def get_signals(config, record, store):
 
 
 def test_a_rank_leaves_signals_to_the_process_that_started_it(smoke):
-    assert run_on_a_rank(get_signals, smoke("method=none")).status == "finished"
+    assert run_on_ranks(get_signals, smoke("method=none")).status == "finished"
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def refuse_the_disk(config, record, store):
+    """Ranks whose disk is full before there is a record."""
+    raise StorageError("cannot write the rows to cache: No space left on device")
+
+
+def refuse_a_setting(config, record, store):
+    """Ranks whose configuration does not fit."""
+    raise ConfigError("task.max_length must be less")
+
+
+@pytest.mark.parametrize(
+    ("execute", "kind", "message"),
+    [
+        (refuse_the_disk, StorageError, "cannot write the rows to cache: No space left on device"),
+        (refuse_a_setting, ConfigError, "task.max_length must be less"),
+    ],
+)
+def test_an_error_without_a_record_is_that_of_the_ranks(execute, kind, message, smoke, tmp_path):
+    with pytest.raises(kind, match=f"^{message}$"):
+        run_on_ranks(execute, smoke("method=none", "hardware.processes=2"))
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def fail_with_a_full_disk(config, record, store):
+    """A rank that fails in its training, and writes the error into the record."""
+    record.status = "failed"
+    record.error = {"type": "StorageError", "message": "full", "traceback": "failures/k.txt"}
+    ranks.fail(record.error)
+    store.write(record)
+    return record
+
+
+def test_an_error_that_the_record_holds_is_not_raised(smoke):
+    assert run_on_ranks(fail_with_a_full_disk, smoke("method=none")).error["type"] == "StorageError"
 
 
 def print_a_secret(config, record, store):
@@ -153,7 +190,7 @@ def print_a_secret(config, record, store):
 @pytest.mark.promise("If what a run prints cannot be written, the run goes on and ends as it would otherwise.")
 def test_a_rank_hides_secrets_and_goes_on_if_its_output_is_lost(smoke, monkeypatch, capfd):
     monkeypatch.setenv("MY_SECRET", "correct-horse-battery")
-    assert run_on_a_rank(print_a_secret, smoke("method=none")).status == "finished"
+    assert run_on_ranks(print_a_secret, smoke("method=none")).status == "finished"
     out, err = capfd.readouterr()
     assert out == "out [secret]\n"
     assert "err [secret]\n" in err
