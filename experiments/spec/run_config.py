@@ -60,6 +60,7 @@ def _unless_blank(path: Any) -> Any:
 # The description completes the sentence "<setting> must be ...".
 PositiveInt = Annotated[int, Field(gt=0, le=LARGEST, description="a positive integer")]
 Count = Annotated[int, Field(ge=0, le=LARGEST, description="an integer of at least 0")]
+Length = Annotated[int, Field(ge=2, le=LARGEST, description="an integer of at least 2 (no loss counts on the first)")]
 Seed = Annotated[int, Field(ge=0, le=LARGEST, description=f"an integer from 0 to {LARGEST}")]
 Threads = Annotated[int, Field(gt=0, le=1024, description="an integer from 1 to 1024")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a positive number")]
@@ -202,7 +203,7 @@ class TaskSettings(Section):
     probe_documents: Count | None = None
     questions: Count | None = None
     prompt: Literal["auto", "template", "plain", "raw", "alpaca", "open-instruct"] | None = None
-    max_length: PositiveInt | None = None
+    max_length: Length | None = None
     new_tokens: PositiveInt | None = None
     math_new_tokens: PositiveInt | None = None
     match: Literal["exact", "contains", "number"] | None = None

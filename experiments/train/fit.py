@@ -33,7 +33,7 @@ def model(config: RunConfig) -> Shape:
         raise ConfigError(
             f"model {config.model} takes sequences of at most {shape.positions:,} tokens, and task={config.task.name} "
             f"has sequences of up to {tokens:,}; allowed: "
-            + (f"task.max_length up to {room}" if room > 0 else "a model that takes so many")
+            + (f"task.max_length up to {room}" if room > 1 else "a model that takes so many")
         )
     return shape
 

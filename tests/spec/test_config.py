@@ -88,6 +88,7 @@ WRONG = [
     ("method.operator=auto", "method.operator must be one of truncation, sharing, decouple, rotation"),
     ("method.wrap=1", "method.wrap must be one of true, false", "got 1"),
     ("method.peft.peft_type=[x]", "method.peft.peft_type is missing"),
+    ("task=pretrain task.max_length=1", "task.max_length must be an integer of at least 2", "got 1"),
     ("method.peft=zero", "method.peft must be a section of settings, got 'zero'"),
     ("hardware.threads=5000000000", "hardware.threads must be at most 1024, got a number of 33 bits"),
     ("seed=5000000000", "seed must be at most 4294967295, got a number of 33 bits"),
