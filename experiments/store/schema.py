@@ -251,8 +251,9 @@ def _check_finished(values: dict[str, Any]) -> None:
     held = [name for name in headlines if name in final]
     if headlines and not held:
         raise ValueError(f"its run is finished, and metrics.final has no {' and no '.join(headlines)}")
-    if any(final[name] is None for name in held):
-        raise ValueError(f"its run is finished, and {held[0]} is no finite number")
+    for name in held:
+        if final[name] is None:
+            raise ValueError(f"its run is finished, and {name} is no finite number")
     for name in ("trainable_parameters", "seconds"):
         if cost.get(name) is None:
             raise ValueError(f"its run is finished, and cost.{name} is missing")

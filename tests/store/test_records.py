@@ -93,6 +93,13 @@ def identified(**changes):
     return values(identity=identity, key=key_of(identity))
 
 
+def of_instruct(**final):
+    """The file of a record of a task whose headline has a stand-in."""
+    identity = record().identity | {"task": {"name": "instruct"}}
+    metrics = {"final": final, "curve": []}
+    return values(identity=identity, key=key_of(identity), cell=CELL | {"task": "instruct"}, metrics=metrics)
+
+
 LONG = 10**4000
 ODD = {
     "a section that is no mapping": (values(config=[]), "config: "),
@@ -110,6 +117,10 @@ ODD = {
     "a text in the curve": (values(metrics=METRICS | {"curve": [{"step": 1, "loss": "x"}]}), "metrics.curve.0.loss"),
     "a step that is no integer": (values(metrics=METRICS | {"curve": [{"step": 0.5}]}), "has no step"),
     "a headline that is not finite": (values(metrics={"final": {"char_accuracy": None}, "curve": []}), "char_accuracy"),
+    "a stand-in that is not finite": (
+        of_instruct(mmlu_5shot=1.0, answer_bits_per_byte=None),
+        "and answer_bits_per_byte is no finite number",
+    ),
     "no headline": (values(metrics={"final": {}, "curve": []}), "metrics.final has no char_accuracy"),
     "a headline of another task": (values(metrics={"final": {"perplexity": 2.0}, "curve": []}), "has no char_accuracy"),
     "another status": (values(status="done"), "status: "),
