@@ -17,14 +17,6 @@ from .run_config import Method, RunConfig
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 HUB_DATA = re.compile(HUB_ID.pattern + r"(:[\w.-]*){0,2}", re.ASCII)  # owner/name, perhaps a configuration and a split
 DATA_FILES = (".json", ".jsonl", ".ndjson", ".jsonlines", ".jl", ".csv", ".tsv", ".parquet", ".txt", ".md")
-# The sizes of a LLaMA in its config.json, and their names in `shapes.Llama`.
-SIZES = {
-    "hidden_size": "hidden",
-    "intermediate_size": "intermediate",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "vocab_size": "vocabulary",
-}
 RESTARTS = ("restart_warmup", "restart_schedule", "restart_floor", "optimizer_reset", "reset_scope", "reset_ratio")
 
 
@@ -185,7 +177,9 @@ def _copy_of_model(run: RunConfig) -> None:
             f"model_id says of which model the folder `model` is a copy, and model={run.model} is no folder"
         )
     published, own = shapes.NAMED.get(run.model_id), _config_of(run.model)
-    if published and any(own.get(name) != getattr(published, size) for name, size in SIZES.items()):
+    if own.get("num_key_value_heads") is None:  # the file of a model without shared heads may leave the number out
+        own["num_key_value_heads"] = own.get("num_attention_heads")
+    if published and any(own.get(name) != size for name, size in published.sizes.items()):
         raise ConfigError(f"model_id: {run.model} is no copy of {run.model_id}: its config.json has other sizes")
 
 

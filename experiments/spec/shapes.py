@@ -92,17 +92,24 @@ class Llama:
         linears["lm_head"] = (self.hidden, self.vocabulary)
         return Shape(self.hidden, self.vocabulary, self.positions, self.parameters, linears, "lm_head")
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The sizes under their names in the config.json of a model."""
+        return {
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+        }
+
     def config(self, **settings: Any) -> Any:
         """The configuration of transformers with these sizes and further `settings`."""
         from transformers import LlamaConfig
 
         return LlamaConfig(
-            vocab_size=self.vocabulary,
-            hidden_size=self.hidden,
-            intermediate_size=self.intermediate,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads,
+            **self.sizes,
             max_position_embeddings=self.positions,
             tie_word_embeddings=self.tied,
             **settings,

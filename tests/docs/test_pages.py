@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from experiments.reuse import load
-from experiments.spec import checks, shapes
+from experiments.spec import shapes
 from experiments.store.records import Store
 
 from ..conftest import ROOT, compose
@@ -38,8 +38,7 @@ SCRIPTS = {" ".join(c): c for page in PAGES for c in commands(page, "scripts/")}
 
 def write_config_of_llama(folder: Path) -> None:
     """Write the config.json of a copy of LLaMA-2 7B, without weights."""
-    sizes = shapes.NAMED["meta-llama/Llama-2-7b-hf"]
-    config = {name: getattr(sizes, size) for name, size in checks.SIZES.items()}
+    config = shapes.NAMED["meta-llama/Llama-2-7b-hf"].sizes
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | config))
 

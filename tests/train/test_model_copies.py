@@ -1,5 +1,6 @@
 """A folder that is a copy of a model on the hub: the run counts as a run on the model's id."""
 
+import contextlib
 import json
 
 import pytest
@@ -8,16 +9,18 @@ from experiments import runner
 from experiments.errors import ConfigError
 from experiments.identity import cell_of, fingerprint, identity_of, key_of, name_of
 from experiments.reuse import load
+from experiments.spec import shapes
 from experiments.store.records import Store
 from experiments.study.printed import paper_values_of
 from experiments.train import base_models, scratch
 
-LLAMA = "meta-llama/Llama-2-7b-hf"
+LLAMA, SHARED = "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-3.1-8B"
 SIZES = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
+    "num_key_value_heads": 32,
     "vocab_size": 32000,
 }
 
@@ -51,6 +54,32 @@ def test_what_is_no_copy_is_refused(copy, smoke):
     (copy / "config.json").write_text(json.dumps(SIZES | {"num_hidden_layers": 40}))
     with pytest.raises(ConfigError, match=f"is no copy of {LLAMA}: its config.json has other sizes"):
         smoke(f"model={copy}", f"model_id={LLAMA}")
+
+
+@pytest.mark.parametrize(
+    ("model", "heads", "is_copy"),
+    [
+        (LLAMA, {"num_key_value_heads": 32}, True),
+        (LLAMA, {"num_key_value_heads": None}, True),  # as many as the model has heads
+        (LLAMA, {}, True),
+        (LLAMA, {"num_key_value_heads": 8}, False),
+        (SHARED, {"num_key_value_heads": 8}, True),
+        (SHARED, {"num_key_value_heads": 32}, False),
+        (SHARED, {}, False),
+    ],
+)
+def test_the_shared_heads_of_a_copy_are_those_of_the_model(model, heads, is_copy, copy, smoke):
+    sizes = shapes.NAMED[model].sizes
+    del sizes["num_key_value_heads"]
+    (copy / "config.json").write_text(json.dumps(sizes | heads))
+    refused = pytest.raises(ConfigError, match=f"is no copy of {model}: its config.json has other sizes")
+    with contextlib.nullcontext() if is_copy else refused:
+        smoke(f"model={copy}", f"model_id={model}")
+
+
+def test_the_sizes_of_a_model_are_those_of_its_configuration():
+    for model in shapes.NAMED.values():
+        assert model.sizes.items() <= model.config().to_dict().items()
 
 
 def test_the_record_says_which_folder_it_was(smoke, tmp_path):
