@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     for name in () if options.benchmarks else ("benchmark_path", "limit", "shots", "template", "add"):
-        if getattr(options, name) not in (None, False):
+        if (value := getattr(options, name)) is not None and value is not False:  # 0 shots are an argument too
             raise ConfigError(f"--{name.replace('_', '-')} needs --benchmarks")
     store, key = load.located(options.key, options.results)
     record = load.finished(store, key)

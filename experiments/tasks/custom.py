@@ -37,6 +37,7 @@ from .finetuning import (
 )
 
 LOGGED = ("loss", "learning_rate", "grad_norm")  # what the curve of every run holds: no names of benchmarks
+OF_BENCHMARKS = ("benchmark_path", "benchmark_limit", "benchmark_shots", "benchmark_template")
 HELDOUT_SHARE = 0.1  # of train_file, where the user gives neither a share nor a file
 
 
@@ -65,6 +66,7 @@ class Split:
         are_texts: Whether the rows are texts.
         left_out: Why rows were left out -> how many.
         unread: The setting that names a file -> the columns of the file that are not read.
+        overlapping: How many of the rows that train repeat what is measured; none where such rows are left out.
     """
 
     train: list[Any]
@@ -73,6 +75,7 @@ class Split:
     are_texts: bool
     left_out: Counter[str]
     unread: dict[str, tuple[str, ...]]
+    overlapping: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,9 @@ class CustomTask(Task):
             )
         if t.match and t.format == "text":
             raise ConfigError("task.match must be null for task.format=text, which has no answers")
-        if t.benchmark_path and not t.benchmarks:
-            raise ConfigError("task.benchmark_path is given, and task.benchmarks names no task")
+        for name in () if t.benchmarks else OF_BENCHMARKS:
+            if (value := getattr(t, name)) is not None and value is not False:  # 0 shots are a setting too
+                raise ConfigError(f"task.{name} is given, and task.benchmarks names no task")
         if taken := {*LOGGED, *(metric.name for metric in self.metrics)} & set(t.benchmarks or ()):
             raise ConfigError(f"task.benchmarks: {sorted(taken)[0]} is the name of another number of every run")
 
@@ -367,11 +371,11 @@ def without_repetitions(rows: Split, measured: Sequence[str], t: run_config.Task
     for items, setting in ((kept, TRAIN), (selection, "task.selection_share")):
         if not items:
             raise ConfigError(f"{setting}: every row repeats a row that is measured")
-    action = "repeat what is measured" if t.drop_overlap else "repeat what is measured, and train nevertheless"
-    beyond = max(0, len(kept) - (t.train_rows or len(kept)))
-    left_out = rows.left_out + Counter({action: sum(repeated), "beyond task.train_rows": beyond})
+    dropped, beyond = len(rows.train) - len(kept), max(0, len(kept) - (t.train_rows or len(kept)))
+    left_out = rows.left_out + Counter({"repeat what is measured": dropped, "beyond task.train_rows": beyond})
     left_out["for the selection, but repeat what is measured"] += len(rows.selection) - len(selection)
-    return replace(rows, train=kept[: t.train_rows], selection=selection, left_out=left_out)
+    overlapping = 0 if t.drop_overlap else sum(repeated[: t.train_rows])
+    return replace(rows, train=kept[: t.train_rows], selection=selection, left_out=left_out, overlapping=overlapping)
 
 
 def questions_of(
@@ -431,13 +435,14 @@ def summary(rows: Split, train: Rows, reported: Rows, selection: Rows, max_lengt
         "reported_tokens_counted": int(reported.counted.sum()),
         **({"train_at_max_length": at_the_limit} if at_the_limit else {}),
         **({"train_repeated": repeated} if repeated else {}),
+        **({"train_overlapping": rows.overlapping} if rows.overlapping else {}),
         "left_out": {reason: count for reason, count in left_out.items() if count},
         **({"columns_not_read": unread} if (unread := {k: list(v) for k, v in rows.unread.items() if v}) else {}),
     }
 
 
 def report_lines(counts: dict[str, Any], passes: float) -> list[str]:
-    """One line that says which rows there are, and one line that says which rows were left out, if any were."""
+    """The lines that say which rows there are, which of them are cut or repeat others, and which were left out."""
     lines = [
         f"custom: {counts['train']} rows of {counts['kind']} train ({counts['train_tokens']:,} tokens, the loss counts "
         f"on {counts['train_tokens_counted']:,}; {passes:.2g} passes), {counts['reported']} are measured, "
@@ -447,6 +452,8 @@ def report_lines(counts: dict[str, Any], passes: float) -> list[str]:
         lines.append(f"custom: {count} of the rows that train reach task.max_length, where a longer row is cut")
     if count := counts.get("train_repeated"):
         lines.append(f"custom: {count} of the rows that train repeat another row, and train too")
+    if count := counts.get("train_overlapping"):
+        lines.append(f"custom: {count} of the rows that train repeat what is measured, and train too")
     if counts["left_out"]:
         lines.append("custom: left out: " + ", ".join(f"{n} {reason}" for reason, n in counts["left_out"].items()))
     for file, columns in counts.get("columns_not_read", {}).items():

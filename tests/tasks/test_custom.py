@@ -237,20 +237,27 @@ def test_a_file_of_its_own_is_reported_whole(own, tmp_path):
     assert len(split.train) + len(split.selection) == 120
 
 
-def test_rows_that_repeat_what_is_measured_do_not_train(own, tmp_path):
+def test_rows_that_repeat_what_is_measured_do_not_train(own, tmp_path, capsys):
     """The words that all rows share, such as a system message, are no repetition."""
     rows, held_out = sums(60), sums(40, seed=1)
     held_out = [row for row in held_out if row not in rows]
     path = write(tmp_path / "heldout.jsonl", held_out)
     leaked = (f"task.heldout_file={path}", "task.heldout_rows=100")
-    config = own(*leaked, rows=[*rows, *held_out[:5]])
+    rows += held_out[:5]
+    config = own(*leaked, rows=rows)
     prepared = tasks.get("custom").prepare(config, byte_level())
-    assert prepared.notes["rows"]["left_out"]["repeat what is measured"] in range(1, 6)
+    dropped = prepared.notes["rows"]["left_out"]["repeat what is measured"]
+    assert dropped in range(1, 6)
+    assert f"left out: {dropped} repeat what is measured" in capsys.readouterr().err
     text = byte_level().decode(prepared.train.ids.tolist())
     for messages in held_out:
         assert messages[1]["content"] + "\n\nAssistant:\n" + messages[2]["content"] not in text
-    kept = tasks.get("custom").prepare(own(*leaked, "task.drop_overlap=false"), byte_level())
-    assert len(kept.train) > 50
+    kept = tasks.get("custom").prepare(own(*leaked, "task.drop_overlap=false", rows=rows), byte_level())
+    counts, text = kept.notes["rows"], capsys.readouterr().err
+    assert (counts["train_overlapping"], counts["left_out"]) == (dropped, {})
+    assert counts["train"] == prepared.notes["rows"]["train"] + dropped == len(kept.train)
+    assert f"custom: {dropped} of the rows that train repeat what is measured, and train too\n" in text
+    assert "left out" not in text
 
 
 def test_a_long_passage_is_a_repetition_and_a_frame_is_not():
@@ -393,6 +400,7 @@ def test_scores_are_added_only_under_names_of_their_own(name, message):
     ("arguments", "message"),
     [
         (("0" * 16, "--add"), "--add needs --benchmarks"),
+        (("0" * 16, "--shots", "0"), "--shots needs --benchmarks"),
         (
             ("0" * 16, "--limit", "0", "--benchmarks", "a"),
             "argument --limit: must be an integer of at least 1, got '0'",
@@ -488,6 +496,9 @@ def test_the_keys_of_the_committed_records_are_those_of_their_settings(monkeypat
         (["task.heldout_share=0.96"], "task.heldout_share and task.selection_share must be less than 1 together"),
         (["task.match=exact", "task.format=text"], "task.match must be null for task.format=text"),
         (["task.benchmark_path=."], "task.benchmark_path is given, and task.benchmarks names no task"),
+        (["task.benchmark_limit=5"], "task.benchmark_limit is given, and task.benchmarks names no task"),
+        (["task.benchmark_shots=0"], "task.benchmark_shots is given, and task.benchmarks names no task"),
+        (["task.benchmark_template=true"], "task.benchmark_template is given, and task.benchmarks names no task"),
         (["task.benchmarks=[heldout_loss]"], "task.benchmarks: heldout_loss is the name of another number"),
     ],
 )
