@@ -133,8 +133,8 @@ class Task(ABC):
         version: Part of the key of every run. Raise it when data, prompts or scorers change.
         needs: The settings of the section `task` that must have a value.
         metrics: What a run measures at its end, in the order of the columns of a table. A record holds numbers beside
-            these (`<metric>_before`, `<metric>_lm_eval`, `<metric>_floor`, `<metric>_questions`, `<metric>_cut`), which
-            no column shows. `metrics_of` says which metrics are compared, for certain settings.
+            these (`<metric>_before`, `<metric>_lm_eval`, `<metric>_f1`, `<metric>_floor`, `<metric>_questions`,
+            `<metric>_cut`), which no column shows. `metrics_of` says which metrics are compared, for certain settings.
         headline: The metric of the paper that matters most. Smaller scales measure its stand-ins.
         selection: The final metric by which learning rates are selected; None: the training loss.
         curve_selection: The metric of the curve whose mean over the training selects the learning rate for everything

@@ -253,6 +253,8 @@ def test_a_cell_from_start_to_record(task, smoke):
     assert record.status == "finished", record.error
     final = record.metrics["final"]
     assert any(final.get(name, 0) > 0 for name in tasks.get(task).headlines)
+    kinds = ["", *re.findall("<metric>(_[a-z0-9_]+)", tasks.Task.__doc__)]
+    assert final.keys() <= {f"{metric.name}{kind}" for metric in tasks.get(task).metrics for kind in kinds}
     if task != "pretrain":
         loss = tasks.get(task).loss
         assert final["general_perplexity"] != final["general_perplexity_before"]
