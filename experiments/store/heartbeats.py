@@ -49,7 +49,6 @@ class Progress:
         steps: The steps of the whole run.
         loss: The loss that was logged last.
         learning_rate: The learning rate at that loss.
-        seconds: Seconds of training, without those before an interruption.
         seconds_left: Seconds of training that are left, if the steps to come are as fast as those before.
     """
 
@@ -65,7 +64,6 @@ class Progress:
     steps: int = 0
     loss: float | None = None
     learning_rate: float | None = None
-    seconds: float = 0.0
     seconds_left: float | None = None
 
 
@@ -90,11 +88,15 @@ class Sign:
 
 
 def read(path: Path) -> Sign | None:
-    """The sign of life in a file; None if there is no such file, or if this version cannot read it."""
+    """The sign of life in a file; None if there is no such file, or if this version cannot read it.
+
+    Entries of other versions, such as `seconds` of an earlier one, are passed over.
+    """
     try:
         age = max(0.0, time.time() - path.stat().st_mtime)
-        return Sign(Progress(**json.loads(path.read_bytes())), age)
-    except (OSError, ValueError, TypeError):
+        values, known = json.loads(path.read_bytes()), {field.name for field in dataclasses.fields(Progress)}
+        return Sign(Progress(**{name: value for name, value in values.items() if name in known}), age)
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 

@@ -103,10 +103,9 @@ class ProgressFile(TrainerCallback):
         self.heartbeat.beat(stage=heartbeats.TRAINING, step=state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        seconds = time.monotonic() - self.since
-        each = seconds / (state.global_step - self.first)
+        each = (time.monotonic() - self.since) / (state.global_step - self.first)
         left = each * (state.max_steps - state.global_step)
-        self.heartbeat.beat(step=state.global_step, seconds=seconds, seconds_left=left)
+        self.heartbeat.beat(step=state.global_step, seconds_left=left)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         row = state.log_history[-1]

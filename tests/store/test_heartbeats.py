@@ -127,6 +127,14 @@ def test_a_file_of_another_version_is_no_sign(text, tmp_path):
     assert read(path) is None
 
 
+def test_a_file_with_an_entry_of_another_version_is_a_sign(heartbeat):
+    heartbeat.beat(stage="training", step=7)
+    values = json.loads(heartbeat.path.read_text())
+    assert "seconds" not in values
+    heartbeat.path.write_text(json.dumps(values | {"seconds": 3.0, "of a newer version": None}))
+    assert read(heartbeat.path).progress == heartbeat.progress
+
+
 @pytest.mark.parametrize(
     ("status", "sign", "state"),
     [
