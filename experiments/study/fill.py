@@ -246,7 +246,7 @@ class Results:
             return ""
         for cell in study.cells(self.scale):
             filled = self.cell(cell)
-            if self._may_have_runs(cell) and (reason := filled.missing or filled.nearest):
+            if reason := filled.missing or filled.nearest:
                 return reason if filled.missing else f"the nearest record is {reason}"
         return ""
 

@@ -67,6 +67,16 @@ def test_nothing_is_composed_for_runs_of_another_version_of_the_task():
     assert results.unplaced([study_file.get("table2")]) == [old]
 
 
+def test_runs_of_another_version_of_the_task_are_why_a_study_has_none():
+    study, record = study_file.get("table2"), synthetic.record(SETTING, 1e-2, 0)
+    results = Results("laptop", [other_settings(record, task_version=0)], FIXED)
+    nearest = f"the nearest record is {record.key}: task_version 0, this cell wants nothing"
+    assert results.obstacle(study) == nearest
+    assert results.obstacle(study) == nearest
+    assert Results("laptop", [record], FIXED).obstacle(study) == ""
+    assert Results("laptop", [], FIXED).obstacle(study) == ""
+
+
 def test_the_machine_of_the_reader_plays_no_part(protocols, monkeypatch):
     cell = Cell("uuid", "mora", 8)
     record = synthetic.record(protocols.setting(cell), 1e-2, 0)
