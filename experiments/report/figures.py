@@ -164,7 +164,7 @@ def groups(study: Study, results: Results) -> dict[str, tuple[str, LabelledCells
 
 
 def rate_search(task: str, cells: LabelledCells, scale: str) -> Figure | None:
-    """The loss by which the search judges, over the learning rate. A ring marks the selected rate.
+    """The number by which the search judges, over the learning rate. A ring marks the selected rate.
 
     None where no cell has tried two rates.
     """
