@@ -1,8 +1,8 @@
 """Numbers over seeds: mean, deviation, and the interval of a difference.
 
-The rule of the whole project: two cells are compared over the seeds that both have, run by run (a seed fixes the order,
-the initialisation and, where the task draws them, the data), with a two-sided 95 % t interval of the paired differences.
-Fewer than two such seeds decide nothing.
+The rule of the whole project: two cells are compared over the seeds that both have, run by run, with a two-sided 95 %
+t interval of the paired differences. A seed fixes the order, the initialisation and, where the task draws them, the
+data. Fewer than two such seeds decide nothing.
 """
 
 from __future__ import annotations
