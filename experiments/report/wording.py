@@ -420,7 +420,7 @@ def _other_rate(entry: TableEntry) -> str:
 def processor_note(table: FilledTable) -> list[str]:
     """Which processors the runs of the table had, if they had several."""
     runs = {run.key: run for row in table.entries for entry in row for run in _runs(entry)}.values()
-    processors = Counter(str(run.provenance.get("hardware", {}).get("processor") or "unknown") for run in runs)
+    processors = Counter(map(measures.processor, runs))
     if len(processors) < 2:
         return []
     names = ", ".join(f"{name}: {count}" for name, count in sorted(processors.items()))

@@ -24,6 +24,13 @@ def number_format(record: Record) -> str:
     return str(record.identity.get("hardware", {}).get("precision"))
 
 
+def processor(record: Record) -> str:
+    """The name of the processor on which a run trained; `unknown` where the record does not say the name."""
+    hardware: Any = record.provenance.get("hardware")
+    name = hardware.get("processor") if isinstance(hardware, dict) else None
+    return name if isinstance(name, str) and name else "unknown"
+
+
 def curve(record: Record, name: str) -> list[tuple[int, float]]:
     """The (step, value) points of a curve, in order."""
     points = [(row["step"], number(row[name])) for row in record.metrics["curve"] if name in row]
