@@ -1,5 +1,7 @@
 """An adapter on the fused weights of a mixture of experts is exported as a merged model, and refused as a LoRA."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
@@ -36,7 +38,7 @@ def test_the_merged_model_computes_the_same(model, tmp_path):
     expected = logits(model)
     with model.disable_adapter():
         assert not torch.allclose(logits(model), expected, atol=1e-2)
-    export.merged(None, None, tmp_path, "float32")
+    export.merged(SimpleNamespace(name="a run"), None, tmp_path, "float32")
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), expected, atol=1e-4, rtol=0)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_the_merged_model_computes_the_same(config, tied, trained_head, monkeypa
     expected = logits(model)
     monkeypatch.setattr(load, "restore", lambda record, store: (model, scratch.byte_tokenizer()))
     embedding = model.get_input_embeddings().weight.clone()
-    export.merged(None, None, tmp_path, "float32")
+    export.merged(SimpleNamespace(name="a run"), None, tmp_path, "float32")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(logits(exported), expected, atol=1e-5, rtol=0)
     assert torch.equal(exported.get_input_embeddings().weight, embedding)
