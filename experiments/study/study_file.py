@@ -48,6 +48,8 @@ MOST_SEEDS = 1000
 FOLDER = "studies"  # in a folder of results: the studies that belong to these results
 # What a study does not say: the script does.
 CHOSEN = ("seed", "scale", "dry_run", "paths.results", "task.module", "method.module")
+# The settings that a study reads by name. Every configuration has them, so a sign in front of their names says nothing.
+READ_BY_NAME = ("model", "method.operator", "method.rank", RATE)
 
 OWN_FILES = "for files of yours: --config-dir DIR, --task-module FILE, --method-module FILE"
 
@@ -209,6 +211,7 @@ def of_entries(name: str, entries: Any, where: str = "") -> Study:
         except RecursionError:
             raise ConfigError(f"study {where}: rows: {entries['rows']} takes its own rows from this study") from None
         entries = {n: other[n] for n in ("ranks", "reference") if n in other} | entries | {"rows": other["rows"]}
+    entries = _without_signs(entries)
     try:
         entry = StudyEntry.model_validate(entries)
     except ValidationError as error:
@@ -217,6 +220,24 @@ def of_entries(name: str, entries: Any, where: str = "") -> Study:
         return published_in(_study(name, entry, dict(entries)))
     except ConfigError as error:
         raise ConfigError(f"study {where}: {error}") from None
+
+
+def _without_signs(entries: Any) -> Any:
+    """The entries with `method.rank` in place of `++method.rank`, and so on for the settings that a study reads."""
+
+    def plain(settings: Any) -> Any:
+        if not isinstance(settings, dict):
+            return settings
+        return {bare if (bare := str(n).lstrip("+")) in READ_BY_NAME else n: value for n, value in settings.items()}
+
+    if not isinstance(entries, dict):
+        return entries
+    parts = {
+        kind: {n: plain(part) for n, part in entries[kind].items()}
+        for kind in ("rows", "columns")
+        if isinstance(entries.get(kind), dict)
+    }
+    return entries | parts | ({"base": plain(entries["base"])} if "base" in entries else {})
 
 
 NO_ENTRY = ("dict[", "list[", "function-", "constrained-")  # how the names of pydantic for parts of a type begin

@@ -236,6 +236,24 @@ def test_a_label_shows_the_rank_of_its_row():
     assert [row.label for row in of_paper.rows] == ["FFT", "LoRA", "LoRA, r = 8, alpha = 2 r"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("method.rank", 4), ("method.operator", "rotation"), ("model", "tiny"), ("training.learning_rate", 1e-3)],
+)
+@pytest.mark.parametrize("place", ["base", "rows", "columns"])
+def test_a_sign_in_front_of_a_setting_that_a_study_reads_changes_no_cell(name, value, place):
+    def cells(name):
+        entries = {
+            "base": {"task": "uuid"},
+            "rows": {"MoRA": {"method": "mora"}},
+            "columns": {"char_accuracy": {"task": "uuid"}},
+        }
+        (entries["base"] if place == "base" else next(iter(entries[place].values())))[name] = value
+        return study_file.of_entries("signs", entries | {"ranks": [8, 64]}).cells("smoke")
+
+    assert cells(f"++{name}") == cells(f"+{name}") == cells(name)
+
+
 def test_two_rows_of_one_name_are_refused():
     """r8 is 4 at this scale, and is called by the paper's rank."""
     with pytest.raises(ConfigError, match=r"two rows are called 'LoRA, r = 8'.*give one kind of ranks"):
