@@ -330,6 +330,17 @@ def _setting(text: str) -> tuple[str, Any]:
     return name.lstrip("+"), value
 
 
-def _submits(name: str, value: Any) -> bool:
-    """Whether run.py submits jobs with this setting."""
-    return (name, value) == ("hardware", "slurm") or (name == "hydra/launcher" and str(value).startswith("submitit_"))
+def _submits(name: str, value: Any, below: tuple[str, ...] = ()) -> bool:
+    """Whether run.py submits jobs with this setting: the launcher, or hardware whose file chooses such a launcher.
+
+    Args:
+        name: The setting, or an entry in the list `defaults` of a file of hardware.
+        value: Its value.
+        below: The hardware whose files inherit from this one.
+    """
+    if name.removeprefix("override ").lstrip("/") == "hydra/launcher":
+        return str(value).startswith("submitit_")
+    file = compose.file_of("hardware", str(value)) if name == "hardware" and value not in below else None
+    defaults = compose.file_settings(file).get("defaults", []) if file else []
+    entries = ({"hardware": e.partition("@")[0]} if isinstance(e, str) else e for e in defaults)
+    return any(_submits(choice, chosen, (*below, value)) for entry in entries for choice, chosen in entry.items())

@@ -186,6 +186,22 @@ def test_a_script_for_slurm_submits_no_jobs(setting, tmp_path):
         plan(tmp_path, setting).commands("slurm")
 
 
+@pytest.mark.parametrize(
+    "defaults",
+    ["[gpu@hardware, {override /hydra/launcher: submitit_slurm}, _self_]", "[slurm, _self_]", "[ours, slurm, _self_]"],
+)
+def test_a_script_for_slurm_is_refused_for_hardware_of_a_user_that_submits_jobs(defaults, tmp_path):
+    """The third file names itself, too, which is for Hydra to refuse."""
+    (tmp_path / "hardware").mkdir()
+    (tmp_path / "hardware" / "ours.yaml").write_text(f"# @package _global_\ndefaults: {defaults}\n")
+    compose.search([str(tmp_path)])
+    try:
+        with pytest.raises(ConfigError, match="hardware=ours would submit further jobs from it; allowed: "):
+            plan(tmp_path, "hardware=ours").commands("slurm")
+    finally:
+        compose.search([])
+
+
 @pytest.mark.parametrize(("search", "words"), [("on", "7 cells; at least "), ("listed", "7 cells; ")])
 def test_the_number_of_runs_is_the_fewest_while_a_search_may_go_on(search, words, tmp_path, capsys):
     """The best of two candidates always has no neighbour on one side, so a third rate is certain."""
