@@ -417,6 +417,19 @@ def _other_rate(entry: TableEntry) -> str:
     )
 
 
+def same_runs_note(table: FilledTable) -> list[str]:
+    """Which rows have the same runs in all their columns: two such rows say nothing more than one of them."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for row in table.entries:
+        if keys := tuple(run.key for entry in row for run in _runs(entry)):
+            rows.setdefault(keys, []).append(row[0].row.label)
+    return [
+        f"{' and '.join(labels)} have the same settings, and so the same runs."
+        for labels in rows.values()
+        if labels[1:]
+    ]
+
+
 def processor_note(table: FilledTable) -> list[str]:
     """Which processors the runs of the table had, if they had several."""
     runs = {run.key: run for row in table.entries for entry in row for run in _runs(entry)}.values()
@@ -473,6 +486,7 @@ def footnotes(table: FilledTable, escape: Callable[[str], str] = str) -> list[st
         unmeasured_note(table)
         + rank_note(table)
         + misfit_notes(table)
+        + same_runs_note(table)
         + base_notes(table)
         + format_note(table)
         + processor_note(table)

@@ -9,7 +9,7 @@ import pytest
 from experiments.cli import comparison
 from experiments.errors import ConfigError
 from experiments.identity import key_of
-from experiments.report import figures, html, markdown, pages, plots, tables
+from experiments.report import figures, html, markdown, pages, plots, tables, wording
 from experiments.report.answers import answers, listed
 from experiments.spec import methods
 from experiments.store.folder import read_records
@@ -75,6 +75,14 @@ def test_of_very_many_comparisons_the_undecided_are_counted(monkeypatch):
     (answer,) = listed(table)
     assert answer.text == f"1 of 1 comparisons, which tables/laptop/{OWN.name}.md lists with their reasons."
     assert [answer.verdict for answer in listed(tables.fill(OWN, results()))] == ["better"]
+
+
+def test_a_note_names_rows_with_the_same_runs():
+    rows = OWN.file["rows"] | {"MoRA as usual": {"method": "mora"}}
+    table = tables.fill(study_file.of_entries("twice", OWN.file | {"rows": rows}), results())
+    said = "MoRA, r = 8 and MoRA as usual, r = 8 have the same settings, and so the same runs."
+    assert said in wording.footnotes(table)
+    assert not any("same settings" in note for note in wording.footnotes(tables.fill(OWN, results())))
 
 
 def test_a_rate_at_the_edge_decides_nothing():
