@@ -54,6 +54,7 @@ def run_cells(job: Callable[[], None], sweep: Sweep) -> int:
         sweep: The cells of this command line.
     """
     try:
+        sys.argv[1:] = overrides.flags_first(sys.argv[1:])
         overrides.check(sys.argv[1:])
         with sweep.checked_first():
             job()
@@ -69,7 +70,7 @@ def run_cells(job: Callable[[], None], sweep: Sweep) -> int:
     except JobFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
-    except SystemExit as end:  # after --help, after a flag that Hydra does not know, or from `job`
+    except SystemExit as end:  # after --help, after a value that a flag does not take, or from `job`
         return max(sweep.codes, default=2 if end.code else 0)
     except Exception as error:  # Hydra could not compose a cell: errors of the cells themselves end in `answer`
         return refuse(error)

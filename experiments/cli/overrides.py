@@ -13,6 +13,25 @@ from ..spec.compose import GROUPS, choices
 from ..spec.explanation import unknown_setting
 
 
+def flags_first(arguments: list[str]) -> list[str]:
+    """The arguments with all flags in front of the settings: `-m` may stand anywhere, and Hydra wants it at an end.
+
+    Raises:
+        ConfigError: An argument is a flag that run.py does not have.
+    """
+    found, behind = get_args_parser().parse_known_args(arguments)
+    if unknown := next((a for a in behind if a.startswith("-")), None):
+        raise ConfigError(
+            f"{redact.text(unknown)} is no flag of run.py; allowed: name=value, and the flags --multirun (-m), "
+            "--config-dir FOLDER, --cfg job, and those of --hydra-help"
+        )
+    settings = [*found.overrides, *behind]
+    flags = arguments[::-1]
+    for setting in reversed(settings):
+        flags.remove(setting)
+    return [*flags[::-1], *settings] if behind else arguments
+
+
 def check(arguments: list[str]) -> None:
     """Refuse arguments that hold a secret, and arguments from which Hydra would compose a run that nobody meant.
 

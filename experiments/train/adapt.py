@@ -86,12 +86,7 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         frozen = {id(parameter) for parameter in (*constants, *weights)}
         for parameter in network.parameters():
             parameter.requires_grad_(id(parameter) not in frozen)
-    rates = {
-        name: ratio
-        for name, _ in network.named_parameters()
-        for part, ratio in (m.rate_ratios or {}).items()
-        if part in name
-    }
+    rates = _rates(m, network)
     left = {
         name: p for name, p in stacked.items() if target_modules.kind(name) not in in_stacks and not p.requires_grad
     }
@@ -99,6 +94,25 @@ def adapt(model: Any, config: RunConfig) -> AdaptedModel:
         raise ConfigError(f"method={m.name}: its adapter trains no parameters")
     notes = (chosen.note if chosen else "", _of_experts(left), _of_budget(spent, trainable, budget))
     return AdaptedModel(network, rates, tuple(filter(None, notes)), budget)
+
+
+def _rates(method: Method, network: nn.Module) -> dict[str, float]:
+    """What the learning rate of each parameter is multiplied by, where the method says so.
+
+    Where two parts stand in one name, the last part of the list counts.
+
+    Raises:
+        ConfigError: A part stands in the name of no trained parameter, so its ratio would have no effect.
+    """
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    ratios = method.rate_ratios or {}
+    if absent := next((part for part in ratios if not any(part in name for name in trained)), None):
+        raise ConfigError(
+            f"method.rate_ratios names {absent!r}, and no trained parameter has this in its name; allowed: parts of "
+            f"names such as {', '.join(trained[:3])}"
+        )
+    names = (name for name, _ in network.named_parameters())
+    return {name: ratio for name in names for part, ratio in ratios.items() if part in name}
 
 
 def _constants(layer: BaseTunerLayer) -> Iterator[nn.Parameter]:
@@ -160,12 +174,12 @@ def _without_adapter(model: nn.Module, config: RunConfig) -> AdaptedModel:
     """The model itself: all of it trains, or the weights of `target_modules`, or nothing."""
     m = config.method
     if not m.trains or m.targets is None:
-        return AdaptedModel(model.requires_grad_(m.trains))
+        return AdaptedModel(model.requires_grad_(m.trains), _rates(m, model))
     chosen = target_modules.of(config, *skeletons.linear_layers(model))
     model.requires_grad_(False)
     for name in chosen.layers:
         model.get_submodule(name).requires_grad_(True)
-    return AdaptedModel(model, notes=tuple(filter(None, [chosen.note])))
+    return AdaptedModel(model, _rates(m, model), notes=tuple(filter(None, [chosen.note])))
 
 
 def orthonormal(model: PeftModel) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.cli import summary
+from experiments.cli import overrides, summary
 from experiments.errors import ConfigError
 from experiments.spec.parse import from_record
 
@@ -45,6 +45,7 @@ REFUSED = [
     (["++method.restart_every=3"], "method.restart_every is not a setting of method=mora"),
     (["+task.train_file=x"], "task.train_file is not a setting of task=uuid"),
     (["+protocol.foo=3"], "protocol.foo is not a setting"),
+    (["--seed", "method=lora"], "--seed is no flag of run.py; allowed: name=value, and the flags --multirun (-m)"),
     (["-m", "seed=range(0)"], "seed=range(0): the sweep has no value, so nothing would run"),
     (["-m", "method=glob(zz*)"], "method=glob(zz*): the sweep has no value"),
     (["training.steps.foo=3"], "training.steps.foo is not a setting; allowed below training: learning_rate, steps"),
@@ -163,6 +164,22 @@ def test_a_wrong_command_line_is_refused(arguments, words, call):
     check_refusal(outcome, arguments)
     for word in words:
         assert word in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("a=1 b=2", "a=1 b=2"),
+        ("-m a=1 b=2", "-m a=1 b=2"),
+        ("a=1 -m b=2 a=3", "-m a=1 b=2 a=3"),
+        ("a=1 --config-dir x=1 b=2 -m c=x=1", "--config-dir x=1 -m a=1 b=2 c=x=1"),
+        ("a=1 --cfg job", "a=1 --cfg job"),
+        ("a=1 --cfg job b=-2", "--cfg job a=1 b=-2"),
+    ],
+)
+def test_a_flag_may_stand_between_settings(arguments, expected):
+    """Hydra takes flags in front of all settings or behind them."""
+    assert overrides.flags_first(arguments.split()) == expected.split()
 
 
 def test_a_right_command_line_runs(call):

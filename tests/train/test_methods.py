@@ -109,6 +109,22 @@ def test_lora_plus_rates_are_those_of_pefts_optimizer(smoke, ratio):
     assert set(rates(optimizer).values()) == {t.learning_rate, ratio * t.learning_rate}
 
 
+@pytest.mark.parametrize("name", ["lora", "fft"])
+def test_a_rate_ratio_needs_a_trained_parameter(name, smoke):
+    """A misspelt name would have no effect. The ratios of full training count, too."""
+    config = smoke(f"method={name}")
+
+    def rates(**ratios):
+        method = config.method.replace(rate_ratios=ratios)
+        return adapting.adapt(tiny_model(), config.replace(method=method)).rates
+
+    found = rates(q_proj=0.5, k_proj=2.0)
+    assert set(found.values()) == {0.5, 2.0}
+    assert all(("q_proj" in parameter) == (rate == 0.5) for parameter, rate in found.items())
+    with pytest.raises(ConfigError, match=r"rate_ratios names 'lora_Q', and no trained parameter .*; allowed: .*proj"):
+        rates(lora_Q=4.0)
+
+
 def test_other_methods_train_at_one_rate(smoke):
     _, optimizer, config = optimizer_of(smoke, "mora")
     assert [group["lr"] for group in optimizer.param_groups] == [config.training.learning_rate]
