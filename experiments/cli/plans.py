@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.errors import HydraException
 from tabulate import tabulate
+from yaml import YAMLError
 
 from .. import redact, tasks
 from ..errors import ConfigError
@@ -341,6 +342,9 @@ def _submits(name: str, value: Any, below: tuple[str, ...] = ()) -> bool:
     if name.removeprefix("override ").lstrip("/") == "hydra/launcher":
         return str(value).startswith("submitit_")
     file = compose.file_of("hardware", str(value)) if name == "hardware" and value not in below else None
-    defaults = compose.file_settings(file).get("defaults", []) if file else []
-    entries = ({"hardware": e.partition("@")[0]} if isinstance(e, str) else e for e in defaults)
-    return any(_submits(choice, chosen, (*below, value)) for entry in entries for choice, chosen in entry.items())
+    defaults: Any = []
+    with contextlib.suppress(OSError, ValueError, YAMLError):  # Hydra says what is wrong with the file
+        defaults = compose.file_settings(file).get("defaults", []) if file else []
+    entries = [{"hardware": e.partition("@")[0]} if isinstance(e, str) else e for e in defaults or []]
+    parents = [parent for entry in entries if isinstance(entry, dict) for parent in entry.items()]
+    return any(_submits(str(choice), chosen, (*below, value)) for choice, chosen in parents)

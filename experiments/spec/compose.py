@@ -12,9 +12,11 @@ import omegaconf.base
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, grammar_parser
+from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 from . import protocol
 from .arguments import argument
 
@@ -119,10 +121,19 @@ def search_path(folders: Sequence[str] | Sequence[Path]) -> list[str]:
 
 
 def composition(arguments: list[str]) -> DictConfig:
-    """The configuration that run.py composes from these arguments. It can be changed."""
+    """The configuration that run.py composes from these arguments. It can be changed.
+
+    Raises:
+        HydraException: An argument or a file is wrong; OmegaConfBaseException says the same.
+    """
     register()
-    with of_its_own():
-        composed = compose("config", overrides=["logger=none", *search_path(_searched), *arguments])
+    try:
+        with of_its_own():
+            composed = compose("config", overrides=["logger=none", *search_path(_searched), *arguments])
+    except OmegaConfBaseException:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # how Hydra answers files of a wrong form
+        raise HydraException(f"a configuration file is wrong: {one_line(str(error))}") from error
     OmegaConf.set_struct(composed, False)
     return composed
 

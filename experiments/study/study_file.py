@@ -48,7 +48,7 @@ MOST_SEEDS = 1000
 FOLDER = "studies"  # in a folder of results: the studies that belong to these results
 # What a study does not say: the script does.
 CHOSEN = ("seed", "scale", "dry_run", "paths.results", "task.module", "method.module")
-# The settings that a study reads by name. Every configuration has them, so a sign in front of their names says nothing.
+# The settings that a study reads by name, whatever sign stands in front of the name.
 READ_BY_NAME = ("model", "method.operator", "method.rank", RATE)
 
 OWN_FILES = "for files of yours: --config-dir DIR, --task-module FILE, --method-module FILE"

@@ -202,6 +202,18 @@ def test_a_script_for_slurm_is_refused_for_hardware_of_a_user_that_submits_jobs(
         compose.search([])
 
 
+@pytest.mark.parametrize("text", ["defaults: [gpu@hardware", "just text", "defaults: [3, {a: b}]", "defaults: null"])
+def test_a_file_of_hardware_that_is_wrong_is_hydras_to_refuse(text, tmp_path, capsys):
+    (tmp_path / "hardware").mkdir()
+    (tmp_path / "hardware" / "ours.yaml").write_text(text)
+    compose.search([str(tmp_path)])
+    try:
+        assert plan(tmp_path, "hardware=ours").commands("slurm").startswith("#!/bin/bash")
+    finally:
+        compose.search([])
+    assert re.search(r"^warning: .*run\.py will refuse the runs ", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(("search", "words"), [("on", "7 cells; at least "), ("listed", "7 cells; ")])
 def test_the_number_of_runs_is_the_fewest_while_a_search_may_go_on(search, words, tmp_path, capsys):
     """The best of two candidates always has no neighbour on one side, so a third rate is certain."""
