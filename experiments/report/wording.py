@@ -65,11 +65,14 @@ def ours(entry: TableEntry) -> str:
     summary, column = entry.summary, entry.column
     if summary is None:
         return DASH
-    spread = f" ± {summary.sd:.{digits(column, summary.mean)}f}" if summary.sd is not None else ""
+    places = digits(column, summary.mean)
+    if summary.sd and column.info.unit != "%" and round(summary.sd, places) == 0:  # ± 0.00 would say no deviation
+        places = min(MOST_DIGITS, -math.floor(math.log10(summary.sd)))
+    spread = f" ± {summary.sd:.{places}f}" if summary.sd is not None else ""
     diverged = entry.filled.count_diverged(entry.filled.at_selected)
     note = f", {diverged} diverged" if diverged else ""
     mark = MARKS[entry.comparison.verdict] if entry.comparison else ""
-    return f"{value(summary.mean, column)}{spread} ({summary.n}{note}){mark}"
+    return f"{summary.mean:.{places}f}{spread} ({summary.n}{note}){mark}"
 
 
 def interval(found: Interval, column: Column, *, signed: bool = True) -> str:

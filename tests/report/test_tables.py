@@ -221,6 +221,21 @@ def mora_in_table_1(column, values, reference_values, **settings):
     return table, entry
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "shown"),
+    [
+        ("answer_bits_per_byte", [0.672, 0.676, 0.674], "0.674 ± 0.002 (3)"),
+        ("answer_bits_per_byte", [0.66, 0.68], "0.67 ± 0.01 (2)"),
+        ("answer_bits_per_byte", [0.67, 0.67], "0.67 ± 0.00 (2)"),
+        ("gsm8k", [60.0, 60.02], "60.0 ± 0.0 (2)"),
+    ],
+)
+def test_a_deviation_that_is_not_zero_is_not_shown_as_zero(column, values, shown):
+    """A percentage is a share of counted answers, so it keeps its one decimal place."""
+    _, entry = mora_in_table_1(column, values, values)
+    assert wording.ours(entry) == shown
+
+
 def test_a_difference_over_few_questions_is_not_marked():
     """Every seed says 60 and 40 %: of 1,319 questions that is a difference, of 32 it is not."""
     table, entry = mora_in_table_1("gsm8k", [60.0] * 4, [40.0] * 4)
