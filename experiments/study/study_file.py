@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from .. import files, tasks
@@ -68,10 +68,23 @@ def _rank(value: Any) -> int | str:
 Rank = Annotated[int | str, PlainValidator(_rank)]  # one validator: an error of a union would name both types
 
 
-class RowEntry(BaseModel):
-    """A row: arguments of run.py by name, and what is said about the row itself."""
+def _without_signs(settings: Any) -> Any:
+    """The settings with `method.rank` in place of `++method.rank`, and so on for those that a study reads by name."""
+    if not isinstance(settings, dict):
+        return settings
+    return {bare if (bare := str(n).lstrip("+")) in READ_BY_NAME else n: value for n, value in settings.items()}
+
+
+class SettingsEntry(BaseModel):
+    """An entry that holds arguments of run.py by name beside its own fields."""
 
     model_config = ConfigDict(extra="allow", strict=True)
+
+    _without_signs = model_validator(mode="before")(_without_signs)
+
+
+class RowEntry(SettingsEntry):
+    """A row: arguments of run.py by name, and what is said about the row itself."""
 
     label: str | None = None  # `{rank}` stands for the rank; without a label: the row's name, and `, r = 8`
     ranks: list[Rank] | None = None  # in place of the study's
@@ -79,10 +92,8 @@ class RowEntry(BaseModel):
     search: dict[str, Any] = {}  # in place of, or beside, the study's
 
 
-class ColumnEntry(BaseModel):
+class ColumnEntry(SettingsEntry):
     """A column: arguments of run.py by name, and what is said about the column itself."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
 
     metric: str | None = None  # else the column's own name
     label: str | None = None
@@ -99,7 +110,7 @@ class StudyEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     title: str = ""
-    base: Settings = {}
+    base: Annotated[Settings, BeforeValidator(_without_signs)] = {}
     rows: dict[str, RowEntry] | str  # a name: the rows, ranks and reference of another study
     ranks: list[Rank] = []
     search: dict[str, Any] = {}
@@ -211,7 +222,6 @@ def of_entries(name: str, entries: Any, where: str = "") -> Study:
         except RecursionError:
             raise ConfigError(f"study {where}: rows: {entries['rows']} takes its own rows from this study") from None
         entries = {n: other[n] for n in ("ranks", "reference") if n in other} | entries | {"rows": other["rows"]}
-    entries = _without_signs(entries)
     try:
         entry = StudyEntry.model_validate(entries)
     except ValidationError as error:
@@ -220,24 +230,6 @@ def of_entries(name: str, entries: Any, where: str = "") -> Study:
         return published_in(_study(name, entry, dict(entries)))
     except ConfigError as error:
         raise ConfigError(f"study {where}: {error}") from None
-
-
-def _without_signs(entries: Any) -> Any:
-    """The entries with `method.rank` in place of `++method.rank`, and so on for the settings that a study reads."""
-
-    def plain(settings: Any) -> Any:
-        if not isinstance(settings, dict):
-            return settings
-        return {bare if (bare := str(n).lstrip("+")) in READ_BY_NAME else n: value for n, value in settings.items()}
-
-    if not isinstance(entries, dict):
-        return entries
-    parts = {
-        kind: {n: plain(part) for n, part in entries[kind].items()}
-        for kind in ("rows", "columns")
-        if isinstance(entries.get(kind), dict)
-    }
-    return entries | parts | ({"base": plain(entries["base"])} if "base" in entries else {})
 
 
 NO_ENTRY = ("dict[", "list[", "function-", "constrained-")  # how the names of pydantic for parts of a type begin
