@@ -47,7 +47,11 @@ def main(arguments: list[str]) -> int:
 
 
 def is_module(name: str) -> bool:
-    """Whether `python -m` can run a module with this name."""
+    """Whether `python -m` can run a module with this name.
+
+    Raises:
+        ImportError: A package above the module exists, and imports something that does not exist.
+    """
     try:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.submodule_search_locations is not None:  # a package

@@ -36,7 +36,8 @@ class MoraConfig(PeftConfig):
             configuration holds the grouping at the time it was saved.
         out_groups: Only for sharing: which outputs share a row of M, `strided` or `contiguous`.
         wrap: How an input is padded if r_hat does not divide its size. True: with its own first entries, as in the
-            authors' code. False: with zeros, as in the paper's equations.
+            authors' code. False: with zeros, as in the paper's equations. Truncation, randproj and sharing with
+            contiguous `in_groups` do not pad, so `wrap` changes nothing there.
         surplus: Only for decouple and rotation, on layers with more inputs than outputs. `drop`, as in the authors'
             code: some inputs get no update. `fold`: all inputs get an update.
         projection_seed: Only for randproj: the seed of the random projections. They follow from this seed and are not

@@ -16,10 +16,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, MissConfig, PeftModel
+from peft import LoraConfig, MissConfig, PeftConfig, PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import sharded
@@ -32,7 +35,31 @@ from .restart import adapted_layers
 
 
 @dataclass(frozen=True)
-class AsLora:
+class Converted:
+    """An adapter of another method, in the format of PEFT.
+
+    Attributes:
+        config: The configuration of the adapter.
+        weights: The state dict of the adapter, with the names of `adapter_model.safetensors`.
+    """
+
+    config: PeftConfig
+    weights: dict[str, Tensor]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `adapter_config.json` and `adapter_model.safetensors` into a folder.
+
+        `PeftModel.from_pretrained(base, folder)` loads them, also where this package is not installed.
+
+        Args:
+            folder: Created if it does not exist. Files of these two names are replaced.
+        """
+        self.config.save_pretrained(str(folder))
+        save_file(self.weights, Path(folder) / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+@dataclass(frozen=True)
+class AsLora(Converted):
     """A LoRA adapter in the format of PEFT, and its distance from the MoRA adapter.
 
     Attributes:
@@ -43,13 +70,12 @@ class AsLora:
     """
 
     config: LoraConfig
-    weights: dict[str, Tensor]
     error: float
     worst: str
 
 
 @dataclass(frozen=True)
-class AsMiss:
+class AsMiss(Converted):
     """A MiSS adapter in the format of PEFT. It equals the MoRA adapter.
 
     Attributes:
@@ -58,7 +84,6 @@ class AsMiss:
     """
 
     config: MissConfig
-    weights: dict[str, Tensor]
 
 
 def lora_factors(operator: Operator, M: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,6 +122,9 @@ def as_lora(model: PeftModel, adapter: str = "default", rank: int | None = None)
         adapter: The name of the adapter to convert.
         rank: None: the exact factors, of rank r_hat. A number: the closest LoRA of this rank, for any operator. In a
             layer with min(d, k) < rank the LoRA has rank min(d, k).
+
+    Returns:
+        The LoRA adapter. `as_lora(model).save_pretrained(folder)` writes it.
 
     Raises:
         ValueError: `rank` is None and the operator is decouple or rotation, or the adapter has trained biases or
@@ -148,6 +176,9 @@ def as_miss(model: PeftModel, adapter: str = "default") -> AsMiss:
     Args:
         model: A model with MoRA adapters.
         adapter: The name of the adapter to convert.
+
+    Returns:
+        The MiSS adapter. `as_miss(model).save_pretrained(folder)` writes it.
 
     Raises:
         ValueError: No MiSS adapter equals the adapter. The message names the layer and the reason.

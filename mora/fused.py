@@ -39,6 +39,9 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     `once_differentiable` alone refuses it in `Tensor.backward()` only. `torch.autograd.grad` and
     `torch.autograd.functional` do not visit the node that it adds, and return zeros.
+
+    Returns:
+        The backward pass. It raises RuntimeError where a derivative of it is wanted.
     """
     once = once_differentiable(backward)
 

@@ -171,7 +171,8 @@ def miss(record: Record, store: Store, out: Path) -> str:
         form = conversion.as_miss(model)
     except ValueError as error:
         raise ConfigError(f"{record.name}: {one_line(str(error))}; --format merged exports the whole model") from None
-    save(form, out)
+    with files.writing("the adapter", out.parent):
+        form.save_pretrained(out)
     return "a MiSS adapter, exact, as small as the run's own: PeftModel.from_pretrained loads it"
 
 
@@ -194,15 +195,6 @@ def kind_on_pretrained(record: Record, store: Store) -> str:
     return kind
 
 
-def save(form: Any, out: Path) -> None:
-    """Write an adapter in the format of PEFT: `form` has its configuration and its weights."""
-    from safetensors.torch import save_file
-
-    with files.writing("the adapter", out.parent):
-        form.config.save_pretrained(str(out))
-        save_file(form.weights, out / load.ADAPTER_WEIGHTS, metadata={"format": "pt"})
-
-
 def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:
     """A MoRA adapter as LoRA, unless too much of it would be lost."""
     from mora import conversion, operators
@@ -223,7 +215,8 @@ def converted(record: Record, store: Store, out: Path, limits: LoraLimits) -> st
             f"{record.name} is no LoRA of rank {rank} (operator {operator}): {lost}; "
             "a higher --rank loses less, --tolerance or --force accepts it, --format merged loses nothing"
         )
-    save(lora_form, out)
+    with files.writing("the adapter", out.parent):
+        lora_form.save_pretrained(out)
     return "a LoRA adapter, " + (f"rank {rank}: {lost}" if rank else "exact, of rank r_hat")
 
 

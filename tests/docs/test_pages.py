@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.reuse import load
 from experiments.spec import shapes
 from experiments.store.records import Store
+from mora import MoraConfig
+from mora.checkpoint import load_base
 
 from ..conftest import ROOT, compose
 from .test_docs import blocks
@@ -76,13 +80,35 @@ def test_a_script_has_the_options(command, capsys):
         assert set(options) <= known
 
 
-@pytest.mark.parametrize("page", ["docs/method.md", "docs/watching.md"])
-def test_the_python_snippets_run(page, monkeypatch):
+def test_the_snippet_about_records_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
-    from mora import MoraConfig
+    (snippet,) = blocks("docs/watching.md", "python")
+    exec(compile(snippet, "docs/watching.md", "exec"), {})  # noqa: S102
 
-    for snippet in blocks(page, "python"):
-        exec(compile(snippet, page, "exec"), {"MoraConfig": MoraConfig})  # noqa: S102
+
+def small_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=48, num_hidden_layers=1, **sizes))
+
+
+def sharing(model: LlamaForCausalLM) -> PeftModel:
+    return get_peft_model(model, MoraConfig(r=2, operator="sharing", target_modules="all-linear"))
+
+
+def test_the_snippets_about_the_method_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = sharing(small_model())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "mora_M" in name:
+                parameter.normal_()
+    for snippet in blocks("docs/method.md", "python"):
+        exec(compile(snippet, "docs/method.md", "exec"), {"MoraConfig": MoraConfig, "model": model})  # noqa: S102
+    tokens = torch.arange(12)[None]
+    loaded = PeftModel.from_pretrained(small_model(), tmp_path / "lora")
+    assert type(loaded.peft_config["default"]) is LoraConfig
+    torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits, atol=1e-5, rtol=0)
 
 
 def test_the_protocol_of_the_page_is_that_of_a_run():
@@ -101,13 +127,39 @@ def test_the_snippet_about_restarts_loads_a_finished_run(trained):
     results, records = trained
     record, store = records["remora"], Store(results)
     _, base, _ = load.base_of(record, store, load.settings(record, store))
-    (snippet,) = blocks("docs/restarts.md", "python")
+    (snippet,) = [b for b in blocks("docs/restarts.md", "python") if "load_restarted" in b]
     names = {"base_model": base}
     code = snippet.replace("results/models/<key>", str(store.model(record.key)))
     exec(compile(code, "docs/restarts.md", "exec"), names)  # noqa: S102
     trained_model, _ = load.restore(record, store)
     expected = dict(trained_model.named_parameters())
     assert all(torch.equal(p, expected[name]) for name, p in names["model"].named_parameters())
+
+
+def test_the_loop_of_the_page_about_restarts_saves_what_it_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = [b for b in blocks("docs/restarts.md", "python") if "save_base" in b]
+    for published, small in {"2000": "4", "10000": "12", "1000": "2", "50": "1"}.items():
+        snippet, count = re.subn(rf"\b{published}\b", small, snippet)
+        assert count
+    model = sharing(small_model())
+    weight = model.get_base_model().lm_head.weight.clone()
+    tokens = torch.arange(12)[None]
+    names = {
+        "model": model,
+        "batches": [{"input_ids": tokens, "labels": tokens}] * 12,
+        "optimizer": torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]),
+    }
+    exec(compile(snippet, "docs/restarts.md", "exec"), names)  # noqa: S102
+    assert {update.layer for update in names["updates"]} >= {"model.layers.0.self_attn.q_proj"}
+    assert len({update.layer for update in names["updates"]}) * 2 == len(names["updates"])  # merges before steps 4, 8
+    base = small_model()
+    updates = load_base(base, tmp_path / "out")
+    resumed = PeftModel.from_pretrained(base, tmp_path / "out", is_trainable=True)
+    assert len(updates) == len(names["updates"])
+    torch.testing.assert_close(resumed(tokens).logits, model(tokens).logits, atol=1e-5, rtol=0)
+    assert not torch.allclose(resumed(tokens).logits, small_model()(tokens).logits, atol=1e-3)
+    assert torch.equal(model.get_base_model().lm_head.weight, weight)  # not adapted
 
 
 def test_the_reference_names_every_module():

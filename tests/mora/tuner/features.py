@@ -143,6 +143,12 @@ def hot_swapping(tuner: Tuner) -> bool:
     return close(LLAMA.logits(model), LLAMA.logits(other))
 
 
+def mixed_model(tuner: Tuner) -> bool:
+    torch.manual_seed(1)
+    model = get_peft_model(LLAMA.base(), tuner.config(target_modules=LLAMA.targets), mixed=True).eval()
+    return not close(LLAMA.logits(model), LLAMA.logits(LLAMA.base()))
+
+
 def modules_to_save(tuner: Tuner) -> bool:
     model = tuner.adapt(LLAMA.base(), LLAMA.targets, modules_to_save=["lm_head"])
     nn.init.ones_(model.get_base_model().lm_head.modules_to_save["default"].weight)
@@ -265,6 +271,10 @@ ROWS: dict[str, tuple[Feature, str]] = {
     "`add_weighted_adapter`, other sizes": (weighted_of_different_ranks, "the sum is no MoRA adapter"),
     "`target_parameters`: fused experts": (target_parameters, "an M for each expert; merged and saved as a layer is"),
     "hot swapping": (hot_swapping, "PEFT knows only LoRA there; `load_adapter` and `set_adapter` work"),
+    "`PeftMixedModel`: adapters of several methods at once": (
+        mixed_model,
+        "PEFT lists the methods that it allows there",
+    ),
     "`modules_to_save`": (modules_to_save, ""),
     "`ensure_weight_tying`": (weight_tying, "PEFT warns if `modules_to_save` names one of two tied modules"),
     "`out_proj` of Mamba": (mamba_output, "Mamba reads the weight and does not call the layer"),
