@@ -34,8 +34,9 @@ class Costs:
         if flops is None:
             return None, ""
         if self.speeds:
-            return flops / (sum(self.speeds) / len(self.speeds)), "by FLOPs, from other runs here"
-        return None, f"about {planning.duration(rough.seconds_on_card(flops))} a run on one {rough.CARD}, by FLOPs"
+            return flops / (sum(self.speeds) / len(self.speeds)), "by FLOPs of the base model, from other runs here"
+        duration = planning.duration(rough.seconds_on_card(flops))
+        return None, f"about {duration} a run on one {rough.CARD}, by FLOPs of the base model"
 
     def of_cell(self, plan: Plan) -> str:
         """What the missing runs of a cell would cost, and where the number comes from."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import tasks
 from ..errors import ConfigError
+from ..spec.protocol import borrowed
 from ..spec.run_config import Method, RunConfig
 from . import ratios
 from .cards import CARDS, UTILISATION
@@ -215,7 +216,7 @@ def table(config: RunConfig) -> str:
     if kinds := columns[m.name].adapted:
         header = ("adapted layers", "layers", *(f"parameters, {name}" for name in columns))
         lines += [tabulate(adapted_layers(kinds, columns), header, disable_numparse=True), ""]
-    if notes := dict.fromkeys(note for e in columns.values() for note in e.notes):
+    if notes := dict.fromkeys([*borrowed(config), *(note for e in columns.values() for note in e.notes)]):
         lines += [*(f"note: {note}" for note in notes), ""]
     if run_ratios := ratios.beside_paper(config):
         texts = [[r.name, ratios.text(r.value), "-" if r.paper is None else ratios.text(r.paper)] for r in run_ratios]

@@ -1,4 +1,7 @@
-"""What a run costs, known in microseconds and without torch. `dry_run` computes the same FLOPs by tracing the model."""
+"""What a run costs, known in microseconds and without torch: a lower estimate, by the weights of the base model alone.
+
+`dry_run` traces the model, and so counts attention and what the method adds too.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ FLOPS = {False: 4, True: 6}
 
 
 def flops(config: RunConfig) -> float | None:
-    """The FLOPs of training, roughly: without attention, and without what a method adds.
+    """The FLOPs of training, roughly: without attention, and without what a method adds, so they are too few.
 
     None where the shape of the model is not known or nothing trains.
     """

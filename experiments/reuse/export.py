@@ -170,7 +170,10 @@ def miss(record: Record, store: Store, out: Path) -> str:
     try:
         form = conversion.as_miss(model)
     except ValueError as error:
-        raise ConfigError(f"{record.name}: {one_line(str(error))}; --format merged exports the whole model") from None
+        reason = one_line(str(error))
+        raise ConfigError(
+            f"{record.name}: {reason}; --format lora exports a LoRA, --format merged the whole model"
+        ) from None
     with files.writing("the adapter", out.parent):
         form.save_pretrained(out)
     return "a MiSS adapter, exact, as small as the run's own: PeftModel.from_pretrained loads it"

@@ -41,7 +41,7 @@ def cost(made, label):
 
 
 def test_an_estimate_says_where_it_comes_from(tmp_path):
-    assert "on one A100 80 GB, by FLOPs" in cost(plan(tmp_path), "FFT")
+    assert "on one A100 80 GB, by FLOPs of the base model" in cost(plan(tmp_path), "FFT")
     lora = plan(tmp_path).cells[1].cell
     setting = Protocols("smoke").setting(lora)
     runs = [synthetic.record(setting, setting.candidates[0], seed, config={}) for seed in (0, 1)]
@@ -55,7 +55,7 @@ def test_an_estimate_says_where_it_comes_from(tmp_path):
     for run in runs:
         run.cost |= {"total_parameters": 2_000_000, "tokens": 1000.0}
     synthetic.write(runs, tmp_path)
-    assert "(by FLOPs, from other runs here)" in cost(plan(tmp_path), "FFT")
+    assert "(by FLOPs of the base model, from other runs here)" in cost(plan(tmp_path), "FFT")
 
 
 def test_the_file_of_a_study_that_ran_is_kept_with_its_results(tmp_path, monkeypatch):

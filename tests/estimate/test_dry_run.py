@@ -236,6 +236,13 @@ def test_the_lora_beside_a_method_has_no_budget_to_spend():
     assert text.count("note: method.peft.r is ") == 1
 
 
+def test_what_a_run_takes_from_another_rank_is_said():
+    text = dry_run.table(compose("hardware=cpu", "task=uuid", "method=lora", "dry_run=true", "method.rank=16"))
+    assert "note: the learning rate 0.001 is that of rank 32" in text
+    assert "note: alpha is 2 x rank" in text
+    assert "note: " not in dry_run.table(compose("hardware=cpu", "task=uuid", "method=lora", "dry_run=true"))
+
+
 def test_a_method_that_computes_with_the_weights_at_its_start_is_one_line(monkeypatch):
     def read(*_, **__):
         raise NotImplementedError("Cannot copy out of meta tensor; no data!")
