@@ -73,15 +73,19 @@ def amount(value: float, unit: str) -> str:
     return f"{number(value, unit)} {unit}".rstrip()
 
 
+def brief_subject(part: PartVerdict) -> str:
+    """What the two sides have in common, with the name of their rank: `UUIDs, low rank`."""
+    name = RANK_NAMES.get(part.part.paper_rank) if part.part.paper_rank else None
+    return f"{part.part.subject}, {name}" if name else part.part.subject
+
+
 def subject(part: PartVerdict) -> str:
-    """What the two sides have in common: `UUIDs, low rank (r = 8 in the paper, r = 1 here)`."""
+    """What the two sides have in common, with the numbers of their rank: `UUIDs, low rank (r = 8)`."""
     rank = part.part.paper_rank
     if rank is None:
-        return part.part.subject
+        return brief_subject(part)
     here = f"r = {rank} in the paper, r = {part.rank} here" if part.rank not in (None, rank) else f"r = {rank}"
-    return (
-        f"{part.part.subject}, {RANK_NAMES[rank]} ({here})" if rank in RANK_NAMES else f"{part.part.subject} ({here})"
-    )
+    return f"{brief_subject(part)} ({here})"
 
 
 def measure(part: PartVerdict) -> str:
@@ -264,12 +268,15 @@ def found_lines(verdict: ClaimVerdict) -> list[str]:
 
 
 def found(part: PartVerdict) -> str:
-    """What was found, in a sentence: both sides, the difference, the rule, and why the part is undecided."""
+    """What was found, in a sentence: both sides, the difference and the verdict; the rule if the claim does not say it.
+
+    The section of the claim has the reason of the verdict too.
+    """
     if part.interval is None:
-        return f"{subject(part)}: {part.reason}."
+        return f"{brief_subject(part)}: {part.reason}."
     of = "" if part.part.times == 1 else f" ({sides(part)})"
-    reason = f" ({verdict_text(part.verdict, part.reason)})" if part.reason else ""
-    return f"{subject(part)}: {ours(part)}; difference{of} {difference(part)}; rule: {rule(part)}{reason}."
+    bounds = "" if part.part.kind == BETTER else f" (the rule: {rule(part)})"
+    return f"{brief_subject(part)}: {ours(part)}; difference{of} {difference(part)}: {part.verdict}{bounds}."
 
 
 def section(verdict: ClaimVerdict) -> str:

@@ -552,8 +552,8 @@ def test_full_training_is_compared_with_both_methods():
     ]
     judged = verdicts.judge(claim_named("below-full-training"), Results("laptop", records, FIXED))
     assert [findings.found(p) for p in judged.parts] == [
-        "pretraining: MoRA 42.0, full training 40.0; difference +2.00 [+2.00, +2.00], 2 seeds; rule: below 0.",
-        "pretraining: ReMoRA 30.0, full training 40.0; difference -10.0 [-10.0, -10.0], 2 seeds; rule: below 0.",
+        "pretraining: MoRA 42.0, full training 40.0; difference +2.00 [+2.00, +2.00], 2 seeds: contradicts the rule.",
+        "pretraining: ReMoRA 30.0, full training 40.0; difference -10.0 [-10.0, -10.0], 2 seeds: fulfils the rule.",
     ]
     assert judged.word == "no"
 
@@ -573,6 +573,7 @@ def test_a_row_names_its_sides_and_its_rule_in_words_and_units():
     assert findings.part_line(part)[4] == "MoRA minus 2 times LoRA: +1.0 points [+0.3, +1.6], 2 seeds"
     part = judge([50.0, 51.0], [50.0, 51.0], "on par", 1.0)
     assert findings.rule(part) == "between -1 points and 1 points"
+    assert findings.found(part).endswith(" (the rule: between -1 points and 1 points).")
 
 
 def test_the_paper_fulfils_its_own_claims():
