@@ -6,6 +6,7 @@ without training more than a limit is found by counting for some values.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import os
@@ -267,8 +268,12 @@ def adapter_config(method: Method) -> PeftConfig:
             f"{values['peft_type']!r}"
         ) from None
     except (TypeError, ValueError) as error:
-        kind = SettingError if "unexpected keyword" in str(error) else ConfigError
-        raise kind(f"method.peft of method={method.name}: {one_line(str(error))}") from error
+        text = f"method.peft of method={method.name}: {one_line(str(error))}"
+        if "unexpected keyword" not in str(error):
+            raise ConfigError(text) from error
+        kind = PEFT_TYPE_TO_CONFIG_MAPPING[values["peft_type"]]
+        allowed = sorted(set(inspect.signature(kind).parameters) - {"self"})
+        raise SettingError(f"{text}; allowed: {', '.join(allowed)}") from error
 
 
 def is_of_a_release(method: Method) -> bool:

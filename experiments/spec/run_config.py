@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 LARGEST = 2**32 - 1  # the largest integer of any setting; a larger one overflows in torch or numpy
+LARGEST_FLOAT = 3.4e38  # the largest other number of any setting; a larger one overflows in float32
 
 
 BENCHMARK = r"[^\s:,\[\]]+(:[^\s:,\[\]]+){0,2}"  # a task of lm-eval, perhaps with a metric and a filter
@@ -63,8 +64,9 @@ Count = Annotated[int, Field(ge=0, le=LARGEST, description="an integer of at lea
 Length = Annotated[int, Field(ge=2, le=LARGEST, description="an integer of at least 2 (no loss counts on the first)")]
 Seed = Annotated[int, Field(ge=0, le=LARGEST, description=f"an integer from 0 to {LARGEST}")]
 Threads = Annotated[int, Field(gt=0, le=1024, description="an integer from 1 to 1024")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a positive number")]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of at least 0")]
+# NaN is below and above nothing, and infinity is above the largest number, so neither is allowed.
+Positive = Annotated[float, Field(gt=0, le=LARGEST_FLOAT, description="a positive number of at most 3.4e38")]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST_FLOAT, description="a number from 0 to 3.4e38")]
 Fraction = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
 Share = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
 Part = Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]

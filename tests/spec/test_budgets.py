@@ -99,7 +99,7 @@ def test_a_mistake_in_the_file_of_a_method_is_no_matter_of_the_budget_and_is_not
     """The library of a user registers its adapter in one run, and not in another."""
     for change, message in (
         ("method.peft.peft_type=NONE", r"^method\.peft\.peft_type must be one of .*, got 'NONE'$"),
-        ("method.budget=rr", r"^method\.peft of method=hira: .*unexpected keyword argument 'rr'$"),
+        ("method.budget=rr", r"^method\.peft of method=hira: .*unexpected keyword argument 'rr'; allowed: .*\br, .*$"),
     ):
         arguments = ["hira", "method.rank=8", change]
         with pytest.raises(ConfigError, match=message):
