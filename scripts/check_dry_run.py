@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tabulate import tabulate
 
 from experiments.cli import script
-from experiments.estimate import dry_run
+from experiments.estimate import needs
 from experiments.spec.compose import composition
 from experiments.spec.parse import parse
 from experiments.spec.run_config import RunConfig
@@ -103,7 +103,7 @@ def comparison(model: str, name: str, checkpointing: bool) -> dict[str, float]:
     return {
         "saved": step.plain.saved,
         "saved_measured": real["saved"],
-        "peak": dry_run.estimate(config).peak[int(checkpointing)],
+        "peak": needs.estimate(config).peak[int(checkpointing)],
         "peak_measured": real["peak"],
     }
 

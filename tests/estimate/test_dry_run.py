@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.errors import ConfigError
-from experiments.estimate import dry_run, rough, trace
+from experiments.estimate import dry_run, needs, rough, trace
 from experiments.identity import identity_of, key_of
 from experiments.spec import shapes
 from experiments.train import adapt
@@ -131,7 +131,7 @@ def test_the_saved_adapter_has_the_size_that_was_said(trained):
         record = records[name]
         arguments = ["scale=smoke", "hardware=cpu", "dry_run=true", f"method={name}"]
         arguments += ["method.operator=sharing"] if name == "mora" else []
-        estimate = dry_run.estimate(compose(*arguments))
+        estimate = needs.estimate(compose(*arguments))
         assert estimate.trainable == record.cost["trainable_parameters"]
         assert estimate.total == record.cost["total_parameters"]
         assert estimate.adapted == record.provenance["adapted"]
@@ -144,7 +144,7 @@ def test_the_saved_adapter_has_the_size_that_was_said(trained):
 def test_parts_that_are_sharded_are_divided_and_the_batch_is_too():
     own = ("model=tiny", "method=fft", "hardware=cpu", "training.batch_size=64", "hardware.device_batch_size=8")
     sharded = [["hardware.processes=4", f"hardware.sharding={kind}"] for kind in ("full", "gradients")]
-    one, four, partly = (dry_run.estimate(plan(*own, *more)) for more in ([], *sharded))
+    one, four, partly = (needs.estimate(plan(*own, *more)) for more in ([], *sharded))
     assert four.weights == one.weights / 4 == partly.weights / 4
     assert four.optimizer == one.optimizer / 4 == partly.optimizer
     assert four.gradients == one.gradients / 4
@@ -157,7 +157,7 @@ def test_parts_that_are_sharded_are_divided_and_the_batch_is_too():
 def test_quantized_weights_are_smaller(kind, bits):
     shape = shapes.NAMED["tiny"]
     plain, small = (
-        dry_run.estimate(plan("model=tiny", "method=lora", f"quantization={q}")).weights for q in ("none", kind)
+        needs.estimate(plan("model=tiny", "method=lora", f"quantization={q}")).weights for q in ("none", kind)
     )
     projections = shape.layers * sum(k * d for k, d in shape.linears().values())
     scales = 4 * shape.layers * sum(d for _, d in shape.linears().values()) if kind == "int8" else 0
@@ -165,7 +165,7 @@ def test_quantized_weights_are_smaller(kind, bits):
 
 
 def test_hours_are_flops_over_the_assumed_speed():
-    estimate = dry_run.estimate(plan("model=tiny", "method=lora"))
+    estimate = needs.estimate(plan("model=tiny", "method=lora"))
     rows = {row[0]: row for row in dry_run.hours(estimate, 0, "bf16", 2)}
     assert "T4" not in rows  # has no bf16
     assert float(rows["H100 SXM"][3]) == pytest.approx(estimate.flops[0] / (989e12 * 0.4 * 2) / 3600, rel=0.01)
@@ -173,7 +173,7 @@ def test_hours_are_flops_over_the_assumed_speed():
 
 
 def test_hours_are_those_with_checkpointing_where_the_run_fits_in_no_other_way():
-    known = dry_run.estimate(plan("method=lora", "model=tiny"))
+    known = needs.estimate(plan("method=lora", "model=tiny"))
     large = dataclasses.replace(known, peak=(90 * dry_run.GIB, dry_run.GIB))
     assert large.flops[1] > 1.1 * large.flops[0]
     for card, _, speed, duration, fits in dry_run.hours(large, 0, "bf16", 1):
@@ -185,9 +185,9 @@ def test_hours_are_those_with_checkpointing_where_the_run_fits_in_no_other_way()
 def test_the_lora_beside_a_method_is_the_lora_of_the_same_protocol(method):
     """With its dropout, without restarts: both change the memory."""
     arguments = ("model=tiny", "hardware=gpu", "method.rank=8")
-    beside = dry_run.lora_of(plan(*arguments, f"method={method}").method)
+    beside = needs.lora_of(plan(*arguments, f"method={method}").method)
     of_protocol = plan(*arguments, "method=lora")
-    assert dry_run.estimate(of_protocol.replace(method=beside)) == dry_run.estimate(of_protocol)
+    assert needs.estimate(of_protocol.replace(method=beside)) == needs.estimate(of_protocol)
 
 
 PAPERS = [f"task={task}" for task in ("instruct", "math", "biomed", "finance", "uuid", "pretrain")]
@@ -199,7 +199,7 @@ PAPERS = [f"task={task}" for task in ("instruct", "math", "biomed", "finance", "
 def test_a_run_of_the_paper_fits_a_gpu_of_80_gb(task, method):
     rank = compose("scale=paper", "hardware=gpu", "dry_run=true", *task.split()).protocol["ranks"].values()
     arguments = ("scale=paper", "hardware=gpu", "dry_run=true", f"method={method}", f"method.rank={max(rank)}")
-    rows = {row[0]: row for row in dry_run.hours(dry_run.estimate(compose(*arguments, *task.split())), 0, "bf16", 1)}
+    rows = {row[0]: row for row in dry_run.hours(needs.estimate(compose(*arguments, *task.split())), 0, "bf16", 1)}
     assert rows["A100 80 GB"][-1] == "yes"
 
 
@@ -219,9 +219,9 @@ def test_a_dry_run_has_the_key_of_the_run():
 
 def test_what_cannot_be_estimated_is_one_line():
     with pytest.raises(ConfigError, match="method=none trains nothing"):
-        dry_run.estimate(plan("method=none"))
+        needs.estimate(plan("method=none"))
     with pytest.raises(ConfigError, match=r"model owner/name cannot be loaded: "):
-        dry_run.estimate(plan("model=owner/name"))
+        needs.estimate(plan("model=owner/name"))
 
 
 def test_adapters_in_some_blocks_only_are_said_to_be_no_estimate():
@@ -249,7 +249,7 @@ def test_a_method_that_computes_with_the_weights_at_its_start_is_one_line(monkey
 
     monkeypatch.setattr("experiments.train.adapt.wrapped", read)
     with pytest.raises(ConfigError, match="dry_run: method=lora starts with values that it computes from the weights"):
-        dry_run.estimate(plan("method=lora"))
+        needs.estimate(plan("method=lora"))
 
 
 def test_the_command_prints_a_table_and_leaves_nothing(tmp_path):
@@ -275,11 +275,11 @@ def test_every_rank_loads_the_whole_model_and_ddp_holds_gradients_twice():
         "scale=paper",
         "hardware.activation_checkpointing=true",
     )
-    one = dry_run.estimate(plan(*common, "hardware=gpu", "hardware.device_batch_size=1"))
-    ddp = dry_run.estimate(plan(*common, "hardware=ddp", "hardware.processes=8", "hardware.device_batch_size=1"))
+    one = needs.estimate(plan(*common, "hardware=gpu", "hardware.device_batch_size=1"))
+    ddp = needs.estimate(plan(*common, "hardware=ddp", "hardware.processes=8", "hardware.device_batch_size=1"))
     assert ddp.peak[1] == pytest.approx(one.peak[1] + one.gradients, rel=0.02)
     many = ("hardware=fsdp", "hardware.processes=64", "hardware.device_batch_size=1")
-    fsdp = dry_run.estimate(plan(*common, *many))
+    fsdp = needs.estimate(plan(*common, *many))
     assert fsdp.weights < one.weights / 60
     assert fsdp.peak[1] >= one.weights
 

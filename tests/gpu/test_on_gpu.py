@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments import runner
-from experiments.estimate import dry_run
+from experiments.estimate import needs
 from experiments.spec import shapes
 from experiments.train import adapt, scratch
 from experiments.train import trainer as training
@@ -231,6 +231,6 @@ def test_the_peak_memory_of_a_step_is_close_to_the_estimate_of_the_dry_run(metho
         call()
 
     train_one_step()  # the libraries allocate their workspaces
-    peak, estimate = measuring.peak(train_one_step), dry_run.estimate(planned).peak[0]
+    peak, estimate = measuring.peak(train_one_step), needs.estimate(planned).peak[0]
     record_property("estimate_over_peak", estimate / peak)
     assert 0.75 < estimate / peak < 1.35

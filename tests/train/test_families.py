@@ -11,7 +11,7 @@ import torch
 from experiments import runner
 from experiments.cli import script
 from experiments.errors import ConfigError
-from experiments.estimate import dry_run, trace
+from experiments.estimate import dry_run, needs, trace
 from experiments.identity import identity_of, key_of
 from experiments.spec import shapes
 from experiments.store.records import Store
@@ -61,7 +61,7 @@ def test_a_run_adapts_what_is_there_and_says_so(family, folder_of, smoke, tmp_pa
     assert len(notes) == (family != "qwen3")
     assert all(", ".join(families.LAYERS[family]) in line for line in notes)
     assert [f"note: {note}" for note in record.provenance.get("targets", [])] == notes
-    estimate = dry_run.estimate(smoke(*arguments, "dry_run=true"))
+    estimate = needs.estimate(smoke(*arguments, "dry_run=true"))
     assert estimate.adapted == record.provenance["adapted"]
     assert (estimate.trainable, estimate.total) == tuple(
         record.cost[name] for name in ("trainable_parameters", "total_parameters")
@@ -96,7 +96,7 @@ def assert_same_logits(out, record, tmp_path):
 def test_targets_are_names_all_linear_or_an_expression(folder_of, smoke):
     def adapted(targets):
         arguments = (f"model={folder_of('phi3')}", "method=lora", "method.rank=4", f"method.target_modules={targets}")
-        return dry_run.estimate(smoke(*arguments, "dry_run=true")).adapted
+        return needs.estimate(smoke(*arguments, "dry_run=true")).adapted
 
     whole = of_lora("phi3", 4)
     assert adapted("all-linear") == whole
@@ -124,20 +124,20 @@ def test_an_adapter_on_the_head_is_saved_and_exported(folder_of, smoke, tmp_path
 
 def test_some_layers_of_any_model_train_without_adapters(folder_of, smoke):
     arguments = (f"model={folder_of('gpt_neox')}", "method=fft", "method.target_modules=[dense]", "dry_run=true")
-    assert dry_run.estimate(smoke(*arguments)).adapted == {"dense": {"layers": 2, "parameters": 2 * 64 * 65}}
+    assert needs.estimate(smoke(*arguments)).adapted == {"dense": {"layers": 2, "parameters": 2 * 64 * 65}}
 
 
 def test_the_rank_is_checked_against_the_models_own_sizes(folder_of, smoke):
     """Queries of Qwen3 are wider than the model: the sizes of a LLaMA with these numbers would give 32."""
     arguments = [f"model={folder_of('qwen3')}", "method=lora", "method.target_modules=[q_proj,o_proj]", "dry_run=true"]
-    assert dry_run.estimate(smoke(*arguments, "method.rank=42")).trainable == 2 * 2 * (64 + 128) * 42
+    assert needs.estimate(smoke(*arguments, "method.rank=42")).trainable == 2 * 2 * (64 + 128) * 42
     with pytest.raises(ConfigError, match=r"too large for q_proj .* allowed: at most 42,"):
-        dry_run.estimate(smoke(*arguments, "method.rank=43"))
+        needs.estimate(smoke(*arguments, "method.rank=43"))
 
 
 @pytest.mark.parametrize("family", ["mixtral", "jamba"])
 def test_experts_are_not_adapted_and_the_run_says_so(family, folder_of, smoke):
-    estimate = dry_run.estimate(smoke(f"model={folder_of(family)}", "method=mora", "method.rank=4", "dry_run=true"))
+    estimate = needs.estimate(smoke(f"model={folder_of(family)}", "method=mora", "method.rank=4", "dry_run=true"))
     (note,) = (note for note in estimate.notes if "experts" in note and "no adapter changes" in note)
     assert "experts.gate_up_proj, experts.down_proj" in note
     assert set(estimate.adapted) >= {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -175,7 +175,7 @@ def test_layers_whose_weights_are_read_without_a_call_are_not_adapted(folder_of,
         adapted = trace.adapted(smoke(*own, f"method={method}"), Placement("cpu", "fp32"))
         assert cost.adapted_kinds(adapted.model).keys() == {"in_proj", "x_proj"}
     with pytest.raises(ConfigError, match="reads the weights of dt_proj without calling these layers"):
-        dry_run.estimate(smoke(*own, "method=lora", "method.target_modules=[dt_proj]"))
+        needs.estimate(smoke(*own, "method=lora", "method.target_modules=[dt_proj]"))
 
 
 def test_a_finished_cell_and_a_known_folder_need_no_torch(folder_of, smoke, tmp_path):
@@ -279,7 +279,7 @@ def test_every_family_runs_resumes_and_is_exported(family, method, task, folder_
     own = [f"model={folder_of(family)}", f"method={method}", f"task={task}", *SHORT]
     own += ["method.rank=4"] if method != "fft" else []
     config = smoke(*own)
-    estimate = dry_run.estimate(smoke(*own, "dry_run=true"))
+    estimate = needs.estimate(smoke(*own, "dry_run=true"))
     interrupt_at_step(3, config, monkeypatch)
     store = Store(config.paths.results)
     assert checkpoints.by_step(store.checkpoints(key_of(identity_of(config))))
