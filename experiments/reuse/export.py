@@ -138,9 +138,9 @@ def adapter(record: Record, store: Store, out: Path) -> str:
     copy_adapter(folder, out)
     if (out / BASE_FILE).is_file():
         return f"an adapter and {BASE_FILE}, the base weights it needs: mora.checkpoint.load_restarted loads both"
-    return "an adapter: PeftModel.from_pretrained loads it" + (
-        " after `import mora`" if peft_type(record) == "MORA" else ""
-    )
+    module = record.config["method"].get("module")  # the user's file that registers the adapter with PEFT
+    first = "`import mora`" if peft_type(record) == "MORA" else f"an import of {module}" if module else ""
+    return "an adapter: PeftModel.from_pretrained loads it" + (f" after {first}" if first else "")
 
 
 def lora(record: Record, store: Store, out: Path, limits: LoraLimits) -> str:

@@ -321,3 +321,16 @@ def test_pushing_without_a_hub_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="--push someone/model"):
         export.push(tmp_path, "someone/model")
+
+
+def test_the_summary_of_an_adapter_says_what_must_be_imported_first(trained, tmp_path):
+    results, records = trained
+
+    def summary(record, name: str) -> str:
+        return export.export(record, Store(results), tmp_path / name, "adapter", export.LoraLimits())
+
+    assert "loads it after `import mora`" in summary(records["mora"], "mora")
+    assert "after" not in summary(records["lora"], "lora")
+    method = records["lora"].config["method"] | {"module": "my/band.py"}
+    own = dataclasses.replace(records["lora"], config=records["lora"].config | {"method": method})
+    assert "loads it after an import of my/band.py" in summary(own, "own")
