@@ -138,6 +138,7 @@ def test_a_script_of_a_page_runs(name, reader):
     folder, key = reader
     settings = ["logger=none", "hardware=cpu", "hardware.threads=1"] if "--run" in name else []
     command = [changed(a, folder, key) for a in HERE[name]] + MORE.get(name, [])
+    shutil.rmtree(folder / "OUT", ignore_errors=True)  # several commands of the pages make this folder
     done = call([*command, *settings], folder)
     # With --check, prepare_data.py fetches nothing: on a new machine, 1 says that something is missing.
     assert done.returncode in ({0, 1} if name in ABSENT else {0}), done.stderr
