@@ -275,8 +275,8 @@ def found(part: PartVerdict) -> str:
     if part.interval is None:
         return f"{brief_subject(part)}: {part.reason}."
     of = "" if part.part.times == 1 else f" ({sides(part)})"
-    bounds = "" if part.part.kind == BETTER else f" (the rule: {rule(part)})"
-    return f"{brief_subject(part)}: {ours(part)}; difference{of} {difference(part)}: {part.verdict}{bounds}."
+    bounds = "" if part.part.kind == BETTER else f", allowed {rule(part)}"
+    return f"{brief_subject(part)}: {ours(part)}; difference{of} {difference(part)}{bounds}: {part.verdict}."
 
 
 def section(verdict: ClaimVerdict) -> str:

@@ -573,7 +573,7 @@ def test_a_row_names_its_sides_and_its_rule_in_words_and_units():
     assert findings.part_line(part)[4] == "MoRA minus 2 times LoRA: +1.0 points [+0.3, +1.6], 2 seeds"
     part = judge([50.0, 51.0], [50.0, 51.0], "on par", 1.0)
     assert findings.rule(part) == "between -1 points and 1 points"
-    assert findings.found(part).endswith(" (the rule: between -1 points and 1 points).")
+    assert findings.found(part).endswith(", allowed between -1 points and 1 points: fulfils the rule.")
 
 
 def test_the_paper_fulfils_its_own_claims():
