@@ -414,10 +414,10 @@ def _other_rate(entry: TableEntry) -> str:
     of_selected = measures.final(selected, entry.column.metric)
     if of_selected is None or number == of_selected:
         return ""
-    values = (value(n, entry.column) for n in (number, of_selected))
-    return "{}: {:g} ({}; {:g}: {})".format(
-        entry.row.label, best.cell["learning_rate"], next(values), selection.rate, next(values)
-    )
+    of_best, own = (value(n, entry.column) for n in (number, of_selected))
+    if of_best == own:  # two places do not tell 0.678 and 0.681 apart
+        of_best, own = _score(number), _score(of_selected)
+    return f"{entry.row.label}: {best.cell['learning_rate']:g} ({of_best}; {selection.rate:g}: {own})"
 
 
 def same_runs_note(table: FilledTable) -> list[str]:
